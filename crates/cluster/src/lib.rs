@@ -1,6 +1,19 @@
 //! The vocabulary every other crate shares: the cluster file as types that cannot be wrong,
-//! identifiers, and the keys that derive from the cluster's secret. Pure: no I/O, no clock.
+//! identifiers, and the keys that derive from the cluster's secret. Pure: no I/O, no clock, no
+//! randomness.
 
+mod cluster;
+mod digest;
+mod error;
+mod fresh;
 mod id;
+mod keys;
+mod parse;
+mod read;
+mod warning;
 
+pub use cluster::{Cluster, Consult, Key, Limits, Node, PolicyConfig, PolicyKind, Roles, Service};
+pub use error::{ConfigError, ConfigErrors};
 pub use id::{Flow, NodeId, ServiceId, Target};
+pub use keys::Keys;
+pub use warning::Warning;

@@ -1,0 +1,283 @@
+//! What a cluster file says, as types. Made by [`Cluster::parse`] alone, so that whoever holds a
+//! [`Cluster`] need not check it again. Read by every role; never changed while a node runs.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::keys::Secret;
+use crate::{NodeId, ServiceId};
+
+/// The machines that act as one server, and the services they offer.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// The cluster's name: lower-case letters, digits and `-`. Keys differ between clusters of
+    /// different names even when they share a secret.
+    pub name: String,
+    /// A node that has been silent for this long is taken for dead. 200 ms to 60 s, default 1 s.
+    pub failure_timeout: Duration,
+    /// TCP port of control connections, on each node's own address. Default 7654.
+    pub control_port: u16,
+    /// UDP port of encapsulated handoffs, on each node's own address. Default 6081, which is
+    /// Geneve's (RFC 8926).
+    pub handoff_port: u16,
+    /// The nodes, in file order: `nodes[i].id` is `NodeId(i)`. 1 to [`NodeId::MAX_NODES`].
+    pub nodes: Vec<Node>,
+    /// The services, in file order: `services[i].id` is `ServiceId(i)`. 1 to
+    /// [`ServiceId::MAX_SERVICES`].
+    pub services: Vec<Service>,
+    /// Bounds of tables and queues.
+    pub limits: Limits,
+    pub(crate) secret: Secret,
+}
+
+/// One machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its place in the cluster file.
+    pub id: NodeId,
+    /// Its name: lower-case letters, digits and `-`, at most 32; unique.
+    pub name: String,
+    /// Its own address, at which the other nodes reach it; unique, and never a VIP.
+    pub address: Ipv4Addr,
+    /// The interfaces that Baton's programs attach to. Empty: the one that holds the address.
+    pub interfaces: Vec<String>,
+    /// What it does in the cluster; at least one role.
+    pub roles: Roles,
+    /// Its share of the work as a server, relative to the others. 1 to 100, default 1.
+    pub weight: u16,
+    /// Whether the node answers for VIPs on its link (ARP) when packets for them are to arrive at
+    /// it. `false`: the operator routes the VIPs to it, or it is the clients' router itself.
+    pub announce: bool,
+}
+
+/// Which parts of the cluster's work a node does. Any mix is allowed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Roles {
+    /// Forwards clients' packets to nodes by TCP/IP header alone.
+    pub switch: bool,
+    /// Completes handshakes, reads requests, hands connections off.
+    pub distributor: bool,
+    /// Decides which server serves a target.
+    pub dispatcher: bool,
+    /// Adopts connections for the web server on the node.
+    pub server: bool,
+}
+
+/// What clients connect to: a port on one or more VIPs, and how its requests are spread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Its place in the cluster file.
+    pub id: ServiceId,
+    /// Its name: as a node's; unique among services.
+    pub name: String,
+    /// The addresses that clients see, 1 to [`Service::MAX_VIPS`], in file order.
+    pub vips: Vec<Ipv4Addr>,
+    /// The TCP port that clients connect to, and that the web servers listen on.
+    pub port: u16,
+    /// Which server serves a target.
+    pub policy: PolicyConfig,
+    /// When the dispatcher is asked.
+    pub consult: Consult,
+    /// Which part of a request names its target.
+    pub key: Key,
+}
+
+/// When a distributor asks the dispatcher.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Consult {
+    /// Only when the kernel's decision cache does not hold the answer.
+    #[default]
+    Cached,
+    /// For every request, as ATC'00 did: the baseline for measuring the cache.
+    Always,
+}
+
+/// Which part of a request names its target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Key {
+    /// The path, without the query.
+    #[default]
+    #[serde(rename = "path")]
+    Path,
+    /// The path with its query.
+    #[serde(rename = "path+query")]
+    PathQuery,
+}
+
+/// The rule that chooses a server for a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum PolicyKind {
+    /// Weighted round robin: blind to content and load.
+    #[serde(rename = "wrr")]
+    WeightedRoundRobin,
+    /// The server with the least load for its weight: blind to content.
+    #[serde(rename = "least-loaded")]
+    LeastLoaded,
+    /// Locality-aware request distribution, one server a target (ASPLOS'98 section 2.4).
+    #[serde(rename = "lard")]
+    Lard,
+    /// LARD with replication, a set of servers a target (ASPLOS'98 section 2.5).
+    #[serde(rename = "lard/r")]
+    LardReplicated,
+}
+
+/// A policy with its constants, which LARD and LARD/R alone use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PolicyConfig {
+    /// The rule.
+    pub kind: PolicyKind,
+    /// Below this many active connections a server is under-used. Less than `t_high`.
+    pub t_low: u32,
+    /// Above this many active connections a server's latency suffers.
+    pub t_high: u32,
+    /// LARD/R: a target whose set of servers has not changed for this long gives one up.
+    pub k: Duration,
+}
+
+/// Bounds of kernel tables and user-space queues, per node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Limits {
+    /// Entries of the table flow -> node; the least recently used gives way. 1,024 to 16,777,216.
+    pub bindings: u32,
+    /// Entries of the decision cache, target -> servers. 1,024 to 16,777,216.
+    pub decisions: u32,
+    /// Packets that wait in user space for a decision. 16 to 65,536.
+    pub held_packets: u32,
+}
+
+impl Cluster {
+    /// The node with this id; `None` if the cluster has fewer nodes.
+    pub fn node(&self, id: NodeId) -> Option<&Node> {
+        self.nodes.get(id.index())
+    }
+
+    /// The node of this name.
+    pub fn node_named(&self, name: &str) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.name == name)
+    }
+
+    /// The service with this id; `None` if the cluster has fewer services.
+    pub fn service(&self, id: ServiceId) -> Option<&Service> {
+        self.services.get(id.index())
+    }
+
+    /// The nodes whose roles `wanted` accepts, in file order: `with_role(|roles| roles.server)`.
+    pub fn with_role(&self, wanted: impl Fn(Roles) -> bool) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(move |node| wanted(node.roles))
+    }
+
+    /// The node that decides. There is exactly one.
+    ///
+    /// # Panics
+    /// Never for a cluster as parsed: a file without a dispatcher is refused.
+    pub fn dispatcher(&self) -> &Node {
+        self.with_role(|roles| roles.dispatcher).next().expect("parse refuses a file without a dispatcher")
+    }
+
+    /// The cluster's VIPs in file order, each once.
+    pub fn vips(&self) -> Vec<Ipv4Addr> {
+        let mut vips = Vec::new();
+        for vip in self.services.iter().flat_map(|service| &service.vips) {
+            if !vips.contains(vip) {
+                vips.push(*vip);
+            }
+        }
+        vips
+    }
+
+    /// The nodes that are to announce `vip` on their link (ARP), so that clients' packets for it
+    /// arrive there. Every announcing switch; or, in a cluster without a switch, the one
+    /// announcing distributor that the VIP was dealt to: place i in its service's list goes to
+    /// distributor i mod n, to be used with DNS round robin (ATC'00 figure 8). When several
+    /// services share a VIP, the first one's list counts. Empty when the operator routes the VIP
+    /// (`announce = false`), or it is no VIP of this cluster.
+    pub fn announcers(&self, vip: Ipv4Addr) -> Vec<NodeId> {
+        let Some(place) = self.services.iter().find_map(|s| s.vips.iter().position(|v| *v == vip)) else {
+            return Vec::new();
+        };
+        let announcing = |wanted: fn(Roles) -> bool| -> Vec<NodeId> {
+            self.with_role(wanted).filter(|node| node.announce).map(|node| node.id).collect()
+        };
+        if self.has_switch() {
+            return announcing(|roles| roles.switch);
+        }
+        let distributors = announcing(|roles| roles.distributor);
+        let dealt = place.checked_rem(distributors.len()).and_then(|i| distributors.get(i));
+        dealt.copied().into_iter().collect()
+    }
+
+    /// Whether any node is a switch; without one, clients' packets arrive at distributors.
+    pub fn has_switch(&self) -> bool {
+        self.with_role(|roles| roles.switch).next().is_some()
+    }
+}
+
+impl Service {
+    /// The most VIPs one service may have: with [`ServiceId::MAX_SERVICES`] it bounds the kernel's
+    /// table of VIP and port.
+    pub const MAX_VIPS: usize = 64;
+}
+
+impl Roles {
+    /// The names of the roles that are set, in the order in which a connection meets them.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        [
+            (self.switch, "switch"),
+            (self.distributor, "distributor"),
+            (self.dispatcher, "dispatcher"),
+            (self.server, "server"),
+        ]
+        .into_iter()
+        .filter_map(|(set, name)| set.then_some(name))
+    }
+}
+
+impl fmt::Display for Roles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.names().collect::<Vec<_>>().join(", "))
+    }
+}
+
+impl PolicyKind {
+    /// Every policy, in the order in which documentation lists them.
+    pub const ALL: [Self; 4] =
+        [Self::WeightedRoundRobin, Self::LeastLoaded, Self::Lard, Self::LardReplicated];
+
+    /// The policy's name in the cluster file, the CLI and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::WeightedRoundRobin => "wrr",
+            Self::LeastLoaded => "least-loaded",
+            Self::Lard => "lard",
+            Self::LardReplicated => "lard/r",
+        }
+    }
+
+    /// Whether the policy looks at targets, and so has the constants of LARD.
+    pub fn is_lard(self) -> bool {
+        matches!(self, Self::Lard | Self::LardReplicated)
+    }
+}
+
+impl fmt::Display for PolicyKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl PolicyConfig {
+    /// The policy with the papers' constants: T_low 25, T_high 65, K 20 s (ASPLOS'98 section 2.4).
+    pub fn new(kind: PolicyKind) -> Self {
+        Self { kind, t_low: 25, t_high: 65, k: Duration::from_secs(20) }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { bindings: 262_144, decisions: 262_144, held_packets: 1024 }
+    }
+}
