@@ -242,6 +242,32 @@ impl fmt::Display for Roles {
     }
 }
 
+impl Consult {
+    /// Every value.
+    pub const ALL: [Self; 2] = [Self::Cached, Self::Always];
+
+    /// The value's name in the cluster file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cached => "cached",
+            Self::Always => "always",
+        }
+    }
+}
+
+impl Key {
+    /// Every value.
+    pub const ALL: [Self; 2] = [Self::Path, Self::PathQuery];
+
+    /// The value's name in the cluster file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Path => "path",
+            Self::PathQuery => "path+query",
+        }
+    }
+}
+
 impl PolicyKind {
     /// Every policy, in the order in which documentation lists them.
     pub const ALL: [Self; 4] =

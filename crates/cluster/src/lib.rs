@@ -2,6 +2,7 @@
 //! identifiers, and the keys that derive from the cluster's secret. Pure: no I/O, no clock, no
 //! randomness.
 
+mod check;
 mod cluster;
 mod digest;
 mod error;
@@ -10,6 +11,7 @@ mod id;
 mod keys;
 mod parse;
 mod read;
+mod value;
 mod warning;
 
 pub use cluster::{Cluster, Consult, Key, Limits, Node, PolicyConfig, PolicyKind, Roles, Service};

@@ -1,15 +1,293 @@
-//! From the text of a cluster file to a [`Cluster`], or to all that is wrong with it.
+//! From the text of a cluster file to a [`Cluster`], or to all that is wrong with it. This file
+//! holds the sections and their keys; `value` judges single values, `check` what they mean
+//! together.
 
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use toml::de::{DeTable, Error};
+
+use crate::check;
 use crate::keys::Secret;
-use crate::{Cluster, ConfigErrors};
+use crate::read::{KnownKey, Located, Problems, Section};
+use crate::value;
+use crate::{
+    Cluster, ConfigErrors, Consult, Key, Limits, Node, NodeId, PolicyConfig, PolicyKind, Roles, Service,
+    ServiceId,
+};
+
+/// The longest text that is read: a full cluster, well commented, takes a tenth of it.
+const TEXT_MAX: usize = 1 << 20;
+
+const FILE: &[KnownKey] = &[("cluster", "..."), ("node", "..."), ("service", "..."), ("limits", "...")];
+const CLUSTER: &[KnownKey] = &[
+    ("name", "\"web\""),
+    ("secret", "\"...\""),
+    ("failure_timeout_ms", "1000"),
+    ("control_port", "7654"),
+    ("handoff_port", "6081"),
+];
+const NODE: &[KnownKey] = &[
+    ("name", "\"n1\""),
+    ("address", "\"10.1.0.11\""),
+    ("interfaces", "[\"eth0\"]"),
+    ("roles", "[\"distributor\", \"server\"]"),
+    ("weight", "1"),
+    ("announce", "true"),
+];
+const SERVICE: &[KnownKey] = &[
+    ("name", "\"www\""),
+    ("vips", "[\"10.99.0.1\"]"),
+    ("port", "80"),
+    ("policy", "\"lard\""),
+    ("consult", "\"cached\""),
+    ("key", "\"path\""),
+    ("lard", "{ t_low = 25, t_high = 65, k_s = 20 }"),
+];
+const LARD: &[KnownKey] = &[("t_low", "25"), ("t_high", "65"), ("k_s", "20")];
+const LIMITS: &[KnownKey] = &[("bindings", "262144"), ("decisions", "262144"), ("held_packets", "1024")];
+
+/// A cluster file as read, before its parts are compared: what could not be read is `None`.
+pub(crate) struct Draft {
+    pub(crate) control_port: Located<u16>,
+    pub(crate) nodes: Vec<NodeDraft>,
+    pub(crate) services: Vec<ServiceDraft>,
+}
+
+/// A `[[node]]` as read.
+pub(crate) struct NodeDraft {
+    pub(crate) line: usize,
+    pub(crate) name: Option<Located<String>>,
+    pub(crate) address: Option<Located<Ipv4Addr>>,
+    pub(crate) roles: Option<Located<Roles>>,
+    interfaces: Vec<String>,
+    weight: u16,
+    announce: bool,
+}
+
+/// A `[[service]]` as read.
+pub(crate) struct ServiceDraft {
+    pub(crate) line: usize,
+    pub(crate) name: Option<Located<String>>,
+    pub(crate) vips: Vec<Located<Ipv4Addr>>,
+    pub(crate) port: Option<Located<u16>>,
+    policy: Option<PolicyConfig>,
+    consult: Consult,
+    key: Key,
+}
+
+/// The `[cluster]` section as read.
+struct Header {
+    name: Option<String>,
+    secret: Option<Secret>,
+    failure_timeout: Duration,
+    control_port: Located<u16>,
+    handoff_port: u16,
+}
 
 impl Cluster {
-    /// Reads a cluster file.
+    /// Reads a cluster file (TOML). Strict: what it does not know, it refuses.
     ///
     /// # Errors
-    /// All problems found, in the order of their lines.
+    /// All problems found, not only the first, in the order of their lines; of a text that is not
+    /// TOML, where it is not. No message holds the secret.
     pub fn parse(text: &str) -> Result<Self, ConfigErrors> {
-        let _ = Secret::new(text.to_owned());
-        Err(ConfigErrors(Vec::new()))
+        let mut problems = Problems::new(text);
+        if text.len() > TEXT_MAX {
+            problems.add(
+                None,
+                "the file is larger than 1 MiB",
+                "a cluster file is a few kilobytes: is this one?",
+            );
+            return Err(ConfigErrors(problems.into_errors()));
+        }
+        let (table, syntax_errors) = DeTable::parse_recoverable(text);
+        if !syntax_errors.is_empty() {
+            add_syntax_errors(&syntax_errors, &mut problems);
+            return Err(ConfigErrors(problems.into_errors()));
+        }
+        let cluster = read_file(table.get_ref(), &mut problems);
+        match cluster {
+            Some(cluster) if problems.is_empty() => Ok(cluster),
+            _ => Err(ConfigErrors(problems.into_errors())),
+        }
+    }
+}
+
+/// One problem a line: after its first, a TOML parser's further words on a line mislead.
+fn add_syntax_errors(errors: &[Error], problems: &mut Problems) {
+    let mut last = None;
+    for error in errors {
+        let line = error.span().map(|span| problems.line_at(span.start));
+        if line.is_none() || line != last {
+            problems.add(line, error.message(), "the file is TOML; see https://toml.io for its rules");
+        }
+        last = line;
+    }
+}
+
+fn read_file(table: &DeTable<'_>, problems: &mut Problems) -> Option<Cluster> {
+    let mut file = Section::open("a cluster file", FILE, table, 1, problems);
+    let header = match file.section("cluster", "[cluster]", CLUSTER) {
+        Some(section) => Some(read_header(section)),
+        None if table.contains_key("cluster") => None,
+        None => {
+            file.problems.add(None, "there is no [cluster]", "add one, or start from `baton init`");
+            None
+        }
+    };
+    let limits = file.section("limits", "[limits]", LIMITS).map_or_else(Limits::default, read_limits);
+    let nodes = file.tables("node");
+    let services = file.tables("service");
+    let draft = Draft {
+        control_port: header.as_ref().map_or(Located { value: 0, line: 1 }, |header| header.control_port),
+        nodes: nodes.iter().map(|at| read_node(section(at, "[[node]]", NODE, problems))).collect(),
+        services: services
+            .iter()
+            .map(|at| read_service(section(at, "[[service]]", SERVICE, problems)))
+            .collect(),
+    };
+    check::together(&draft, problems);
+    build(header?, draft, limits)
+}
+
+fn section<'t, 'p>(
+    at: &Located<&'t DeTable<'t>>,
+    title: &'static str,
+    keys: &'static [KnownKey],
+    problems: &'p mut Problems,
+) -> Section<'t, 'p> {
+    Section::open(title, keys, at.value, at.line, problems)
+}
+
+fn read_header(mut section: Section<'_, '_>) -> Header {
+    let header_line = section.line();
+    let timeout_ms = section.number("failure_timeout_ms", 200..=60_000_u64);
+    let name =
+        section.required_string("name").and_then(|at| value::name(at, "the cluster's", section.problems));
+    let secret = section.required_string("secret").and_then(|at| value::secret(at, section.problems));
+    Header {
+        name: name.map(|at| at.value),
+        secret: secret.map(Secret::new),
+        failure_timeout: Duration::from_millis(timeout_ms.map_or(1000, |at| at.value)),
+        control_port: section
+            .number("control_port", 1..=u16::MAX)
+            .unwrap_or(Located { value: 7654, line: header_line }),
+        handoff_port: section.number("handoff_port", 1..=u16::MAX).map_or(6081, |at| at.value),
+    }
+}
+
+fn read_node(mut section: Section<'_, '_>) -> NodeDraft {
+    let name = section.required_string("name").and_then(|at| value::name(at, "the node's", section.problems));
+    let address = section.required_string("address").and_then(|at| value::address(at, section.problems));
+    let interfaces = section.strings("interfaces").map(|at| value::interfaces(&at.value, section.problems));
+    let roles = section.required_strings("roles").and_then(|at| value::roles(&at, section.problems));
+    NodeDraft {
+        line: section.line(),
+        name,
+        address,
+        roles,
+        interfaces: interfaces.unwrap_or_default(),
+        weight: section.number("weight", 1..=100).map_or(1, |at| at.value),
+        announce: section.boolean("announce").unwrap_or(true),
+    }
+}
+
+fn read_service(mut section: Section<'_, '_>) -> ServiceDraft {
+    let name =
+        section.required_string("name").and_then(|at| value::name(at, "the service's", section.problems));
+    let vips = section.required_strings("vips").map(|at| value::vips(&at, section.problems));
+    let policy = section.required_string("policy");
+    let policy = policy
+        .and_then(|at| value::choice(at, "policy", &PolicyKind::ALL, PolicyKind::name, section.problems));
+    let consult = section.string("consult");
+    let consult =
+        consult.and_then(|at| value::choice(at, "consult", &Consult::ALL, Consult::name, section.problems));
+    let key =
+        section.string("key").and_then(|at| value::choice(at, "key", &Key::ALL, Key::name, section.problems));
+    ServiceDraft {
+        line: section.line(),
+        name,
+        vips: vips.unwrap_or_default(),
+        port: section.required_number("port", 1..=u16::MAX),
+        // The constants are read even without a valid policy, for the sake of what is wrong with them.
+        policy: read_lard(&mut section, policy.unwrap_or(PolicyKind::Lard)).filter(|_| policy.is_some()),
+        consult: consult.unwrap_or_default(),
+        key: key.unwrap_or_default(),
+    }
+}
+
+fn read_lard(service: &mut Section<'_, '_>, kind: PolicyKind) -> Option<PolicyConfig> {
+    let mut policy = PolicyConfig::new(kind);
+    let Some(mut section) = service.section("lard", "[service.lard]", LARD) else {
+        return Some(policy);
+    };
+    let t_low = section.number("t_low", 1..=1_000_000);
+    let t_high = section.number("t_high", 1..=1_000_000);
+    policy.t_low = t_low.map_or(policy.t_low, |at| at.value);
+    policy.t_high = t_high.map_or(policy.t_high, |at| at.value);
+    if let Some(k_s) = section.number("k_s", 1..=3600) {
+        policy.k = Duration::from_secs(k_s.value);
+    }
+    if policy.t_low >= policy.t_high {
+        let line = t_low.or(t_high).map_or(section.line(), |at| at.line);
+        let what = format!("t_low ({}) is not below t_high ({})", policy.t_low, policy.t_high);
+        section.problems.add(line, what, "lower t_low or raise t_high; the papers' values are 25 and 65");
+        return None;
+    }
+    Some(policy)
+}
+
+fn read_limits(mut section: Section<'_, '_>) -> Limits {
+    let default = Limits::default();
+    let mut limit = |key, default, range| section.number(key, range).map_or(default, |at| at.value);
+    Limits {
+        bindings: limit("bindings", default.bindings, 1 << 10..=1 << 24),
+        decisions: limit("decisions", default.decisions, 1 << 10..=1 << 24),
+        held_packets: limit("held_packets", default.held_packets, 1 << 4..=1 << 16),
+    }
+}
+
+/// The cluster, if every part of it could be read.
+fn build(header: Header, draft: Draft, limits: Limits) -> Option<Cluster> {
+    let nodes = (0..).zip(draft.nodes).map(|(id, node)| node.build(NodeId(id)));
+    let services = (0..).zip(draft.services).map(|(id, service)| service.build(ServiceId(id)));
+    Some(Cluster {
+        name: header.name?,
+        failure_timeout: header.failure_timeout,
+        control_port: header.control_port.value,
+        handoff_port: header.handoff_port,
+        nodes: nodes.collect::<Option<_>>()?,
+        services: services.collect::<Option<_>>()?,
+        limits,
+        secret: header.secret?,
+    })
+}
+
+impl NodeDraft {
+    fn build(self, id: NodeId) -> Option<Node> {
+        Some(Node {
+            id,
+            name: self.name?.value,
+            address: self.address?.value,
+            interfaces: self.interfaces,
+            roles: self.roles?.value,
+            weight: self.weight,
+            announce: self.announce,
+        })
+    }
+}
+
+impl ServiceDraft {
+    fn build(self, id: ServiceId) -> Option<Service> {
+        Some(Service {
+            id,
+            name: self.name?.value,
+            vips: self.vips.into_iter().map(|at| at.value).collect(),
+            port: self.port?.value,
+            policy: self.policy?,
+            consult: self.consult,
+            key: self.key,
+        })
     }
 }

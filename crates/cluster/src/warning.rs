@@ -1,8 +1,9 @@
-//! What is legal in a cluster file but probably not meant.
+//! What is legal in a cluster file but probably not meant. Called by `baton check` and by a node at
+//! its start; refuses nothing.
 
 use std::fmt;
 
-use crate::Cluster;
+use crate::{Cluster, Node, PolicyConfig, Service};
 
 /// A suspicion about a cluster file, and what to do if it is right.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,9 +20,101 @@ impl fmt::Display for Warning {
     }
 }
 
-impl Cluster {
-    /// What is legal but suspicious, in no particular order. A node runs all the same.
-    pub fn warnings(&self) -> Vec<Warning> {
-        Vec::new()
+impl Warning {
+    fn new(what: impl Into<String>, help: impl Into<String>) -> Self {
+        Self { what: what.into(), help: help.into() }
     }
+}
+
+impl Cluster {
+    /// What is legal but suspicious: first of the cluster, then of nodes and services in file order.
+    pub fn warnings(&self) -> Vec<Warning> {
+        let arrivals =
+            if self.has_switch() { self.many_announcing_switches() } else { self.idle_distributors() };
+        let nodes = self.nodes.iter().flat_map(|node| self.about_node(node));
+        let services = self.services.iter().flat_map(|service| self.about_service(service));
+        arrivals.into_iter().chain(nodes).chain(services).collect()
+    }
+
+    fn many_announcing_switches(&self) -> Option<Warning> {
+        let switches: Vec<_> = self.with_role(|roles| roles.switch).filter(|node| node.announce).collect();
+        (switches.len() > 1).then(|| {
+            Warning::new(
+                format!(
+                    "{} all announce every VIP: on one link, which gets a client's packets is left to chance",
+                    list(&switches)
+                ),
+                "set announce = false on all but one, or route the VIPs to them (ECMP) and set it on all",
+            )
+        })
+    }
+
+    fn idle_distributors(&self) -> Option<Warning> {
+        let announcing: Vec<_> =
+            self.with_role(|roles| roles.distributor).filter(|node| node.announce).collect();
+        let idle: Vec<_> = announcing
+            .iter()
+            .copied()
+            .filter(|node| !self.vips().into_iter().any(|vip| self.announcers(vip).contains(&node.id)))
+            .collect();
+        (!idle.is_empty()).then(|| {
+            Warning::new(
+                format!("no VIP is left for {}: without a switch, a distributor gets clients only by a VIP of its own", list(&idle)),
+                format!("give a service {} VIPs and its DNS name all of them, or add a switch", announcing.len()),
+            )
+        })
+    }
+
+    fn about_node(&self, node: &Node) -> Vec<Warning> {
+        let name = &node.name;
+        let mut found = Vec::new();
+        if node.weight != 1 && !node.roles.server {
+            found.push(Warning::new(
+                format!("{name} has weight {}, but is no server", node.weight),
+                "remove the weight, or give it the role \"server\"",
+            ));
+        }
+        let arrival = if self.has_switch() { node.roles.switch } else { node.roles.distributor };
+        if !node.announce && !arrival {
+            let (which, why) = if self.has_switch() {
+                ("switches", "there is one")
+            } else {
+                ("distributors", "there is no switch")
+            };
+            found.push(Warning::new(
+                format!("{name} has announce = false, but would announce nothing anyway: only {which} do, as {why}"),
+                "remove it",
+            ));
+        }
+        found
+    }
+
+    fn about_service(&self, service: &Service) -> Vec<Warning> {
+        let Service { name, policy, .. } = service;
+        let mut found = Vec::new();
+        if service.port == 443 {
+            found.push(Warning::new(
+                format!("service {name} is on port 443, and requests inside TLS cannot be read"),
+                "offer plain HTTP on this VIP, with TLS ended before it",
+            ));
+        }
+        if !policy.kind.is_lard() && *policy != PolicyConfig::new(policy.kind) {
+            found.push(Warning::new(
+                format!("service {name} has constants of LARD, but its policy is {}", policy.kind),
+                "remove [service.lard], or choose the policy \"lard\" or \"lard/r\"",
+            ));
+        }
+        if policy.kind.is_lard() && self.with_role(|roles| roles.server).count() == 1 {
+            found.push(Warning::new(
+                format!("service {name} has the policy {}, but there is one server only", policy.kind),
+                "add servers: with one, every policy chooses it",
+            ));
+        }
+        found
+    }
+}
+
+/// Names for a sentence: `n1, n2`.
+fn list(nodes: &[&Node]) -> String {
+    nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>().join(", ")
 }

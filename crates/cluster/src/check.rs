@@ -1,0 +1,148 @@
+//! What the parts of a cluster file mean together: names and addresses that clash, roles that
+//! nobody has, tables that would overflow. Called by `parse`, once everything has been read.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
+use std::net::Ipv4Addr;
+
+use crate::parse::{Draft, NodeDraft};
+use crate::read::{Located, Problems};
+use crate::{NodeId, Roles, ServiceId};
+
+/// Reports everything that is wrong between parts of the file.
+pub(crate) fn together(draft: &Draft, problems: &mut Problems) {
+    counts(draft, problems);
+    names(draft, problems);
+    addresses(draft, problems);
+    ports(draft, problems);
+    roles(&draft.nodes, problems);
+}
+
+/// What was seen so far, and on which line first.
+struct Seen<T>(HashMap<T, usize>);
+
+impl<T: Eq + Hash> Seen<T> {
+    fn new() -> Self {
+        Self(HashMap::new())
+    }
+
+    /// The line where an equal value stood before; remembers this one if there was none.
+    fn before(&mut self, value: T, line: usize) -> Option<usize> {
+        match self.0.entry(value) {
+            Entry::Occupied(first) => Some(*first.get()),
+            Entry::Vacant(place) => {
+                place.insert(line);
+                None
+            }
+        }
+    }
+}
+
+fn counts(draft: &Draft, problems: &mut Problems) {
+    if draft.nodes.is_empty() {
+        problems.add(None, "there is no node", "add a [[node]] for each machine");
+    }
+    if draft.services.is_empty() {
+        problems.add(
+            None,
+            "there is no service",
+            "add a [[service]] with the VIP and port that clients connect to",
+        );
+    }
+    if let Some(node) = draft.nodes.get(NodeId::MAX_NODES) {
+        let (count, max) = (draft.nodes.len(), NodeId::MAX_NODES);
+        problems.add(
+            node.line,
+            format_args!("there are {count} nodes, {max} are the most"),
+            "make it several clusters",
+        );
+    }
+    if let Some(service) = draft.services.get(ServiceId::MAX_SERVICES) {
+        let (count, max) = (draft.services.len(), ServiceId::MAX_SERVICES);
+        let what = format!("there are {count} services, {max} are the most");
+        problems.add(service.line, what, "give a service several VIPs, or make it several clusters");
+    }
+}
+
+fn names(draft: &Draft, problems: &mut Problems) {
+    unique_names("node", draft.nodes.iter().map(|node| &node.name), problems);
+    unique_names("service", draft.services.iter().map(|service| &service.name), problems);
+}
+
+fn unique_names<'d>(
+    of: &str,
+    names: impl Iterator<Item = &'d Option<Located<String>>>,
+    problems: &mut Problems,
+) {
+    let mut seen = Seen::new();
+    for Located { value, line } in names.flatten() {
+        if let Some(first) = seen.before(value, *line) {
+            let what = format!("a second {of} is named \"{value}\"; the first is on line {first}");
+            problems.add(*line, what, format_args!("give each {of} a name of its own"));
+        }
+    }
+}
+
+fn addresses(draft: &Draft, problems: &mut Problems) {
+    let mut of_nodes = Seen::new();
+    for Located { value, line } in draft.nodes.iter().filter_map(|node| node.address) {
+        if let Some(first) = of_nodes.before(value, line) {
+            let what = format!("a second node has address {value}; the first is on line {first}");
+            problems.add(line, what, "give each node its own address");
+        }
+    }
+    let mut of_services = Seen::new();
+    for service in &draft.services {
+        for Located { value: vip, line } in &service.vips {
+            if let Some(node) = of_nodes.0.get(vip) {
+                let what = format!("VIP {vip} is the address of the node on line {node}");
+                problems.add(*line, what, "choose a VIP that no machine has as its own");
+            }
+            let Some(Located { value: port, .. }) = service.port else { continue };
+            if let Some(first) = of_services.before((*vip, port), service.line) {
+                let what = format!("{vip}:{port} is given twice, first in the [[service]] on line {first}");
+                problems.add(*line, what, "give each service its own VIP or its own port");
+            }
+        }
+    }
+}
+
+fn ports(draft: &Draft, problems: &mut Problems) {
+    let clash = draft.services.iter().filter_map(|service| service.port);
+    for port in clash.filter(|port| port.value == draft.control_port.value) {
+        let what = format!("port {} is both a service's and that of control connections", port.value);
+        problems.add(
+            port.line,
+            what,
+            "set another control_port in [cluster]: web servers listen on the nodes' addresses too",
+        );
+    }
+}
+
+fn roles(nodes: &[NodeDraft], problems: &mut Problems) {
+    let mut dispatchers = nodes.iter().filter_map(|node| node.roles).filter(|roles| roles.value.dispatcher);
+    if let Some(first) = dispatchers.next() {
+        for Located { line, .. } in dispatchers {
+            let what = format!("a second node is dispatcher; the first is on line {}", first.line);
+            problems.add(
+                line,
+                what,
+                "exactly one node decides in this version: take the role from all others",
+            );
+        }
+    }
+    // A node whose roles could not be read may be the one that is missed below.
+    let all: Option<Vec<Roles>> = nodes.iter().map(|node| node.roles.map(|at| at.value)).collect();
+    let Some(all) = all.filter(|all| !all.is_empty()) else { return };
+    let mut need = |name: &str, has: fn(&Roles) -> bool| {
+        if !all.iter().any(has) {
+            let line = nodes.first().map(|node| node.line);
+            let help = format!("add \"{name}\" to the roles of a node");
+            problems.add(line, format_args!("no node is {name}"), help);
+        }
+    };
+    need("distributor", |roles| roles.distributor);
+    need("dispatcher", |roles| roles.dispatcher);
+    need("server", |roles| roles.server);
+}

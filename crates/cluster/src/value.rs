@@ -1,0 +1,200 @@
+//! Single values of a cluster file: names, addresses, roles, the secret. Each function reports
+//! what is wrong with the value and gives `None` then. Called by `parse`; compares nothing with
+//! the rest of the file.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use crate::read::{Located, Problems};
+use crate::{Roles, Service};
+
+const NAME_LEN_MAX: usize = 32;
+/// IFNAMSIZ less its NUL.
+const INTERFACE_LEN_MAX: usize = 15;
+const INTERFACES_MAX: usize = 16;
+const SECRET_LEN_MIN: usize = 32;
+const SECRET_LEN_MAX: usize = 256;
+/// Fewer different characters than this are typed, not drawn: 32 random hexadecimal digits have
+/// 14 on average, and fewer than 8 once in ten million.
+const SECRET_VARIETY_MIN: usize = 8;
+/// What people write where a secret should be, in lower case without spaces and punctuation.
+/// Seven letters and more, so that no random secret holds one by chance.
+const PLACEHOLDERS: [&str; 9] = [
+    "replaceme",
+    "replacethis",
+    "changeme",
+    "changethis",
+    "placeholder",
+    "batoninit",
+    "yoursecret",
+    "example",
+    "abcdefghij",
+];
+
+/// A name: lower-case letters, digits, `-`; `whose` begins the message.
+pub(crate) fn name(at: Located<&str>, whose: &str, problems: &mut Problems) -> Option<Located<String>> {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let Located { value, line } = at;
+    if (1..=NAME_LEN_MAX).contains(&value.len()) && value.chars().all(allowed) {
+        return Some(Located { value: value.to_owned(), line });
+    }
+    problems.add(
+        line,
+        format_args!("{whose} name {} is not a name", quoted(value)),
+        format_args!("use 1 to {NAME_LEN_MAX} lower-case letters, digits and '-'"),
+    );
+    None
+}
+
+/// A unicast IPv4 address that a node or a VIP may have.
+pub(crate) fn address(at: Located<&str>, problems: &mut Problems) -> Option<Located<Ipv4Addr>> {
+    match address_of(at.value) {
+        Ok(value) => Some(Located { value, line: at.line }),
+        Err((what, help)) => {
+            problems.add(at.line, format_args!("{} {what}", quoted(at.value)), help);
+            None
+        }
+    }
+}
+
+fn address_of(text: &str) -> Result<Ipv4Addr, (&'static str, &'static str)> {
+    let unbracketed = text.trim_start_matches('[').trim_end_matches(']');
+    if unbracketed.parse::<Ipv6Addr>().is_ok() {
+        return Err(("is an IPv6 address", "IPv4 only in this version: give an IPv4 address"));
+    }
+    let Ok(address) = text.parse::<Ipv4Addr>() else {
+        return Err(("is not an IPv4 address", "write four numbers and no more, such as \"10.1.0.11\""));
+    };
+    let wanted = "give the unicast address that other machines reach it by";
+    match address.octets()[0] {
+        0 => Err(("is an unspecified address", wanted)),
+        127 => Err(("is a loopback address", wanted)),
+        224..=239 => Err(("is a multicast address", wanted)),
+        240..=255 => Err(("is a reserved or broadcast address", wanted)),
+        _ => Ok(address),
+    }
+}
+
+/// The VIPs of a service; those that are wrong are left out.
+pub(crate) fn vips(list: &Located<Vec<Located<&str>>>, problems: &mut Problems) -> Vec<Located<Ipv4Addr>> {
+    let (count, max) = (list.value.len(), Service::MAX_VIPS);
+    if count == 0 {
+        problems.add(list.line, "the service has no VIP", "give it one: vips = [\"10.99.0.1\"]");
+    }
+    if count > max {
+        let what = format!("the service has {count} VIPs, {max} are the most");
+        problems.add(list.line, what, "make it several services");
+    }
+    list.value.iter().filter_map(|at| address(*at, problems)).collect()
+}
+
+/// The interfaces of a node, as Linux names them; those that are wrong are left out.
+pub(crate) fn interfaces(list: &[Located<&str>], problems: &mut Problems) -> Vec<String> {
+    let allowed = |c: char| c.is_ascii_graphic() && c != '/' && c != ':';
+    let mut names: Vec<String> = Vec::new();
+    for Located { value, line } in list {
+        let lasting = *value != "." && *value != "..";
+        if !((1..=INTERFACE_LEN_MAX).contains(&value.len()) && value.chars().all(allowed) && lasting) {
+            let what = format!("{} is not the name of an interface", quoted(value));
+            problems.add(*line, what, "`ip -br link` lists the node's interfaces");
+        } else if names.iter().any(|name| name == value) {
+            let what = format!("interface {} is named twice", quoted(value));
+            problems.add(*line, what, "name it once");
+        } else if names.len() == INTERFACES_MAX {
+            let what = format!("the node has more than {INTERFACES_MAX} interfaces");
+            problems.add(*line, what, "name only those that clients' packets or other nodes are on");
+            break;
+        } else {
+            names.push((*value).to_owned());
+        }
+    }
+    names
+}
+
+/// The roles of a node.
+pub(crate) fn roles(list: &Located<Vec<Located<&str>>>, problems: &mut Problems) -> Option<Located<Roles>> {
+    const KNOWN: &str = "the roles are switch, distributor, dispatcher, server";
+    let mut roles = Roles::default();
+    let mut good = true;
+    for Located { value, line } in &list.value {
+        let role = match *value {
+            "switch" => &mut roles.switch,
+            "distributor" => &mut roles.distributor,
+            "dispatcher" => &mut roles.dispatcher,
+            "server" => &mut roles.server,
+            _ => {
+                problems.add(*line, format_args!("{} is not a role", quoted(value)), KNOWN);
+                good = false;
+                continue;
+            }
+        };
+        if std::mem::replace(role, true) {
+            problems.add(*line, format_args!("role {} is given twice", quoted(value)), "give it once");
+        }
+    }
+    if list.value.is_empty() {
+        problems.add(list.line, "the node has no role", format_args!("give it one; {KNOWN}"));
+        good = false;
+    }
+    good.then_some(Located { value: roles, line: list.line })
+}
+
+/// One of a few named values.
+pub(crate) fn choice<T: Copy>(
+    at: Located<&str>,
+    key: &str,
+    all: &[T],
+    name: impl Fn(T) -> &'static str,
+    problems: &mut Problems,
+) -> Option<T> {
+    let found = all.iter().copied().find(|value| name(*value) == at.value);
+    if found.is_none() {
+        let names: Vec<_> = all.iter().map(|value| format!("\"{}\"", name(*value))).collect();
+        let what = format!("{} is not a value of `{key}`", quoted(at.value));
+        problems.add(at.line, what, format_args!("it takes {}", names.join(", ")));
+    }
+    found
+}
+
+/// The secret. No message tells any of it.
+pub(crate) fn secret(at: Located<&str>, problems: &mut Problems) -> Option<String> {
+    let len = at.value.chars().count();
+    let what = if is_placeholder(at.value) {
+        "the secret is a placeholder".to_owned()
+    } else if len < SECRET_LEN_MIN {
+        format!("the secret has {len} characters, {SECRET_LEN_MIN} are the least")
+    } else if len > SECRET_LEN_MAX {
+        format!("the secret has {len} characters, {SECRET_LEN_MAX} are the most")
+    } else if is_monotonous(at.value) {
+        "the secret is too regular to be random".to_owned()
+    } else {
+        return Some(at.value.to_owned());
+    };
+    let help =
+        "run `baton init`, and copy the secret from the file that it prints; it is the same on every node";
+    problems.add(at.line, what, help);
+    None
+}
+
+fn is_placeholder(secret: &str) -> bool {
+    let letters: String =
+        secret.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect();
+    letters.is_empty() || PLACEHOLDERS.iter().any(|placeholder| letters.contains(placeholder))
+}
+
+/// Whether a secret has few different characters, or repeats a shorter piece.
+fn is_monotonous(secret: &str) -> bool {
+    let mut different: Vec<char> = secret.chars().collect();
+    different.sort_unstable();
+    different.dedup();
+    let bytes = secret.as_bytes();
+    let repeats = |period: usize| bytes.iter().skip(period).eq(bytes.iter().take(bytes.len() - period));
+    different.len() < SECRET_VARIETY_MIN || (1..=bytes.len() / 2).any(repeats)
+}
+
+/// A value for a message: in quotes, with control characters shown, cut when long.
+fn quoted(text: &str) -> String {
+    const SHOWN_MAX: usize = 48;
+    let shown: String = text.chars().take(SHOWN_MAX).collect();
+    let more = if shown.len() < text.len() { "..." } else { "" };
+    format!("\"{}{more}\"", shown.escape_debug())
+}
