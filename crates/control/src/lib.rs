@@ -1,1 +1,26 @@
-//! Placeholder head, replaced with the crate's first commit.
+//! What the nodes of a cluster say to each other, and the connections they say it on.
+//!
+//! The files build on each other in this order: [`message`] (what is said, and its limits) and
+//! its encoding, [`frame`] (where one message ends), [`session`] (one connection: who is there,
+//! under which secret, and is it alive), [`queue`] (what waits to be written), [`link`] (the
+//! sockets: one lasting connection to every other node). [`batch`] stands beside them: how a
+//! distributor gathers its questions. Only [`link`] does I/O or reads a clock.
+//!
+//! The wire is drawn in `docs/control-protocol.md`.
+
+pub mod batch;
+mod codec;
+pub mod error;
+pub mod frame;
+pub mod link;
+pub mod message;
+pub mod queue;
+pub mod session;
+
+pub use error::{Error, SendError};
+pub use link::{DownReason, Event, Mesh, MeshConfig, PeerState, PeerStatus};
+pub use message::{
+    Answer, Ask, Change, Close, End, Guidance, Guide, Kind, Live, Load, Message, Move, Push, Question,
+    StatusReply, StatusRequest, Update, Verdict,
+};
+pub use session::Hello;

@@ -1,0 +1,243 @@
+//! Messages to bytes and back: a version, a kind, and the message's fields in postcard's encoding.
+//! Called by the session; knows no connection. Every limit of `message` is kept here, in both
+//! directions, so that nothing behind it meets a list that is too long or a node that cannot be.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use baton_cluster::{NodeId, ServiceId};
+use serde::Serialize;
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _, SeqAccess, Visitor};
+
+use crate::error::Error;
+use crate::message::{
+    Answer, Ask, CHANGES_MAX, Close, ENDS_MAX, Guidance, Guide, Kind, Live, Load, MESSAGE_BYTES_MAX,
+    MOVES_MAX, Message, PROTOCOL_VERSION, Push, QUESTIONS_MAX, ROTA_MAX, SERVERS_MAX, STATUS_BYTES_MAX,
+    StatusReply, StatusRequest, Update,
+};
+use crate::session::{Bye, Heartbeat, Hello};
+
+/// What one frame of an established session holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// Who the peer is: the first word in each direction.
+    Hello(Hello),
+    /// A sign of life.
+    Heartbeat(Heartbeat),
+    /// The peer is about to close, and why.
+    Bye(Bye),
+    /// What one component says to another.
+    Message(Message),
+}
+
+impl Message {
+    /// Appends the encoded message to `out`.
+    ///
+    /// # Errors
+    /// [`Error::TooMany`] or [`Error::BadNode`] and the like if the message breaks one of its own
+    /// limits; `out` is then as it was.
+    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), Error> {
+        check(self)?;
+        match self {
+            Message::Ask(body) => put(Kind::Ask, body, out),
+            Message::Answer(body) => put(Kind::Answer, body, out),
+            Message::Push(body) => put(Kind::Push, body, out),
+            Message::Guide(body) => put(Kind::Guide, body, out),
+            Message::Load(body) => put(Kind::Load, body, out),
+            Message::Update(body) => put(Kind::Update, body, out),
+            Message::Close(body) => put(Kind::Close, body, out),
+            Message::Live(body) => put(Kind::Live, body, out),
+            Message::StatusRequest(body) => put(Kind::StatusRequest, body, out),
+            Message::StatusReply(body) => put(Kind::StatusReply, body, out),
+        }
+    }
+
+    /// Reads one message, which must fill `bytes` exactly.
+    ///
+    /// # Errors
+    /// Says what is wrong with the bytes: version, kind, a field, a limit, bytes left over.
+    pub fn decode(bytes: &[u8]) -> Result<Message, Error> {
+        match Word::decode(bytes)? {
+            Word::Message(message) => Ok(message),
+            Word::Hello(_) => Err(Error::OutOfPlace { kind: Kind::Hello }),
+            Word::Heartbeat(_) => Err(Error::OutOfPlace { kind: Kind::Heartbeat }),
+            Word::Bye(_) => Err(Error::OutOfPlace { kind: Kind::Bye }),
+        }
+    }
+}
+
+impl Word {
+    /// Appends the encoded word to `out`.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<(), Error> {
+        match self {
+            Word::Hello(body) => put(Kind::Hello, body, out),
+            Word::Heartbeat(body) => put(Kind::Heartbeat, body, out),
+            Word::Bye(body) => put(Kind::Bye, body, out),
+            Word::Message(message) => message.encode(out),
+        }
+    }
+
+    /// Reads one word, which must fill `bytes` exactly.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Word, Error> {
+        if bytes.len() > MESSAGE_BYTES_MAX {
+            return Err(Error::TooLong { bytes: bytes.len() });
+        }
+        let [version, number, body @ ..] = bytes else { return Err(Error::Short { bytes: bytes.len() }) };
+        if *version != PROTOCOL_VERSION {
+            return Err(Error::Version { theirs: *version });
+        }
+        let kind = Kind::from_number(*number).ok_or(Error::UnknownKind { number: *number })?;
+        let word = match kind {
+            Kind::Hello => Word::Hello(take(kind, body)?),
+            Kind::Heartbeat => Word::Heartbeat(take(kind, body)?),
+            Kind::Bye => Word::Bye(take(kind, body)?),
+            Kind::Ask => Word::Message(Message::Ask(take::<Ask>(kind, body)?)),
+            Kind::Answer => Word::Message(Message::Answer(take::<Answer>(kind, body)?)),
+            Kind::Push => Word::Message(Message::Push(take::<Push>(kind, body)?)),
+            Kind::Guide => Word::Message(Message::Guide(take::<Guidance>(kind, body)?)),
+            Kind::Load => Word::Message(Message::Load(take::<Load>(kind, body)?)),
+            Kind::Update => Word::Message(Message::Update(take::<Update>(kind, body)?)),
+            Kind::Close => Word::Message(Message::Close(take::<Close>(kind, body)?)),
+            Kind::Live => Word::Message(Message::Live(take::<Live>(kind, body)?)),
+            Kind::StatusRequest => Word::Message(Message::StatusRequest(take::<StatusRequest>(kind, body)?)),
+            Kind::StatusReply => Word::Message(Message::StatusReply(take::<StatusReply>(kind, body)?)),
+        };
+        match &word {
+            Word::Hello(hello) => node(Kind::Hello, hello.node)?,
+            Word::Message(message) => check(message)?,
+            Word::Heartbeat(_) | Word::Bye(_) => (),
+        }
+        Ok(word)
+    }
+}
+
+/// Appends version, kind and body; leaves `out` as it was on an error.
+fn put<T: Serialize>(kind: Kind, body: &T, out: &mut Vec<u8>) -> Result<(), Error> {
+    let start = out.len();
+    out.extend([PROTOCOL_VERSION, kind as u8]);
+    let written = postcard::to_io(body, &mut *out).map(|_| ()).map_err(|cause| Error::Field { kind, cause });
+    let bytes = out.len() - start;
+    let fits = written.and(if bytes > MESSAGE_BYTES_MAX { Err(Error::TooLong { bytes }) } else { Ok(()) });
+    if fits.is_err() {
+        out.truncate(start);
+    }
+    fits
+}
+
+/// Reads a body that must fill `bytes` exactly.
+fn take<T: DeserializeOwned>(kind: Kind, bytes: &[u8]) -> Result<T, Error> {
+    let (body, rest) = postcard::take_from_bytes(bytes).map_err(|cause| match cause {
+        // The only custom refusals while reading are those of `at_most`, and of serde for a choice
+        // that does not exist; only guides have choices.
+        postcard::Error::SerdeDeCustom if kind != Kind::Guide => Error::TooMany { kind },
+        cause => Error::Field { kind, cause },
+    })?;
+    if rest.is_empty() { Ok(body) } else { Err(Error::LeftOver { kind, bytes: rest.len() }) }
+}
+
+/// Refuses what breaks a limit of its type.
+fn check(message: &Message) -> Result<(), Error> {
+    let kind = message.kind();
+    match message {
+        Message::Ask(ask) => {
+            few(kind, ask.questions.len(), QUESTIONS_MAX)?;
+            ask.questions.iter().try_for_each(|question| service(kind, question.service))
+        }
+        Message::Answer(answer) => {
+            few(kind, answer.answers.len(), QUESTIONS_MAX)?;
+            answer.answers.iter().try_for_each(|verdict| {
+                verdict.server.map_or(Ok(()), |server| node(kind, server))?;
+                verdict.keep.as_ref().map_or(Ok(()), |keep| nodes(kind, keep, SERVERS_MAX))
+            })
+        }
+        Message::Push(push) => {
+            service(kind, push.service)?;
+            few(kind, push.changes.len(), CHANGES_MAX)?;
+            push.changes.iter().try_for_each(|change| nodes(kind, &change.servers, SERVERS_MAX))
+        }
+        Message::Guide(guidance) => {
+            service(kind, guidance.service)?;
+            match &guidance.guide {
+                Guide::AskAlways | Guide::Cached { .. } => Ok(()),
+                Guide::Rota(rota) => nodes(kind, rota, ROTA_MAX),
+            }
+        }
+        Message::Update(update) => {
+            few(kind, update.moves.len(), MOVES_MAX)?;
+            update.moves.iter().try_for_each(|moved| node(kind, moved.server))
+        }
+        Message::Close(close) => few(kind, close.ends.len(), ENDS_MAX),
+        Message::Live(live) => nodes(kind, &live.nodes, NodeId::MAX_NODES),
+        Message::StatusReply(reply) => few(kind, reply.body.len(), STATUS_BYTES_MAX),
+        Message::Load(_) | Message::StatusRequest(_) => Ok(()),
+    }
+}
+
+fn few(kind: Kind, count: usize, max: usize) -> Result<(), Error> {
+    if count <= max { Ok(()) } else { Err(Error::TooMany { kind }) }
+}
+
+fn nodes(kind: Kind, list: &[NodeId], max: usize) -> Result<(), Error> {
+    few(kind, list.len(), max)?;
+    list.iter().try_for_each(|id| node(kind, *id))
+}
+
+fn node(kind: Kind, id: NodeId) -> Result<(), Error> {
+    if id.index() < NodeId::MAX_NODES { Ok(()) } else { Err(Error::BadNode { kind, id: id.0 }) }
+}
+
+fn service(kind: Kind, id: ServiceId) -> Result<(), Error> {
+    if id.index() < ServiceId::MAX_SERVICES { Ok(()) } else { Err(Error::BadService { kind, id: id.0 }) }
+}
+
+/// Deserializes a list of at most `MAX` items, setting aside memory for no more than that however
+/// long the list claims to be.
+pub(crate) fn at_most<'de, const MAX: usize, T, D>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    struct AtMost<const MAX: usize, T>(PhantomData<T>);
+
+    impl<'de, const MAX: usize, T: Deserialize<'de>> Visitor<'de> for AtMost<MAX, T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "at most {MAX} items")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
+            let expected = items.size_hint().unwrap_or(0);
+            if expected > MAX {
+                return Err(A::Error::custom("too many"));
+            }
+            let mut list = Vec::with_capacity(expected);
+            while let Some(item) = items.next_element()? {
+                if list.len() == MAX {
+                    return Err(A::Error::custom("too many"));
+                }
+                list.push(item);
+            }
+            Ok(list)
+        }
+    }
+
+    deserializer.deserialize_seq(AtMost::<MAX, T>(PhantomData))
+}
+
+/// [`at_most`] for a list that may be absent.
+pub(crate) fn maybe_at_most<'de, const MAX: usize, T, D>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    struct Bounded<const MAX: usize, T>(Vec<T>);
+
+    impl<'de, const MAX: usize, T: Deserialize<'de>> Deserialize<'de> for Bounded<MAX, T> {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            at_most::<MAX, T, D>(deserializer).map(Bounded)
+        }
+    }
+
+    Ok(Option::<Bounded<MAX, T>>::deserialize(deserializer)?.map(|bounded| bounded.0))
+}

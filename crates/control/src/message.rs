@@ -1,0 +1,301 @@
+//! Every message that the components of two nodes exchange, and its limits. Components build and
+//! match these types; `codec` turns them into bytes and back; nothing here does either.
+//!
+//! A message is advice or news, never a transaction: each may be lost with its connection, and each
+//! says in its description what that costs. Nothing is resent; what must hold again after a
+//! reconnection ([`Push`], [`Guidance`], [`Live`]) is told anew when the peer comes up.
+
+use std::fmt;
+
+use baton_cluster::{Flow, NodeId, ServiceId, Target};
+use serde::{Deserialize, Serialize};
+
+use crate::codec::at_most;
+
+/// The version of everything on the wire. Two nodes talk only if theirs are equal: a cluster is
+/// upgraded node by node, and a node that is not yet upgraded counts as down to those that are.
+pub const PROTOCOL_VERSION: u8 = 1;
+
+/// The longest encoded message, in bytes. Below the 65,535 that one Noise message can hold, so that
+/// one message is always one frame; a bulk message therefore never delays a heartbeat by more.
+pub const MESSAGE_BYTES_MAX: usize = 60_000;
+
+/// The most questions of one [`Ask`], hence verdicts of one [`Answer`].
+pub const QUESTIONS_MAX: usize = 1024;
+
+/// The most servers that one target may be mapped to, as told to a distributor. A larger replica
+/// set is cut to its first servers: any of them may serve (design: a mapping is advice).
+pub const SERVERS_MAX: usize = 16;
+
+/// The most changes of one [`Push`].
+pub const CHANGES_MAX: usize = 1024;
+
+/// The most turns of a [`Guide::Rota`].
+pub const ROTA_MAX: usize = 256;
+
+/// The most moves of one [`Update`].
+pub const MOVES_MAX: usize = 2048;
+
+/// The most ends of one [`Close`].
+pub const ENDS_MAX: usize = 2048;
+
+/// The longest body of a [`StatusReply`], in bytes: leaves room for its head in one frame.
+pub const STATUS_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64;
+
+/// One question of a distributor: which server should serve this request?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Question {
+    /// The service whose VIP and port the client connected to.
+    pub service: ServiceId,
+    /// What is requested. `None`: the head was not understood, so there is nothing to be local to.
+    pub target: Option<Target>,
+}
+
+/// Distributor to dispatcher: a batch of questions (ATC'00 5.4). Lost: the distributor's batcher
+/// times out and the distributor decides without the dispatcher.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ask {
+    /// The batch's number, to recognise its answer. Wraps around.
+    pub batch: u32,
+    /// The questions, at most [`QUESTIONS_MAX`].
+    #[serde(deserialize_with = "at_most::<QUESTIONS_MAX, _, _>")]
+    pub questions: Vec<Question>,
+}
+
+/// The answer to one [`Question`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// The server to hand this request to. `None`: the service has no live server.
+    pub server: Option<NodeId>,
+    /// `Some`: the servers that the distributor may remember for this target and choose from by
+    /// itself from now on, best first, at most [`SERVERS_MAX`]. `None`: ask again next time.
+    #[serde(deserialize_with = "crate::codec::maybe_at_most::<SERVERS_MAX, _, _>")]
+    pub keep: Option<Vec<NodeId>>,
+}
+
+/// Dispatcher to distributor: the answers to one [`Ask`]. Lost: as a lost [`Ask`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The number of the batch that is answered.
+    pub batch: u32,
+    /// One verdict for each question, in the questions' order.
+    #[serde(deserialize_with = "at_most::<QUESTIONS_MAX, _, _>")]
+    pub answers: Vec<Verdict>,
+}
+
+/// A target's new mapping.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// The target whose mapping changed.
+    pub target: Target,
+    /// Its servers now, best first, at most [`SERVERS_MAX`]. Empty: forget the target, ask anew.
+    #[serde(deserialize_with = "at_most::<SERVERS_MAX, _, _>")]
+    pub servers: Vec<NodeId>,
+}
+
+/// Dispatcher to distributor: mappings that changed. Lost only with the connection, and a
+/// distributor forgets what it remembers when its dispatcher goes down.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Push {
+    /// The service whose targets these are.
+    pub service: ServiceId,
+    /// What changed, at most [`CHANGES_MAX`], in the order in which it changed.
+    #[serde(deserialize_with = "at_most::<CHANGES_MAX, _, _>")]
+    pub changes: Vec<Change>,
+}
+
+/// What a distributor may decide by itself for one service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Guide {
+    /// Nothing: ask for every request, as in the paper.
+    AskAlways,
+    /// A remembered mapping, while its server's load is at most `load_limit`.
+    Cached {
+        /// Connections being served by the mapped server.
+        load_limit: u32,
+    },
+    /// Turns: each new connection goes to the next server of this order, at most [`ROTA_MAX`] long,
+    /// then from its start again (weighted round robin).
+    Rota(#[serde(deserialize_with = "at_most::<ROTA_MAX, _, _>")] Vec<NodeId>),
+}
+
+/// Dispatcher to distributor: how to decide for one service from now on. Replaces what was said
+/// before; sent when a distributor comes up and whenever it changes. Lost only with the connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guidance {
+    /// The service it is about.
+    pub service: ServiceId,
+    /// What may be decided without asking.
+    pub guide: Guide,
+}
+
+/// Server to dispatcher and switch: how busy the sender is. Lost: the next one says it all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Load {
+    /// Connections being served now (an idle persistent connection is not load).
+    pub serving: u32,
+    /// Connections adopted since the node's part of Baton started.
+    pub adopted_total: u64,
+    /// Adopted connections that have ended since.
+    pub closed_total: u64,
+}
+
+/// One flow that has moved to a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Move {
+    /// The client connection.
+    pub flow: Flow,
+    /// Where its packets go now.
+    pub server: NodeId,
+    /// The client's sequence number at which the binding starts: tells this connection from an
+    /// older or newer one with the same addresses and ports.
+    pub start_seq: u32,
+}
+
+/// Distributor (or owning server) to switch: flows that have moved (ATC'00 5.2). Lost: packets take
+/// the detour over the distributor, which knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Update {
+    /// The moves, at most [`MOVES_MAX`], in the order in which they happened.
+    #[serde(deserialize_with = "at_most::<MOVES_MAX, _, _>")]
+    pub moves: Vec<Move>,
+}
+
+/// One flow that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// The client connection.
+    pub flow: Flow,
+    /// The `start_seq` of the binding that has ended; a younger binding of the flow stays.
+    pub start_seq: u32,
+}
+
+/// Server to switch and distributor: flows that have ended (ATC'00 5.2). Lost: the binding leaves
+/// by FIN, RST or age.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Close {
+    /// The ends, at most [`ENDS_MAX`].
+    #[serde(deserialize_with = "at_most::<ENDS_MAX, _, _>")]
+    pub ends: Vec<End>,
+}
+
+/// Dispatcher to distributor: the servers that may be chosen now. Replaces what was said before.
+/// Lost only with the connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Live {
+    /// The live servers, in ascending order, at most [`NodeId::MAX_NODES`].
+    #[serde(deserialize_with = "at_most::<{ NodeId::MAX_NODES }, _, _>")]
+    pub nodes: Vec<NodeId>,
+}
+
+/// Any node to any node: tell me how you are. Lost: whoever asked times out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusRequest {
+    /// Chosen by the asker, returned with the reply.
+    pub id: u32,
+}
+
+/// The reply to a [`StatusRequest`]. Bulk: waits for everything urgent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusReply {
+    /// The request's number.
+    pub id: u32,
+    /// What the node says of itself, in a form of its own, at most [`STATUS_BYTES_MAX`] bytes.
+    #[serde(deserialize_with = "at_most::<STATUS_BYTES_MAX, _, _>")]
+    pub body: Vec<u8>,
+}
+
+/// Anything that one component says to another node's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each variant is its type, described there")]
+pub enum Message {
+    Ask(Ask),
+    Answer(Answer),
+    Push(Push),
+    Guide(Guidance),
+    Load(Load),
+    Update(Update),
+    Close(Close),
+    Live(Live),
+    StatusRequest(StatusRequest),
+    StatusReply(StatusReply),
+}
+
+/// What kind of message: its number is the second byte on the wire and never changes its meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+#[expect(missing_docs, reason = "each variant is the message of that name")]
+pub enum Kind {
+    Hello = 0,
+    Heartbeat = 1,
+    Bye = 2,
+    Ask = 16,
+    Answer = 17,
+    Push = 18,
+    Guide = 19,
+    Load = 20,
+    Update = 21,
+    Close = 22,
+    Live = 23,
+    StatusRequest = 24,
+    StatusReply = 25,
+}
+
+impl Kind {
+    /// Every kind, in the order of their numbers.
+    pub const ALL: [Kind; 13] = [
+        Kind::Hello,
+        Kind::Heartbeat,
+        Kind::Bye,
+        Kind::Ask,
+        Kind::Answer,
+        Kind::Push,
+        Kind::Guide,
+        Kind::Load,
+        Kind::Update,
+        Kind::Close,
+        Kind::Live,
+        Kind::StatusRequest,
+        Kind::StatusReply,
+    ];
+
+    /// The kind with this number, if there is one.
+    pub fn from_number(number: u8) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| *kind as u8 == number)
+    }
+
+    /// Whether the message waits behind everything else: only what may be large and is in no hurry.
+    pub fn is_bulk(self) -> bool {
+        matches!(self, Kind::StatusReply)
+    }
+
+    /// Whether the receiver would be wrong for ever without it. When its queue is full such a
+    /// message is not dropped: the connection is closed, and the next one starts from the truth.
+    pub fn is_state(self) -> bool {
+        matches!(self, Kind::Push | Kind::Guide | Kind::Live)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+impl Message {
+    /// What kind of message this is.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Message::Ask(_) => Kind::Ask,
+            Message::Answer(_) => Kind::Answer,
+            Message::Push(_) => Kind::Push,
+            Message::Guide(_) => Kind::Guide,
+            Message::Load(_) => Kind::Load,
+            Message::Update(_) => Kind::Update,
+            Message::Close(_) => Kind::Close,
+            Message::Live(_) => Kind::Live,
+            Message::StatusRequest(_) => Kind::StatusRequest,
+            Message::StatusReply(_) => Kind::StatusReply,
+        }
+    }
+}
