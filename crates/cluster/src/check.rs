@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
-use std::net::Ipv4Addr;
 
 use crate::parse::{Draft, NodeDraft};
 use crate::read::{Located, Problems};
@@ -40,16 +39,6 @@ impl<T: Eq + Hash> Seen<T> {
 }
 
 fn counts(draft: &Draft, problems: &mut Problems) {
-    if draft.nodes.is_empty() {
-        problems.add(None, "there is no node", "add a [[node]] for each machine");
-    }
-    if draft.services.is_empty() {
-        problems.add(
-            None,
-            "there is no service",
-            "add a [[service]] with the VIP and port that clients connect to",
-        );
-    }
     if let Some(node) = draft.nodes.get(NodeId::MAX_NODES) {
         let (count, max) = (draft.nodes.len(), NodeId::MAX_NODES);
         problems.add(

@@ -9,6 +9,7 @@ use toml::de::{DeTable, Error};
 
 use crate::check;
 use crate::keys::Secret;
+use crate::read::Give::{Advice, Value};
 use crate::read::{KnownKey, Located, Problems, Section};
 use crate::value;
 use crate::{
@@ -19,33 +20,39 @@ use crate::{
 /// The longest text that is read: a full cluster, well commented, takes a tenth of it.
 const TEXT_MAX: usize = 1 << 20;
 
-const FILE: &[KnownKey] = &[("cluster", "..."), ("node", "..."), ("service", "..."), ("limits", "...")];
+const FILE: &[KnownKey] = &[
+    ("cluster", Advice("write it as a section, [cluster]")),
+    ("node", Advice("head each one with [[node]]")),
+    ("service", Advice("head each one with [[service]]")),
+    ("limits", Advice("write it as a section, [limits]")),
+];
 const CLUSTER: &[KnownKey] = &[
-    ("name", "\"web\""),
-    ("secret", "\"...\""),
-    ("failure_timeout_ms", "1000"),
-    ("control_port", "7654"),
-    ("handoff_port", "6081"),
+    ("name", Value("\"web\"")),
+    ("secret", Advice(value::SECRET_HELP)),
+    ("failure_timeout_ms", Value("1000")),
+    ("control_port", Value("7654")),
+    ("handoff_port", Value("6081")),
 ];
 const NODE: &[KnownKey] = &[
-    ("name", "\"n1\""),
-    ("address", "\"10.1.0.11\""),
-    ("interfaces", "[\"eth0\"]"),
-    ("roles", "[\"distributor\", \"server\"]"),
-    ("weight", "1"),
-    ("announce", "true"),
+    ("name", Value("\"n1\"")),
+    ("address", Value("\"10.1.0.11\"")),
+    ("interfaces", Value("[\"eth0\"]")),
+    ("roles", Value("[\"distributor\", \"server\"]")),
+    ("weight", Value("1")),
+    ("announce", Value("true")),
 ];
 const SERVICE: &[KnownKey] = &[
-    ("name", "\"www\""),
-    ("vips", "[\"10.99.0.1\"]"),
-    ("port", "80"),
-    ("policy", "\"lard\""),
-    ("consult", "\"cached\""),
-    ("key", "\"path\""),
-    ("lard", "{ t_low = 25, t_high = 65, k_s = 20 }"),
+    ("name", Value("\"www\"")),
+    ("vips", Value("[\"10.99.0.1\"]")),
+    ("port", Value("80")),
+    ("policy", Value("\"lard\"")),
+    ("consult", Value("\"cached\"")),
+    ("key", Value("\"path\"")),
+    ("lard", Value("{ t_low = 25, t_high = 65, k_s = 20 }")),
 ];
-const LARD: &[KnownKey] = &[("t_low", "25"), ("t_high", "65"), ("k_s", "20")];
-const LIMITS: &[KnownKey] = &[("bindings", "262144"), ("decisions", "262144"), ("held_packets", "1024")];
+const LARD: &[KnownKey] = &[("t_low", Value("25")), ("t_high", Value("65")), ("k_s", Value("20"))];
+const LIMITS: &[KnownKey] =
+    &[("bindings", Value("262144")), ("decisions", Value("262144")), ("held_packets", Value("1024"))];
 
 /// A cluster file as read, before its parts are compared: what could not be read is `None`.
 pub(crate) struct Draft {
@@ -137,8 +144,8 @@ fn read_file(table: &DeTable<'_>, problems: &mut Problems) -> Option<Cluster> {
         }
     };
     let limits = file.section("limits", "[limits]", LIMITS).map_or_else(Limits::default, read_limits);
-    let nodes = file.tables("node");
-    let services = file.tables("service");
+    let nodes = file.tables("node", "add a [[node]] for each machine");
+    let services = file.tables("service", "add a [[service]] with the VIP and port that clients connect to");
     let draft = Draft {
         control_port: header.as_ref().map_or(Located { value: 0, line: 1 }, |header| header.control_port),
         nodes: nodes.iter().map(|at| read_node(section(at, "[[node]]", NODE, problems))).collect(),

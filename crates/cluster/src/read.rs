@@ -26,8 +26,17 @@ pub(crate) struct Problems {
     found: Vec<ConfigError>,
 }
 
-/// A key that a section may hold, and an example value as it would be written.
-pub(crate) type KnownKey = (&'static str, &'static str);
+/// A key that a section may hold, and how to give it.
+pub(crate) type KnownKey = (&'static str, Give);
+
+/// What to tell an operator who did not give a key, or gave it wrongly.
+#[derive(Clone, Copy)]
+pub(crate) enum Give {
+    /// An example value as it would be written.
+    Value(&'static str),
+    /// What to do, where an example would not help.
+    Advice(&'static str),
+}
 
 /// One table of the file.
 pub(crate) struct Section<'t, 'p> {
@@ -101,16 +110,20 @@ impl<'t, 'p> Section<'t, 'p> {
     fn require(&mut self, key: &str) -> bool {
         let found = self.table.contains_key(key);
         if !found {
-            let help = format!("add `{}`", self.example(key));
-            self.problems.add(self.line, format_args!("{} lacks `{key}`", self.title), help);
+            let what = format!("{} lacks `{key}`", self.title);
+            let help = self.help("add", key);
+            self.problems.add(self.line, what, help);
         }
         found
     }
 
-    /// How the key would be written.
-    pub(crate) fn example(&self, key: &str) -> String {
-        let value = self.keys.iter().find(|(known, _)| *known == key).map_or("...", |(_, example)| example);
-        format!("{key} = {value}")
+    /// How to give the key: `verb` and an example, or the advice that stands for both.
+    fn help(&self, verb: &str, key: &str) -> String {
+        match self.keys.iter().find(|(known, _)| *known == key) {
+            Some((_, Give::Value(example))) => format!("{verb} `{key} = {example}`"),
+            Some((_, Give::Advice(advice))) => (*advice).to_owned(),
+            None => format!("{verb} `{key}`"),
+        }
     }
 
     /// The value of a key as `read` takes it. A value that it does not take is a problem.
@@ -125,7 +138,8 @@ impl<'t, 'p> Section<'t, 'p> {
         let read = read(value.get_ref());
         if read.is_none() {
             let what = format!("`{key}` must be {kind}, not {}", kind_of(value.get_ref()));
-            self.problems.add(line, what, format_args!("write it as `{}`", self.example(key)));
+            let help = self.help("write it as", key);
+            self.problems.add(line, what, help);
         }
         read.map(|value| Located { value, line })
     }
@@ -180,7 +194,8 @@ impl<'t, 'p> Section<'t, 'p> {
                 Some(value) => strings.push(Located { value, line }),
                 None => {
                     let what = format!("`{key}` holds {}, not only strings", kind_of(item.get_ref()));
-                    self.problems.add(line, what, format_args!("write it as `{}`", self.example(key)));
+                    let help = self.help("write it as", key);
+                    self.problems.add(line, what, help);
                     return None;
                 }
             }
@@ -203,20 +218,23 @@ impl<'t, 'p> Section<'t, 'p> {
         Some(Section::open(title, keys, table.value, table.line, self.problems))
     }
 
-    /// The tables of a list (`[[key]]`), each with the line of its header; none if the key is not
-    /// there.
-    pub(crate) fn tables(&mut self, key: &str) -> Vec<Located<&'t DeTable<'t>>> {
-        let read = |value: &'t DeValue<'t>| -> Option<Vec<&'t Spanned<DeValue<'t>>>> {
-            let list = value.as_array()?;
-            list.iter().all(|item| item.get_ref().is_table()).then(|| list.iter().collect())
-        };
+    /// The tables of a list (`[[key]]`), each with the line of its header. None at all is a problem,
+    /// which `needed` helps with.
+    pub(crate) fn tables(&mut self, key: &str, needed: &str) -> Vec<Located<&'t DeTable<'t>>> {
         let kind = format!("a list of tables, [[{key}]] with double brackets");
-        let list = self.value(key, &kind, read).map(|found| found.value).unwrap_or_default();
+        let list = self.value(key, &kind, |value| {
+            let list = value.as_array()?;
+            list.iter().all(|item| item.get_ref().is_table()).then_some(list)
+        });
+        let empty = list.is_some_and(|list| list.value.is_empty());
+        if empty || !self.table.contains_key(key) {
+            self.problems.add(None, format_args!("there is no {key}"), needed);
+        }
         let located = |item: &'t Spanned<DeValue<'t>>| {
             let line = self.problems.line_at(item.span().start);
             item.get_ref().as_table().map(|value| Located { value, line })
         };
-        list.into_iter().filter_map(located).collect()
+        list.into_iter().flat_map(|list| list.value.iter()).filter_map(located).collect()
     }
 }
 

@@ -11,6 +11,9 @@ const NAME_LEN_MAX: usize = 32;
 /// IFNAMSIZ less its NUL.
 const INTERFACE_LEN_MAX: usize = 15;
 const INTERFACES_MAX: usize = 16;
+/// What to do about a bad secret, or none.
+pub(crate) const SECRET_HELP: &str =
+    "run `baton init`, and copy the secret from the file that it prints; it is the same on every node";
 const SECRET_LEN_MIN: usize = 32;
 const SECRET_LEN_MAX: usize = 256;
 /// Fewer different characters than this are typed, not drawn: 32 random hexadecimal digits have

@@ -1,0 +1,119 @@
+//! Whatever the text, parsing ends in a cluster that keeps its promises or in problems that point
+//! into the text; it never panics.
+
+use baton_cluster::{Cluster, NodeId, ServiceId};
+use proptest::prelude::{Just, Strategy, any, prop, prop_oneof, proptest};
+
+/// A change to the text at some place: cut, repeat, or put something in.
+#[derive(Clone, Debug)]
+enum Change {
+    Cut(usize),
+    Repeat(usize),
+    Insert(String),
+    Replace(usize, String),
+}
+
+fn changes() -> impl Strategy<Value = Vec<(prop::sample::Index, Change)>> {
+    let words = prop::sample::select(vec![
+        "\"",
+        "[",
+        "]",
+        "[[node]]",
+        "[[service]]",
+        "[limits]",
+        "\n",
+        "=",
+        "0",
+        "-1",
+        "1e9",
+        "99999999999999999999",
+        "true",
+        "name = \"s1\"",
+        "[service.lard]\nt_low = 9",
+        "10.1.0.10",
+        "10.99.0.1",
+        "::1",
+        "\0",
+        "é",
+        "{",
+        "}",
+        ",",
+        "#",
+        "dispatcher",
+        "1979-05-27",
+        "lard",
+        "node = [1]",
+        "cluster.name = 3",
+        "'''",
+        "\"\"\"",
+    ]);
+    let text = prop_oneof![8 => words.prop_map(str::to_owned), 1 => any::<String>()];
+    let change = prop_oneof![
+        (1..40_usize).prop_map(Change::Cut),
+        (1..200_usize).prop_map(Change::Repeat),
+        text.clone().prop_map(Change::Insert),
+        (Just(1_usize), text).prop_map(|(len, text)| Change::Replace(len, text)),
+    ];
+    prop::collection::vec((any::<prop::sample::Index>(), change), 0..6)
+}
+
+fn changed(text: &str, changes: Vec<(prop::sample::Index, Change)>) -> String {
+    let mut text: Vec<char> = text.chars().collect();
+    for (place, change) in changes {
+        let at = place.index(text.len() + 1);
+        let end = |len: usize| (at + len).min(text.len());
+        match change {
+            Change::Cut(len) => drop(text.drain(at..end(len))),
+            Change::Repeat(len) => {
+                let piece = text[at..end(len)].to_vec();
+                text.splice(at..at, piece);
+            }
+            Change::Insert(new) => drop(text.splice(at..at, new.chars())),
+            Change::Replace(len, new) => drop(text.splice(at..end(len), new.chars())),
+        }
+    }
+    text.into_iter().collect()
+}
+
+fn judge(text: &str) {
+    match Cluster::parse(text) {
+        Ok(cluster) => {
+            assert!(cluster.dispatcher().roles.dispatcher);
+            assert!((1..=NodeId::MAX_NODES).contains(&cluster.nodes.len()));
+            assert!((1..=ServiceId::MAX_SERVICES).contains(&cluster.services.len()));
+            for (i, node) in cluster.nodes.iter().enumerate() {
+                assert_eq!(node.id.index(), i);
+                assert_eq!(cluster.node_named(&node.name), Some(node));
+                assert!(!cluster.vips().contains(&node.address));
+            }
+            for (i, service) in cluster.services.iter().enumerate() {
+                assert_eq!(service.id.index(), i);
+                assert!(service.policy.t_low < service.policy.t_high);
+                assert!(!service.vips.is_empty());
+            }
+            cluster.warnings();
+            cluster.keys();
+            cluster.digest();
+        }
+        Err(errors) => {
+            assert!(!errors.0.is_empty() && errors.0.len() <= 100);
+            let lines = text.matches('\n').count() + 1;
+            for error in errors.0 {
+                assert!(error.line.is_none_or(|line| (1..=lines).contains(&line)), "{error}");
+                assert!(!error.what.is_empty() && !error.help.is_empty());
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn mutated_files_never_panic(changes in changes()) {
+        judge(&changed(&Cluster::fresh("web", "k3YvT9qLw0ZsB7nXfR2mJc8HdPu5GaE1"), changes));
+    }
+
+    #[test]
+    fn any_text_never_panics(text in any::<String>()) {
+        judge(&text);
+    }
+}
