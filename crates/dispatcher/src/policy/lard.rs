@@ -1,0 +1,57 @@
+//! Locality-aware request distribution, one server a target (ASPLOS'98 2.4). A target goes where
+//! it went before, so that it is found in that server's cache, until the server is overloaded:
+//! then it moves, for good, to the least loaded one.
+
+use std::time::Duration;
+
+use baton_cluster::{NodeId, PolicyConfig, Target};
+
+use super::{Decision, Guide, Policy, Thresholds};
+use crate::{Loads, Mapping, Targets};
+
+/// LARD: its thresholds, and which server each target was last assigned to.
+#[derive(Debug)]
+pub struct Lard {
+    thresholds: Thresholds,
+    servers: Targets<NodeId>,
+}
+
+impl Lard {
+    /// LARD with `t_low` and `t_high` of `config`, remembering at most `targets_max` targets.
+    pub fn new(config: &PolicyConfig, targets_max: usize) -> Self {
+        Self { thresholds: Thresholds::of(config), servers: Targets::new(targets_max) }
+    }
+}
+
+impl Policy for Lard {
+    fn decide(&mut self, target: Option<Target>, loads: &Loads, _now: Duration) -> Option<Decision> {
+        let Some(target) = target else { return loads.least_loaded().map(Decision::unmapped) };
+        let held = self.servers.get(target).filter(|server| loads.is_live(**server));
+        let (server, moved) = if let Some(server) = held {
+            let relief = self.thresholds.relief(*server, loads);
+            *server = relief.unwrap_or(*server);
+            (*server, relief.is_some())
+        } else {
+            let server = loads.least_loaded()?;
+            self.servers.insert(target, server);
+            (server, false)
+        };
+        Some(Decision { server, mapping: Some(Mapping::to_one(server)), moved })
+    }
+
+    fn guide(&self, _loads: &Loads) -> Guide {
+        Guide::Cached { load_limit: self.thresholds.high }
+    }
+
+    fn server_left(&mut self, node: NodeId) -> usize {
+        self.servers.retain(|server| *server != node)
+    }
+
+    fn mapping(&self, target: Target, _now: Duration) -> Option<Mapping> {
+        self.servers.peek(target).map(|server| Mapping::to_one(*server))
+    }
+
+    fn remembered(&self) -> (usize, u64) {
+        (self.servers.len(), self.servers.evicted())
+    }
+}

@@ -1,0 +1,114 @@
+//! LARD with replication, a set of servers a target (ASPLOS'98 2.5). A request goes to the least
+//! loaded server of its target's set. If even that one is overloaded, the set gains the cluster's
+//! least loaded server; a set that has not changed for longer than K loses its most loaded one.
+//!
+//! Where this goes beyond the paper's text:
+//! - A set has at most [`Replicas::MAX`] servers. At the bound the newcomer takes the place of the
+//!   most loaded one.
+//! - The set's most loaded server is named before a newcomer joins, as in the paper. So a target
+//!   that has been with one server for longer than K is moved at its first overload, and
+//!   replicated if the overload comes back within K.
+//! - Sets can only shrink when somebody asks. A mapping of several servers therefore carries the
+//!   time after which a distributor must ask again.
+
+use std::time::Duration;
+
+use baton_cluster::{NodeId, PolicyConfig, Target};
+
+use super::{Decision, Guide, Policy, Thresholds};
+use crate::{Loads, Mapping, Replicas, Targets};
+
+/// LARD/R: its constants, and each target's set of servers.
+#[derive(Debug)]
+pub struct LardReplicated {
+    thresholds: Thresholds,
+    k: Duration,
+    sets: Targets<ServerSet>,
+}
+
+/// A target's servers, and when the policy last changed them.
+#[derive(Clone, Copy, Debug)]
+struct ServerSet {
+    servers: Replicas,
+    changed: Duration,
+}
+
+impl LardReplicated {
+    /// LARD/R with the constants of `config`, remembering at most `targets_max` targets.
+    pub fn new(config: &PolicyConfig, targets_max: usize) -> Self {
+        Self { thresholds: Thresholds::of(config), k: config.k, sets: Targets::new(targets_max) }
+    }
+}
+
+impl Policy for LardReplicated {
+    fn decide(&mut self, target: Option<Target>, loads: &Loads, now: Duration) -> Option<Decision> {
+        let Some(target) = target else { return loads.least_loaded().map(Decision::unmapped) };
+        let held = self.sets.get(target).and_then(|set| {
+            let (server, changed) = set.choose(self.thresholds, self.k, loads, now)?;
+            Some(Decision { server, mapping: Some(set.mapping(self.k, now)), moved: changed })
+        });
+        if held.is_some() {
+            return held;
+        }
+        let server = loads.least_loaded()?;
+        self.sets.insert(target, ServerSet { servers: Replicas::one(server), changed: now });
+        Some(Decision { server, mapping: Some(Mapping::to_one(server)), moved: false })
+    }
+
+    fn guide(&self, _loads: &Loads) -> Guide {
+        Guide::Cached { load_limit: self.thresholds.high }
+    }
+
+    fn server_left(&mut self, node: NodeId) -> usize {
+        self.sets.retain(|set| {
+            set.servers.remove(node);
+            !set.servers.is_empty()
+        })
+    }
+
+    fn mapping(&self, target: Target, now: Duration) -> Option<Mapping> {
+        self.sets.peek(target).map(|set| set.mapping(self.k, now))
+    }
+
+    fn remembered(&self) -> (usize, u64) {
+        (self.sets.len(), self.sets.evicted())
+    }
+}
+
+impl ServerSet {
+    /// The server of the set, as changed by this request, that takes it, and whether the set has
+    /// changed; `None` when no server of the set is up.
+    fn choose(
+        &mut self,
+        thresholds: Thresholds,
+        k: Duration,
+        loads: &Loads,
+        now: Duration,
+    ) -> Option<(NodeId, bool)> {
+        let mut server = loads.least_of(self.servers.as_slice())?;
+        let most_loaded = loads.most_of(self.servers.as_slice())?;
+        let mut changed = false;
+        if let Some(relief) = thresholds.relief(server, loads) {
+            if self.servers.is_full() && !self.servers.contains(relief) {
+                self.servers.remove(most_loaded);
+            }
+            changed |= self.servers.add(relief);
+            server = relief;
+        }
+        if self.servers.len() > 1 && now.saturating_sub(self.changed) > k {
+            changed |= self.servers.remove(most_loaded);
+        }
+        if changed {
+            self.changed = now;
+        }
+        Some((server, changed))
+    }
+
+    /// The set as a distributor may cache it: if of several servers, until just after the moment
+    /// at which it may shrink.
+    fn mapping(&self, k: Duration, now: Duration) -> Mapping {
+        let shrinks =
+            || (self.changed.saturating_add(k)).saturating_sub(now).saturating_add(Duration::from_millis(1));
+        Mapping { servers: self.servers, expires: (self.servers.len() > 1).then(shrinks) }
+    }
+}

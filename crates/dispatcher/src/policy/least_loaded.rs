@@ -1,0 +1,27 @@
+//! The server with the least load for its weight: blind to content. Every request changes loads,
+//! so there is nothing that a distributor could decide by itself.
+
+use std::time::Duration;
+
+use baton_cluster::{NodeId, Target};
+
+use super::{Decision, Guide, Policy};
+use crate::Loads;
+
+/// Least loaded; ties as [`Loads`] says. Remembers nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LeastLoaded;
+
+impl Policy for LeastLoaded {
+    fn decide(&mut self, _target: Option<Target>, loads: &Loads, _now: Duration) -> Option<Decision> {
+        loads.least_loaded().map(Decision::unmapped)
+    }
+
+    fn guide(&self, _loads: &Loads) -> Guide {
+        Guide::AskAlways
+    }
+
+    fn server_left(&mut self, _node: NodeId) -> usize {
+        0
+    }
+}

@@ -1,0 +1,121 @@
+//! What distributors have yet to be told: gathered by [`crate::Dispatcher`] while it decides,
+//! taken by the caller when it is ready to send. Several changes of one target between two takes
+//! become one. Sends nothing itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use baton_cluster::{NodeId, ServiceId, Target};
+
+use crate::{Guide, Mapping};
+
+/// Everything that one distributor has to be told now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Push {
+    /// The distributor.
+    pub to: NodeId,
+    /// The news, to be taken in this order; at least one.
+    pub changes: Vec<Change>,
+}
+
+/// One piece of news for a distributor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The servers that are up now, in order of id. A server that is missing leaves every cached
+    /// mapping for good, even if it comes back: its targets may be elsewhere by then.
+    Live(Vec<NodeId>),
+    /// How to decide for a service from now on.
+    Guide {
+        /// The service.
+        service: ServiceId,
+        /// Replaces the guide given before.
+        guide: Guide,
+    },
+    /// A target has other servers than before.
+    Mapping {
+        /// The service that the target belongs to.
+        service: ServiceId,
+        /// The target.
+        target: Target,
+        /// Replaces what is cached of it; need not be cached by those who held nothing.
+        mapping: Mapping,
+    },
+}
+
+/// The news not yet taken.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pushes {
+    distributors: BTreeSet<NodeId>,
+    /// The latest mapping of each moved target, and the one distributor that knows it already:
+    /// it asked, and got it in its answer.
+    moved: BTreeMap<(ServiceId, Target), (Mapping, NodeId)>,
+    servers_changed: bool,
+    dropped: u64,
+}
+
+impl Pushes {
+    /// The most moved targets that wait. One more is dropped and counted: a distributor that
+    /// caches its old mapping goes on with it while that server is not overloaded, and costs
+    /// locality, never a request.
+    pub(crate) const MOVED_MAX: usize = 65_536;
+
+    pub(crate) fn add_distributor(&mut self, node: NodeId) {
+        self.distributors.insert(node);
+    }
+
+    pub(crate) fn remove_distributor(&mut self, node: NodeId) {
+        self.distributors.remove(&node);
+    }
+
+    /// A target has moved, and `knows` has been told.
+    pub(crate) fn target_moved(
+        &mut self,
+        service: ServiceId,
+        target: Target,
+        mapping: Mapping,
+        knows: NodeId,
+    ) {
+        if self.distributors.iter().all(|node| *node == knows) {
+            self.moved.remove(&(service, target));
+            return;
+        }
+        if self.moved.len() >= Self::MOVED_MAX && !self.moved.contains_key(&(service, target)) {
+            self.dropped += 1;
+            return;
+        }
+        self.moved.insert((service, target), (mapping, knows));
+    }
+
+    /// A server came up.
+    pub(crate) fn server_joined(&mut self) {
+        self.servers_changed = true;
+    }
+
+    /// A server went down. What waits about targets that it held is out of date.
+    pub(crate) fn server_left(&mut self, node: NodeId) {
+        self.servers_changed = true;
+        self.moved.retain(|_, (mapping, _)| !mapping.servers.contains(node));
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.servers_changed && self.moved.is_empty()
+    }
+
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Takes the news: for each distributor `servers` (what to say of servers and guides) if any
+    /// server came or went, then the moved targets that it does not know of.
+    pub(crate) fn take(&mut self, servers: impl FnOnce() -> Vec<Change>) -> Vec<Push> {
+        let moved = std::mem::take(&mut self.moved);
+        let servers = if std::mem::take(&mut self.servers_changed) { servers() } else { Vec::new() };
+        let news = |to: NodeId| {
+            let moved = moved.iter().filter(|(_, (_, knows))| *knows != to);
+            let moved = moved
+                .map(|((service, target), (mapping, _))| (*service, *target, *mapping))
+                .map(|(service, target, mapping)| Change::Mapping { service, target, mapping });
+            Push { to, changes: servers.iter().cloned().chain(moved).collect() }
+        };
+        self.distributors.iter().map(|to| news(*to)).filter(|push| !push.changes.is_empty()).collect()
+    }
+}
