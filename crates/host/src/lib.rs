@@ -1,1 +1,111 @@
-//! Placeholder head, replaced with the crate's first commit.
+//! What a node's Linux must be like so that Baton works: read it, judge it, mend it, undo it.
+//!
+//! The daemon calls [`apply`] at start and [`Undo::run`] at exit; `baton doctor` calls [`read`] and
+//! [`judge`], and with `--fix` also [`apply`]. This crate never attaches a program, makes a TAP device
+//! or moves a packet (the datapath does), and never touches a firewall: firewalls are the operator's.
+//!
+//! Everything acts on the network namespace of the calling thread: call it from the thread (and the
+//! current-thread runtime) that entered the namespace. Reading needs no privilege but sees less
+//! without CAP_NET_ADMIN; changing needs CAP_NET_ADMIN.
+//!
+//! # Findings
+//!
+//! | id | what is wrong when it is not ok |
+//! |---|---|
+//! | `kernel-btf` | the kernel describes no types, so no program can be loaded |
+//! | `kernel-kfunc` | the kernel cannot make a socket from a client's first data packet |
+//! | `kernel-bpf` | the kernel has no BPF system call |
+//! | `bpf-jit` | programs are interpreted, so each packet costs many times more |
+//! | `capabilities` | Baton may not load programs, configure links or send frames |
+//! | `tun` | the distributor cannot hold packets while it asks the dispatcher |
+//! | `interface` | no interface holds the node's address, or a named interface is missing |
+//! | `interface-up` | an interface of the cluster, or `lo`, is down |
+//! | `mtu` | a full-size request does not fit the link once it carries handoff metadata |
+//! | `tcp-syncookies` | the kernel answers an adoption with a RST to the client |
+//! | `tcp-timestamps`, `tcp-sack`, `tcp-window-scaling` | connections that negotiated it cannot be adopted |
+//! | `tcp-rfc1337` | a client that reuses a port meets the old connection and hangs |
+//! | `arp-ignore`, `arp-announce` | a server answers ARP for a VIP that another node announces |
+//! | `send-redirects` | a forwarding node tells clients to go round it |
+//! | `rp-filter` | packets of clients are dropped because replies leave elsewhere |
+//! | `vip-loopback`, `vip-interface` | the VIP is not where this node needs it |
+//! | `vip-conflict` | the VIP is on an interface of a node that must not announce it |
+//! | `listener` | nothing listens on VIP:port, or it cannot be seen |
+//! | `mptcp-listener` | the listener speaks MPTCP; connections cannot be adopted into it |
+//! | `firewall` | the firewall could not be read |
+//! | `firewall-new-not-syn` | a rule drops connections that do not begin with a SYN: all handed-off ones |
+//! | `firewall-port` | the firewall drops by default and no rule names a port that Baton needs |
+//! | `conntrack-loose` | connection tracking calls handed-off connections invalid |
+//! | `bridge-netfilter` | bridged packets run through the firewall's forward rules |
+//! | `handoff-port` | another program receives on the handoff port |
+//! | `clock` | the clock is not synchronised, so cookies of other nodes look stale |
+
+mod announce;
+mod error;
+mod facts;
+mod firewall;
+mod judge;
+mod link;
+mod listeners;
+mod plan;
+mod read;
+mod setup;
+mod sysctl;
+mod undo;
+
+use std::net::Ipv4Addr;
+
+pub use announce::announce;
+pub use error::HostError;
+pub use facts::{Capabilities, Clock, Facts, Held, Interface, Kernel, Listener, Net};
+pub use firewall::{Firewall, Rule};
+pub use judge::{Finding, Severity, judge};
+pub use link::cluster_interfaces;
+pub use read::read;
+pub use setup::apply;
+pub use sysctl::Sysctl;
+pub use undo::{Change, Undo, Undone};
+
+/// What one node is to be. The caller makes it from the cluster file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The node's name: it names the journal of changes.
+    pub node: String,
+    /// The node's own address.
+    pub address: Ipv4Addr,
+    /// The interfaces of the cluster; empty means the one that holds `address`.
+    pub interfaces: Vec<String>,
+    /// A web server on this node takes over connections.
+    pub is_server: bool,
+    /// The node completes handshakes and hands off.
+    pub is_distributor: bool,
+    /// The node forwards by header alone.
+    pub is_switch: bool,
+    /// VIPs that this node serves without announcing: they go on `lo`.
+    pub on_loopback: Vec<Ipv4Addr>,
+    /// VIPs that this node announces: they go on the first interface of the cluster.
+    pub on_interface: Vec<Ipv4Addr>,
+    /// The services' TCP ports.
+    pub ports: Vec<u16>,
+    /// The TCP port of control connections.
+    pub control_port: u16,
+    /// The UDP port that carries encapsulated handoffs.
+    pub handoff_port: u16,
+}
+
+impl Wanted {
+    /// Whether this node's TCP adopts connections: a server's for its web server, a distributor's for
+    /// the request heads that the kernel cannot decide.
+    pub fn adopts(&self) -> bool {
+        self.is_server || self.is_distributor
+    }
+
+    /// Whether this node passes on packets of others.
+    pub fn forwards(&self) -> bool {
+        self.is_switch || self.is_distributor
+    }
+
+    /// Every VIP that this node holds.
+    pub fn vips(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        self.on_loopback.iter().chain(&self.on_interface).copied()
+    }
+}

@@ -1,0 +1,195 @@
+//! Everything that is read of a host before it is judged. Plain values: `read` fills them, `judge` and
+//! `plan` look at them, tests write them by hand.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use crate::firewall::Firewall;
+use crate::sysctl::Sysctl;
+
+/// Everything read of a host.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// The kernel itself.
+    pub kernel: Kernel,
+    /// What this process may do.
+    pub capabilities: Capabilities,
+    /// `/dev/net/tun` can be opened for reading and writing; otherwise why not.
+    pub tun: Option<Result<(), String>>,
+    /// Interfaces, addresses and routes.
+    pub net: Net,
+    /// The settings that matter for this node and exist here.
+    pub sysctls: BTreeMap<Sysctl, String>,
+    /// TCP listeners, or why they could not be seen.
+    pub listeners: Option<Result<Vec<Listener>, String>>,
+    /// UDP ports that some program receives on.
+    pub udp_ports: Vec<u16>,
+    /// The firewall's rules, or why they could not be seen.
+    pub firewall: Option<Result<Firewall, String>>,
+    /// Whether the clock follows a reference.
+    pub clock: Clock,
+}
+
+/// What the kernel is and can.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kernel {
+    /// Its release, as `uname -r` says it.
+    pub release: String,
+    /// It describes its types at `/sys/kernel/btf/vmlinux`.
+    pub has_btf: bool,
+    /// It has `bpf_sk_assign_tcp_reqsk`.
+    pub has_kfunc: bool,
+    /// It has the BPF system call.
+    pub has_bpf: bool,
+}
+
+/// The effective capabilities of this process that matter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// CAP_NET_ADMIN: links, addresses, settings, attaching programs.
+    pub net_admin: bool,
+    /// CAP_BPF, or CAP_SYS_ADMIN which includes it: loading programs.
+    pub bpf: bool,
+    /// CAP_NET_RAW: sending frames.
+    pub net_raw: bool,
+}
+
+impl Capabilities {
+    /// From the `CapEff` line of `/proc/self/status`; nothing when it is absent.
+    pub fn parse(status: &str) -> Self {
+        // Bit numbers: linux/capability.h.
+        const NET_ADMIN: u32 = 12;
+        const NET_RAW: u32 = 13;
+        const SYS_ADMIN: u32 = 21;
+        const BPF: u32 = 39;
+        let mask = status
+            .lines()
+            .find_map(|line| line.strip_prefix("CapEff:"))
+            .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+            .unwrap_or(0);
+        let has = |bit: u32| mask & (1 << bit) != 0;
+        Self { net_admin: has(NET_ADMIN), bpf: has(BPF) || has(SYS_ADMIN), net_raw: has(NET_RAW) }
+    }
+}
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Its number in this network namespace.
+    pub index: u32,
+    /// Its hardware address; zero when it has none of six bytes.
+    pub mac: [u8; 6],
+    /// The largest IP packet it carries, in bytes.
+    pub mtu: u32,
+    /// It is set up.
+    pub up: bool,
+    /// It is a bridge, or a port of one.
+    pub bridged: bool,
+}
+
+/// An address and where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The interface that holds it.
+    pub interface: String,
+    /// The address.
+    pub address: Ipv4Addr,
+    /// The length of its network's prefix, in bits.
+    pub prefix: u8,
+}
+
+/// Interfaces, addresses and routes of a network namespace.
+#[derive(Clone, Debug, Default)]
+pub struct Net {
+    /// All interfaces.
+    pub interfaces: Vec<Interface>,
+    /// All IPv4 addresses.
+    pub addresses: Vec<Held>,
+    /// The interfaces that IPv4 default routes leave by.
+    pub default_routes: Vec<String>,
+}
+
+impl Net {
+    /// The interface of this name.
+    pub fn interface(&self, name: &str) -> Option<&Interface> {
+        self.interfaces.iter().find(|interface| interface.name == name)
+    }
+
+    /// The interfaces that hold this address.
+    pub fn holders(&self, address: Ipv4Addr) -> impl Iterator<Item = &str> + '_ {
+        self.addresses.iter().filter(move |held| held.address == address).map(|held| held.interface.as_str())
+    }
+
+    /// Whether this interface holds this address.
+    pub fn holds(&self, interface: &str, address: Ipv4Addr) -> bool {
+        self.holders(address).any(|holder| holder == interface)
+    }
+}
+
+/// A TCP listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// It is an IPv6 socket that refuses IPv4.
+    pub only_v6: bool,
+    /// It speaks MPTCP. The kernel tells this only to CAP_NET_ADMIN.
+    pub mptcp: bool,
+}
+
+impl Listener {
+    /// Whether a client of VIP:port reaches this listener.
+    pub fn takes(&self, vip: Ipv4Addr, port: u16) -> bool {
+        self.address.port() == port
+            && match self.address.ip() {
+                IpAddr::V4(ip) => ip.is_unspecified() || ip == vip,
+                IpAddr::V6(ip) => (ip.is_unspecified() && !self.only_v6) || ip.to_ipv4_mapped() == Some(vip),
+            }
+    }
+}
+
+/// Whether the clock follows a reference.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Clock {
+    /// It does.
+    Synchronised,
+    /// It does not.
+    Adrift,
+    /// No time service that we know could be asked.
+    #[default]
+    Unknown,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_are_read_from_the_effective_set() {
+        let cap = |eff: &str| Capabilities::parse(&format!("CapPrm:\t000001ffffffffff\nCapEff:\t{eff}\n"));
+        let all = Capabilities { net_admin: true, bpf: true, net_raw: true };
+        assert_eq!(cap("000001fffeffffff"), all);
+        assert_eq!(cap("0000008000003000"), all, "CAP_BPF serves without CAP_SYS_ADMIN");
+        assert_eq!(cap("0000000000203000"), all, "CAP_SYS_ADMIN serves without CAP_BPF");
+        assert_eq!(cap("0000000000001000"), Capabilities { net_admin: true, ..Capabilities::default() });
+        assert_eq!(cap("0000000000000000"), Capabilities::default());
+        assert_eq!(Capabilities::parse("garbage"), Capabilities::default());
+    }
+
+    #[test]
+    fn a_listener_takes_what_reaches_it() {
+        let vip = Ipv4Addr::new(10, 99, 0, 1);
+        let takes = |address: &str, only_v6| {
+            Listener { address: address.parse().expect("address"), only_v6, mptcp: false }.takes(vip, 80)
+        };
+        assert!(takes("0.0.0.0:80", false));
+        assert!(takes("10.99.0.1:80", false));
+        assert!(takes("[::]:80", false));
+        assert!(takes("[::ffff:10.99.0.1]:80", false));
+        assert!(!takes("[::]:80", true));
+        assert!(!takes("0.0.0.0:81", false));
+        assert!(!takes("127.0.0.1:80", false));
+    }
+}

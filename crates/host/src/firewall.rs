@@ -1,0 +1,308 @@
+//! The firewall's rules as the tools list them, and which of them would drop a handed-off connection.
+//! Such a connection begins, for this host, with a data packet; a rule that wants each new connection
+//! to begin with a SYN drops it. Pure; `read` runs the tools.
+
+/// A firewall's rules.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Firewall {
+    /// All rules, in the order in which the tools list them.
+    pub rules: Vec<Rule>,
+    /// The tables that drop incoming packets which no rule accepts.
+    pub drop_by_default: Vec<String>,
+}
+
+/// One rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Its table, such as `inet filter` or `iptables filter`.
+    pub table: String,
+    /// Its chain.
+    pub chain: String,
+    /// The hook that the chain sits at, if it sits at one itself.
+    pub hook: Option<String>,
+    /// The rule as the tool prints it.
+    pub text: String,
+    /// The command that deletes it.
+    pub delete: String,
+}
+
+impl Rule {
+    /// Whether packets for this host's own sockets may meet this rule.
+    fn meets_incoming(&self) -> bool {
+        !matches!(self.hook.as_deref(), Some("forward" | "output" | "postrouting"))
+    }
+
+    /// Whether it drops (or passes to a chain that may drop) new connections that begin without SYN.
+    pub fn drops_new_without_syn(&self) -> bool {
+        let text = self.bare();
+        let verdict =
+            [" drop", " reject", " jump ", " goto ", "-j ", "-g "].iter().any(|word| text.contains(word))
+                && !["accept", "return", "-j log", "-j nflog"].iter().any(|word| text.contains(word));
+        self.meets_incoming() && verdict && is_about_new(&text) && excludes_syn(&text)
+    }
+
+    /// Whether it accepts only connections that begin with a SYN.
+    pub fn accepts_only_syn(&self) -> bool {
+        let text = self.bare();
+        let syn = text.contains("tcp flags syn")
+            || text.contains("== syn")
+            || text.contains("--syn")
+            || text.contains("--tcp-flags fin,syn,rst,ack syn");
+        self.meets_incoming() && text.contains("accept") && syn && !excludes_syn(&text)
+    }
+
+    /// Whether it looks at the state of connections.
+    pub fn tracks_connections(&self) -> bool {
+        let text = self.bare();
+        text.contains("ct ") || text.contains("conntrack") || text.contains("-m state")
+    }
+
+    /// Whether it accepts packets to this port, as far as the text tells: a rule with a named set, a
+    /// range or no port at all may.
+    pub fn may_accept_port(&self, port: u16) -> bool {
+        let text = self.bare();
+        let names = |part: &str| {
+            part.split(|c: char| !c.is_ascii_alphanumeric() && c != '-')
+                .any(|word| word == port.to_string() || spans(word, port))
+        };
+        let answers_only = text.contains("established") && !is_about_new(&text);
+        let local_only = text.contains("\"lo\"") || text.contains("-i lo ");
+        let other = ["icmp", "udp"].iter().any(|protocol| text.contains(protocol));
+        let accepts = text.contains("accept") || text.contains("jump") || text.contains("-j ");
+        let drops = text.contains("drop") || text.contains("reject");
+        accepts
+            && !(drops || answers_only || local_only || other)
+            && (text.contains("dport @") || !text.contains("dport") || names(&text))
+    }
+
+    /// The text in lower case and without comments.
+    fn bare(&self) -> String {
+        let lower = self.text.to_lowercase();
+        match lower.split_once("comment \"") {
+            Some((before, rest)) => {
+                format!("{before}{}", rest.split_once('"').map_or("", |(_, after)| after))
+            }
+            None => lower,
+        }
+    }
+}
+
+/// The rules in the output of `nft -a list ruleset`. Tables that iptables keeps are left out if
+/// `without_iptables`, because iptables-save tells them better.
+pub(crate) fn parse_nft(listing: &str, without_iptables: bool) -> Firewall {
+    let mut firewall = Firewall::default();
+    let (mut skip_next, mut skip) = (false, false);
+    let (mut table, mut chain, mut hook) = (String::new(), None::<String>, None);
+    for line in listing.lines().map(str::trim) {
+        let (body, handle) = line.rsplit_once("# handle ").unwrap_or((line, ""));
+        let body = body.trim();
+        if line.starts_with('#') {
+            skip_next = line.contains("managed by iptables");
+        } else if let Some(name) = block(body, "table") {
+            (table, chain, hook) = (name.to_owned(), None, None);
+            skip = skip_next && without_iptables;
+            skip_next = false;
+        } else if let Some(name) = block(body, "chain") {
+            (chain, hook) = (Some(name.to_owned()), None);
+        } else if body == "}" {
+            chain = None;
+        } else if let Some(chain) = chain.as_ref().filter(|_| !skip && !body.is_empty()) {
+            if body.starts_with("type ") {
+                hook = word_after(body, "hook");
+                if hook.as_deref() == Some("input") && body.contains("policy drop") {
+                    firewall.drop_by_default.push(table.clone());
+                }
+                continue;
+            }
+            firewall.rules.push(Rule {
+                table: table.clone(),
+                chain: chain.clone(),
+                hook: hook.clone(),
+                text: body.to_owned(),
+                delete: format!("nft delete rule {table} {chain} handle {handle}"),
+            });
+        }
+    }
+    firewall
+}
+
+/// The rules in the output of `iptables-save`.
+pub(crate) fn parse_iptables(listing: &str) -> Firewall {
+    let mut firewall = Firewall::default();
+    let mut table = "filter";
+    for line in listing.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix('*') {
+            table = name;
+        } else if line.starts_with(":INPUT DROP") {
+            firewall.drop_by_default.push(format!("iptables {table}"));
+        } else if let Some(rule) = line.strip_prefix("-A ") {
+            let chain = rule.split_whitespace().next().unwrap_or_default();
+            let built_in = ["INPUT", "PREROUTING", "FORWARD", "OUTPUT", "POSTROUTING"].contains(&chain);
+            firewall.rules.push(Rule {
+                table: format!("iptables {table}"),
+                chain: chain.to_owned(),
+                hook: built_in.then(|| chain.to_lowercase()),
+                text: line.to_owned(),
+                delete: format!("iptables -t {table} -D {rule}"),
+            });
+        }
+    }
+    firewall
+}
+
+/// The name in `KIND NAME {`.
+fn block<'a>(line: &'a str, kind: &str) -> Option<&'a str> {
+    line.strip_prefix(kind)?.strip_prefix(' ')?.strip_suffix('{').map(str::trim)
+}
+
+fn word_after(line: &str, word: &str) -> Option<String> {
+    line.split_whitespace().skip_while(|w| *w != word).nth(1).map(str::to_owned)
+}
+
+fn is_about_new(text: &str) -> bool {
+    let by_state = ["ct state", "--ctstate", "--state"].iter().any(|word| text.contains(word));
+    let not_new = ["state != new", "! --ctstate new", "! --state new"].iter().any(|word| text.contains(word));
+    by_state && !not_new && text.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == "new")
+}
+
+/// Whether the rule is about packets without SYN, in the spellings of nft and iptables-save.
+fn excludes_syn(text: &str) -> bool {
+    let nft = text.contains("flags")
+        && ["!= syn", "!= 0x2", "! syn", "& syn == 0", "& (syn) == 0"].iter().any(|word| text.contains(word));
+    let iptables = text.contains("! --syn")
+        || text.contains("! --tcp-flags fin,syn,rst,ack syn")
+        || text.contains("! --tcp-flags syn,rst,ack syn");
+    nft || iptables
+}
+
+/// Whether a word such as `80-90` is a range that holds the port.
+fn spans(word: &str, port: u16) -> bool {
+    let Some((low, high)) = word.split_once('-') else { return false };
+    matches!((low.parse::<u16>(), high.parse::<u16>()), (Ok(low), Ok(high)) if (low..=high).contains(&port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(text: &str) -> Rule {
+        Rule {
+            table: "inet filter".into(),
+            chain: "input".into(),
+            hook: Some("input".into()),
+            text: text.into(),
+            delete: String::new(),
+        }
+    }
+
+    #[test]
+    fn knows_the_spellings_of_new_must_be_syn() {
+        let dropping = [
+            "tcp flags != syn ct state new drop",
+            "tcp flags != syn / fin,syn,rst,ack ct state new counter packets 0 bytes 0 drop",
+            "tcp flags & (fin | syn | rst | ack) != syn ct state new log prefix \"x\" drop",
+            "ct state { new, untracked } tcp flags ! syn reject with tcp reset",
+            "tcp flags != syn ct state new jump strange",
+            "-A INPUT -p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -m conntrack --ctstate NEW -j DROP",
+            "-A INPUT -p tcp ! --syn -m state --state NEW -j LOGDROP",
+        ];
+        for text in dropping {
+            assert!(rule(text).drops_new_without_syn(), "{text}");
+        }
+        let harmless = [
+            "ct state invalid drop",
+            "ct state new drop",
+            "tcp flags syn ct state new drop",
+            "tcp flags != syn ct state established accept",
+            "tcp dport 80 ct state new accept comment \"not != syn drop\"",
+            "-A INPUT -p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -m conntrack --ctstate NEW -j LOG",
+            "-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+        ];
+        for text in harmless {
+            assert!(!rule(text).drops_new_without_syn(), "{text}");
+        }
+        let forwarded = Rule { hook: Some("forward".into()), ..rule(dropping[0]) };
+        assert!(!forwarded.drops_new_without_syn(), "only packets for this host matter");
+    }
+
+    #[test]
+    fn knows_rules_that_accept_only_syn() {
+        assert!(rule("tcp dport 80 tcp flags syn ct state new accept").accepts_only_syn());
+        assert!(rule("tcp flags & (fin | syn | rst | ack) == syn accept").accepts_only_syn());
+        assert!(rule("-A INPUT -p tcp --tcp-flags FIN,SYN,RST,ACK SYN -j ACCEPT").accepts_only_syn());
+        assert!(!rule("tcp dport 80 ct state new accept").accepts_only_syn());
+        assert!(!rule("tcp flags != syn accept").accepts_only_syn());
+    }
+
+    #[test]
+    fn knows_which_rules_may_accept_a_port() {
+        for text in [
+            "tcp dport 80 accept",
+            "tcp dport { 80, 443 } ct state new accept",
+            "tcp dport 70-90 accept",
+            "tcp dport @web accept",
+            "ip saddr 10.0.0.0/24 accept",
+            "-A INPUT -p tcp -m tcp --dport 80 -j ACCEPT",
+        ] {
+            assert!(rule(text).may_accept_port(80), "{text}");
+        }
+        for text in [
+            "tcp dport 22 accept",
+            "udp dport 80 accept",
+            "tcp dport 80 drop",
+            "ct state established,related accept",
+            "iifname \"lo\" accept",
+            "-A INPUT -i lo -j ACCEPT",
+            "-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+        ] {
+            assert!(!rule(text).may_accept_port(80), "{text}");
+        }
+    }
+
+    #[test]
+    fn reads_the_listing_of_nft() {
+        let listing = "table inet f { # handle 1\n\
+            \tset web { # handle 9\n\t\ttype inet_service\n\t\telements = { 80 }\n\t}\n\
+            \tchain input { # handle 1\n\
+            \t\ttype filter hook input priority filter; policy drop;\n\
+            \t\ttcp flags != syn ct state new drop # handle 2\n\t}\n\
+            \tchain other { # handle 3\n\t\tct state invalid drop # handle 4\n\t}\n}\n\
+            # Warning: table ip filter is managed by iptables-nft, do not touch!\n\
+            table ip filter { # handle 2\n\tchain INPUT { # handle 1\n\
+            \t\ttype filter hook input priority filter; policy accept;\n\
+            \t\tct state new xt match \"tcp\" drop # handle 2\n\t}\n}\n";
+        let all = parse_nft(listing, false);
+        assert_eq!(all.drop_by_default, ["inet f"]);
+        assert_eq!(all.rules.len(), 3);
+        assert_eq!(all.rules[0].delete, "nft delete rule inet f input handle 2");
+        assert_eq!(all.rules[0].text, "tcp flags != syn ct state new drop");
+        assert_eq!(all.rules[0].hook.as_deref(), Some("input"));
+        assert_eq!((all.rules[1].chain.as_str(), &all.rules[1].hook), ("other", &None));
+        assert_eq!(all.rules[2].table, "ip filter");
+        assert_eq!(parse_nft(listing, true).rules.len(), 2);
+    }
+
+    #[test]
+    fn reads_the_listing_of_iptables() {
+        let listing = "# Generated\n*filter\n:INPUT DROP [0:0]\n:LOGDROP - [0:0]\n\
+            -A INPUT -p tcp ! --syn -m state --state NEW -j DROP\n-A LOGDROP -j DROP\nCOMMIT\n";
+        let firewall = parse_iptables(listing);
+        assert_eq!(firewall.drop_by_default, ["iptables filter"]);
+        assert_eq!(
+            firewall.rules[0].delete,
+            "iptables -t filter -D INPUT -p tcp ! --syn -m state --state NEW -j DROP"
+        );
+        assert_eq!(firewall.rules[0].hook.as_deref(), Some("input"));
+        assert_eq!(firewall.rules[1].hook, None);
+    }
+
+    #[test]
+    fn any_text_is_parsed_without_harm() {
+        for text in
+            ["", "}", "table", "table {", "chain x {\n}\n}", "-A", "*", "# handle", "table a {\nchain b {\nc"]
+        {
+            parse_nft(text, true);
+            parse_iptables(text);
+        }
+    }
+}

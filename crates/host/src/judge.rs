@@ -1,0 +1,412 @@
+//! Judges what was read of a host against what its node needs. Pure. `baton doctor` prints the findings;
+//! the crate's documentation lists their ids.
+
+use crate::facts::{Clock, Facts, Interface, Listener};
+use crate::plan::{self, Setting};
+use crate::read::{BPF_JIT, BRIDGE_NETFILTER, CONNTRACK_LOOSE};
+use crate::sysctl::Sysctl;
+use crate::{Wanted, firewall::Firewall};
+
+/// The smallest MTU, in bytes, that carries a full-size request with its encapsulation: the SYN-ACK asks
+/// for segments small enough that both fit an ordinary Ethernet frame.
+const MTU_MIN: u32 = 1500;
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// As it should be.
+    Ok,
+    /// Baton works, but worse, or perhaps; or it could not be seen.
+    Warning,
+    /// Baton, or this node's part in it, does not work.
+    Error,
+}
+
+/// One thing that was judged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What it is about; fixed, for scripts.
+    pub id: &'static str,
+    /// How bad it is.
+    pub severity: Severity,
+    /// What was found, and what follows from it.
+    pub what: String,
+    /// The command that mends it.
+    pub mend: Option<String>,
+    /// [`apply`](crate::apply) mends it.
+    pub fixable: bool,
+}
+
+impl Finding {
+    fn ok(id: &'static str, what: impl Into<String>) -> Self {
+        Self { id, severity: Severity::Ok, what: what.into(), mend: None, fixable: false }
+    }
+
+    fn warning(id: &'static str, what: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, mend: Some(mend.into()), ..Self::ok(id, what) }
+    }
+
+    fn error(id: &'static str, what: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self { severity: Severity::Error, ..Self::warning(id, what, mend) }
+    }
+
+    fn fixable(self) -> Self {
+        Self { fixable: true, ..self }
+    }
+}
+
+/// Judges a host: one finding for each thing that matters to this node, good ones included, in the
+/// order in which one would mend them.
+pub fn judge(wanted: &Wanted, facts: &Facts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    kernel(facts, &mut findings);
+    privileges(wanted, facts, &mut findings);
+    let interfaces = links(wanted, facts, &mut findings);
+    settings(wanted, facts, &interfaces, &mut findings);
+    addresses(wanted, facts, &interfaces, &mut findings);
+    if wanted.is_server {
+        web_server(wanted, facts, &mut findings);
+    }
+    firewall(wanted, facts, &mut findings);
+    bridge(facts, &interfaces, &mut findings);
+    handoff_port(wanted, facts, &mut findings);
+    findings.push(clock(facts.clock));
+    findings
+}
+
+fn kernel(facts: &Facts, findings: &mut Vec<Finding>) {
+    const NEWER: &str = "install Linux 6.11 or newer and reboot (Debian 13 has it; on Debian 12: \
+                         apt install -t bookworm-backports linux-image-amd64)";
+    let kernel = &facts.kernel;
+    let release = &kernel.release;
+    findings.push(if kernel.has_bpf {
+        Finding::ok("kernel-bpf", format!("Linux {release} has the BPF system call"))
+    } else {
+        Finding::error("kernel-bpf", format!("Linux {release} has no BPF system call"), NEWER)
+    });
+    findings.push(if kernel.has_btf {
+        Finding::ok("kernel-btf", "the kernel describes its types")
+    } else {
+        let what = "/sys/kernel/btf/vmlinux cannot be read, so no program can be loaded";
+        Finding::error(
+            "kernel-btf",
+            what,
+            "mount -t sysfs sysfs /sys; if it stays absent, use a kernel built with CONFIG_DEBUG_INFO_BTF=y",
+        )
+    });
+    findings.push(match (kernel.has_btf, kernel.has_kfunc) {
+        (_, true) => Finding::ok("kernel-kfunc", "the kernel can adopt connections"),
+        (true, false) => Finding::error(
+            "kernel-kfunc",
+            format!("Linux {release} lacks bpf_sk_assign_tcp_reqsk, so no connection can be adopted"),
+            NEWER,
+        ),
+        (false, false) => Finding::error(
+            "kernel-kfunc",
+            "without BTF it cannot be told whether connections can be adopted",
+            NEWER,
+        ),
+    });
+    findings.push(match facts.sysctls.get(&Sysctl::new(BPF_JIT)).map(String::as_str) {
+        Some("0") => Finding::warning(
+            "bpf-jit",
+            "programs are interpreted: each packet costs many times more",
+            Sysctl::new(BPF_JIT).command("1"),
+        ),
+        // Only the first network namespace shows it.
+        Some(_) | None => Finding::ok("bpf-jit", "programs are compiled, as far as can be seen here"),
+    });
+}
+
+fn privileges(wanted: &Wanted, facts: &Facts, findings: &mut Vec<Finding>) {
+    let caps = facts.capabilities;
+    let mut needed = vec![("CAP_NET_ADMIN", caps.net_admin), ("CAP_BPF", caps.bpf)];
+    if !wanted.on_interface.is_empty() {
+        needed.push(("CAP_NET_RAW", caps.net_raw));
+    }
+    let missing: Vec<_> = needed.iter().filter(|(_, has)| !has).map(|(name, _)| *name).collect();
+    findings.push(if missing.is_empty() {
+        Finding::ok("capabilities", "privileges suffice")
+    } else {
+        let what = format!("this process lacks {}", missing.join(", "));
+        Finding::error(
+            "capabilities",
+            what,
+            format!("run it as root, or in its systemd unit: AmbientCapabilities={}", missing.join(" ")),
+        )
+    });
+    if let (true, Some(tun)) = (wanted.is_distributor, &facts.tun) {
+        findings.push(match tun {
+            Ok(()) => Finding::ok("tun", "/dev/net/tun can be used"),
+            Err(why) => Finding::error(
+                "tun",
+                format!("/dev/net/tun cannot be used ({why}), so no packet can be held while the dispatcher is asked"),
+                "modprobe tun && mkdir -p /dev/net && { test -c /dev/net/tun || mknod -m 666 /dev/net/tun c 10 200; }",
+            ),
+        });
+    }
+}
+
+fn links(wanted: &Wanted, facts: &Facts, findings: &mut Vec<Finding>) -> Vec<Interface> {
+    let interfaces = match plan::interfaces(wanted, &facts.net) {
+        Ok(interfaces) => interfaces,
+        Err(error) => {
+            findings.push(Finding::error(
+                "interface",
+                error.to_string(),
+                "correct the cluster file, or add the address",
+            ));
+            Vec::new()
+        }
+    };
+    if !wanted.on_loopback.is_empty() && facts.net.interface("lo").is_some_and(|lo| !lo.up) {
+        let what = "lo is down, so addresses on it are not served";
+        findings.push(Finding::error("interface-up", what, "ip link set lo up").fixable());
+    }
+    for interface in &interfaces {
+        let name = &interface.name;
+        findings.push(Finding::ok("interface", format!("{name} is an interface of the cluster")));
+        findings.push(if interface.up {
+            Finding::ok("interface-up", format!("{name} is up"))
+        } else {
+            Finding::error("interface-up", format!("{name} is down"), format!("ip link set {name} up"))
+        });
+        findings.push(if interface.mtu >= MTU_MIN {
+            Finding::ok("mtu", format!("{name} carries packets of {} bytes", interface.mtu))
+        } else {
+            Finding::warning(
+                "mtu",
+                format!("{name} carries packets of {} bytes: full-size requests of {MTU_MIN} bytes with their handoff metadata are lost", interface.mtu),
+                format!("ip link set {name} mtu {MTU_MIN}"),
+            )
+        });
+    }
+    interfaces
+}
+
+fn settings(wanted: &Wanted, facts: &Facts, interfaces: &[Interface], findings: &mut Vec<Finding>) {
+    let settings = plan::settings(wanted, &facts.net, interfaces);
+    findings.extend(settings.iter().filter_map(|setting| judge_setting(setting, facts)));
+}
+
+fn judge_setting(setting: &Setting, facts: &Facts) -> Option<Finding> {
+    // A setting that this kernel lacks cannot be wrong.
+    let value = setting.in_force(&facts.sysctls)?;
+    let name = &setting.sysctl;
+    Some(if (setting.good)(value) {
+        Finding::ok(setting.id, format!("{name} is {value}"))
+    } else {
+        let what = format!("{name} is {value}: {}", setting.otherwise);
+        Finding::error(setting.id, what, name.command(setting.value)).fixable()
+    })
+}
+
+fn addresses(wanted: &Wanted, facts: &Facts, interfaces: &[Interface], findings: &mut Vec<Finding>) {
+    for place in plan::places(wanted, interfaces) {
+        let (name, vip) = (&place.interface, place.address);
+        let id = if name == "lo" { "vip-loopback" } else { "vip-interface" };
+        findings.push(if facts.net.holds(name, vip) {
+            Finding::ok(id, format!("{name} holds {vip}"))
+        } else {
+            let scope = if name == "lo" { " scope host" } else { "" };
+            let what = format!("{name} does not hold {vip}, so this node does not take its packets");
+            Finding::error(id, what, format!("ip addr add {vip}/32 dev {name}{scope}")).fixable()
+        });
+    }
+    for vip in &wanted.on_loopback {
+        for held in facts.net.addresses.iter().filter(|held| held.address == *vip && held.interface != "lo") {
+            let what = format!(
+                "{} holds {vip}, which another node announces: both answer ARP for it",
+                held.interface
+            );
+            let mend = format!("ip addr del {vip}/{} dev {}", held.prefix, held.interface);
+            findings.push(Finding::error("vip-conflict", what, mend));
+        }
+    }
+}
+
+fn web_server(wanted: &Wanted, facts: &Facts, findings: &mut Vec<Finding>) {
+    let listeners = match &facts.listeners {
+        Some(Ok(listeners)) => listeners,
+        Some(Err(why)) => {
+            let what = format!("listeners cannot be seen: {why}");
+            return findings.push(Finding::warning("listener", what, "modprobe -a tcp_diag inet_diag"));
+        }
+        None => return,
+    };
+    for vip in wanted.vips() {
+        for port in &wanted.ports {
+            let taking: Vec<_> = listeners.iter().filter(|listener| listener.takes(vip, *port)).collect();
+            findings.push(if taking.is_empty() {
+                let what = format!(
+                    "nothing listens on {vip}:{port}: its connections are refused until the web server runs"
+                );
+                Finding::warning("listener", what, format!("start the web server, listening on port {port}"))
+            } else {
+                Finding::ok("listener", format!("{vip}:{port} has a listener"))
+            });
+            if !taking.is_empty() {
+                findings.push(mptcp(&taking, *port, facts.capabilities.net_admin));
+            }
+        }
+    }
+}
+
+fn mptcp(taking: &[&Listener], port: u16, can_tell: bool) -> Finding {
+    const ID: &str = "mptcp-listener";
+    match taking.iter().find(|listener| listener.mptcp) {
+        Some(listener) => Finding::error(
+            ID,
+            format!("the listener on {} speaks MPTCP, and the kernel cannot adopt into it", listener.address),
+            "sysctl -w net.mptcp.enabled=0, then restart the web server (written in Go: GODEBUG=multipathtcp=0 will do)",
+        ),
+        None if can_tell => Finding::ok(ID, format!("the listener on port {port} speaks plain TCP")),
+        None => {
+            let what = format!("without CAP_NET_ADMIN it cannot be told whether port {port} speaks MPTCP");
+            Finding::warning(ID, what, "run it as root")
+        }
+    }
+}
+
+fn firewall(wanted: &Wanted, facts: &Facts, findings: &mut Vec<Finding>) {
+    let rules = match &facts.firewall {
+        Some(Ok(rules)) => Some(rules),
+        Some(Err(why)) => {
+            let what = format!(
+                "the firewall's rules cannot be read ({why}); one that wants each connection to begin with SYN drops handed-off ones"
+            );
+            findings.push(Finding::warning(
+                "firewall",
+                what,
+                "run it as root, with nftables installed: apt install nftables",
+            ));
+            None
+        }
+        None => return,
+    };
+    if let Some(rules) = rules {
+        if wanted.adopts() {
+            findings.extend(new_not_syn(rules));
+        }
+        findings.extend(closed_ports(wanted, rules));
+    }
+    if wanted.adopts() {
+        findings.extend(conntrack(facts, rules));
+    }
+}
+
+fn new_not_syn(firewall: &Firewall) -> Vec<Finding> {
+    const ID: &str = "firewall-new-not-syn";
+    let place = |rule: &crate::Rule| format!("`{}` in {} {}", rule.text, rule.table, rule.chain);
+    let dropping = firewall.rules.iter().filter(|rule| rule.drops_new_without_syn()).map(|rule| {
+        Finding::error(
+            ID,
+            format!("the rule {} drops every handed-off connection", place(rule)),
+            rule.delete.clone(),
+        )
+    });
+    let narrow =
+        |rule: &&crate::Rule| rule.accepts_only_syn() && firewall.drop_by_default.contains(&rule.table);
+    let accepting = firewall.rules.iter().filter(narrow).map(|rule| {
+        let what = format!(
+            "the rule {} accepts only connections that begin with SYN, and the table drops by default",
+            place(rule)
+        );
+        Finding::warning(
+            ID,
+            what,
+            format!("{}; then add it again without the condition on flags", rule.delete),
+        )
+    });
+    let found: Vec<_> = dropping.chain(accepting).collect();
+    if found.is_empty() {
+        vec![Finding::ok(ID, "no rule wants new connections to begin with SYN")]
+    } else {
+        found
+    }
+}
+
+/// The handoff port is not asked for: its packets are taken before the firewall sees them.
+fn closed_ports(wanted: &Wanted, firewall: &Firewall) -> Vec<Finding> {
+    let services = wanted.ports.iter().filter(|_| wanted.adopts());
+    let ports: Vec<u16> = std::iter::once(&wanted.control_port).chain(services).copied().collect();
+    let mut findings = Vec::new();
+    for table in &firewall.drop_by_default {
+        let mut of_table = firewall.rules.iter().filter(|rule| rule.table == *table);
+        for port in &ports {
+            if !of_table.clone().any(|rule| rule.may_accept_port(*port)) {
+                let what = format!(
+                    "the table {table} drops what no rule accepts, and none seems to accept TCP port {port}"
+                );
+                findings.push(Finding::warning("firewall-port", what, accept(table, of_table.next(), *port)));
+            }
+        }
+    }
+    findings
+}
+
+fn accept(table: &str, example: Option<&crate::Rule>, port: u16) -> String {
+    match table.strip_prefix("iptables ") {
+        Some(name) => format!("iptables -t {name} -I INPUT -p tcp --dport {port} -j ACCEPT"),
+        None => {
+            let chain = example.map_or("input", |rule| rule.chain.as_str());
+            format!("nft insert rule {table} {chain} tcp dport {port} accept")
+        }
+    }
+}
+
+/// Without looseness, connection tracking calls a connection that begins with data invalid.
+fn conntrack(facts: &Facts, firewall: Option<&Firewall>) -> Option<Finding> {
+    const ID: &str = "conntrack-loose";
+    let sysctl = Sysctl::new(CONNTRACK_LOOSE);
+    let value = facts.sysctls.get(&sysctl)?;
+    if value != "0" {
+        return Some(Finding::ok(ID, format!("{sysctl} is {value}")));
+    }
+    let what =
+        format!("{sysctl} is 0: a firewall that looks at the state of connections drops handed-off ones");
+    let finding = Finding::error(ID, what, sysctl.command("1"));
+    let in_use = firewall.is_none_or(|firewall| firewall.rules.iter().any(crate::Rule::tracks_connections));
+    Some(Finding { severity: if in_use { Severity::Error } else { Severity::Warning }, ..finding })
+}
+
+fn bridge(facts: &Facts, interfaces: &[Interface], findings: &mut Vec<Finding>) {
+    let sysctl = Sysctl::new(BRIDGE_NETFILTER);
+    let Some(value) = facts.sysctls.get(&sysctl) else { return };
+    let Some(bridged) = interfaces.iter().find(|interface| interface.bridged) else { return };
+    findings.push(if value == "0" {
+        Finding::ok("bridge-netfilter", format!("{sysctl} is 0"))
+    } else {
+        let what = format!(
+            "{sysctl} is {value}: packets that {} bridges run through the firewall's forward rules",
+            bridged.name
+        );
+        Finding::warning("bridge-netfilter", what, sysctl.command("0"))
+    });
+}
+
+fn handoff_port(wanted: &Wanted, facts: &Facts, findings: &mut Vec<Finding>) {
+    let port = wanted.handoff_port;
+    findings.push(if facts.udp_ports.contains(&port) {
+        let what = format!("a program receives on UDP port {port}, whose packets Baton takes as handoffs");
+        Finding::warning("handoff-port", what, format!("ss -lunp 'sport = :{port}' names it: stop it, or choose another handoff port in the cluster file"))
+    } else {
+        Finding::ok("handoff-port", format!("UDP port {port} is free"))
+    });
+}
+
+fn clock(clock: Clock) -> Finding {
+    match clock {
+        Clock::Synchronised => Finding::ok("clock", "the clock is synchronised"),
+        Clock::Adrift => Finding::warning(
+            "clock",
+            "the clock is not synchronised: when nodes differ by many seconds, handshakes of one look stale to another",
+            "timedatectl set-ntp true",
+        ),
+        Clock::Unknown => Finding::warning(
+            "clock",
+            "no time service could be asked whether the clock is synchronised",
+            "apt install chrony",
+        ),
+    }
+}

@@ -1,0 +1,144 @@
+//! Interfaces, addresses and default routes of the thread's network namespace, by rtnetlink. Used by
+//! `read`, `setup` and `undo`. A socket stays in the namespace in which it was opened.
+
+use std::fmt::Display;
+use std::net::{IpAddr, Ipv4Addr};
+
+use futures::{TryStream, TryStreamExt};
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use rtnetlink::packet_route::link::{
+    InfoKind, InfoPortKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
+use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, RouteMessageBuilder};
+
+use crate::facts::{Held, Interface, Net};
+use crate::{HostError, Wanted, plan};
+
+/// The interfaces of the cluster on this host: those that `wanted` names, or else the one that holds
+/// the node's address.
+///
+/// # Errors
+/// [`HostError::NoInterface`] or [`HostError::UnknownInterface`], listing what there is.
+pub async fn cluster_interfaces(wanted: &Wanted) -> Result<Vec<Interface>, HostError> {
+    let net = Links::open()?.read().await?;
+    plan::interfaces(wanted, &net)
+}
+
+/// An open rtnetlink socket.
+#[derive(Debug)]
+pub(crate) struct Links {
+    handle: Handle,
+}
+
+impl Links {
+    /// Opens it; its task ends when the value is dropped.
+    pub(crate) fn open() -> Result<Self, HostError> {
+        let (connection, handle, _) =
+            rtnetlink::new_connection().map_err(refused("open a netlink socket"))?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
+    /// All interfaces, IPv4 addresses and default routes.
+    pub(crate) async fn read(&self) -> Result<Net, HostError> {
+        let links = all(self.handle.link().get().execute(), "list interfaces").await?;
+        let interfaces: Vec<_> = links.into_iter().filter_map(interface).collect();
+        let name_of =
+            |index: u32| interfaces.iter().find(|i| i.index == index).map(|i: &Interface| i.name.clone());
+
+        let addresses = all(self.handle.address().get().execute(), "list addresses").await?;
+        let addresses = addresses
+            .into_iter()
+            .filter_map(|message| {
+                let (address, prefix) = (local_address(&message)?, message.header.prefix_len);
+                Some(Held { interface: name_of(message.header.index)?, address, prefix })
+            })
+            .collect();
+
+        let every_route = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let routes = all(self.handle.route().get(every_route).execute(), "list routes").await?;
+        let default_routes = routes.iter().filter_map(default_route).filter_map(name_of).collect();
+        Ok(Net { interfaces, addresses, default_routes })
+    }
+
+    /// Adds `address`/32. On `lo` with scope host, so that the kernel never picks it as the source of
+    /// the host's own connections.
+    pub(crate) async fn add(&self, interface: &Interface, address: Ipv4Addr) -> Result<(), HostError> {
+        let mut request = self.handle.address().add(interface.index, IpAddr::V4(address), 32);
+        if interface.name == "lo" {
+            request.message_mut().header.scope = AddressScope::Host;
+        }
+        request.execute().await.map_err(refused(format!("add {address}/32 to {}", interface.name)))
+    }
+
+    /// Removes `address`/32.
+    pub(crate) async fn remove(&self, interface: &Interface, address: Ipv4Addr) -> Result<(), HostError> {
+        let message =
+            AddressMessageBuilder::<Ipv4Addr>::new().index(interface.index).address(address, 32).build();
+        let removed = self.handle.address().del(message).execute().await;
+        removed.map_err(refused(format!("remove {address}/32 from {}", interface.name)))
+    }
+
+    /// Sets the interface up.
+    pub(crate) async fn set_up(&self, interface: &Interface) -> Result<(), HostError> {
+        let message = LinkUnspec::new_with_index(interface.index).up().build();
+        let set = self.handle.link().set(message).execute().await;
+        set.map_err(refused(format!("set {} up", interface.name)))
+    }
+}
+
+async fn all<T>(
+    stream: impl TryStream<Ok = T, Error = rtnetlink::Error>,
+    what: &str,
+) -> Result<Vec<T>, HostError> {
+    stream.try_collect().await.map_err(refused(what))
+}
+
+fn refused<E: Display>(what: impl Into<String>) -> impl FnOnce(E) -> HostError {
+    let what = what.into();
+    move |error| HostError::Netlink { what, why: error.to_string() }
+}
+
+fn interface(message: LinkMessage) -> Option<Interface> {
+    let mut name = None;
+    let (mut mac, mut mtu, mut bridged) = ([0; 6], 0, false);
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(text) => name = Some(text),
+            LinkAttribute::Address(bytes) => mac = bytes.try_into().unwrap_or([0; 6]),
+            LinkAttribute::Mtu(bytes) => mtu = bytes,
+            LinkAttribute::LinkInfo(infos) => bridged = infos.iter().any(in_bridge),
+            _ => {}
+        }
+    }
+    let up = message.header.flags.contains(LinkFlags::Up);
+    Some(Interface { name: name?, index: message.header.index, mac, mtu, up, bridged })
+}
+
+fn in_bridge(info: &LinkInfo) -> bool {
+    matches!(info, LinkInfo::Kind(InfoKind::Bridge) | LinkInfo::PortKind(InfoPortKind::Bridge))
+}
+
+fn local_address(message: &AddressMessage) -> Option<Ipv4Addr> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
+        _ => None,
+    })
+}
+
+/// The interface that this route leaves by, if it is an IPv4 default route of the main table.
+fn default_route(message: &RouteMessage) -> Option<u32> {
+    let header = &message.header;
+    if header.address_family != AddressFamily::Inet
+        || header.destination_prefix_length != 0
+        || header.table != RouteHeader::RT_TABLE_MAIN
+    {
+        return None;
+    }
+    message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    })
+}

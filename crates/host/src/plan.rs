@@ -1,0 +1,188 @@
+//! What this node's settings and addresses should be, as values. Judging and mending share it, so that
+//! what `doctor` complains of is exactly what `apply` changes. Pure.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use crate::facts::{Interface, Net};
+use crate::sysctl::Sysctl;
+use crate::{HostError, Wanted};
+
+/// A kernel setting that this node needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Setting {
+    /// The finding that speaks of it.
+    pub(crate) id: &'static str,
+    /// The setting.
+    pub(crate) sysctl: Sysctl,
+    /// The setting of `all` interfaces, when the kernel takes the greater of the two.
+    pub(crate) or_greater: Option<Sysctl>,
+    /// Which values will do.
+    pub(crate) good: fn(i64) -> bool,
+    /// The value to set when it will not.
+    pub(crate) value: &'static str,
+    /// What happens otherwise.
+    pub(crate) otherwise: &'static str,
+}
+
+impl Setting {
+    fn new(
+        id: &'static str,
+        sysctl: Sysctl,
+        good: fn(i64) -> bool,
+        value: &'static str,
+        otherwise: &'static str,
+    ) -> Self {
+        Self { id, sysctl, or_greater: None, good, value, otherwise }
+    }
+
+    /// Every kernel setting that must be read to judge this one.
+    pub(crate) fn reads(&self) -> impl Iterator<Item = &Sysctl> {
+        std::iter::once(&self.sysctl).chain(&self.or_greater)
+    }
+
+    /// The value in force, if this kernel has the setting.
+    pub(crate) fn in_force(&self, values: &BTreeMap<Sysctl, String>) -> Option<i64> {
+        let number = |sysctl: &Sysctl| values.get(sysctl).and_then(|text| text.parse::<i64>().ok());
+        let own = number(&self.sysctl)?;
+        Some(self.or_greater.as_ref().and_then(number).map_or(own, |all| own.max(all)))
+    }
+}
+
+/// An address that this node needs on an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) interface: String,
+    pub(crate) address: Ipv4Addr,
+}
+
+/// The interfaces of the cluster on this host: those named, or the one that holds the node's address.
+pub(crate) fn interfaces(wanted: &Wanted, net: &Net) -> Result<Vec<Interface>, HostError> {
+    if wanted.interfaces.is_empty() {
+        let holder = net.holders(wanted.address).find_map(|name| net.interface(name));
+        return holder.map(|interface| vec![interface.clone()]).ok_or_else(|| HostError::NoInterface {
+            node: wanted.node.clone(),
+            address: wanted.address,
+            have: list(
+                net.addresses.iter().map(|h| format!("{}/{} on {}", h.address, h.prefix, h.interface)),
+            ),
+        });
+    }
+    let find = |name: &String| {
+        net.interface(name).cloned().ok_or_else(|| HostError::UnknownInterface {
+            name: name.clone(),
+            have: list(net.interfaces.iter().map(|interface| interface.name.clone())),
+        })
+    };
+    wanted.interfaces.iter().map(find).collect()
+}
+
+/// The kernel settings that this node needs.
+pub(crate) fn settings(wanted: &Wanted, net: &Net, interfaces: &[Interface]) -> Vec<Setting> {
+    let mut settings = Vec::new();
+    if wanted.adopts() {
+        settings.extend(adopting());
+        settings.extend(interfaces.iter().filter_map(|interface| loose_reverse_path(net, interface)));
+    }
+    if !wanted.on_loopback.is_empty() {
+        settings.extend(silent_about_loopback());
+    }
+    if wanted.forwards() {
+        // The kernel sends redirects if either `all` or the interface says so.
+        let names = std::iter::once("all").chain(interfaces.iter().map(|interface| interface.name.as_str()));
+        settings.extend(names.map(|name| {
+            let sysctl = Sysctl::of_interface(name, "send_redirects");
+            Setting::new("send-redirects", sysctl, |v| v == 0, "0", "clients are told to go round this node")
+        }));
+    }
+    settings
+}
+
+/// The addresses that this node needs, loopback first.
+pub(crate) fn places(wanted: &Wanted, interfaces: &[Interface]) -> Vec<Place> {
+    let place =
+        |interface: &str, address: &Ipv4Addr| Place { interface: interface.to_owned(), address: *address };
+    let loopback = wanted.on_loopback.iter().map(|vip| place("lo", vip));
+    let announced = interfaces
+        .first()
+        .into_iter()
+        .flat_map(|first| wanted.on_interface.iter().map(|vip| place(&first.name, vip)));
+    loopback.chain(announced).collect()
+}
+
+/// What the TCP of an adopting node needs, all in this namespace.
+fn adopting() -> [Setting; 5] {
+    let tcp = |id, key: &str, good, value, otherwise| {
+        Setting::new(id, Sysctl::new(format!("net/ipv4/{key}")), good, value, otherwise)
+    };
+    [
+        tcp(
+            "tcp-syncookies",
+            "tcp_syncookies",
+            |v| v >= 1,
+            "1",
+            "the kernel answers an adoption with a RST to the client",
+        ),
+        tcp(
+            "tcp-timestamps",
+            "tcp_timestamps",
+            |v| v >= 1,
+            "1",
+            "connections with timestamps cannot be adopted",
+        ),
+        tcp("tcp-sack", "tcp_sack", |v| v >= 1, "1", "connections with SACK cannot be adopted"),
+        tcp(
+            "tcp-window-scaling",
+            "tcp_window_scaling",
+            |v| v >= 1,
+            "1",
+            "connections with window scaling cannot be adopted",
+        ),
+        // With 1, a socket in TIME_WAIT cannot be ended by a RST, so a reused port never gets through.
+        tcp(
+            "tcp-rfc1337",
+            "tcp_rfc1337",
+            |v| v == 0,
+            "0",
+            "a client that reuses a port meets its old connection and hangs",
+        ),
+    ]
+}
+
+/// A server whose default route is not on the interface that clients' packets arrive by must not be
+/// strict about reverse paths. `rp_filter` 2 (loose) on the interface overrules 1 on `all`.
+fn loose_reverse_path(net: &Net, interface: &Interface) -> Option<Setting> {
+    if net.default_routes.is_empty() || net.default_routes.contains(&interface.name) {
+        return None;
+    }
+    let sysctl = Sysctl::of_interface(&interface.name, "rp_filter");
+    let otherwise = "packets of clients are dropped, because the default route leaves by another interface";
+    let setting = Setting::new("rp-filter", sysctl, |v| v != 1, "2", otherwise);
+    Some(Setting { or_greater: Some(Sysctl::of_interface("all", "rp_filter")), ..setting })
+}
+
+/// A VIP on `lo` must not be spoken of on any link, named in the cluster file or not: so `all`.
+fn silent_about_loopback() -> [Setting; 2] {
+    let all = |key| Sysctl::of_interface("all", key);
+    [
+        Setting::new(
+            "arp-ignore",
+            all("arp_ignore"),
+            |v| v >= 1,
+            "1",
+            "this node answers ARP for the VIP on lo",
+        ),
+        Setting::new(
+            "arp-announce",
+            all("arp_announce"),
+            |v| v >= 2,
+            "2",
+            "this node's own ARP requests claim the VIP",
+        ),
+    ]
+}
+
+fn list(items: impl Iterator<Item = String>) -> String {
+    let items: Vec<_> = items.collect();
+    if items.is_empty() { "none".to_owned() } else { items.join(", ") }
+}

@@ -1,0 +1,159 @@
+//! Reads everything that `judge` looks at. Changes nothing. Runs `nft`, `iptables-save` and the time
+//! service's own tool where they exist, each bounded in time.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::Command;
+
+use crate::facts::{Capabilities, Clock, Facts, Kernel, Net};
+use crate::firewall::{Firewall, parse_iptables, parse_nft};
+use crate::link::Links;
+use crate::listeners::{listeners, udp_ports};
+use crate::sysctl::Sysctl;
+use crate::{HostError, Wanted, plan};
+
+/// The kernel function that makes an established socket from a client's first data packet.
+const KFUNC: &[u8] = b"bpf_sk_assign_tcp_reqsk";
+
+/// Settings that are judged but never changed by us: they are the firewall's, or not of one namespace.
+pub(crate) const BPF_JIT: &str = "net/core/bpf_jit_enable";
+pub(crate) const CONNTRACK_LOOSE: &str = "net/netfilter/nf_conntrack_tcp_loose";
+pub(crate) const BRIDGE_NETFILTER: &str = "net/bridge/bridge-nf-call-iptables";
+
+/// Everything that matters for `wanted` about this host, in the network namespace of the calling
+/// thread. What cannot be seen is said so in the facts.
+///
+/// # Errors
+/// When interfaces and addresses, or an existing kernel setting, cannot be read.
+pub async fn read(wanted: &Wanted) -> Result<Facts, HostError> {
+    let net = Links::open()?.read().await?;
+    Ok(Facts {
+        kernel: kernel(),
+        capabilities: Capabilities::parse(
+            &fs::read_to_string("/proc/thread-self/status").unwrap_or_default(),
+        ),
+        tun: Some(tun()),
+        sysctls: sysctls(wanted, &net)?,
+        net,
+        listeners: Some(listeners().await),
+        udp_ports: udp_ports(),
+        firewall: Some(firewall().await),
+        clock: clock().await,
+    })
+}
+
+fn kernel() -> Kernel {
+    let btf = fs::read("/sys/kernel/btf/vmlinux");
+    Kernel {
+        release: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
+        has_btf: btf.is_ok(),
+        has_kfunc: btf.is_ok_and(|bytes| names(&bytes, KFUNC)),
+        // This setting exists exactly when the system call does (kernel/bpf/syscall.c).
+        has_bpf: Path::new("/proc/sys/kernel/unprivileged_bpf_disabled").exists(),
+    }
+}
+
+/// Whether BTF's string section, which ends each name with NUL, holds this name.
+fn names(btf: &[u8], name: &[u8]) -> bool {
+    btf.split(|byte| *byte == 0).any(|string| string == name)
+}
+
+fn tun() -> Result<(), String> {
+    let opened = fs::File::options().read(true).write(true).open("/dev/net/tun");
+    opened.map(drop).map_err(|error| error.to_string())
+}
+
+fn sysctls(wanted: &Wanted, net: &Net) -> Result<BTreeMap<Sysctl, String>, HostError> {
+    // Without interfaces the settings of the whole namespace are judged all the same.
+    let interfaces = plan::interfaces(wanted, net).unwrap_or_default();
+    let settings = plan::settings(wanted, net, &interfaces);
+    let judged_only = [BPF_JIT, CONNTRACK_LOOSE, BRIDGE_NETFILTER].map(Sysctl::new);
+    let mut values = BTreeMap::new();
+    for sysctl in settings.iter().flat_map(|setting| setting.reads()).chain(&judged_only) {
+        if let Some(value) = sysctl.read()? {
+            values.insert(sysctl.clone(), value);
+        }
+    }
+    Ok(values)
+}
+
+async fn firewall() -> Result<Firewall, String> {
+    let mut firewall = Firewall::default();
+    let mut seen_iptables = false;
+    for tool in ["iptables-save", "iptables-legacy-save"] {
+        if let Some(Ok(listing)) = output(tool, &[]).await {
+            seen_iptables = true;
+            merge(&mut firewall, parse_iptables(&listing));
+        }
+    }
+    match output("nft", &["-a", "list", "ruleset"]).await {
+        Some(Ok(listing)) => merge(&mut firewall, parse_nft(&listing, seen_iptables)),
+        Some(Err(why)) => return Err(format!("nft: {why}")),
+        None if seen_iptables => {}
+        None => return Err("neither nft nor iptables-save is installed".to_owned()),
+    }
+    Ok(firewall)
+}
+
+/// Adds what is new: the two variants of iptables-save may be one program.
+fn merge(firewall: &mut Firewall, more: Firewall) {
+    let new: Vec<_> = more.rules.into_iter().filter(|rule| !firewall.rules.contains(rule)).collect();
+    firewall.rules.extend(new);
+    firewall.drop_by_default.extend(more.drop_by_default);
+    firewall.drop_by_default.dedup();
+}
+
+async fn clock() -> Clock {
+    if Path::new("/run/systemd/timesync/synchronized").exists() {
+        return Clock::Synchronised;
+    }
+    if let Some(Ok(text)) = output("chronyc", &["-n", "tracking"]).await {
+        let normal = text.lines().any(|line| line.starts_with("Leap status") && line.ends_with("Normal"));
+        return if normal { Clock::Synchronised } else { Clock::Adrift };
+    }
+    match output("timedatectl", &["show", "-p", "NTPSynchronized", "--value"]).await {
+        Some(Ok(text)) if text.trim() == "yes" => Clock::Synchronised,
+        Some(Ok(text)) if text.trim() == "no" => Clock::Adrift,
+        _ => Clock::Unknown,
+    }
+}
+
+/// What the tool prints; `None` when it is not installed, an error for people when it fails.
+async fn output(tool: &str, arguments: &[&str]) -> Option<Result<String, String>> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let run = Command::new(tool)
+        .args(arguments)
+        // An ordinary user's path lacks the folders in which these tools are.
+        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin:/usr/local/sbin:/usr/local/bin")
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    match tokio::time::timeout(PATIENCE, run).await {
+        Err(_) => Some(Err(format!("no answer within {} s", PATIENCE.as_secs()))),
+        Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Ok(Err(error)) => Some(Err(error.to_string())),
+        Ok(Ok(done)) if done.status.success() => Some(Ok(String::from_utf8_lossy(&done.stdout).into_owned())),
+        Ok(Ok(done)) => {
+            let said = String::from_utf8_lossy(&done.stderr);
+            Some(Err(said.lines().next().unwrap_or("it failed without a word").to_owned()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_whole_or_not_there() {
+        let btf = b"\x9f\xeb\x01\0\0int\0bpf_sk_assign_tcp_reqsk\0char\0";
+        assert!(names(btf, KFUNC));
+        assert!(!names(b"\0xbpf_sk_assign_tcp_reqsk\0", KFUNC));
+        assert!(!names(b"\0bpf_sk_assign_tcp_reqsk2\0", KFUNC));
+        assert!(!names(b"", KFUNC));
+    }
+}

@@ -1,0 +1,94 @@
+//! Makes a host what its node needs, as far as that is safe: kernel settings of this network namespace,
+//! the VIPs, the announcement of them. The daemon calls it at start, `doctor --fix` when asked.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::announce::announce;
+use crate::facts::{Interface, Net};
+use crate::link::Links;
+use crate::plan::{self, Place, Setting};
+use crate::undo::{Change, Undo};
+use crate::{HostError, Wanted};
+
+/// Changes what is not as `wanted` needs it, and writes each change down in `run_dir` first. What is
+/// right already is not touched and will not be undone. Applying twice changes nothing more; changes of
+/// an earlier run that ended without undoing are taken over, or undone if they are not wanted now.
+///
+/// # Errors
+/// When something cannot be read or changed; then all that was changed is undone as far as possible.
+pub async fn apply(wanted: &Wanted, run_dir: &Path) -> Result<Undo, HostError> {
+    let undo = Undo::at(run_dir, &wanted.node);
+    let _lock = undo.lock().await?;
+    match change(wanted, &undo).await {
+        Ok(()) => Ok(undo),
+        Err(error) => {
+            // The first error is the one to tell; what cannot be undone stays in the journal.
+            drop(undo.revert(|_| true).await);
+            Err(error)
+        }
+    }
+}
+
+async fn change(wanted: &Wanted, undo: &Undo) -> Result<(), HostError> {
+    let links = Links::open()?;
+    let net = links.read().await?;
+    let interfaces = plan::interfaces(wanted, &net)?;
+    let settings = plan::settings(wanted, &net, &interfaces);
+    let places = plan::places(wanted, &interfaces);
+
+    undo.revert(|change| !is_wanted(change, &settings, &places)).await?;
+    // Settings come before addresses, or a server would answer ARP for its VIP for a moment.
+    for setting in &settings {
+        mend(setting, undo)?;
+    }
+    for place in &places {
+        hold(&links, &net, place, undo).await?;
+    }
+    if let Some(first) = interfaces.first() {
+        wanted.on_interface.iter().try_for_each(|vip| announce_if_up(first, *vip))?;
+    }
+    Ok(())
+}
+
+fn is_wanted(change: &Change, settings: &[Setting], places: &[Place]) -> bool {
+    match change {
+        Change::Sysctl { name, .. } => settings.iter().any(|setting| setting.sysctl == *name),
+        Change::Address { interface, address } => {
+            places.iter().any(|place| place.interface == *interface && place.address == *address)
+        }
+    }
+}
+
+fn mend(setting: &Setting, undo: &Undo) -> Result<(), HostError> {
+    let mut values = BTreeMap::new();
+    for sysctl in setting.reads() {
+        if let Some(value) = sysctl.read()? {
+            values.insert(sysctl.clone(), value);
+        }
+    }
+    let Some(was) = values.get(&setting.sysctl) else { return Ok(()) };
+    if setting.in_force(&values).is_some_and(setting.good) {
+        return Ok(());
+    }
+    let (name, set) = (setting.sysctl.clone(), setting.value.to_owned());
+    undo.record(Change::Sysctl { name, was: was.clone(), set })?;
+    setting.sysctl.write(setting.value)
+}
+
+async fn hold(links: &Links, net: &Net, place: &Place, undo: &Undo) -> Result<(), HostError> {
+    let Some(interface) = net.interface(&place.interface) else { return Ok(()) };
+    if interface.name == "lo" && !interface.up {
+        links.set_up(interface).await?;
+    }
+    if net.holds(&place.interface, place.address) {
+        return Ok(());
+    }
+    undo.record(Change::Address { interface: place.interface.clone(), address: place.address })?;
+    links.add(interface, place.address).await
+}
+
+/// An interface that is down has no neighbours to tell; `judge` says that it is down.
+fn announce_if_up(interface: &Interface, vip: std::net::Ipv4Addr) -> Result<(), HostError> {
+    if interface.up { announce(interface, vip) } else { Ok(()) }
+}
