@@ -1,1 +1,60 @@
-//! Placeholder head.
+//! A cluster in network namespaces on one Linux machine: clients, a router, nodes with real web
+//! servers, loss on the links, and what is needed to see what went over them.
+//!
+//! End-to-end tests, the demo and the benchmarks are built from it. It knows nothing of Baton's
+//! insides: it runs the `baton` binary as an operator would, and judges by what clients, captures
+//! and counters see. It never touches the machine's own interfaces.
+//!
+//! It must run as root. What cannot be set up is a panic that says what to install or mend, never
+//! a skipped test. Everything that is made is a guard that removes it when dropped, also while a
+//! test is unwinding; what a killed test could not drop, [`netns`] cleans up from outside.
+//!
+//! ```no_run
+//! use baton_testbed::{Capture, Content, Dial, DocRoot, Load, Testbed, WebServer};
+//!
+//! let bed = Testbed::builder().nodes(1).build();
+//! let page = Content::new("page", 1024);
+//! let files = DocRoot::shared();
+//! files.add(&page);
+//! let _server = WebServer::nginx(bed.node(0), &files);
+//!
+//! let capture = Capture::start(bed.client(0), 80);
+//! let to = bed.node(0).at(80);
+//! let summary = Load::new(Dial::new(to)).connections(8).requests(50).run(bed.client(0), |_, _| page.clone());
+//! assert!(summary.is_clean(), "{summary}");
+//! assert_eq!(capture.stop().resets(), 0);
+//! ```
+
+mod baton;
+mod capture;
+mod client;
+mod content;
+mod counters;
+mod flows;
+mod janitor;
+mod load;
+mod loss;
+pub mod netns;
+mod origin;
+mod pcap;
+mod process;
+mod scratch;
+mod tools;
+mod topology;
+mod webserver;
+
+pub use baton::{Baton, baton_binary};
+pub use capture::Capture;
+pub use client::{Connection, Dial, Fault, Response, get};
+pub use content::{Content, DocRoot};
+pub use counters::Counters;
+pub use flows::{Analysis, Direction, Flow, Segment, SynOptions};
+pub use load::{Load, Summary};
+pub use loss::{Loss, Packets};
+pub use netns::Namespace;
+pub use origin::Origin;
+pub use process::Process;
+pub use scratch::Scratch;
+pub use tools::wait_until;
+pub use topology::{Builder, Host, Testbed, VIP};
+pub use webserver::{Logged, WebServer};

@@ -1,0 +1,116 @@
+//! The `baton` daemon on a machine of the testbed, run as an operator would run it. What its
+//! configuration says is the caller's business.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::process::Process;
+use crate::topology::Host;
+
+/// For the daemon to be ready.
+const READY: Duration = Duration::from_secs(10);
+/// For the daemon to undo what it did to its machine, and end.
+const STOP: Duration = Duration::from_secs(10);
+
+/// The `baton` binary: `$BATON_BIN`, or the one that was built with the running test.
+///
+/// # Panics
+/// When there is none.
+#[track_caller]
+pub fn baton_binary() -> PathBuf {
+    let named = std::env::var_os("BATON_BIN").map(PathBuf::from);
+    let binary = named.unwrap_or_else(|| {
+        // target/debug/deps/test-0123 or target/debug/program: look upwards for target/debug/baton.
+        let me = std::env::current_exe().expect("a program has a path");
+        let near = me.ancestors().skip(1).take(2).map(|dir| dir.join("baton")).find(|file| file.is_file());
+        near.unwrap_or_else(|| panic!("no baton beside {me:?}: build it (cargo build -p baton) or set BATON_BIN"))
+    });
+    assert!(binary.is_file(), "there is no {binary:?}: build baton, or mend BATON_BIN");
+    binary.canonicalize().unwrap_or(binary)
+}
+
+/// A running `baton node`; killed when dropped, ended properly by [`Baton::stop`].
+#[derive(Debug)]
+pub struct Baton<'a> {
+    host: &'a Host,
+    binary: PathBuf,
+    config: PathBuf,
+    run_dir: PathBuf,
+    process: Process,
+}
+
+impl<'a> Baton<'a> {
+    /// Runs `baton node --config CONFIG --node NAME --run-dir DIR` on a machine under its own
+    /// name, and waits until it is ready: until `DIR/NAME.ready` is there.
+    ///
+    /// # Panics
+    /// When there is no binary, or it is not ready in ten seconds (with the end of its log).
+    #[track_caller]
+    pub fn start(host: &'a Host, config: &Path) -> Self {
+        Self::start_binary(&baton_binary(), host, config)
+    }
+
+    /// [`Baton::start`] with another binary: of another version, or a stand-in.
+    ///
+    /// # Panics
+    /// See [`Baton::start`].
+    #[track_caller]
+    pub fn start_binary(binary: &Path, host: &'a Host, config: &Path) -> Self {
+        // The same one after a restart: the daemon may keep in it what it wants to find again.
+        let run_dir = host.scratch().path().join("baton");
+        std::fs::create_dir_all(&run_dir).unwrap_or_else(|error| panic!("cannot make {run_dir:?}: {error}"));
+        let ready = run_dir.join(format!("{}.ready", host.name()));
+        // Left by one that was killed.
+        let _ = std::fs::remove_file(&ready);
+        let mut command = host.command(&binary.display().to_string());
+        command.arg("node").arg("--config").arg(config).args(["--node", host.name()]);
+        command.arg("--run-dir").arg(&run_dir);
+        let mut process = host.start("baton", command);
+        process.wait_ready(READY, || ready.exists());
+        Self { host, binary: binary.to_owned(), config: config.to_owned(), run_dir, process }
+    }
+
+    /// The machine that it runs on.
+    pub fn host(&self) -> &Host {
+        self.host
+    }
+
+    /// The daemon's process, for its log and for signals.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// What `baton status --json` says.
+    ///
+    /// # Panics
+    /// When it fails or says something that is not JSON.
+    #[track_caller]
+    pub fn status(&self) -> serde_json::Value {
+        let mut command = self.host.command(&self.binary.display().to_string());
+        command.args(["status", "--json", "--config"]).arg(&self.config).args(["--node", self.host.name()]);
+        command.arg("--run-dir").arg(&self.run_dir);
+        let text = crate::tools::succeed(&mut command);
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("not JSON ({error}): {text}"))
+    }
+
+    /// Asks it to end with SIGTERM.
+    ///
+    /// # Panics
+    /// When it has not ended after ten seconds, or not with exit code 0.
+    #[track_caller]
+    pub fn stop(mut self) {
+        self.process.signal(Signal::SIGTERM);
+        let status = self.process.wait(STOP);
+        let log = self.process.log_tail();
+        assert!(status.success(), "baton on {} ended with {status}:\n{log}", self.host.name());
+    }
+
+    /// Kills it, as a crash would.
+    #[track_caller]
+    pub fn kill(mut self) {
+        self.process.signal(Signal::SIGKILL);
+        self.process.wait(STOP);
+    }
+}

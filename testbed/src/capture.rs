@@ -1,0 +1,99 @@
+//! A capture at a machine's `eth0`: tcpdump runs in its namespace from `start` to `stop`, and
+//! nothing that was sent in between is left out.
+
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::flows::Analysis;
+use crate::netns::Namespace;
+use crate::pcap;
+use crate::process::Process;
+use crate::scratch::unique_name;
+use crate::tools::wait_until;
+
+/// The discard port: where the marker that ends a capture goes.
+const MARKER_PORT: u16 = 9;
+/// Enough of each packet for all headers and for the marker.
+const SNAPLEN: &str = "140";
+/// For tcpdump to start, or to write what it has.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A running capture of the TCP traffic of one port.
+#[derive(Debug)]
+pub struct Capture<'a> {
+    place: &'a Namespace,
+    tcpdump: Process,
+    file: PathBuf,
+    port: u16,
+}
+
+impl<'a> Capture<'a> {
+    /// Starts to capture TCP from and to `port`, and returns when it does.
+    ///
+    /// # Panics
+    /// When tcpdump is not installed or does not start.
+    #[track_caller]
+    pub fn start(place: &'a Namespace, port: u16) -> Self {
+        let name = unique_name("capture");
+        let file = place.scratch().path().join(format!("{name}.pcap"));
+        let mut command = place.command("tcpdump");
+        // A large buffer, and each packet written at once; as root, since the directory is ours.
+        command.args(["-i", "eth0", "-n", "-s", SNAPLEN, "-B", "65536", "--immediate-mode", "-U"]);
+        command.args(["-Z", "root", "-w"]).arg(&file);
+        command.arg(format!("tcp port {port} or udp port {MARKER_PORT}"));
+        let mut tcpdump = place.start(&name, command);
+        let log = tcpdump.log().to_owned();
+        tcpdump.wait_ready(PATIENCE, || {
+            std::fs::read_to_string(&log).is_ok_and(|log| log.contains("listening on"))
+        });
+        Self { place, tcpdump, file, port }
+    }
+
+    /// Ends the capture and says what it has seen.
+    ///
+    /// # Panics
+    /// When tcpdump has failed, or missed packets: counts would then be wrong.
+    #[track_caller]
+    pub fn stop(mut self) -> Analysis {
+        self.wait_for_marker();
+        self.tcpdump.signal(Signal::SIGINT);
+        let status = self.tcpdump.wait(PATIENCE);
+        let log = self.tcpdump.log_tail();
+        assert!(status.success(), "tcpdump ended with {status}:\n{log}");
+        let missed = missed(&log).unwrap_or_else(|| panic!("tcpdump did not say what it missed:\n{log}"));
+        assert_eq!(missed, 0, "tcpdump missed packets:\n{log}");
+        let file = std::fs::read(&self.file).expect("tcpdump has written its file");
+        Analysis::of(pcap::records(&file).filter_map(pcap::segment), self.port)
+    }
+
+    /// Sends a packet of our own, and waits until it is in the file: then so is all before it.
+    fn wait_for_marker(&self) {
+        let marker = unique_name("marker");
+        let to = SocketAddrV4::new(self.gateway(), MARKER_PORT);
+        self.place.inside(|| {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a UDP socket");
+            socket.send_to(marker.as_bytes(), to).expect("the router is reachable");
+        });
+        wait_until(PATIENCE, "end of the capture in its file", || {
+            // Last in the file but for packets of the moment: look at the end only.
+            let file = std::fs::read(&self.file).unwrap_or_default();
+            let end = &file[file.len().saturating_sub(1 << 16)..];
+            end.windows(marker.len()).any(|bytes| bytes == marker.as_bytes())
+        });
+    }
+
+    fn gateway(&self) -> Ipv4Addr {
+        let route = self.place.ip("route show default");
+        let gateway = route.split_whitespace().nth(2).and_then(|word| word.parse().ok());
+        gateway.unwrap_or_else(|| panic!("no default route to send a marker to: {route}"))
+    }
+}
+
+/// From tcpdump's last words: `0 packets dropped by kernel`.
+fn missed(log: &str) -> Option<u64> {
+    let line = log.lines().find(|line| line.contains("dropped by kernel"))?;
+    line.split_whitespace().next()?.parse().ok()
+}

@@ -1,0 +1,123 @@
+//! Losing packets on purpose, with nftables (this needs no netem): at random, or exactly the nth
+//! of a kind. Rules sit where no eBPF program of a node or switch can pass them by: on the wire
+//! for the clients' traffic, on the router's bridge for that between nodes.
+
+use crate::netns::Namespace;
+use crate::scratch::unique_name;
+use crate::topology::Testbed;
+
+/// Which packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packets {
+    /// TCP from clients.
+    FromClients,
+    /// TCP to clients.
+    ToClients,
+    /// Any IPv4 from one node to another (handoffs, forwarded packets, control connections).
+    BetweenNodes,
+    /// SYN-ACKs to clients.
+    SynAcks,
+    /// Packets from clients whose payload starts with `GET`.
+    Requests,
+    /// The nodes' encapsulated packets: UDP to this port (Geneve: 6081).
+    Handoffs(u16),
+}
+
+impl Packets {
+    /// The nftables expression that selects them.
+    fn expression(self) -> String {
+        let from_client = "iifname \"client*\" ether type ip meta l4proto tcp";
+        let to_client = "iifname \"router*\" ether type ip meta l4proto tcp";
+        match self {
+            Self::FromClients => from_client.into(),
+            Self::ToClients => to_client.into(),
+            Self::BetweenNodes => "ether type ip".into(),
+            Self::SynAcks => format!("{to_client} tcp flags & (syn | ack) == syn | ack"),
+            Self::Requests => format!("{from_client} @ih,0,24 {:#x}", 0x0047_4554),
+            Self::Handoffs(port) => format!("ether type ip udp dport {port}"),
+        }
+    }
+
+    fn between_nodes(self) -> bool {
+        matches!(self, Self::BetweenNodes | Self::Handoffs(_))
+    }
+}
+
+/// A loss in force; it ends when dropped.
+#[derive(Debug)]
+pub struct Loss<'a> {
+    place: &'a Namespace,
+    table: String,
+}
+
+impl Testbed {
+    /// Loses `percent` of these packets from now on, at random.
+    ///
+    /// # Panics
+    /// For clients' packets, when the testbed was made without a wire.
+    #[track_caller]
+    pub fn lose(&self, percent: f64, packets: Packets) -> Loss<'_> {
+        assert!((0.0..=100.0).contains(&percent), "{percent} is not a percentage");
+        let per_million = (percent * 10_000.0).round() as u32;
+        self.drop_if(packets, &format!("numgen random mod 1000000 < {per_million}"))
+    }
+
+    /// Loses exactly one of these packets: the `nth` from now on, counted from 1.
+    ///
+    /// # Panics
+    /// For clients' packets, when the testbed was made without a wire.
+    #[track_caller]
+    pub fn lose_nth(&self, nth: u32, packets: Packets) -> Loss<'_> {
+        assert!(nth > 0, "packets are counted from 1");
+        // `inc` counts 0, 1, 2, ... and would start again after 2^31 packets.
+        self.drop_if(packets, &format!("numgen inc mod 2147483648 == {}", nth - 1))
+    }
+
+    #[track_caller]
+    fn drop_if(&self, packets: Packets, chance: &str) -> Loss<'_> {
+        let place: &Namespace = if packets.between_nodes() { self.router() } else { self.wire() };
+        let table = unique_name("loss").replace('-', "_");
+        let expression = packets.expression();
+        place.run(
+            "nft",
+            [format!(
+                "table bridge {table} {{ chain c {{ type filter hook forward priority 0; \
+                 {expression} counter {chance} counter drop; }}; }}"
+            )
+            .as_str()],
+        );
+        Loss { place, table }
+    }
+}
+
+impl Loss<'_> {
+    /// How many packets of the kind have come by, lost or not.
+    #[track_caller]
+    pub fn seen(&self) -> u64 {
+        self.counters()[0]
+    }
+
+    /// How many packets have been lost.
+    #[track_caller]
+    pub fn lost(&self) -> u64 {
+        self.counters()[1]
+    }
+
+    /// The packet counts of the rule's two counters.
+    #[track_caller]
+    fn counters(&self) -> [u64; 2] {
+        let listing = self.place.run("nft", ["list", "table", "bridge", &self.table]);
+        let mut counts = listing.split("counter packets ").skip(1).map(|rest| {
+            let number = rest.split_whitespace().next().unwrap_or_default();
+            number.parse().unwrap_or_else(|_| panic!("cannot read nft's counters:\n{listing}"))
+        });
+        let mut next = || counts.next().unwrap_or_else(|| panic!("no counter in:\n{listing}"));
+        [next(), next()]
+    }
+}
+
+impl Drop for Loss<'_> {
+    fn drop(&mut self) {
+        let _ = self.place.try_run("nft", ["delete", "table", "bridge", &self.table]);
+    }
+}

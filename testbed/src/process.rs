@@ -1,0 +1,190 @@
+//! Processes of the testbed: started inside a namespace, logged to a file, gone when their guard
+//! goes. Called by [`crate::netns`]; everything else starts processes through a namespace.
+//!
+//! The only file of the testbed with `unsafe`: a child must enter its namespaces between fork and
+//! exec, and the standard library rightly calls code that runs there unsafe. Going through
+//! `ip netns exec` instead would need no unsafe, but it mounts a fresh `/sys` and so hides bpffs,
+//! cannot set the parent-death signal, and costs a second exec for each of some hundred commands.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, OnceLock, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, setns};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+
+use crate::tools::tail;
+
+/// Where a child runs: in which namespaces, on which CPU.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) net: Arc<OwnedFd>,
+    pub(crate) mounts: Arc<OwnedFd>,
+    pub(crate) cpu: Option<usize>,
+}
+
+/// Makes `command` enter `place` before it executes, and die when the thread that starts it dies.
+pub(crate) fn run_in(command: &mut Command, place: &Place) {
+    let place = place.clone();
+    let enter = move || -> io::Result<()> {
+        setns(&*place.net, CloneFlags::CLONE_NEWNET)?;
+        setns(&*place.mounts, CloneFlags::CLONE_NEWNS)?;
+        if let Some(cpu) = place.cpu {
+            pin_to(cpu)?;
+        }
+        Ok(set_pdeathsig(Signal::SIGKILL)?)
+    };
+    // SAFETY: the closure runs in the forked child of a process with threads, where only
+    // async-signal-safe calls are sound: no allocation, no locks. It makes four system calls
+    // through thin wrappers, on descriptors that `place` keeps open, and converts an errno, which
+    // allocates nothing.
+    #[expect(unsafe_code, reason = "namespaces are entered between fork and exec; see the file's head")]
+    unsafe {
+        command.pre_exec(enter);
+    }
+}
+
+/// Pins the calling thread (and what it starts later) to one CPU.
+pub(crate) fn pin_to(cpu: usize) -> nix::Result<()> {
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu)?;
+    sched_setaffinity(Pid::from_raw(0), &cpus)
+}
+
+/// A running process and its process group; killed and waited for when dropped.
+///
+/// Its output goes to a log file, of which the end is printed when a test fails.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `command`, already placed with [`run_in`], with stdout and stderr going to `log`.
+    #[track_caller]
+    pub(crate) fn start(name: &str, mut command: Command, log: PathBuf) -> Self {
+        let file = File::options().create(true).append(true).open(&log);
+        let file = file.unwrap_or_else(|error| panic!("cannot write {log:?}: {error}"));
+        let same = file.try_clone().expect("a descriptor can be duplicated");
+        command.process_group(0).stdin(Stdio::null()).stdout(file).stderr(same);
+        let what = format!("{command:?}");
+        let child = spawn_from_lasting_thread(command).unwrap_or_else(|e| panic!("cannot start {what}: {e}"));
+        Self { name: name.to_owned(), child, log }
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The file with what it has printed.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// What it has printed last.
+    pub fn log_tail(&self) -> String {
+        tail(&self.log, 40)
+    }
+
+    /// Sends it a signal (to it alone, not to its group).
+    ///
+    /// # Panics
+    /// When it is not there any more.
+    #[track_caller]
+    pub fn signal(&self, signal: Signal) {
+        let sent = kill(pid(&self.child), signal);
+        assert!(sent.is_ok(), "cannot send {signal} to {}: {sent:?}\n{}", self.name, self.log_tail());
+    }
+
+    /// Its exit status, if it has ended.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("an own child can be waited for")
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// When it has not ended after `patience`.
+    #[track_caller]
+    pub fn wait(&mut self, patience: Duration) -> ExitStatus {
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Some(status) = self.ended() {
+                return status;
+            }
+            let late = Instant::now() >= deadline;
+            assert!(!late, "{} still runs after {patience:?}:\n{}", self.name, self.log_tail());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits until `ready` holds.
+    ///
+    /// # Panics
+    /// When the process ends before, or at the end of `patience`: with the end of its log.
+    #[track_caller]
+    pub fn wait_ready(&mut self, patience: Duration, mut ready: impl FnMut() -> bool) {
+        let deadline = Instant::now() + patience;
+        while !ready() {
+            let ended = self.ended();
+            assert!(ended.is_none(), "{} ended early with {ended:?}:\n{}", self.name, self.log_tail());
+            let late = Instant::now() >= deadline;
+            assert!(!late, "{} is not ready after {patience:?}:\n{}", self.name, self.log_tail());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("--- {} printed last ({}):\n{}", self.name, self.log.display(), self.log_tail());
+        }
+        // The group outlives its leader (workers of a master that has died), so it is killed even
+        // if the leader has been waited for; its number is not reused while a member lives.
+        let _ = killpg(pid(&self.child), Signal::SIGKILL);
+        let _ = self.child.wait();
+    }
+}
+
+fn pid(child: &Child) -> Pid {
+    Pid::from_raw(i32::try_from(child.id()).expect("a process id fits its kernel type"))
+}
+
+/// Starts a child from a thread that lives as long as this process.
+///
+/// The parent-death signal is sent when the *thread* that forked ends. A test may well start
+/// servers from a thread that it ends before it uses them.
+fn spawn_from_lasting_thread(command: Command) -> io::Result<Child> {
+    type Order = (Command, mpsc::Sender<io::Result<Child>>);
+    static ORDERS: OnceLock<mpsc::Sender<Order>> = OnceLock::new();
+    let orders = ORDERS.get_or_init(|| {
+        let (sender, orders) = mpsc::channel::<Order>();
+        thread::Builder::new()
+            .name("spawner".into())
+            .spawn(move || {
+                for (mut command, reply) in orders {
+                    // Nobody to reply to: the test has gone, and so shall the child.
+                    if let Err(mpsc::SendError(Ok(mut child))) = reply.send(command.spawn()) {
+                        let _ = child.kill();
+                    }
+                }
+            })
+            .expect("a thread can be started");
+        sender
+    });
+    let (reply, child) = mpsc::channel();
+    orders.send((command, reply)).expect("the spawner never ends");
+    child.recv().expect("the spawner always replies")
+}

@@ -1,0 +1,84 @@
+//! The machine's own tools (`ip`, `nft`, ...): that they are there, that they succeed, and waiting
+//! for a condition with a deadline. Used by every other file; keeps no state.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How often a condition is looked at while it is waited for.
+const POLL: Duration = Duration::from_millis(5);
+
+/// Which Debian package brings which tool.
+const PACKAGES: &[(&str, &str)] = &[
+    ("ip", "iproute2"),
+    ("ss", "iproute2"),
+    ("tc", "iproute2"),
+    ("nft", "nftables"),
+    ("tcpdump", "tcpdump"),
+    ("ethtool", "ethtool"),
+    ("nginx", "nginx"),
+    ("apache2", "apache2"),
+    ("curl", "curl"),
+];
+
+/// Waits until `condition` holds.
+///
+/// # Panics
+/// When it still does not after `patience`; `what` then says what was waited for.
+#[track_caller]
+pub fn wait_until(patience: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + patience;
+    while !condition() {
+        assert!(Instant::now() < deadline, "after {patience:?} still no {what}");
+        thread::sleep(POLL);
+    }
+}
+
+/// The path of a tool.
+///
+/// # Panics
+/// When it is not installed; the message names the package to install.
+#[track_caller]
+pub(crate) fn tool(name: &str) -> PathBuf {
+    if name.contains('/') {
+        return PathBuf::from(name);
+    }
+    let path = std::env::var("PATH").unwrap_or_default();
+    let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    let found =
+        std::env::split_paths(&path).chain(sbin).map(|dir| dir.join(name)).find(|file| file.is_file());
+    let package = PACKAGES.iter().find(|(tool, _)| *tool == name).map_or(name, |(_, package)| package);
+    found.unwrap_or_else(|| panic!("`{name}` is not installed: install {package} (apt install {package})"))
+}
+
+/// Runs a command to its end and returns its standard output.
+///
+/// # Panics
+/// When it cannot be started or fails; the message has the command and what it said.
+#[track_caller]
+pub(crate) fn succeed(command: &mut Command) -> String {
+    let output = complete(command);
+    assert!(
+        output.status.success(),
+        "{command:?} failed with {}:\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Runs a command to its end, whatever its exit code.
+#[track_caller]
+pub(crate) fn complete(command: &mut Command) -> Output {
+    command.output().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"))
+}
+
+/// The last `lines` lines of a file, for a message about a failure.
+pub(crate) fn tail(file: &Path, lines: usize) -> String {
+    let bytes = std::fs::read(file).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}

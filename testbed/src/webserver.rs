@@ -1,0 +1,196 @@
+//! nginx and Apache on a node, from their Debian packages and configured as anyone would: they
+//! know nothing of what stands before them. Each names its node in the header `X-Node`, and logs
+//! who the client was.
+
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::content::DocRoot;
+use crate::process::Process;
+use crate::topology::Host;
+
+/// For a server to listen.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A web server on port 80 of a node; stopped when dropped.
+#[derive(Debug)]
+pub struct WebServer {
+    process: Process,
+    access_log: PathBuf,
+}
+
+/// A line of a web server's access log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logged {
+    /// The client as the server's accept() saw it.
+    pub client: SocketAddr,
+    /// The status answered.
+    pub status: u16,
+    /// The path requested.
+    pub path: String,
+}
+
+impl WebServer {
+    /// nginx with static files.
+    ///
+    /// # Panics
+    /// When it is not installed or does not start.
+    #[track_caller]
+    pub fn nginx(node: &Host, files: &DocRoot) -> Self {
+        let site = format!("root {};", files.path().display());
+        Self::start_nginx(node, "", &site)
+    }
+
+    /// nginx as a caching proxy before an origin. The cache has room for about `objects` responses;
+    /// one more pushes the least recently used one out at once. `X-Cache` says HIT or MISS.
+    ///
+    /// # Panics
+    /// When it is not installed or does not start.
+    #[track_caller]
+    pub fn caching_nginx(node: &Host, origin: SocketAddrV4, objects: usize) -> Self {
+        let cache = node.scratch().path().join("cache");
+        let cache =
+            format!("proxy_cache_path {} keys_zone=small:{}k inactive=1h;", cache.display(), zone_kb(objects));
+        let site = format!(
+            "location / {{ proxy_pass http://{origin}; proxy_cache small; proxy_cache_valid 200 1h; \
+             proxy_cache_lock on; add_header X-Cache $upstream_cache_status always; \
+             add_header X-Node {} always; }}",
+            node.name()
+        );
+        Self::start_nginx(node, &cache, &site)
+    }
+
+    #[track_caller]
+    fn start_nginx(node: &Host, http: &str, site: &str) -> Self {
+        let config = NGINX.replace("@HTTP@", http).replace("@SITE@", site);
+        let config = config.replace("@NODE@", node.name()).replace("@DIR@", &dir(node));
+        let config = node.scratch().write("nginx.conf", config);
+        let mut command = node.command("nginx");
+        command.arg("-c").arg(config);
+        Self::start(node, "nginx", command)
+    }
+
+    /// Apache with static files.
+    ///
+    /// # Panics
+    /// When it is not installed or does not start.
+    #[track_caller]
+    pub fn apache(node: &Host, files: &DocRoot) -> Self {
+        let config = APACHE.replace("@FILES@", &files.path().display().to_string());
+        let config = config.replace("@NODE@", node.name()).replace("@DIR@", &dir(node));
+        let config = node.scratch().write("apache.conf", config);
+        let mut command = node.command("apache2");
+        command.arg("-DFOREGROUND").arg("-f").arg(config);
+        Self::start(node, "apache", command)
+    }
+
+    #[track_caller]
+    fn start(node: &Host, name: &str, command: std::process::Command) -> Self {
+        let mut process = node.start(name, command);
+        process.wait_ready(PATIENCE, || node.listens(80));
+        Self { process, access_log: node.scratch().path().join("access.log") }
+    }
+
+    /// The server's main process.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// What it has logged so far. A server logs a request after its answer: wait for the line.
+    ///
+    /// # Panics
+    /// When a line is not as configured.
+    #[track_caller]
+    pub fn logged(&self) -> Vec<Logged> {
+        let text = std::fs::read_to_string(&self.access_log).unwrap_or_default();
+        // The last line may be half written.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole.lines().map(|line| logged(line).unwrap_or_else(|| panic!("bad log line {line:?}"))).collect()
+    }
+}
+
+fn dir(node: &Host) -> String {
+    node.scratch().path().display().to_string()
+}
+
+/// `10.2.0.2 40000 200 GET /x.1 HTTP/1.1`, the same in both servers.
+fn logged(line: &str) -> Option<Logged> {
+    let mut words = line.split(' ');
+    let address: IpAddr = words.next()?.parse().ok()?;
+    let client = SocketAddr::new(address.to_canonical(), words.next()?.parse().ok()?);
+    let status = words.next()?.parse().ok()?;
+    Some(Logged { client, status, path: words.nth(1)?.to_owned() })
+}
+
+/// The size of nginx's key zone, in KiB, that holds about so many keys. nginx bounds a cache by
+/// bytes only every ten seconds, but by keys at once; so that is what bounds this one. A page of
+/// 4 KiB holds 32 keys, and the zone's own bookkeeping takes some pages; 8 pages is the least.
+fn zone_kb(objects: usize) -> usize {
+    (objects.div_ceil(32) + 3).max(8) * 4
+}
+
+const NGINX: &str = r#"
+daemon off;
+user www-data;
+worker_processes auto;
+pid @DIR@/nginx.pid;
+error_log @DIR@/error.log;
+events { worker_connections 4096; }
+http {
+    log_format client '$remote_addr $remote_port $status $request';
+    access_log @DIR@/access.log client;
+    client_body_temp_path @DIR@/body;
+    proxy_temp_path @DIR@/proxy;
+    fastcgi_temp_path @DIR@/fastcgi;
+    uwsgi_temp_path @DIR@/uwsgi;
+    scgi_temp_path @DIR@/scgi;
+    sendfile on;
+    tcp_nopush on;
+    keepalive_requests 1000000;
+    @HTTP@
+    server {
+        listen 80;
+        add_header X-Node @NODE@ always;
+        @SITE@
+    }
+}
+"#;
+
+/// `Listen 80` is Debian's own: one IPv6 socket that takes IPv4 too, unlike nginx's.
+const APACHE: &str = r#"
+ServerRoot @DIR@
+DefaultRuntimeDir @DIR@
+PidFile @DIR@/apache.pid
+ServerName @NODE@
+Listen 80
+LoadModule mpm_event_module /usr/lib/apache2/modules/mod_mpm_event.so
+LoadModule authz_core_module /usr/lib/apache2/modules/mod_authz_core.so
+LoadModule headers_module /usr/lib/apache2/modules/mod_headers.so
+LoadModule dir_module /usr/lib/apache2/modules/mod_dir.so
+User www-data
+Group www-data
+ErrorLog @DIR@/error.log
+LogFormat "%a %{remote}p %>s %r" client
+CustomLog @DIR@/access.log client
+DocumentRoot @FILES@
+<Directory @FILES@>
+    Require all granted
+</Directory>
+Header always set X-Node @NODE@
+KeepAlive On
+MaxKeepAliveRequests 0
+"#;
+
+#[cfg(test)]
+mod tests {
+    use super::logged;
+
+    #[test]
+    fn log_lines_of_either_address_family_are_read() {
+        let line = logged("::ffff:10.2.0.2 40000 200 GET /x.1 HTTP/1.1").expect("a line");
+        assert_eq!(line.client, "10.2.0.2:40000".parse().expect("an address"));
+        assert_eq!((line.status, line.path.as_str()), (200, "/x.1"));
+        assert!(logged("10.2.0.2 - 200").is_none());
+    }
+}
