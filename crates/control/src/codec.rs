@@ -15,7 +15,13 @@ use crate::message::{
     MOVES_MAX, Message, PROTOCOL_VERSION, Push, QUESTIONS_MAX, ROTA_MAX, SERVERS_MAX, STATUS_BYTES_MAX,
     StatusReply, StatusRequest, Update,
 };
-use crate::session::{Bye, Heartbeat, Hello};
+use crate::session::{Bye, Heartbeat, Hello, NAME_BYTES_MAX};
+
+/// How many choices a [`Guide`] has.
+const GUIDES: u32 = 3;
+
+/// How many choices a [`Bye`] has.
+const BYES: u32 = 2;
 
 /// What one frame of an established session holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +76,10 @@ impl Word {
     /// Appends the encoded word to `out`.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<(), Error> {
         match self {
-            Word::Hello(body) => put(Kind::Hello, body, out),
+            Word::Hello(body) => {
+                check_hello(body)?;
+                put(Kind::Hello, body, out)
+            }
             Word::Heartbeat(body) => put(Kind::Heartbeat, body, out),
             Word::Bye(body) => put(Kind::Bye, body, out),
             Word::Message(message) => message.encode(out),
@@ -103,7 +112,7 @@ impl Word {
             Kind::StatusReply => Word::Message(Message::StatusReply(take::<StatusReply>(kind, body)?)),
         };
         match &word {
-            Word::Hello(hello) => node(Kind::Hello, hello.node)?,
+            Word::Hello(hello) => check_hello(hello)?,
             Word::Message(message) => check(message)?,
             Word::Heartbeat(_) | Word::Bye(_) => (),
         }
@@ -127,12 +136,22 @@ fn put<T: Serialize>(kind: Kind, body: &T, out: &mut Vec<u8>) -> Result<(), Erro
 /// Reads a body that must fill `bytes` exactly.
 fn take<T: DeserializeOwned>(kind: Kind, bytes: &[u8]) -> Result<T, Error> {
     let (body, rest) = postcard::take_from_bytes(bytes).map_err(|cause| match cause {
-        // The only custom refusals while reading are those of `at_most`, and of serde for a choice
-        // that does not exist; only guides have choices.
-        postcard::Error::SerdeDeCustom if kind != Kind::Guide => Error::TooMany { kind },
+        // Custom refusals while reading are those of `at_most`, and serde's for a choice that does
+        // not exist; the only kinds with choices have no list, or name it by its choice.
+        postcard::Error::SerdeDeCustom => no_choice(kind, bytes).unwrap_or(Error::TooMany { kind }),
         cause => Error::Field { kind, cause },
     })?;
     if rest.is_empty() { Ok(body) } else { Err(Error::LeftOver { kind, bytes: rest.len() }) }
+}
+
+/// The error for a choice that this version does not know, if that is what is wrong.
+fn no_choice(kind: Kind, bytes: &[u8]) -> Option<Error> {
+    let (choice, choices) = match kind {
+        Kind::Guide => (postcard::take_from_bytes::<(ServiceId, u32)>(bytes).ok()?.0.1, GUIDES),
+        Kind::Bye => (postcard::take_from_bytes::<u32>(bytes).ok()?.0, BYES),
+        _ => return None,
+    };
+    (choice >= choices).then_some(Error::UnknownChoice { kind, choice })
 }
 
 /// Refuses what breaks a limit of its type.
@@ -171,6 +190,12 @@ fn check(message: &Message) -> Result<(), Error> {
         Message::StatusReply(reply) => few(kind, reply.body.len(), STATUS_BYTES_MAX),
         Message::Load(_) | Message::StatusRequest(_) => Ok(()),
     }
+}
+
+fn check_hello(hello: &Hello) -> Result<(), Error> {
+    few(Kind::Hello, hello.cluster.len(), NAME_BYTES_MAX)?;
+    few(Kind::Hello, hello.software.len(), NAME_BYTES_MAX)?;
+    node(Kind::Hello, hello.node)
 }
 
 fn few(kind: Kind, count: usize, max: usize) -> Result<(), Error> {

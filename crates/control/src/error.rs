@@ -46,10 +46,18 @@ pub enum Error {
         cause: postcard::Error,
     },
     /// A list above its limit.
-    #[error("{kind}: a list holds more items than allowed")]
+    #[error("{kind}: a list or name is longer than allowed")]
     TooMany {
         /// The message's kind.
         kind: Kind,
+    },
+    /// A choice that this version does not have.
+    #[error("{kind}: choice {choice} is not known")]
+    UnknownChoice {
+        /// The message's kind.
+        kind: Kind,
+        /// The number that came.
+        choice: u32,
     },
     /// Bytes after the last field.
     #[error("{kind}: {bytes} bytes are left over after the last field")]

@@ -9,6 +9,7 @@
 //! The wire is drawn in `docs/control-protocol.md`.
 
 pub mod batch;
+mod channel;
 mod codec;
 pub mod error;
 pub mod frame;

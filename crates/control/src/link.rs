@@ -2,19 +2,25 @@
 //! one [`Mesh`], sends through it and reads its events. The only file (with its parts) that does
 //! I/O or reads a clock; what to do on a connection is the session's to say.
 
-use std::collections::BTreeMap;
+mod connection;
+mod dial;
+mod peers;
+
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use baton_cluster::NodeId;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
+use self::peers::{Peer, Shared};
 use crate::error::{Error, SendError};
 use crate::message::Message;
-use crate::session::Hello;
+use crate::session::{Hello, Identity};
 
 /// Why a peer is down: the error that ended its connection.
 pub type DownReason = Error;
@@ -107,24 +113,38 @@ pub struct PeerStatus {
 }
 
 /// This node's connections to all others. Cheap to clone; the connections end with
-/// [`Mesh::stop`] or when the last clone is dropped.
+/// [`Mesh::stop`], or when the last clone is dropped (then without a goodbye).
 #[derive(Clone, Debug)]
 pub struct Mesh {
-    inner: Arc<Inner>,
+    shared: Arc<Shared>,
+    tasks: Arc<Mutex<JoinSet<()>>>,
 }
 
 impl Mesh {
     /// Listens, and begins to dial every peer. Must be called within a tokio runtime.
     ///
     /// Events arrive in the returned receiver, which must be read: while it is full, peers are not
-    /// read from either.
+    /// read from either. When it is dropped, connections end.
     ///
     /// # Errors
     /// The listening socket could not be had.
     pub fn start(config: MeshConfig) -> io::Result<(Mesh, mpsc::Receiver<Event>)> {
-        let (_events, receiver) = mpsc::channel(1);
-        let inner = Inner { local_addr: config.listen, peers: BTreeMap::new() };
-        Ok((Mesh { inner: Arc::new(inner) }, receiver))
+        let listener = dial::listen(config.listen)?;
+        let listen = listener.local_addr()?;
+        let (sender, events) = mpsc::channel(EVENTS_MAX);
+        let peers: Vec<_> = config.peers.iter().copied().filter(|(node, _)| *node != config.me).collect();
+        let shared = Arc::new(Shared::new(config.identity(), listen, &peers, sender, Instant::now()));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(dial::accept_for_ever(shared.clone(), listener));
+        for (node, _) in peers {
+            let shared = shared.clone();
+            tasks.spawn(async move {
+                if let Some(peer) = shared.peers.get(&node) {
+                    dial::dial_for_ever(&shared, peer).await;
+                }
+            });
+        }
+        Ok((Mesh { shared, tasks: Arc::new(Mutex::new(tasks)) }, events))
     }
 
     /// Sends a message to a peer that is up. Never waits: the message is queued.
@@ -132,29 +152,48 @@ impl Mesh {
     /// # Errors
     /// See [`SendError`]; the message is then not sent.
     pub fn send(&self, node: NodeId, message: &Message) -> Result<(), SendError> {
-        let _ = message;
-        Err(SendError::NoSuchPeer(node))
+        self.shared.peers.get(&node).ok_or(SendError::NoSuchPeer(node))?.send(message)
     }
 
     /// How every peer is doing, in the order of their numbers.
     pub fn peers(&self) -> Vec<PeerStatus> {
-        self.inner.peers.values().cloned().collect()
+        self.shared.peers.values().map(Peer::status).collect()
     }
 
     /// Where this node listens.
     pub fn local_addr(&self) -> SocketAddr {
-        self.inner.local_addr
+        self.shared.listen
     }
 
     /// Says goodbye to every peer and closes all connections. Returns when they are closed, which
-    /// takes no longer than a second.
-    pub async fn stop(&self) {}
+    /// takes no longer than a second. No `Down` is told for a peer once this is called, unless there
+    /// is room for it.
+    pub async fn stop(&self) {
+        self.shared.stop.send_replace(true);
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        let all = async { while tasks.join_next().await.is_some() {} };
+        if timeout(STOP_TIMEOUT, all).await.is_err() {
+            tasks.shutdown().await;
+        }
+    }
 }
 
-#[derive(Debug)]
-struct Inner {
-    local_addr: SocketAddr,
-    peers: BTreeMap<NodeId, PeerStatus>,
+impl MeshConfig {
+    fn identity(&self) -> Identity {
+        Identity {
+            hello: Hello {
+                cluster: self.cluster_name.clone(),
+                node: self.me,
+                digest: self.digest,
+                mac: self.mac,
+                boot: self.boot,
+                software: env!("CARGO_PKG_VERSION").to_owned(),
+            },
+            psk: self.psk,
+            peers: self.peers.iter().map(|(node, _)| *node).collect(),
+            failure_timeout: self.failure_timeout,
+        }
+    }
 }
 
 impl fmt::Debug for MeshConfig {
@@ -166,3 +205,9 @@ impl fmt::Debug for MeshConfig {
             .finish_non_exhaustive()
     }
 }
+
+/// Events that may wait to be read.
+const EVENTS_MAX: usize = 1024;
+
+/// Connections are closed within this, whatever their peers do.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);

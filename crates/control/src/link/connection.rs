@@ -1,0 +1,232 @@
+//! One socket: moves bytes between it, its session, the peer's outbox and the mesh's events, until
+//! an error ends it. Run by the dialling and the accepting tasks.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use baton_cluster::NodeId;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::time::{sleep_until, timeout};
+
+use super::peers::{Peer, Places, Shared, stopped};
+use crate::error::Error;
+use crate::session::{Bye, Heard, Session, Settlement};
+
+/// Read from the socket at a time.
+const READ_BYTES: usize = 32 * 1024;
+
+/// Sealed and waiting to be written at most, but for one message: what a heartbeat may wait for.
+const WRITE_BYTES: usize = 64 * 1024;
+
+/// The last words of a connection are given this long to leave.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// A running connection.
+pub(super) struct Connection<'a> {
+    shared: &'a Shared,
+    session: Session,
+    id: u64,
+    wake: Arc<Notify>,
+    /// Once it is known and this connection spoke for it.
+    peer: Option<&'a Peer>,
+    heard: VecDeque<Heard>,
+    batch: Vec<Vec<u8>>,
+}
+
+impl<'a> Connection<'a> {
+    /// A connection to `dialled`, or from whoever it may be.
+    pub(super) fn new(shared: &'a Shared, dialled: Option<NodeId>) -> Result<Connection<'a>, Error> {
+        let (identity, now) = (shared.identity.clone(), Instant::now());
+        let session = match dialled {
+            Some(peer) => Session::dial(identity, peer, now)?,
+            None => Session::listen(identity, now)?,
+        };
+        Ok(Connection {
+            shared,
+            session,
+            id: shared.connection_id(),
+            wake: Arc::new(Notify::new()),
+            peer: None,
+            heard: VecDeque::new(),
+            batch: Vec::new(),
+        })
+    }
+
+    /// Runs until the connection ends, and says why. If it had spoken for a peer, the peer's `Down`
+    /// has been told.
+    pub(super) async fn run(mut self, mut stream: TcpStream) -> Error {
+        let Err(error) = self.serve(&mut stream).await;
+        if !matches!(error, Error::Silent { .. }) {
+            let last_words = async {
+                stream.write_all(self.session.pending()).await?;
+                stream.shutdown().await
+            };
+            // Nothing depends on it: a peer that does not get them sees the connection end.
+            let _best_effort = timeout(LAST_WORDS, last_words).await;
+        }
+        if let Some(peer) = self.peer
+            && let Ok(mut places) = self.shared.events.reserve_many(1).await
+        {
+            peer.down(self.id, &error, Instant::now(), &mut places);
+        }
+        error
+    }
+
+    async fn serve(&mut self, stream: &mut TcpStream) -> Result<Infallible, Error> {
+        let events = self.shared.events.clone();
+        let mut stop = self.shared.stop.subscribe();
+        let wake = self.wake.clone();
+        let mut chunk = vec![0; READ_BYTES];
+        let (mut reader, writer) = stream.split();
+        let timer = sleep_until(self.session.deadline().into());
+        tokio::pin!(timer);
+        loop {
+            self.deliver()?;
+            self.fill()?;
+            self.write(|bytes| writer.try_write(bytes))?;
+            let deadline = self.session.deadline().into();
+            if timer.deadline() != deadline {
+                timer.as_mut().reset(deadline);
+            }
+            let (reading, writing) = (self.heard.is_empty(), !self.session.pending().is_empty());
+            let places_needed = self.places_needed();
+            tokio::select! {
+                biased;
+                () = stopped(&mut stop) => {
+                    self.fill()?;
+                    self.session.refuse(Bye::Stopping)?;
+                    return Err(Error::Stopping);
+                }
+                // Before the timer, so that after a pause of this process what has arrived counts.
+                read = reader.read(&mut chunk), if reading => {
+                    self.read(read, &chunk)?;
+                    self.session.tick(Instant::now())?;
+                }
+                writable = writer.writable(), if writing => writable.map_err(socket)?,
+                places = events.reserve_many(places_needed), if !reading => {
+                    let mut places = places.map_err(|_| Error::Stopping)?;
+                    self.session.was_not_reading(Instant::now());
+                    self.deliver_one(&mut places)?;
+                }
+                () = wake.notified() => (),
+                () = &mut timer => {
+                    let now = Instant::now();
+                    if !reading {
+                        self.session.was_not_reading(now);
+                    }
+                    self.session.tick(now)?;
+                }
+            }
+        }
+    }
+
+    fn read(&mut self, read: io::Result<usize>, chunk: &[u8]) -> Result<(), Error> {
+        let count = read.map_err(|cause| match (self.session.closed(), cause.kind()) {
+            (Error::HungUp, io::ErrorKind::ConnectionReset) => Error::HungUp,
+            _ => socket(cause),
+        })?;
+        if count == 0 {
+            return Err(self.session.closed());
+        }
+        if let Some(peer) = self.peer {
+            peer.bytes_in.fetch_add(count as u64, Relaxed);
+        }
+        let bytes = chunk.get(..count).unwrap_or_default();
+        let received = self.session.receive(bytes, Instant::now(), &mut self.heard);
+        if received.is_err() {
+            self.deliver()?; // what came before the error counts, as far as there is room
+        }
+        received
+    }
+
+    /// Writes what is pending as far as the socket takes it now.
+    fn write(&mut self, mut try_write: impl FnMut(&[u8]) -> io::Result<usize>) -> Result<(), Error> {
+        while !self.session.pending().is_empty() {
+            match try_write(self.session.pending()) {
+                Ok(count) => {
+                    self.session.wrote(count);
+                    if let Some(peer) = self.peer {
+                        peer.bytes_out.fetch_add(count as u64, Relaxed);
+                    }
+                    self.fill()?;
+                }
+                Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => break,
+                Err(cause) => return Err(socket(cause)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Seals waiting messages, as many as should be under way at once.
+    fn fill(&mut self) -> Result<(), Error> {
+        let Some(peer) = self.peer else { return Ok(()) };
+        let room = WRITE_BYTES.saturating_sub(self.session.pending().len());
+        peer.outgoing(self.id, room, self.session.rtt_us(), &mut self.batch)?;
+        for message in self.batch.drain(..) {
+            self.session.send(&message)?;
+        }
+        Ok(())
+    }
+
+    /// Turns what was heard into events, as far as there is room for them.
+    fn deliver(&mut self) -> Result<(), Error> {
+        while !self.heard.is_empty() {
+            match self.shared.events.try_reserve_many(self.places_needed()) {
+                Ok(mut places) => self.deliver_one(&mut places)?,
+                Err(TrySendError::Full(())) => break,
+                Err(TrySendError::Closed(())) => return Err(Error::Stopping),
+            }
+        }
+        Ok(())
+    }
+
+    /// How many events the next thing heard may become.
+    fn places_needed(&self) -> usize {
+        match self.heard.front() {
+            Some(Heard::Message(_)) | None => 1,
+            Some(Heard::Proposed(_) | Heard::Opened(_)) => 2, // the old connection's end, and the new one
+        }
+    }
+
+    fn deliver_one(&mut self, places: &mut Places<'_>) -> Result<(), Error> {
+        let now = Instant::now();
+        match (self.heard.pop_front(), self.peer) {
+            (Some(Heard::Message(message)), Some(peer)) => peer.heard(self.id, message, places),
+            (Some(Heard::Proposed(hello)), _) => {
+                let peer = self.peer_of(hello.node)?;
+                match peer.propose(self.id, &self.wake, hello, now, places) {
+                    Settlement::Refuse => {
+                        self.session.refuse(Bye::Duplicate)?;
+                        Err(Error::Duplicate)
+                    }
+                    Settlement::Take | Settlement::Replace => {
+                        self.peer = Some(peer);
+                        self.session.accept(now)
+                    }
+                }
+            }
+            (Some(Heard::Opened(hello)), _) => {
+                let peer = self.peer_of(hello.node)?;
+                peer.opened(self.id, &self.wake, hello, now, places);
+                self.peer = Some(peer);
+                Ok(())
+            }
+            (Some(Heard::Message(_)) | None, _) => Ok(()),
+        }
+    }
+
+    fn peer_of(&self, node: NodeId) -> Result<&'a Peer, Error> {
+        self.shared.peers.get(&node).ok_or(Error::UnknownNode { node })
+    }
+}
+
+pub(super) fn socket(cause: io::Error) -> Error {
+    Error::Socket(cause.to_string())
+}

@@ -1,0 +1,164 @@
+//! How connections come to be: one task dials each peer whenever it is down, one accepts.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::Rng;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
+
+use super::connection::{Connection, socket};
+use super::peers::{Peer, Shared, stopped};
+use crate::error::Error;
+
+/// The first wait before a peer is dialled again.
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+
+/// The longest wait before a peer is dialled again.
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+/// Connections that may be in set-up beyond one from each peer: strangers can hold no more.
+const STRANGERS_MAX: usize = 16;
+
+/// Asked of the kernel for each socket: what is in it can no longer be overtaken by urgent messages.
+const SEND_BUFFER_BYTES: u32 = 256 * 1024;
+
+/// Connections waiting to be accepted.
+const BACKLOG: u32 = 256;
+
+/// Dials a peer whenever it is down, until the mesh stops.
+pub(super) async fn dial_for_ever(shared: &Shared, peer: &Peer) {
+    let mut stop = shared.stop.subscribe();
+    let mut is_up = peer.is_up.subscribe();
+    let mut backoff = BACKOFF_MIN;
+    // Both ends start at once: if the lower number goes first, the other rarely has to dial at all.
+    let courtesy = if shared.identity.hello.node > peer.node { BACKOFF_MIN } else { Duration::ZERO };
+    loop {
+        tokio::select! {
+            () = stopped(&mut stop) => return,
+            () = down_for(&mut is_up, courtesy) => (),
+        }
+        // Not within the select: a connection has its own way to stop, with a goodbye.
+        let error = dial(shared, peer, &mut stop).await;
+        if error == Error::Stopping && *stop.borrow() {
+            return;
+        }
+        if error != Error::Duplicate && peer.failed(&error) {
+            warn!(peer = %peer.node, address = %peer.address, "no connection: {error}");
+        } else {
+            debug!(peer = %peer.node, "connection ended: {error}");
+        }
+        let had_been_up = is_up.has_changed().unwrap_or(false);
+        is_up.mark_unchanged();
+        backoff = if had_been_up { BACKOFF_MIN } else { (backoff * 2).min(BACKOFF_MAX) };
+        tokio::select! {
+            () = stopped(&mut stop) => return,
+            () = sleep(jittered(backoff)) => (),
+        }
+    }
+}
+
+/// Waits until the peer is down, and is so still after the courtesy.
+async fn down_for(is_up: &mut watch::Receiver<bool>, courtesy: Duration) {
+    loop {
+        drop(is_up.wait_for(|up| !*up).await);
+        sleep(jittered(courtesy)).await;
+        if !*is_up.borrow() {
+            return;
+        }
+    }
+}
+
+/// Between half and all of a wait, so that nodes that lost each other at once do not meet again at once.
+fn jittered(wait: Duration) -> Duration {
+    wait.mul_f64(rand::rng().random_range(0.5..=1.0))
+}
+
+/// One attempt, and the connection if it comes to one.
+async fn dial(shared: &Shared, peer: &Peer, stop: &mut watch::Receiver<bool>) -> Error {
+    let limit = shared.identity.set_up_timeout();
+    let connected = tokio::select! {
+        () = stopped(stop) => return Error::Stopping,
+        connected = timeout(limit, connect(shared.listen, peer.address)) => connected,
+    };
+    let stream = match connected {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(cause)) => return socket(cause),
+        Err(_) => return Error::SetUpTimeout { limit },
+    };
+    match Connection::new(shared, Some(peer.node)) {
+        Ok(connection) => connection.run(stream).await,
+        Err(error) => error,
+    }
+}
+
+async fn connect(source: SocketAddr, peer: SocketAddr) -> io::Result<TcpStream> {
+    let socket = open(peer)?;
+    if !source.ip().is_unspecified() && source.is_ipv4() == peer.is_ipv4() {
+        socket.bind(SocketAddr::new(source.ip(), 0))?;
+    }
+    let stream = socket.connect(peer).await?;
+    // TCP connects a socket with itself if it happens to get the dialled port as its own.
+    if stream.local_addr()? == peer {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    Ok(stream)
+}
+
+fn open(address: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_nodelay(true)?;
+    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+    Ok(socket)
+}
+
+/// A listening socket; accepted ones inherit its options.
+pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = open(address)?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Accepts connections until the mesh stops, then waits for those it accepted.
+pub(super) async fn accept_for_ever(shared: Arc<Shared>, listener: TcpListener) {
+    let mut stop = shared.stop.subscribe();
+    let mut accepted = JoinSet::new();
+    // Of each peer: the open one, and one about to replace it.
+    let most = 2 * shared.peers.len() + STRANGERS_MAX;
+    loop {
+        tokio::select! {
+            () = stopped(&mut stop) => break,
+            Some(_) = accepted.join_next(), if !accepted.is_empty() => (),
+            incoming = listener.accept(), if accepted.len() < most => match incoming {
+                Ok((stream, from)) => {
+                    accepted.spawn(accept(shared.clone(), stream, from));
+                }
+                Err(cause) => {
+                    // Out of descriptors, most likely: what waits is tried again.
+                    warn!("cannot accept control connections: {cause}");
+                    sleep(BACKOFF_MIN).await;
+                }
+            },
+        }
+    }
+    while accepted.join_next().await.is_some() {}
+}
+
+async fn accept(shared: Arc<Shared>, stream: TcpStream, from: SocketAddr) {
+    let connection = match Connection::new(&shared, None) {
+        Ok(connection) => connection,
+        Err(error) => return warn!(%from, "control connection not accepted: {error}"),
+    };
+    match connection.run(stream).await {
+        error @ (Error::Duplicate | Error::Stopping | Error::Closed | Error::Restarted) => {
+            debug!(%from, "control connection ended: {error}");
+        }
+        error => info!(%from, "control connection ended: {error}"),
+    }
+}

@@ -1,0 +1,290 @@
+//! What the mesh knows of its peers, shared between callers that send and tasks that own sockets.
+//! One lock per peer, never held across a wait; whoever holds it and is the open connection is the
+//! only one to speak for the peer, which is what keeps `Up`, messages and `Down` in order.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use baton_cluster::NodeId;
+use tokio::sync::{Notify, mpsc, watch};
+
+use super::{Event, PeerState, PeerStatus};
+use crate::error::{Error, SendError};
+use crate::message::Message;
+use crate::queue::Outbox;
+use crate::session::{Hello, Identity, Settlement, settle};
+
+/// Everything the tasks of one mesh share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) identity: Arc<Identity>,
+    pub(super) listen: SocketAddr,
+    pub(super) peers: BTreeMap<NodeId, Peer>,
+    pub(super) events: mpsc::Sender<Event>,
+    pub(super) stop: watch::Sender<bool>,
+    connections: AtomicU64,
+}
+
+/// Places for events, already had: sending them does not wait.
+pub(super) type Places<'a> = mpsc::PermitIterator<'a, Event>;
+
+/// One peer.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) node: NodeId,
+    pub(super) address: SocketAddr,
+    pub(super) is_up: watch::Sender<bool>,
+    pub(super) bytes_in: AtomicU64,
+    pub(super) bytes_out: AtomicU64,
+    messages_in: AtomicU64,
+    messages_out: AtomicU64,
+    drops: AtomicU64,
+    side: Mutex<Side>,
+}
+
+/// What changes together.
+#[derive(Debug)]
+struct Side {
+    open: Option<Open>,
+    outbox: Outbox,
+    /// Why the open connection must be closed, found by a sender.
+    overflow: Option<Error>,
+    since: Instant,
+    hello: Option<Hello>,
+    rtt_us: Option<u64>,
+    ups: u64,
+    last_error: Option<Error>,
+}
+
+/// The connection that speaks for a peer.
+#[derive(Debug)]
+struct Open {
+    id: u64,
+    boot: u64,
+    wake: Arc<Notify>,
+}
+
+impl Shared {
+    pub(super) fn new(
+        identity: Identity,
+        listen: SocketAddr,
+        peers: &[(NodeId, SocketAddr)],
+        events: mpsc::Sender<Event>,
+        now: Instant,
+    ) -> Shared {
+        Shared {
+            identity: Arc::new(identity),
+            listen,
+            peers: peers.iter().map(|&(node, address)| (node, Peer::new(node, address, now))).collect(),
+            events,
+            stop: watch::Sender::new(false),
+            connections: AtomicU64::new(0),
+        }
+    }
+
+    /// A number for a connection, never given twice.
+    pub(super) fn connection_id(&self) -> u64 {
+        self.connections.fetch_add(1, Relaxed)
+    }
+}
+
+impl Peer {
+    fn new(node: NodeId, address: SocketAddr, now: Instant) -> Peer {
+        Peer {
+            node,
+            address,
+            is_up: watch::Sender::new(false),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+            messages_in: AtomicU64::new(0),
+            messages_out: AtomicU64::new(0),
+            drops: AtomicU64::new(0),
+            side: Mutex::new(Side {
+                open: None,
+                outbox: Outbox::default(),
+                overflow: None,
+                since: now,
+                hello: None,
+                rtt_us: None,
+                ups: 0,
+                last_error: None,
+            }),
+        }
+    }
+
+    fn side(&self) -> MutexGuard<'_, Side> {
+        // A panic elsewhere leaves the fields as good as they were.
+        self.side.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues a message for the open connection.
+    pub(super) fn send(&self, message: &Message) -> Result<(), SendError> {
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes)?;
+        let kind = message.kind();
+        let mut side = self.side();
+        let Some(wake) = side.open.as_ref().map(|open| open.wake.clone()) else {
+            return Err(SendError::Down(self.node));
+        };
+        let queued = side.outbox.push(kind, bytes);
+        if queued.is_err() {
+            self.drops.fetch_add(1, Relaxed);
+            if kind.is_state() {
+                side.overflow.get_or_insert(Error::Overflow { kind });
+            }
+        }
+        drop(side);
+        wake.notify_one();
+        queued.map_err(|_| SendError::Full { node: self.node, kind })
+    }
+
+    /// Settles what becomes of a connection that this end decides about, and makes it the one that
+    /// speaks for the peer unless it is refused. One step, so that of two connections set up at the
+    /// same moment only one is taken.
+    pub(super) fn propose(
+        &self,
+        id: u64,
+        wake: &Arc<Notify>,
+        hello: Hello,
+        now: Instant,
+        places: &mut Places<'_>,
+    ) -> Settlement {
+        let mut side = self.side();
+        let settlement = settle(side.open.as_ref().map(|open| open.boot), hello.boot);
+        if settlement != Settlement::Refuse {
+            self.replace(&mut side, Open { id, boot: hello.boot, wake: wake.clone() }, hello, now, places);
+        }
+        settlement
+    }
+
+    /// Makes a connection that the peer decided for the one that speaks for the peer.
+    pub(super) fn opened(
+        &self,
+        id: u64,
+        wake: &Arc<Notify>,
+        hello: Hello,
+        now: Instant,
+        places: &mut Places<'_>,
+    ) {
+        let open = Open { id, boot: hello.boot, wake: wake.clone() };
+        self.replace(&mut self.side(), open, hello, now, places);
+    }
+
+    fn replace(&self, side: &mut Side, open: Open, hello: Hello, now: Instant, places: &mut Places<'_>) {
+        if let Some(old) = side.open.replace(open) {
+            let reason = if old.boot == hello.boot { Error::Closed } else { Error::Restarted };
+            side.last_error = Some(reason.clone());
+            old.wake.notify_one();
+            tell(places, Event::Down { node: self.node, reason });
+        }
+        side.outbox = Outbox::default();
+        side.overflow = None;
+        side.since = now;
+        side.rtt_us = None;
+        side.ups += 1;
+        side.hello = Some(hello.clone());
+        self.is_up.send_replace(true);
+        tell(places, Event::Up { node: self.node, hello });
+    }
+
+    /// Tells that the peer is down, if this connection spoke for it.
+    pub(super) fn down(&self, id: u64, reason: &Error, now: Instant, places: &mut Places<'_>) {
+        let mut side = self.side();
+        if side.open.as_ref().is_none_or(|open| open.id != id) {
+            return;
+        }
+        side.open = None;
+        side.outbox = Outbox::default();
+        side.since = now;
+        side.rtt_us = None;
+        side.last_error = Some(reason.clone());
+        self.is_up.send_replace(false);
+        tell(places, Event::Down { node: self.node, reason: reason.clone() });
+    }
+
+    /// Hands on a received message, if this connection speaks for the peer.
+    pub(super) fn heard(&self, id: u64, message: Message, places: &mut Places<'_>) -> Result<(), Error> {
+        let side = self.side();
+        speaks(&side, id)?;
+        self.messages_in.fetch_add(1, Relaxed);
+        tell(places, Event::Message { node: self.node, message });
+        Ok(())
+    }
+
+    /// Takes waiting messages of about `bytes` bytes in all into `batch`.
+    ///
+    /// # Errors
+    /// The connection is to be closed: a sender found the queue full, or another connection speaks.
+    pub(super) fn outgoing(
+        &self,
+        id: u64,
+        bytes: usize,
+        rtt_us: Option<u64>,
+        batch: &mut Vec<Vec<u8>>,
+    ) -> Result<(), Error> {
+        let mut side = self.side();
+        speaks(&side, id)?;
+        if let Some(overflow) = side.overflow.take() {
+            return Err(overflow);
+        }
+        side.rtt_us = rtt_us;
+        let mut taken = 0;
+        while taken < bytes {
+            let Some(message) = side.outbox.pop() else { break };
+            taken += message.len();
+            batch.push(message);
+        }
+        self.messages_out.fetch_add(batch.len() as u64, Relaxed);
+        Ok(())
+    }
+
+    /// Notes that an attempt to connect failed. Says whether that is news.
+    pub(super) fn failed(&self, error: &Error) -> bool {
+        let mut side = self.side();
+        if side.open.is_some() || side.last_error.as_ref() == Some(error) {
+            return false;
+        }
+        side.last_error = Some(error.clone());
+        true
+    }
+
+    pub(super) fn status(&self) -> PeerStatus {
+        let side = self.side();
+        PeerStatus {
+            node: self.node,
+            state: if side.open.is_some() { PeerState::Up } else { PeerState::Down },
+            since: side.since,
+            hello: side.hello.clone(),
+            rtt_us: side.rtt_us,
+            bytes_in: self.bytes_in.load(Relaxed),
+            bytes_out: self.bytes_out.load(Relaxed),
+            messages_in: self.messages_in.load(Relaxed),
+            messages_out: self.messages_out.load(Relaxed),
+            drops: self.drops.load(Relaxed),
+            ups: side.ups,
+            last_error: side.last_error.clone(),
+        }
+    }
+}
+
+fn speaks(side: &Side, id: u64) -> Result<(), Error> {
+    if side.open.as_ref().is_some_and(|open| open.id == id) { Ok(()) } else { Err(Error::Duplicate) }
+}
+
+/// Sends an event to a place already had. There are always enough: callers reserve for the worst case.
+fn tell(places: &mut Places<'_>, event: Event) {
+    let place = places.next();
+    debug_assert!(place.is_some(), "an event without a place");
+    if let Some(place) = place {
+        place.send(event);
+    }
+}
+
+/// Waits until the mesh is told to stop.
+pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // An error means that the mesh is gone, which is a stop as well.
+    drop(stop.wait_for(|stop| *stop).await);
+}
