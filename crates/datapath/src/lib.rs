@@ -1,1 +1,24 @@
-//! Placeholder head, replaced with the crate's first commit.
+//! The packet path: the eBPF programs of `bpf/`, loaded, attached and spoken to through typed maps;
+//! the device that holds packets for user space; and a reference model of every decision in Rust.
+//!
+//! Read `bpf/baton.bpf.c` first: its head tells the whole story. The programs execute, they hold no
+//! policy: what they look up was decided in Rust.
+
+mod counters;
+mod error;
+mod events;
+mod hold;
+mod programs;
+mod request;
+mod shared;
+mod skel;
+mod tables;
+
+pub use counters::{Counter, CounterKind, Counters};
+pub use error::DatapathError;
+pub use events::{Event, Events};
+pub use hold::{Frame, Hold};
+pub use programs::{Datapath, Roles, Settings, Sizes};
+pub use request::{TargetKey, target_of};
+pub use shared::constants;
+pub use tables::{Binding, Guide, ServiceEntry, State};

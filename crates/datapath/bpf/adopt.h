@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * Adoption: the kernel makes an ESTABLISHED socket for the web server out of the client's first data
+ * packet. The SYN never came here, so nothing has cleared away what an earlier connection of the
+ * same flow may have left: that is ended first, by a RST that only this node's stack sees.
+ */
+#pragma once
+
+#include "binding.h"
+#include "handoff.h"
+
+/* The socket that our stack has for this flow, a listener if no other; release it. */
+inline_always struct bpf_sock *socket_of(struct __sk_buff *skb, const struct flow_key *f)
+{
+	struct bpf_sock_tuple t = {.ipv4 = {
+					   .saddr = f->client.w[3],
+					   .daddr = f->vip.w[3],
+					   .sport = f->client_port,
+					   .dport = f->vip_port,
+				   }};
+
+	return bpf_skc_lookup_tcp(skb, &t, sizeof(t.ipv4), BPF_F_CURRENT_NETNS, 0);
+}
+
+/*
+ * Whether a socket is a stale one, of an earlier connection, and if so the sequence number at which
+ * a RST ends it. It is ours when its first byte was start_seq: what it expects next, less what it
+ * received, less the FIN if it had one.
+ */
+inline_always bool is_stale(struct bpf_sock *sk, const struct binding *b, __u32 *rst_seq)
+{
+	if (sk->state == BPF_TCP_TIME_WAIT) {
+		struct tcp_timewait_sock *tw = bpf_skc_to_tcp_timewait_sock(sk);
+		if (!tw)
+			return false;
+		*rst_seq = tw->tw_sk.__tw_common.skc_tw_rcv_nxt;
+		return true;
+	}
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+	if (!tp)
+		return false;
+	*rst_seq = tp->rcv_nxt;
+	__u32 start = tp->rcv_nxt - (__u32)tp->bytes_received;
+	if (sk->state == BPF_TCP_CLOSE_WAIT || sk->state == BPF_TCP_LAST_ACK ||
+	    sk->state == BPF_TCP_CLOSING)
+		start--;
+	return start != b->start_seq;
+}
+
+/* The packet comes again behind the RST that it is turned into, and finds the way clear. */
+inline_always int end_stale_socket(struct __sk_buff *skb, const struct packet *p, struct binding *b,
+				   __u32 rst_seq)
+{
+	struct reply r = {.seq = rst_seq, .ack = p->ack, .flags = RST | ACK};
+
+	/* the RST can be refused (net.ipv4.tcp_rfc1337=1): never try for ever */
+	if (b->tries >= TRIES_MAX)
+		return drop(COUNT_DROP_STALE_SOCKET);
+	b->tries++;
+	if (bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS) || renumber(skb, p, &r))
+		return drop(COUNT_FAULT_REWRITE);
+	count(COUNT_STALE_SOCKET_ENDED);
+	return TC_ACT_OK;
+}
+
+inline_always int assign(struct __sk_buff *skb, const struct packet *p, struct binding *b,
+			 struct bpf_sock *sk, __u32 tsval)
+{
+	struct bpf_tcp_req_attrs a = {
+		.mss = b->mss,
+		.snd_wscale = b->options & OPTION_WSCALE ? b->snd_wscale : 0,
+		.rcv_wscale = b->options & OPTION_WSCALE ? RCV_WSCALE : 0,
+		.wscale_ok = !!(b->options & OPTION_WSCALE),
+		.sack_ok = !!(b->options & OPTION_SACK),
+		.tstamp_ok = !!(b->options & OPTION_TIMESTAMPS),
+	};
+	struct sock *listener = (struct sock *)bpf_skc_to_tcp_sock(sk);
+
+	if (a.tstamp_ok) {
+		a.rcv_tsval = p->tsval;
+		a.rcv_tsecr = tsval;
+	}
+	return listener ? bpf_sk_assign_tcp_reqsk(skb, listener, &a, sizeof(a)) : -1;
+}
+
+/*
+ * The first data packet of a connection that this node owns. tsval: what the flow's clock reads, for
+ * the socket to go on from.
+ */
+inline_always int adopt(struct __sk_buff *skb, const struct packet *p, struct binding *b, __u32 tsval)
+{
+	struct bpf_sock *sk = socket_of(skb, &p->flow);
+	__u32 rst_seq = 0;
+
+	if (!sk) {
+		close_binding(&p->flow, b);
+		return refuse(skb, p, COUNT_RESET_NO_LISTENER);
+	}
+	if (sk->state != BPF_TCP_LISTEN) {
+		bool stale = is_stale(sk, b, &rst_seq);
+		bpf_sk_release(sk);
+		if (stale)
+			return end_stale_socket(skb, p, b, rst_seq);
+		count(COUNT_ADOPT_AGAIN);
+		return TC_ACT_OK;
+	}
+	int refused = assign(skb, p, b, sk, tsval);
+	bpf_sk_release(sk);
+	if (refused) {
+		close_binding(&p->flow, b);
+		return refuse(skb, p, COUNT_RESET_REFUSED);
+	}
+	b->tries = 0;
+	b->since_ns = bpf_ktime_get_ns();
+	b->snd_end = b->start_ack;
+	set_flag(b, FLAG_ADOPTED);
+	count(COUNT_ADOPTED);
+	track_in(p, b);
+	return TC_ACT_OK;
+}

@@ -1,0 +1,410 @@
+// SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only
+/*
+ * Baton's packet path: one program for what arrives at a node, one for what its server sends, one
+ * that takes held packets back from user space. All roles share them; what a node does is set by
+ * settings.roles. docs/datapath.md tells the same story for readers, and the reference model in
+ * ../src/model decides the same in Rust.
+ *
+ * A packet for a service, in order:
+ *
+ *   1. SYN              switch: to the distributor of its Maglev slot. Distributor: cookie SYN-ACK.
+ *   2. bound            owned here: to the stack (the first data packet: adopt). Owned elsewhere:
+ *                       forward; the first data packet goes as a handoff packet.
+ *   3. not bound        switch: to the distributor of its Maglev slot.
+ *   4. held, open       distributor: wait for the decision; read the first request, decide, bind.
+ *   5. unknown          a cookie proves a finished handshake: open. A socket of ours: to the stack.
+ *                       Anything else is dropped or refused, and counted.
+ *
+ * No state is kept for a client before its ACK has proved its address. A packet that another member
+ * forwarded is never given to a switch again, nor sent back where it came from.
+ */
+#include "adopt.h"
+#include "decide.h"
+
+/* What the distributor knows of a connection whose handshake is complete. */
+inline_always void describe(struct packet *p, struct binding *b)
+{
+	__u32 low = (p->ack - 1) & 0xff;
+	bool wscale = (low & 15) != NO_WSCALE;
+
+	__builtin_memset(b, 0, sizeof(*b));
+	b->seen_ns = b->since_ns = bpf_ktime_get_ns();
+	b->start_seq = p->seq;
+	b->start_ack = p->ack;
+	b->snd_end = p->ack;
+	b->node = NO_NODE;
+	b->distributor = settings.self;
+	b->service = p->service;
+	b->mss = mss_of_class(low >> 6);
+	b->state = STATE_OPEN;
+	b->snd_wscale = wscale ? low & 15 : 0;
+	b->options = (wscale ? OPTION_WSCALE : 0) | (low & 16 ? OPTION_SACK : 0) |
+		     (p->found & FOUND_TIMESTAMPS ? OPTION_TIMESTAMPS : 0);
+	b->rtt_ms = RTT_UNKNOWN;
+	if (!p->payload && (p->found & FOUND_TIMESTAMPS)) {
+		__u32 rtt = flow_clock(&p->flow) - p->tsecr;
+		b->rtt_ms = rtt < RTT_CAP_MS ? rtt : RTT_CAP_MS;
+	}
+}
+
+/* A packet for a connection that this node owns. */
+inline_always int own(struct __sk_buff *skb, struct packet *p, struct binding *b)
+{
+	if (p->payload && p->seq == b->start_seq && !(b->flags & (FLAG_CONFIRMED | FLAG_CLOSED))) {
+		read_options(skb, p);
+		return adopt(skb, p, b, clock_for(p, b->rtt_ms));
+	}
+	count(COUNT_OWNED);
+	track_in(p, b);
+	return TC_ACT_OK;
+}
+
+/* A packet for a connection that another node owns. */
+inline_always int elsewhere(struct __sk_buff *skb, struct packet *p, struct binding *b)
+{
+	__u16 from = sender(skb);
+
+	b->seen_ns = bpf_ktime_get_ns();
+	if (p->flags & RST)
+		set_flag(b, FLAG_CLOSED);
+	if (p->flags & FIN)
+		set_flag(b, FLAG_FIN_IN);
+	if (from == b->node)
+		return drop(COUNT_DROP_LOOP);
+	if (p->payload && p->seq == b->start_seq && (settings.roles & ROLE_DISTRIBUTOR)) {
+		read_options(skb, p);
+		count(COUNT_HANDOFF_AGAIN);
+		return send_handoff(skb, p, b, b->node, 0);
+	}
+	return forward(skb, p, b->node, COUNT_FORWARDED_BINDING);
+}
+
+/* The first request of a connection: decide, bind, hand off. */
+inline_always int first_request(struct __sk_buff *skb, struct packet *p, struct binding *b)
+{
+	enum counter why;
+
+	count(COUNT_REQUEST_FIRST);
+	b->start_seq = p->seq;
+	b->seen_ns = b->since_ns = bpf_ktime_get_ns();
+	__u16 server = decide(skb, p, &why);
+	if (server == NO_NODE) {
+		if (why == COUNT_DROP_NO_SERVER || why == COUNT_DECIDED_ALONE)
+			return drop(COUNT_DROP_NO_SERVER);
+		b->state = STATE_HELD;
+		return hold(why);
+	}
+	struct load *l = load_of(server);
+	if (l)
+		__sync_fetch_and_add(&l->assigned, 1);
+	__u32 to = server;
+	__u64 *handed = bpf_map_lookup_elem(&handed_to, &to);
+	if (handed)
+		*handed += 1;
+	count(why);
+	b->node = server;
+	b->state = STATE_BOUND;
+	tell(&p->flow, b, EVENT_BOUND);
+	if (server == settings.self) {
+		count(COUNT_HANDOFF_LOCAL);
+		return own(skb, p, b);
+	}
+	count(COUNT_HANDOFF_SENT);
+	read_options(skb, p);
+	return send_handoff(skb, p, b, server, 0);
+}
+
+/* A FIN before any request: nobody else will answer it. */
+inline_always int answer_fin(struct __sk_buff *skb, struct packet *p)
+{
+	struct reply r = {.seq = p->ack, .ack = p->seq + 1, .flags = FIN | ACK};
+
+	bpf_map_delete_elem(&bindings, &p->flow);
+	read_options(skb, p);
+	count(COUNT_FIN_ANSWERED);
+	return answer(skb, p, &r);
+}
+
+/* The handshake is complete, no request has been decided yet. */
+inline_always int open(struct __sk_buff *skb, struct packet *p, struct binding *b)
+{
+	if (p->flags & RST) {
+		bpf_map_delete_elem(&bindings, &p->flow);
+		return drop(COUNT_OPEN_RESET);
+	}
+	b->seen_ns = bpf_ktime_get_ns();
+	if (p->payload && p->seq == b->start_seq)
+		return first_request(skb, p, b);
+	if (p->seq == b->start_seq - 1 && p->payload <= 1) { /* RFC 9293 3.8.4 */
+		struct reply r = {.seq = b->start_ack, .ack = b->start_seq, .flags = ACK};
+		read_options(skb, p);
+		count(COUNT_KEEPALIVE_ANSWERED);
+		return answer(skb, p, &r);
+	}
+	if (p->payload)
+		return drop(COUNT_DROP_EARLY_SEGMENT);
+	if (p->flags & FIN)
+		return answer_fin(skb, p);
+	return drop(COUNT_HANDSHAKE_ACK);
+}
+
+inline_always int held(struct __sk_buff *skb, struct packet *p, struct binding *b)
+{
+	if (p->flags & RST) {
+		bpf_map_delete_elem(&bindings, &p->flow);
+		return drop(COUNT_OPEN_RESET);
+	}
+	if (!p->payload && !(p->flags & FIN))
+		return drop(COUNT_DROP_HELD_ACK);
+	return hold(COUNT_HELD_MORE);
+}
+
+/* A flow that has no binding, at a node that may make one. */
+inline_always int unknown(struct __sk_buff *skb, struct packet *p, __u16 from)
+{
+	struct scratch *s = scratch();
+	int age = (p->flags & (ACK | RST)) == ACK ? cookie_age(p, 2) : -1;
+
+	if (settings.roles & ROLE_SERVER) {
+		struct bpf_sock *sk = socket_of(skb, &p->flow);
+		__u32 state = sk ? sk->state : 0;
+		if (sk)
+			bpf_sk_release(sk);
+		/* An old connection's socket does not stand in the way of a proven new one. */
+		if (state && state != BPF_TCP_LISTEN && age < 0) {
+			count(COUNT_OWNED_UNBOUND);
+			return TC_ACT_OK;
+		}
+	}
+	if (age < 0) {
+		if (p->flags & RST)
+			return drop(COUNT_DROP_UNKNOWN_RESET);
+		if (!(settings.roles & ROLE_DISTRIBUTOR) || !(p->flags & ACK) ||
+		    (!p->payload && !(p->flags & FIN)) || cookie_age(p, COOKIE_SLOTS_OLD) < 0)
+			return drop(COUNT_DROP_UNKNOWN_FLOW);
+		return refuse(skb, p, COUNT_RESET_EXPIRED);
+	}
+	struct binding *old = bpf_map_lookup_elem(&bindings, &p->flow);
+	if (old)
+		retire(old);
+	read_options(skb, p);
+	if (!s)
+		return drop(COUNT_FAULT_MAP);
+	struct binding *b = &s->binding;
+	describe(p, b);
+	if (!(settings.roles & ROLE_DISTRIBUTOR)) {
+		/* The switch has heard of a handoff whose packet was lost: the connection is ours. */
+		if (from == NO_NODE || !p->payload)
+			return drop(COUNT_DROP_UNKNOWN_FLOW);
+		b->node = settings.self;
+		b->state = STATE_BOUND;
+		b->distributor = from;
+		count(COUNT_ADOPTED_BY_COOKIE);
+	} else if (!p->payload) {
+		if (p->flags & FIN)
+			return answer_fin(skb, p);
+		count(COUNT_HANDSHAKE_ACK);
+	}
+	if (bpf_map_update_elem(&bindings, &p->flow, b, BPF_ANY))
+		return drop(COUNT_FAULT_MAP);
+	if (!p->payload)
+		return TC_ACT_SHOT;
+	struct binding *fresh = bpf_map_lookup_elem(&bindings, &p->flow);
+	if (!fresh)
+		return drop(COUNT_FAULT_MAP);
+	return fresh->state == STATE_BOUND ? own(skb, p, fresh) : first_request(skb, p, fresh);
+}
+
+/* The switch's choice for a flow without binding; NO_NODE when there is none. */
+inline_always __u16 maglev_choice(const struct flow_key *f)
+{
+	struct keys *k = cluster_keys();
+
+	if (!k)
+		return NO_NODE;
+	__u32 slot = flow_hash(f, k->clock, DOMAIN_MAGLEV, 0) % MAGLEV_SLOTS;
+	__u16 *node = bpf_map_lookup_elem(&maglev, &slot);
+	return node ? *node : NO_NODE;
+}
+
+inline_always int syn(struct __sk_buff *skb, struct packet *p, struct binding *b)
+{
+	if (!(settings.roles & ROLE_DISTRIBUTOR))
+		return drop(COUNT_DROP_NO_ROLE);
+	/* The receiver verified most; what a device left unverified must be right to be answered. */
+	if (ip_summed(skb) == CHECKSUM_NONE && !p->payload) {
+		struct scratch *s = scratch();
+		__u32 n = p->header & 63; /* verifier: a bound that clang cannot fold away */
+		if (!s || n < TCP_MIN || bpf_skb_load_bytes(skb, L4, s->head, n))
+			return drop(COUNT_DROP_MALFORMED);
+		__u64 sum = (__u64)p->flow.client.w[3] + p->flow.vip.w[3] + bpf_htonl(n) +
+			    bpf_htonl(IPPROTO_TCP);
+		if (fold(sum + bpf_csum_diff(0, 0, (__be32 *)s->head, n & ~3, 0)) != 0xffff)
+			return drop(COUNT_DROP_CHECKSUM);
+	}
+	read_options(skb, p);
+	__u32 low = class_of_mss(p->found & FOUND_MSS ? p->mss : 536) << 6 |
+		    (p->found & FOUND_SACK ? 16 : 0) |
+		    (p->found & FOUND_WSCALE ? p->wscale : NO_WSCALE);
+	__u32 slot = (wall_ns() >> COOKIE_SLOT_SHIFT) & 0xffffff;
+	struct reply r = {
+		.seq = cookie_of(&p->flow, p->seq, slot, low),
+		.ack = p->seq + 1,
+		.flags = SYN | ACK,
+	};
+	count(COUNT_SYN_ANSWERED);
+	return answer(skb, p, &r);
+}
+
+inline_always int for_service(struct __sk_buff *skb, struct packet *p)
+{
+	struct binding *b = binding_of(&p->flow);
+	__u16 from = NO_NODE;
+
+	if ((p->flags & SYN) ? (p->flags & (ACK | RST | FIN)) : !(p->flags & (ACK | RST)))
+		return drop(COUNT_DROP_FLAGS);
+	if (b && (p->flags & SYN)) {
+		b->syn_isn = p->seq;
+		set_flag(b, FLAG_SYN_SEEN);
+	}
+	/* Packets next to a newer SYN belong to a connection that the binding is not about. */
+	if (b && (p->flags & SYN || (b->flags & FLAG_SYN_SEEN && b->start_seq != b->syn_isn + 1 &&
+				     p->seq - b->syn_isn - 1 < 65536)))
+		b = 0;
+	if (b && b->state == STATE_BOUND)
+		return b->node == settings.self ? own(skb, p, b) : elsewhere(skb, p, b);
+
+	if (settings.roles & ROLE_SWITCH || !(settings.roles & ROLE_DISTRIBUTOR))
+		from = sender(skb);
+	if (settings.roles & ROLE_SWITCH && from == NO_NODE) {
+		__u16 to = maglev_choice(&p->flow);
+		if (to == NO_NODE)
+			return drop(COUNT_DROP_NO_DISTRIBUTOR);
+		if (to != settings.self)
+			return forward(skb, p, to, COUNT_FORWARDED_DISTRIBUTOR);
+	}
+	if (p->flags & SYN)
+		return syn(skb, p, b);
+	if (b)
+		return b->state == STATE_OPEN ? open(skb, p, b) : held(skb, p, b);
+	if (!(settings.roles & (ROLE_DISTRIBUTOR | ROLE_SERVER)))
+		return drop(COUNT_DROP_NO_ROLE);
+	return unknown(skb, p, from);
+}
+
+/* A handoff packet from a distributor: this node is to own the connection. */
+inline_always int handoff(struct __sk_buff *skb)
+{
+	struct handoff_option o;
+	struct packet p = {};
+	struct scratch *s = scratch();
+
+	if (!s || !(settings.roles & ROLE_SERVER))
+		return drop(COUNT_DROP_NO_ROLE);
+	if (open_handoff(skb, &o, &p) != PARSED_TCP)
+		return TC_ACT_SHOT;
+	count(COUNT_HANDOFF_RECEIVED);
+	read_options(skb, &p);
+	struct binding *b = binding_of(&p.flow);
+	if (b && b->state == STATE_BOUND) {
+		if (b->start_seq == bpf_ntohl(o.start_seq) && b->node != settings.self)
+			return send_handoff(skb, &p, b, b->node, o.hops + 1);
+		if (b->start_seq != bpf_ntohl(o.start_seq) &&
+		    (__s32)(b->issued_ms - bpf_ntohl(o.issued_ms)) > 0)
+			return drop(COUNT_DROP_HANDOFF_STALE);
+		if (b->start_seq != bpf_ntohl(o.start_seq)) {
+			retire(b);
+			b = 0;
+		}
+	} else {
+		b = 0;
+	}
+	if (!b) {
+		struct binding *fresh = &s->binding;
+		__builtin_memset(fresh, 0, sizeof(*fresh));
+		fresh->seen_ns = fresh->since_ns = bpf_ktime_get_ns();
+		fresh->start_seq = bpf_ntohl(o.start_seq);
+		fresh->start_ack = p.ack;
+		fresh->snd_end = p.ack;
+		fresh->issued_ms = bpf_ntohl(o.issued_ms);
+		fresh->node = settings.self;
+		fresh->distributor = bpf_ntohs(o.distributor);
+		fresh->service = p.service;
+		fresh->mss = bpf_ntohs(o.mss);
+		fresh->rtt_ms = bpf_ntohs(o.rtt_ms);
+		fresh->state = STATE_BOUND;
+		fresh->options = o.options;
+		fresh->snd_wscale = o.snd_wscale;
+		if (bpf_map_update_elem(&bindings, &p.flow, fresh, BPF_ANY))
+			return drop(COUNT_FAULT_MAP);
+		b = bpf_map_lookup_elem(&bindings, &p.flow);
+		if (!b)
+			return drop(COUNT_FAULT_MAP);
+	}
+	/*
+	 * A segment of the same list that is not the first (software GSO repeats the wrapping on each)
+	 * goes up behind the first: the stack has made the socket by then.
+	 */
+	if (p.payload && p.seq == b->start_seq && !(b->flags & (FLAG_CONFIRMED | FLAG_CLOSED)))
+		return adopt(skb, &p, b, bpf_ntohl(o.tsval));
+	return own(skb, &p, b);
+}
+
+SEC("tcx/ingress")
+int ingress(struct __sk_buff *skb)
+{
+	struct packet p = {};
+
+	switch (parse(skb, &p)) {
+	case PARSED_TCP:
+		return for_service(skb, &p);
+	case PARSED_UDP:
+		return handoff(skb);
+	case PARSED_DROP:
+		return TC_ACT_SHOT;
+	default:
+		return NEXT_PROGRAM;
+	}
+}
+
+/* What the node's server sends: load, ends, and the RSTs that must not leave. */
+SEC("tcx/egress")
+int egress(struct __sk_buff *skb)
+{
+	struct packet p = {};
+	struct headers h = {};
+
+	if (skb->protocol != bpf_htons(ETH_P_IP) || bpf_skb_load_bytes(skb, L3, &h, sizeof(h)) ||
+	    h.ip.protocol != IPPROTO_TCP || h.ip.ihl != 5)
+		return NEXT_PROGRAM;
+	map_v4(&p.flow.client, h.ip.daddr);
+	map_v4(&p.flow.vip, h.ip.saddr);
+	p.flow.client_port = h.tcp.dest;
+	p.flow.vip_port = h.tcp.source;
+	struct binding *b = bpf_map_lookup_elem(&bindings, &p.flow);
+	if (!b || b->state != STATE_BOUND || b->node != settings.self)
+		return NEXT_PROGRAM;
+	p.header = h.tcp.doff * 4;
+	p.payload = skb->len - L4 - p.header;
+	p.seq = bpf_ntohl(h.tcp.seq);
+	p.flags = tcp_flags(&h.tcp);
+	/*
+	 * A RST without ACK answers a packet that found no socket. Just after an adoption that is a
+	 * packet which overtook the adopting one on another CPU; its RST would kill the connection.
+	 */
+	if ((p.flags & (RST | ACK)) == RST && !(b->flags & FLAG_CONFIRMED)) {
+		if (bpf_ktime_get_ns() - b->since_ns < (__u64)YOUNG_MS * MS)
+			return drop(COUNT_DROP_OVERTAKEN_RESET);
+	}
+	track_out(&p, b);
+	return NEXT_PROGRAM;
+}
+
+/* User space has written a held packet back: it arrives again where it came from. */
+SEC("tcx/ingress")
+int release(struct __sk_buff *skb)
+{
+	return bpf_redirect(settings.cluster_ifindex, BPF_F_INGRESS);
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";

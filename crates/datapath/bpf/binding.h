@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * Bindings: where packets of a connection go now. The table is a bounded LRU; entries also age, and
+ * an aged one counts as absent, so no sweeper is needed.
+ */
+#pragma once
+
+#include "packet.h"
+
+enum { MS = 1000000 };
+
+inline_always __u32 set_flag(struct binding *b, __u32 flag)
+{
+	return __sync_fetch_and_or(&b->flags, flag);
+}
+
+inline_always __u32 clear_flag(struct binding *b, __u32 flag)
+{
+	return __sync_fetch_and_and(&b->flags, ~flag);
+}
+
+/* The flow's binding, if it has one that has not aged. */
+inline_always struct binding *binding_of(const struct flow_key *flow)
+{
+	struct binding *b = bpf_map_lookup_elem(&bindings, flow);
+
+	if (!b)
+		return 0;
+	__u64 now = bpf_ktime_get_ns(), idle = now - b->seen_ns;
+	__u64 age = b->flags & FLAG_CLOSED ? LINGER_MS
+		    : b->flags & FLAG_FIN_IN ? HALF_CLOSED_MS
+		    : b->state == STATE_HELD ? HELD_MS
+					     : IDLE_MS;
+	if ((__s64)idle > (__s64)(age * MS))
+		return 0;
+	return b;
+}
+
+inline_always void tell(const struct flow_key *flow, const struct binding *b, enum event_kind kind)
+{
+	struct scratch *s = scratch();
+
+	if (!s)
+		return;
+	struct event *e = &s->event;
+	e->flow = *flow;
+	e->start_seq = b->start_seq;
+	e->kind = kind;
+	e->node = b->node;
+	e->service = b->service;
+	e->distributor = b->distributor;
+	if (bpf_ringbuf_output(&events, e, sizeof(*e), 0))
+		count(COUNT_EVENT_LOST);
+}
+
+inline_always void start_serving(struct binding *b)
+{
+	if (!(set_flag(b, FLAG_SERVING) & FLAG_SERVING))
+		count(COUNT_SERVING_STARTED);
+}
+
+inline_always void end_serving(struct binding *b)
+{
+	if (clear_flag(b, FLAG_SERVING) & FLAG_SERVING)
+		count(COUNT_SERVING_ENDED);
+}
+
+/* The connection is over at its owner: load given back, once; the others are told. */
+inline_always void close_binding(const struct flow_key *flow, struct binding *b)
+{
+	if (set_flag(b, FLAG_CLOSED) & FLAG_CLOSED)
+		return;
+	end_serving(b);
+	if (b->flags & FLAG_ADOPTED) {
+		count(COUNT_CLOSED);
+		tell(flow, b, EVENT_CLOSED);
+	}
+}
+
+/* A binding gives way to the next connection of the same flow. */
+inline_always void retire(struct binding *b)
+{
+	if (set_flag(b, FLAG_CLOSED) & FLAG_CLOSED)
+		return;
+	end_serving(b);
+	if (b->flags & FLAG_ADOPTED)
+		count(COUNT_CLOSED);
+}
+
+/* Owner: a packet from the client. Busy from a request on; idle when all answers are acknowledged. */
+inline_always void track_in(const struct packet *p, struct binding *b)
+{
+	b->seen_ns = bpf_ktime_get_ns();
+	if (p->flags & RST) {
+		close_binding(&p->flow, b);
+		return;
+	}
+	if (p->payload && !(b->flags & FLAG_CLOSED)) {
+		start_serving(b);
+		clear_flag(b, FLAG_ANSWERED);
+	} else if ((b->flags & (FLAG_SERVING | FLAG_ANSWERED)) == (FLAG_SERVING | FLAG_ANSWERED) &&
+		   (__s32)(p->ack - b->snd_end) >= 0) {
+		end_serving(b);
+	}
+	if (p->flags & FIN)
+		set_flag(b, FLAG_FIN_IN);
+	if ((b->flags & (FLAG_FIN_IN | FLAG_FIN_OUT)) == (FLAG_FIN_IN | FLAG_FIN_OUT))
+		close_binding(&p->flow, b);
+}
+
+/* Owner: a packet from the server. */
+inline_always void track_out(const struct packet *p, struct binding *b)
+{
+	__u32 end = p->seq + p->payload + (p->flags & FIN ? 1 : 0);
+
+	set_flag(b, FLAG_CONFIRMED);
+	if ((__s32)(end - b->snd_end) > 0)
+		b->snd_end = end;
+	if (p->payload) {
+		count_many(COUNT_BYTES_SERVED, p->payload);
+		if (!(b->flags & FLAG_CLOSED))
+			start_serving(b);
+		set_flag(b, FLAG_ANSWERED);
+	}
+	if (p->flags & FIN)
+		set_flag(b, FLAG_FIN_OUT);
+	if ((p->flags & RST) || (b->flags & (FLAG_FIN_IN | FLAG_FIN_OUT)) == (FLAG_FIN_IN | FLAG_FIN_OUT))
+		close_binding(&p->flow, b);
+}

@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * What the kernel programs and user space share: map keys and values, limits, the handoff packet's
+ * layout and the list of counters. Written once, here: Rust gets the types through BTF (skeleton)
+ * and the counters' names and sentences through the build script, which reads the COUNTERS list.
+ *
+ * Conventions: __be16/__be32 are in network byte order, everything else in host order. Times ending
+ * in _ns are bpf_ktime_get_ns(); "wall" times are CLOCK_REALTIME, the one clock that nodes share.
+ */
+#pragma once
+
+enum limits {
+	MAX_NODES = 256,
+	MAX_SERVICES = 16,
+	MAX_REPLICAS = 4,   /* servers one cached decision may name */
+	ROTA_SLOTS = 256,   /* turns of one service's rota */
+	MAGLEV_SLOTS = 65537,
+	HEAD_MAX = 512,	    /* bytes of a request that the kernel looks at */
+	METHOD_MAX = 16,    /* bytes of a method that the kernel accepts */
+	TRIES_MAX = 3,	    /* stale sockets that one adoption may end */
+	HOPS_MAX = 4,	    /* times one handoff packet may be handed on */
+	NO_NODE = 0xffff,
+};
+
+enum times {
+	COOKIE_SLOT_SHIFT = 36, /* wall_ns >> 36: a new cookie slot each 68.7 s */
+	COOKIE_SLOTS_OLD = 8,	/* slots looked back to tell "expired" from "never ours" */
+	HELD_MS = 3000,		/* a connection held longer is decided afresh */
+	YOUNG_MS = 2000,	/* how long after adoption a stray RST of our own stack is eaten */
+	LINGER_MS = 60000,	/* a closed binding still leads late packets to the old owner */
+	HALF_CLOSED_MS = 300000,
+	IDLE_MS = 7200000,
+	RTT_UNKNOWN = 0xffff,
+	RTT_CAP_MS = 1000,	/* how far an adopted socket's clock may start ahead of the echo */
+	HANDOFF_AGE_MS = 30000, /* older (or newer) handoff packets are refused */
+};
+
+enum offer {
+	SYNACK_WINDOW = 64000, /* bytes, unscaled */
+	RCV_WSCALE = 7,
+	NO_WSCALE = 15, /* in a cookie: the client did not offer window scaling */
+};
+
+enum role {
+	ROLE_SWITCH = 1,
+	ROLE_DISTRIBUTOR = 2,
+	ROLE_SERVER = 4,
+};
+
+/* IPv4 addresses are kept as v4-mapped IPv6 ones: {0, 0, 0xffff, address}. */
+struct addr {
+	__be32 w[4];
+};
+
+struct flow_key {
+	struct addr client;
+	struct addr vip;
+	__be16 client_port;
+	__be16 vip_port;
+};
+
+struct service_key {
+	struct addr vip;
+	__be16 port;
+	__u16 pad;
+};
+
+enum key_kind {
+	KEY_PATH = 0,
+	KEY_PATH_QUERY = 1,
+};
+
+struct service {
+	__u16 id;
+	__u8 key; /* enum key_kind */
+	__u8 pad;
+};
+
+/* What a distributor may decide by itself for one service; set by the dispatcher. */
+enum guide_kind {
+	GUIDE_ASK = 0,	  /* every connection is asked */
+	GUIDE_CACHED = 1, /* a cached decision holds while its server's load is within load_limit */
+	GUIDE_ROTA = 2,	  /* take turns */
+};
+
+struct guide {
+	__u32 kind; /* enum guide_kind */
+	__u32 load_limit;
+	__u32 rota_len; /* of the turns; also the kernel's own answer while user space is silent */
+	__u32 pad;
+};
+
+struct decision_key {
+	__u64 target;
+	__u16 service;
+	__u16 pad[3];
+};
+
+struct decision {
+	__u64 expires_ns; /* 0: never */
+	__u16 count;
+	__u16 servers[MAX_REPLICAS];
+	__u16 pad[3];
+};
+
+struct load {
+	__u32 reported; /* connections being served, as the server said */
+	__u32 assigned; /* handed to it by this distributor since */
+	__u32 weight;
+	__u32 live;
+};
+
+struct node {
+	__be32 address;
+	__u32 roles;
+};
+
+/* Values that user space changes while the programs run. */
+struct live {
+	__u64 wall_offset_ns; /* CLOCK_REALTIME - bpf_ktime_get_ns() */
+	__u64 daemon_until_ns; /* user space promises to answer held packets until then */
+};
+
+struct keys {
+	__u64 cookie[2];
+	__u64 clock[2];
+	__u64 handoff[2];
+	__u64 target;
+	__u64 pad;
+};
+
+enum binding_state {
+	STATE_OPEN = 1,	 /* handshake complete, no request yet */
+	STATE_HELD = 2,	 /* its request waits in user space for a decision */
+	STATE_BOUND = 3, /* packets belong to `node` */
+};
+
+enum binding_flag {
+	FLAG_SYN_SEEN = 1,   /* a newer SYN of the same flow came: see syn_isn */
+	FLAG_ADOPTED = 2,    /* this node gave the connection to its server */
+	FLAG_CONFIRMED = 4,  /* the server's socket has spoken */
+	FLAG_SERVING = 8,    /* counted as load */
+	FLAG_ANSWERED = 16,  /* the server sent data since the last request */
+	FLAG_FIN_IN = 32,    /* the client's FIN was seen */
+	FLAG_FIN_OUT = 64,   /* the server's FIN was seen */
+	FLAG_CLOSED = 128,   /* ended; late packets only */
+};
+
+enum tcp_option {
+	OPTION_WSCALE = 1,
+	OPTION_SACK = 2,
+	OPTION_TIMESTAMPS = 4,
+};
+
+/* Where packets of one client connection go now, and what is known of it. */
+struct binding {
+	__u64 seen_ns;
+	__u64 since_ns;	    /* when it took its present state */
+	__u32 flags;	    /* enum binding_flag; changed atomically */
+	__u32 start_seq;    /* the client's first data byte */
+	__u32 start_ack;    /* our first data byte: the cookie + 1 */
+	__u32 syn_isn;	    /* with FLAG_SYN_SEEN: ISN of the newer SYN */
+	__u32 snd_end;	    /* owner: end of what the server has sent */
+	__u32 issued_ms;    /* wall clock of the handoff, truncated */
+	__u16 node;	    /* with STATE_BOUND: the owner */
+	__u16 distributor;  /* who handed it off */
+	__u16 service;
+	__u16 mss;
+	__u16 rtt_ms;
+	__u8 state;	    /* enum binding_state */
+	__u8 options;	    /* enum tcp_option: what both sides agreed on */
+	__u8 snd_wscale;
+	__u8 tries;	    /* stale sockets ended for this adoption */
+	__u16 pad;
+};
+
+enum event_kind {
+	EVENT_BOUND = 1,  /* this distributor gave the flow to `node` */
+	EVENT_CLOSED = 2, /* the flow ended at this server */
+};
+
+struct event {
+	struct flow_key flow;
+	__u32 start_seq;
+	__u16 kind; /* enum event_kind */
+	__u16 node;
+	__u16 service;
+	__u16 distributor;
+};
+
+/*
+ * The handoff packet: the client's first data packet inside Geneve (RFC 8926) inside UDP, with this
+ * one option. Everything that is not a byte is in network order. `tag` is SipHash-2-4 under the
+ * cluster's handoff key over the option's other fields but `hops`, and the inner flow, seq and ack.
+ */
+enum wire {
+	GENEVE_PROTO_IPV4 = 0x0800,
+	HANDOFF_OPTION_CLASS = 0xfff0, /* the experimental range of RFC 8926 4.4 */
+	HANDOFF_OPTION_TYPE = 0x81,    /* critical: a receiver that does not know it must drop */
+	HANDOFF_VERSION = 1,
+};
+
+struct handoff_option {
+	__be16 option_class;
+	__u8 type;
+	__u8 length; /* of what follows, in 4-byte words */
+	__u8 version;
+	__u8 hops;
+	__u8 options; /* enum tcp_option */
+	__u8 snd_wscale;
+	__be32 start_seq;
+	__be32 tsval; /* the value the server's clock for this flow has now */
+	__be32 issued_ms;
+	__be16 mss;
+	__be16 distributor;
+	__be16 service;
+	__be16 rtt_ms;
+	__be32 tag[2];
+};
+
+struct handoff_header {
+	__u8 ip[20];
+	__u8 udp[8];
+	__u8 geneve[8];
+	struct handoff_option option;
+};
+
+_Static_assert(sizeof(struct flow_key) == 36, "flow_key has no padding");
+_Static_assert(sizeof(struct handoff_option) == 36, "handoff option is 36 bytes");
+_Static_assert(sizeof(struct handoff_header) == 72, "handoff header is 72 bytes");
+_Static_assert(sizeof(struct binding) == 56, "binding has no hidden padding");
+
+/*
+ * Counters: C(NAME, kind, "sentence"). Kinds: normal (the cluster at work), drop (a packet was
+ * dropped, for this reason), reset (the client was sent a RST), fault (should not happen; look).
+ */
+#define COUNTERS(C)                                                                                 \
+	C(SYN_ANSWERED, normal, "SYN answered with a cookie")                                       \
+	C(HANDSHAKE_ACK, normal, "handshake completed by the client's ACK")                         \
+	C(REQUEST_FIRST, normal, "first request of a connection read")                              \
+	C(DECIDED_CACHE, normal, "decided in the kernel by a cached decision")                      \
+	C(DECIDED_ROTA, normal, "decided in the kernel by the rota")                                \
+	C(DECIDED_ALONE, normal, "decided in the kernel because user space is silent")              \
+	C(HELD_MISS, normal, "held: no cached decision")                                            \
+	C(HELD_LOAD, normal, "held: the decided server's load is above its limit")                  \
+	C(HELD_ASK, normal, "held: every request of the service is asked")                          \
+	C(HELD_HEAD, normal, "held: the request line cannot be read from one packet")               \
+	C(HELD_MORE, normal, "held: further packet of a held connection")                           \
+	C(HANDOFF_SENT, normal, "handed off to another node")                                       \
+	C(HANDOFF_AGAIN, normal, "handoff sent again for a retransmitted first packet")             \
+	C(HANDOFF_LOCAL, normal, "handed off to this node's own server")                            \
+	C(HANDOFF_RECEIVED, normal, "handoff packet taken from another node")                       \
+	C(ADOPTED, normal, "connection adopted by the server")                                      \
+	C(ADOPTED_BY_COOKIE, normal, "connection adopted from a plain packet, its handoff was lost") \
+	C(ADOPT_AGAIN, normal, "first packet repeated after its adoption")                          \
+	C(STALE_SOCKET_ENDED, normal, "socket of an earlier connection ended for an adoption")      \
+	C(FORWARDED_BINDING, normal, "forwarded to the connection's owner")                         \
+	C(FORWARDED_DISTRIBUTOR, normal, "forwarded by the switch to a distributor")                \
+	C(OWNED, normal, "packet of a connection this node serves")                                 \
+	C(OWNED_UNBOUND, normal, "packet of a socket without binding, passed to it")                \
+	C(CLOSED, normal, "served connection ended")                                                \
+	C(SERVING_STARTED, normal, "connection became busy")                                        \
+	C(SERVING_ENDED, normal, "connection became idle or ended")                                 \
+	C(BYTES_SERVED, normal, "bytes of payload sent by this node's server")                      \
+	C(FIN_ANSWERED, normal, "FIN of a connection without request answered")                     \
+	C(KEEPALIVE_ANSWERED, normal, "keepalive of a connection without request answered")         \
+	C(OPEN_RESET, normal, "client reset a connection before its request")                       \
+	C(DROP_HELD_ACK, drop, "bare ACK of a held connection")                                     \
+	C(DROP_FRAGMENT, drop, "IP fragment for a service")                                         \
+	C(DROP_IP_OPTIONS, drop, "IP header with options for a service")                            \
+	C(DROP_MALFORMED, drop, "TCP header truncated, or lengths that contradict each other")      \
+	C(DROP_FLAGS, drop, "TCP flags that no connection has")                                     \
+	C(DROP_CHECKSUM, drop, "SYN with a wrong checksum")                                         \
+	C(DROP_UNKNOWN_FLOW, drop, "packet of a connection that nobody here knows")                 \
+	C(DROP_UNKNOWN_RESET, drop, "RST of a connection that nobody here knows")                   \
+	C(DROP_EARLY_SEGMENT, drop, "later segment came before the first; the client repeats it")   \
+	C(DROP_NO_ROLE, drop, "no role of this node takes this packet")                             \
+	C(DROP_NO_DISTRIBUTOR, drop, "the switch has no live distributor")                          \
+	C(DROP_NO_SERVER, drop, "no live server to decide for")                                     \
+	C(DROP_TTL, drop, "time to live used up between nodes")                                     \
+	C(DROP_LOOP, drop, "would go back to the node it came from")                                \
+	C(DROP_STALE_SOCKET, drop, "socket of an earlier connection would not end")                 \
+	C(DROP_OVERTAKEN_RESET, drop, "own stack's RST for a packet that overtook its adoption")    \
+	C(DROP_HANDOFF_MALFORMED, drop, "handoff packet that cannot be read")                       \
+	C(DROP_HANDOFF_FORGED, drop, "handoff packet with a wrong tag or from no member")           \
+	C(DROP_HANDOFF_STALE, drop, "handoff packet too old, or older than what is known")          \
+	C(DROP_HANDOFF_TOO_BIG, drop, "handoff packet would exceed the link's MTU")                 \
+	C(RESET_EXPIRED, reset, "request came after the handshake's cookie had expired")            \
+	C(RESET_NO_LISTENER, reset, "no web server listens on the service's port")                  \
+	C(RESET_REFUSED, reset, "the kernel refused the adoption (see baton doctor)")               \
+	C(EVENT_LOST, fault, "user space was too slow to hear of a binding or a close")             \
+	C(FAULT_REWRITE, fault, "a packet could not be rewritten; it was dropped")                  \
+	C(FAULT_MAP, fault, "a table could not take an entry")
+
+#define COUNTER_ENUM(name, kind, text) COUNT_##name,
+enum counter { COUNTERS(COUNTER_ENUM) COUNTERS_MAX };
+#undef COUNTER_ENUM

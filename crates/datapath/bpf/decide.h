@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * The kernel's share of deciding: look up what the dispatcher's policy has decided already. What it
+ * may decide without asking is the service's guide; everything else is held for user space.
+ */
+#pragma once
+
+#include "binding.h"
+#include "request.h"
+
+inline_always struct load *load_of(__u32 node)
+{
+	return bpf_map_lookup_elem(&loads, &node);
+}
+
+inline_always bool daemon_listens(void)
+{
+	struct live *l = live_values();
+	return l && bpf_ktime_get_ns() < l->daemon_until_ns;
+}
+
+/* The server at one place of the service's rota, if it is alive; NO_NODE otherwise. */
+inline_always __u16 rota_at(const struct packet *p, const struct guide *g, __u32 place)
+{
+	if (!g->rota_len || g->rota_len > ROTA_SLOTS)
+		return NO_NODE;
+	__u32 i = p->service * ROTA_SLOTS + place % g->rota_len;
+	__u16 *node = bpf_map_lookup_elem(&rota, &i);
+	struct load *l = node ? load_of(*node) : 0;
+	return l && l->live ? *node : NO_NODE;
+}
+
+inline_always __u16 take_turn(const struct packet *p, const struct guide *g)
+{
+	__u32 service = p->service;
+	__u32 *turn = bpf_map_lookup_elem(&turns, &service);
+
+	return turn ? rota_at(p, g, __sync_fetch_and_add(turn, 1)) : NO_NODE;
+}
+
+/* The least loaded of the servers that a cached decision names. */
+inline_always __u16 least_loaded(const struct decision *d, __u32 *load)
+{
+	__u16 best = NO_NODE;
+
+	*load = ~0U;
+	for (int i = 0; i < MAX_REPLICAS; i++) {
+		if (i >= d->count)
+			break;
+		struct load *l = load_of(d->servers[i]);
+		if (!l || !l->live || l->reported + l->assigned >= *load)
+			continue;
+		*load = l->reported + l->assigned;
+		best = d->servers[i];
+	}
+	return best;
+}
+
+inline_always __u16 cached(const struct packet *p, const struct guide *g, __u64 target,
+			   enum counter *why)
+{
+	struct decision_key k = {.target = target, .service = p->service};
+	struct decision *d = bpf_map_lookup_elem(&decisions, &k);
+	__u32 load;
+
+	*why = COUNT_HELD_MISS;
+	if (!d || (d->expires_ns && d->expires_ns < bpf_ktime_get_ns()))
+		return NO_NODE;
+	__u16 server = least_loaded(d, &load);
+	if (server == NO_NODE)
+		return NO_NODE;
+	if (load > g->load_limit) {
+		*why = COUNT_HELD_LOAD;
+		return NO_NODE;
+	}
+	*why = COUNT_DECIDED_CACHE;
+	return server;
+}
+
+/* The server for this request, or NO_NODE: then the packet is held, for the reason in `why`. */
+inline_always __u16 decide(struct __sk_buff *skb, const struct packet *p, enum counter *why)
+{
+	__u32 service = p->service;
+	struct guide *g = bpf_map_lookup_elem(&guides, &service);
+	__u64 target = 0;
+
+	*why = COUNT_DROP_NO_SERVER;
+	if (!g)
+		return NO_NODE;
+	if (!daemon_listens()) {
+		/* any server may serve any request: the same target keeps to the same one */
+		*why = COUNT_DECIDED_ALONE;
+		read_target(skb, p, &target);
+		return rota_at(p, g, target);
+	}
+	if (g->kind == GUIDE_ROTA) {
+		__u16 server = take_turn(p, g);
+		*why = server == NO_NODE ? COUNT_HELD_ASK : COUNT_DECIDED_ROTA;
+		return server;
+	}
+	*why = COUNT_HELD_ASK;
+	if (g->kind != GUIDE_CACHED)
+		return NO_NODE;
+	*why = COUNT_HELD_HEAD;
+	if (!read_target(skb, p, &target))
+		return NO_NODE;
+	return cached(p, g, target, why);
+}
+
+/* Gives the packet to user space through the hold device; it comes back when there is a decision. */
+inline_always int hold(enum counter why)
+{
+	count(why);
+	return bpf_redirect(settings.hold_ifindex, 0);
+}

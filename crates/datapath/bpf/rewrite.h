@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/* Packets on their way out: forwarded, answered, or turned into a RST. */
+#pragma once
+
+#include "cookie.h"
+
+inline_always __u16 fold(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (sum & 0xffff) + (sum >> 16);
+}
+
+inline_always __u32 ip_summed(struct __sk_buff *skb)
+{
+	struct sk_buff *kernel_skb = bpf_cast_to_kern_ctx(skb);
+	return BPF_CORE_READ_BITFIELD(kernel_skb, ip_summed);
+}
+
+inline_always int redirect_to(__be32 next_hop)
+{
+	struct bpf_redir_neigh neigh = {.nh_family = 2 /* AF_INET */, .ipv4_nh = next_hop};
+	return bpf_redirect_neigh(settings.cluster_ifindex, &neigh, sizeof(neigh), 0);
+}
+
+inline_always int set_ttl(struct __sk_buff *skb, __u8 from, __u8 to)
+{
+	__u16 old = bpf_htons((__u16)from << 8 | IPPROTO_TCP);
+	__u16 new = bpf_htons((__u16)to << 8 | IPPROTO_TCP);
+
+	if (bpf_l3_csum_replace(skb, L3 + offsetof(struct iphdr, check), old, new, 2))
+		return -1;
+	return bpf_skb_store_bytes(skb, L3 + offsetof(struct iphdr, ttl), &to, 1, 0);
+}
+
+/* The member that a frame came from, by its source MAC address; NO_NODE for anybody else. */
+inline_always __u16 sender(struct __sk_buff *skb)
+{
+	__u64 mac = 0;
+
+	if (bpf_skb_load_bytes(skb, ETH_ALEN, &mac, ETH_ALEN))
+		return NO_NODE;
+	__u16 *node = bpf_map_lookup_elem(&members, &mac);
+	return node ? *node : NO_NODE;
+}
+
+/* Sends the packet on to another node as it is: new MAC addresses, one hop less to live. */
+inline_always int forward(struct __sk_buff *skb, const struct packet *p, __u32 to, enum counter why)
+{
+	struct node *n = bpf_map_lookup_elem(&nodes, &to);
+
+	if (!n || !n->address)
+		return drop(COUNT_FAULT_MAP);
+	if (p->ttl <= 1)
+		return drop(COUNT_DROP_TTL);
+	if (set_ttl(skb, p->ttl, p->ttl - 1))
+		return drop(COUNT_FAULT_REWRITE);
+	count(why);
+	return redirect_to(n->address);
+}
+
+struct answer {
+	struct tcphdr tcp;
+	__be32 options[5];
+};
+
+/* Seq, ack and flags of a packet of our own. */
+struct reply {
+	__u32 seq, ack;
+	__u8 flags;
+};
+
+inline_always __be32 option_word(__u8 a, __u8 b, __u8 c, __u8 d)
+{
+	return bpf_htonl((__u32)a << 24 | (__u32)b << 16 | (__u32)c << 8 | d);
+}
+
+/*
+ * Options of our answer, in layouts with constant places (a SYN-ACK repeats exactly what the SYN
+ * offered, RFC 9293 3.2 and RFC 7323 1.3); their length in bytes.
+ */
+inline_always __u32 answer_options(struct answer *a, const struct packet *p, bool syn)
+{
+	bool ts = p->found & FOUND_TIMESTAMPS;
+	__be32 tsval = ts ? bpf_htonl(flow_clock(&p->flow)) : 0, tsecr = bpf_htonl(p->tsval);
+
+	if (!syn) {
+		if (!ts)
+			return 0;
+		a->options[0] = option_word(1, 1, 8, 10);
+		a->options[1] = tsval;
+		a->options[2] = tsecr;
+		return 12;
+	}
+	bool sack = p->found & FOUND_SACK, wscale = p->found & FOUND_WSCALE;
+	__u16 mss = settings.mtu - sizeof(struct handoff_header) - sizeof(struct headers);
+	__be32 wscale_word = option_word(1, 3, 3, RCV_WSCALE);
+
+	a->options[0] = option_word(2, 4, mss >> 8, mss & 0xff);
+	if (ts) {
+		a->options[1] = sack ? option_word(4, 2, 8, 10) : option_word(1, 1, 8, 10);
+		a->options[2] = tsval;
+		a->options[3] = tsecr;
+		a->options[4] = wscale_word;
+		return wscale ? 20 : 16;
+	}
+	a->options[1] = sack ? option_word(1, 1, 4, 2) : wscale_word;
+	a->options[2] = wscale_word;
+	return sack && wscale ? 12 : sack || wscale ? 8 : 4;
+}
+
+/*
+ * Turns the client's packet, whatever it carries, into our answer to it and sends it back along the
+ * node's own route to the client (it may have come through a switch that is no router).
+ */
+inline_always int answer(struct __sk_buff *skb, const struct packet *p, const struct reply *r)
+{
+	struct answer a = {};
+	bool options = !(r->flags & RST);
+	__u32 length = TCP_MIN + (options ? answer_options(&a, p, r->flags & SYN) : 0);
+	struct iphdr ip = {
+		.version = 4,
+		.ihl = 5,
+		.tot_len = bpf_htons(sizeof(ip) + length),
+		.frag_off = bpf_htons(0x4000),
+		.ttl = 64,
+		.protocol = IPPROTO_TCP,
+		.saddr = p->flow.vip.w[3],
+		.daddr = p->flow.client.w[3],
+	};
+
+	a.tcp.source = p->flow.vip_port;
+	a.tcp.dest = p->flow.client_port;
+	a.tcp.seq = bpf_htonl(r->seq);
+	a.tcp.ack_seq = bpf_htonl(r->ack);
+	a.tcp.window = bpf_htons(SYNACK_WINDOW);
+	((__u8 *)&a.tcp)[12] = length / 4 << 4;
+	((__u8 *)&a.tcp)[13] = r->flags;
+
+	__u64 pseudo = (__u64)ip.saddr + ip.daddr + bpf_htonl(length) + bpf_htonl(IPPROTO_TCP);
+	if (ip_summed(skb) == CHECKSUM_PARTIAL) /* the device, or the receiver, does the rest */
+		a.tcp.check = fold(pseudo);
+	else
+		a.tcp.check = ~fold(pseudo + bpf_csum_diff(0, 0, (__be32 *)&a, sizeof(a), 0));
+	ip.check = ~fold(bpf_csum_diff(0, 0, (__be32 *)&ip, sizeof(ip), 0));
+
+	if (length < TCP_MIN || length > sizeof(a) ||
+	    bpf_skb_change_tail(skb, L4 + length, 0) ||
+	    bpf_skb_store_bytes(skb, L3, &ip, sizeof(ip), 0) ||
+	    bpf_skb_store_bytes(skb, L4, &a, length, 0))
+		return drop(COUNT_FAULT_REWRITE);
+	return bpf_redirect_neigh(skb->ifindex, 0, 0, 0);
+}
+
+/* Flags, sequence and acknowledgement numbers changed in place, payload and options kept. */
+inline_always int renumber(struct __sk_buff *skb, const struct packet *p, const struct reply *r)
+{
+	__u16 old_flags, new_flags;
+	__be32 old_seq = bpf_htonl(p->seq), new_seq = bpf_htonl(r->seq);
+	__be32 old_ack = bpf_htonl(p->ack), new_ack = bpf_htonl(r->ack);
+	const __u32 check = L4 + offsetof(struct tcphdr, check);
+
+	if (bpf_skb_load_bytes(skb, L4 + 12, &old_flags, 2))
+		return -1;
+	new_flags = old_flags;
+	((__u8 *)&new_flags)[1] = r->flags;
+	if (bpf_l4_csum_replace(skb, check, old_flags, new_flags, 2) ||
+	    bpf_l4_csum_replace(skb, check, old_seq, new_seq, 4) ||
+	    bpf_l4_csum_replace(skb, check, old_ack, new_ack, 4) ||
+	    bpf_skb_store_bytes(skb, L4 + 12, &new_flags, 2, 0) ||
+	    bpf_skb_store_bytes(skb, L4 + 4, &new_seq, 4, 0) ||
+	    bpf_skb_store_bytes(skb, L4 + 8, &new_ack, 4, 0))
+		return -1;
+	return 0;
+}
+
+/*
+ * Refuses the connection: the packet becomes a RST to its sender, sequence number where the sender
+ * expects it (RFC 9293 3.10.7.1). In place with its payload, because a decapsulated packet cannot be
+ * shortened (bpf_skb_change_tail refuses it).
+ */
+inline_always int refuse(struct __sk_buff *skb, const struct packet *p, enum counter why)
+{
+	struct reply r = {.seq = p->ack, .ack = 0, .flags = RST};
+	__be32 addresses[2] = {p->flow.vip.w[3], p->flow.client.w[3]};
+	__be16 ports[2] = {p->flow.vip_port, p->flow.client_port};
+
+	count(why);
+	/* swapping addresses and ports leaves every checksum as it was */
+	if (renumber(skb, p, &r) || set_ttl(skb, p->ttl, 64) ||
+	    bpf_skb_store_bytes(skb, L3 + offsetof(struct iphdr, saddr), addresses, 8, 0) ||
+	    bpf_skb_store_bytes(skb, L4, ports, 4, 0))
+		return drop(COUNT_FAULT_REWRITE);
+	return bpf_redirect_neigh(skb->ifindex, 0, 0, 0);
+}

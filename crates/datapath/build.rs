@@ -1,0 +1,97 @@
+//! Compiles the eBPF programs to a skeleton, and turns the one list of counters in
+//! `bpf/datapath.h` into a Rust table, so that neither is written twice.
+
+use std::env;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use libbpf_cargo::SkeletonBuilder;
+
+const SOURCE: &str = "bpf/baton.bpf.c";
+const SHARED: &str = "bpf/datapath.h";
+
+fn main() {
+    println!("cargo:rerun-if-changed=bpf");
+    println!("cargo:rerun-if-env-changed=BATON_CLANG");
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+
+    let mut args = vec!["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-mcpu=v3"];
+    // Debian keeps asm/types.h in the multiarch folder, which clang does not search for this target.
+    let multiarch = format!("-I/usr/include/{}-linux-gnu", env::consts::ARCH);
+    args.push(&multiarch);
+    if let Err(e) = SkeletonBuilder::new()
+        .source(SOURCE)
+        .clang(clang())
+        .clang_args(args)
+        .build_and_generate(out.join("baton.skel.rs"))
+    {
+        panic!("compiling {SOURCE}: {e:#}\n(`make setup` installs the compiler)");
+    }
+    let header = fs::read_to_string(SHARED).expect("datapath.h is part of this crate");
+    fs::write(out.join("constants.rs"), constants(&header)).expect("OUT_DIR is writable");
+    fs::write(out.join("counters.rs"), counters(&header)).expect("OUT_DIR is writable");
+}
+
+/// The first clang that is installed, newest first; `BATON_CLANG` overrides.
+fn clang() -> String {
+    if let Ok(named) = env::var("BATON_CLANG") {
+        return named;
+    }
+    ["clang-22", "clang-19", "clang-16", "clang-14", "clang"]
+        .into_iter()
+        .find(|name| Command::new(name).arg("--version").output().is_ok_and(|o| o.status.success()))
+        .unwrap_or("clang")
+        .to_owned()
+}
+
+/// `NAME = number,` lines inside `enum name { ... };` as constants.
+fn constants(header: &str) -> String {
+    let mut out = String::new();
+    let mut inside = None;
+    for line in header.lines() {
+        if let Some(name) = line.strip_prefix("enum ").and_then(|l| l.strip_suffix(" {")) {
+            inside = Some(name);
+        } else if line.starts_with("};") {
+            inside = None;
+        } else if let (Some(name), Some((key, rest))) = (inside, line.trim().split_once(" = ")) {
+            let value = rest.split(',').next().unwrap_or(rest).trim();
+            writeln!(out, "/// `enum {name}` in datapath.h.\npub const {key}: u32 = {value};")
+                .expect("writing to a string");
+        }
+    }
+    out
+}
+
+/// `C(NAME, kind, "sentence")` lines as an enum and a table.
+fn counters(header: &str) -> String {
+    let (mut variants, mut table) = (String::new(), String::new());
+    for line in header.lines() {
+        let Some(rest) = line.trim_start().strip_prefix("C(") else { continue };
+        let mut parts = rest.splitn(3, ", ");
+        let (Some(name), Some(kind), Some(text)) = (parts.next(), parts.next(), parts.next()) else {
+            panic!("{SHARED}: a counter needs a name, a kind and a sentence: {line}");
+        };
+        let text = text.split('"').nth(1).expect("the sentence is quoted");
+        let variant: String = name.split('_').map(capital).collect();
+        let kind = capital(kind);
+        writeln!(variants, "    /// {text}.\n    {variant},").expect("writing to a string");
+        let metric = name.to_lowercase();
+        writeln!(table, "    (Counter::{variant}, CounterKind::{kind}, \"{metric}\", \"{text}\"),")
+            .expect("writing to a string");
+    }
+    assert!(!variants.is_empty(), "{SHARED}: no counters found");
+    format!(
+        "/// What the programs count.\n#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]\n\
+         #[repr(u32)]\npub enum Counter {{\n{variants}}}\n\n\
+         const TABLE: &[(Counter, CounterKind, &str, &str)] = &[\n{table}];\n"
+    )
+}
+
+fn capital(word: &str) -> String {
+    let mut letters = word.chars();
+    letters.next().map_or_else(String::new, |first| {
+        first.to_uppercase().collect::<String>() + &letters.as_str().to_lowercase()
+    })
+}

@@ -1,0 +1,90 @@
+//! What the programs tell user space: connections bound and connections ended.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::os::fd::{AsRawFd, RawFd};
+use std::rc::Rc;
+
+use baton_cluster::{Flow, NodeId, ServiceId};
+use libbpf_rs::{MapCore, RingBuffer, RingBufferBuilder};
+
+use crate::constants::{EVENT_BOUND, EVENT_CLOSED};
+use crate::error::DatapathError;
+use crate::shared::{flow_of, from_bytes, types};
+
+/// One event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// This node's distributor gave the flow to a server.
+    Bound {
+        /// Which connection.
+        flow: Flow,
+        /// Its first data byte's sequence number, which tells it from earlier ones of the same flow.
+        start_seq: u32,
+        /// The owner now.
+        server: NodeId,
+        /// Of which service.
+        service: ServiceId,
+    },
+    /// A connection that this node served has ended.
+    Closed {
+        /// Which connection.
+        flow: Flow,
+        /// As above.
+        start_seq: u32,
+        /// Who had handed it off.
+        distributor: NodeId,
+        /// Of which service.
+        service: ServiceId,
+    },
+}
+
+/// The events, in the order in which they happened. Readable (poll, epoll) when there are some.
+pub struct Events {
+    ring: RingBuffer<'static>,
+    queue: Rc<RefCell<Vec<Event>>>,
+}
+
+impl Events {
+    pub(crate) fn open(map: &dyn MapCore) -> Result<Self, DatapathError> {
+        let table = |e: libbpf_rs::Error| DatapathError::Table { table: "events", cause: e.to_string() };
+        let queue = Rc::new(RefCell::new(Vec::new()));
+        let sink = Rc::clone(&queue);
+        let mut builder = RingBufferBuilder::new();
+        builder
+            .add(map, move |bytes| {
+                sink.borrow_mut().extend(from_bytes(bytes).as_ref().and_then(decode));
+                0
+            })
+            .map_err(table)?;
+        Ok(Self { ring: builder.build().map_err(table)?, queue })
+    }
+
+    /// All events since the last call.
+    pub fn take(&self) -> Vec<Event> {
+        // An error here is an interrupted poll; the events stay for the next call.
+        let _ = self.ring.consume();
+        self.queue.take()
+    }
+}
+
+impl AsRawFd for Events {
+    fn as_raw_fd(&self) -> RawFd {
+        self.ring.epoll_fd()
+    }
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Events").finish_non_exhaustive()
+    }
+}
+
+fn decode(e: &types::event) -> Option<Event> {
+    let (flow, start_seq, service) = (flow_of(&e.flow), e.start_seq, ServiceId(e.service));
+    match u32::from(e.kind) {
+        EVENT_BOUND => Some(Event::Bound { flow, start_seq, server: NodeId(e.node), service }),
+        EVENT_CLOSED => Some(Event::Closed { flow, start_seq, distributor: NodeId(e.distributor), service }),
+        _ => None,
+    }
+}

@@ -1,0 +1,146 @@
+//! The hold: a TAP device through which the programs give user space the packets that need a decision
+//! they cannot take, and through which user space gives them back. What is written to it arrives at
+//! the cluster interface again, where a binding now tells the programs what to do. A TAP device
+//! without offloads gets whole, checksummed segments of at most an MTU, whatever the NIC merged.
+#![allow(unsafe_code, reason = "three ioctls that no crate wraps for this use")]
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::net::UdpSocket;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use baton_cluster::Flow;
+
+use crate::error::DatapathError;
+
+/// Packets the device queues for user space before it drops (counted by the device).
+const QUEUE_LEN: i32 = 1024;
+
+/// The hold device. It disappears when this is dropped.
+#[derive(Debug)]
+pub struct Hold {
+    file: File,
+    index: u32,
+}
+
+impl Hold {
+    /// Makes the device in the current network namespace and brings it up.
+    ///
+    /// # Errors
+    /// Without /dev/net/tun or CAP_NET_ADMIN, or when a device of that name exists.
+    pub fn create(name: &str) -> Result<Self, DatapathError> {
+        Self::try_create(name).map_err(|cause| DatapathError::Hold { name: name.to_owned(), cause })
+    }
+
+    fn try_create(name: &str) -> io::Result<Self> {
+        let file =
+            OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
+        let mut request = request(name)?;
+        request.ifr_ifru.ifru_flags =
+            i16::try_from(libc::IFF_TAP | libc::IFF_NO_PI).map_err(io::Error::other)?;
+        // SAFETY: TUNSETIFF reads and writes one ifreq, which `request` is, for the call only.
+        check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as _, &raw mut request) })?;
+
+        // Without this the device would send router solicitations to user space. No IPv6: no file.
+        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
+        let any_socket = UdpSocket::bind("0.0.0.0:0")?;
+        request.ifr_ifru.ifru_metric = QUEUE_LEN;
+        // SAFETY: SIOCSIFTXQLEN reads one ifreq with the length in the place of ifru_metric (ifr_qlen).
+        check(unsafe { libc::ioctl(any_socket.as_raw_fd(), libc::SIOCSIFTXQLEN, &raw mut request) })?;
+        request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_UP).map_err(io::Error::other)?;
+        // SAFETY: SIOCSIFFLAGS reads one ifreq with ifru_flags set.
+        check(unsafe { libc::ioctl(any_socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) })?;
+        let index = nix::net::if_::if_nametoindex(name)?;
+        Ok(Self { file, index })
+    }
+
+    /// The device's interface number.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Reads one held frame; its length.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is none.
+    pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&self.file).read(buffer)
+    }
+
+    /// Gives a frame back to the programs.
+    ///
+    /// # Errors
+    /// The system's, when the device's queue or memory is full: the frame is then lost, and the
+    /// client repeats it.
+    pub fn release(&self, frame: &[u8]) -> io::Result<()> {
+        (&self.file).write(frame).map(|_| ())
+    }
+}
+
+impl AsRawFd for Hold {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+}
+
+fn check(returned: i32) -> io::Result<()> {
+    if returned < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn request(name: &str) -> io::Result<libc::ifreq> {
+    if name.is_empty() || name.len() >= libc::IFNAMSIZ {
+        return Err(io::Error::other("interface names have 1 to 15 bytes"));
+    }
+    // SAFETY: ifreq is a plain C struct and union of integers and arrays; all zeroes is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    Ok(request)
+}
+
+/// What user space needs to know of a held frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// The frame as it came.
+    pub bytes: Vec<u8>,
+    /// Its connection.
+    pub flow: Flow,
+    /// Sequence number of its first payload byte.
+    pub seq: u32,
+    /// Where in `bytes` the payload begins.
+    payload_at: usize,
+    payload_end: usize,
+}
+
+impl Frame {
+    /// Reads an Ethernet frame of IPv4 and TCP; `None` for anything else (the programs hold nothing
+    /// else, but a device may be written to by others).
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        const L3: usize = 14;
+        const L4: usize = 34;
+        let be16 = |at: usize| Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
+        let be32 = |at: usize| Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+        if be16(12)? != 0x0800 || *bytes.get(L3)? != 0x45 || *bytes.get(L3 + 9)? != 6 {
+            return None;
+        }
+        let payload_at = L4 + usize::from(*bytes.get(L4 + 12)? >> 4) * 4;
+        let payload_end = L3 + usize::from(be16(L3 + 2)?);
+        if payload_at < L4 + 20 || payload_at > payload_end || payload_end > bytes.len() {
+            return None;
+        }
+        let flow = Flow {
+            client: be32(L3 + 12)?.into(),
+            vip: be32(L3 + 16)?.into(),
+            client_port: be16(L4)?,
+            vip_port: be16(L4 + 2)?,
+        };
+        Some(Self { bytes: bytes.to_vec(), flow, seq: be32(L4 + 4)?, payload_at, payload_end })
+    }
+
+    /// The TCP payload.
+    pub fn payload(&self) -> &[u8] {
+        self.bytes.get(self.payload_at..self.payload_end).unwrap_or(&[])
+    }
+}

@@ -1,0 +1,146 @@
+//! Loading and attaching: open, set the read-only settings, load, attach; dropping detaches.
+#![allow(unsafe_code, reason = "libbpf-rs has no call for tcx links yet")]
+
+use std::fmt;
+use std::mem::MaybeUninit;
+use std::net::Ipv4Addr;
+use std::ptr::NonNull;
+
+use libbpf_rs::skel::{OpenSkel, SkelBuilder};
+use libbpf_rs::{AsRawLibbpf, Link, OpenObject, ProgramMut, libbpf_sys};
+
+use crate::constants::{ROLE_DISTRIBUTOR, ROLE_SERVER, ROLE_SWITCH};
+use crate::error::DatapathError;
+use crate::events::Events;
+use crate::skel::{BatonSkel, BatonSkelBuilder};
+
+/// Which roles this node's programs play.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Roles {
+    /// Spread new connections over distributors.
+    pub switch: bool,
+    /// Answer handshakes, decide, hand off.
+    pub distributor: bool,
+    /// Adopt connections for this node's web server.
+    pub server: bool,
+}
+
+impl Roles {
+    pub(crate) fn bits(self) -> u32 {
+        u32::from(self.switch) * ROLE_SWITCH
+            + u32::from(self.distributor) * ROLE_DISTRIBUTOR
+            + u32::from(self.server) * ROLE_SERVER
+    }
+}
+
+/// What the programs know of their node; fixed once loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// This node.
+    pub node: baton_cluster::NodeId,
+    /// Its roles.
+    pub roles: Roles,
+    /// Its address in the cluster.
+    pub address: Ipv4Addr,
+    /// UDP port of handoff packets.
+    pub handoff_port: u16,
+    /// MTU of the cluster interface, bytes.
+    pub mtu: u16,
+    /// The interface towards the other nodes.
+    pub cluster_ifindex: u32,
+    /// The hold device.
+    pub hold_ifindex: u32,
+}
+
+/// Sizes of the bounded tables, in entries.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Connections known at once.
+    pub bindings: u32,
+    /// Decisions cached at once.
+    pub decisions: u32,
+}
+
+/// The loaded programs with their maps. Dropping it detaches them.
+pub struct Datapath {
+    pub(crate) skel: BatonSkel<'static>,
+    links: Vec<Link>,
+}
+
+impl Datapath {
+    /// Loads the programs; nothing is attached yet.
+    ///
+    /// # Errors
+    /// When the kernel refuses them: too old, or not enough privileges.
+    pub fn load(settings: Settings, sizes: Sizes) -> Result<Self, DatapathError> {
+        // One small allocation for the life of the process: the skeleton wants to borrow it.
+        let storage: &'static mut MaybeUninit<OpenObject> = Box::leak(Box::new(MaybeUninit::uninit()));
+        let failed = |e: libbpf_rs::Error| DatapathError::Load { cause: e.to_string(), log: format!("{e:#}") };
+        let mut open = BatonSkelBuilder::default().open(storage).map_err(failed)?;
+        if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
+            let s = &mut rodata.settings;
+            s.slf = settings.node.0;
+            s.roles = settings.roles.bits();
+            s.address = u32::from(settings.address).to_be();
+            s.handoff_port = settings.handoff_port.to_be();
+            s.mtu = settings.mtu;
+            s.cluster_ifindex = settings.cluster_ifindex;
+            s.hold_ifindex = settings.hold_ifindex;
+        }
+        open.maps.bindings.set_max_entries(sizes.bindings).map_err(failed)?;
+        open.maps.decisions.set_max_entries(sizes.decisions).map_err(failed)?;
+        let skel = open.load().map_err(failed)?;
+        Ok(Self { skel, links: Vec::new() })
+    }
+
+    /// Attaches to one of the node's interfaces, both directions.
+    ///
+    /// # Errors
+    /// When the interface is gone, or the kernel has no tcx.
+    pub fn attach(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        let inward = attach_tcx(&self.skel.progs.ingress, "ingress", ifindex)?;
+        let outward = attach_tcx(&self.skel.progs.egress, "egress", ifindex)?;
+        self.links.extend([inward, outward]);
+        Ok(())
+    }
+
+    /// Attaches to the hold device, so that what user space writes to it comes back.
+    ///
+    /// # Errors
+    /// As for [`Datapath::attach`].
+    pub fn attach_hold(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        let link = attach_tcx(&self.skel.progs.release, "release", ifindex)?;
+        self.links.push(link);
+        Ok(())
+    }
+
+    /// The stream of events. Ask once.
+    ///
+    /// # Errors
+    /// When the ring buffer cannot be mapped.
+    pub fn events(&self) -> Result<Events, DatapathError> {
+        Events::open(&self.skel.maps.events)
+    }
+}
+
+impl fmt::Debug for Datapath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Datapath").field("links", &self.links.len()).finish_non_exhaustive()
+    }
+}
+
+fn attach_tcx(program: &ProgramMut<'_>, name: &'static str, ifindex: u32) -> Result<Link, DatapathError> {
+    let failed = |cause| DatapathError::Attach { program: name, ifindex, cause };
+    let index = i32::try_from(ifindex).map_err(|e| failed(std::io::Error::other(e)))?;
+    // SAFETY: the program is loaded and alive for the call; null options mean defaults. The link that
+    // comes back, if any, is ours alone, and Link takes over freeing it.
+    let link = unsafe {
+        NonNull::new(libbpf_sys::bpf_program__attach_tcx(
+            program.as_libbpf_object().as_ptr(),
+            index,
+            std::ptr::null(),
+        ))
+        .map(|pointer| Link::from_ptr(pointer))
+    };
+    link.ok_or_else(|| failed(std::io::Error::last_os_error()))
+}

@@ -1,0 +1,126 @@
+//! What kernel and user space share, as Rust sees it: the types come from the programs' BTF, the
+//! constants from the one header. The only other file with `unsafe` here is [`crate::programs`].
+#![allow(unsafe_code, reason = "map keys and values are passed to the kernel as bytes")]
+
+use std::mem::size_of;
+use std::net::Ipv4Addr;
+
+use baton_cluster::Flow;
+
+pub(crate) use crate::skel::types;
+
+/// Limits, times, roles, states and flags: `bpf/datapath.h`, taken over by the build.
+pub mod constants {
+    include!(concat!(env!("OUT_DIR"), "/constants.rs"));
+}
+
+/// A type that a map's key or value may be.
+///
+/// # Safety
+/// `repr(C)`, no padding, every bit pattern valid: so it may be read and written as bytes.
+pub(crate) unsafe trait Shared: Copy {}
+
+// SAFETY: each is repr(C), made of integers only, and the header asserts that none has padding
+// (explicit `pad` fields); tests::no_padding checks the sizes that Rust sees.
+unsafe impl Shared for types::flow_key {}
+// SAFETY: as above.
+unsafe impl Shared for types::binding {}
+// SAFETY: as above.
+unsafe impl Shared for types::service_key {}
+// SAFETY: as above.
+unsafe impl Shared for types::service {}
+// SAFETY: as above.
+unsafe impl Shared for types::guide {}
+// SAFETY: as above.
+unsafe impl Shared for types::decision_key {}
+// SAFETY: as above.
+unsafe impl Shared for types::decision {}
+// SAFETY: as above.
+unsafe impl Shared for types::load {}
+// SAFETY: as above.
+unsafe impl Shared for types::node {}
+// SAFETY: as above.
+unsafe impl Shared for types::live {}
+// SAFETY: as above.
+unsafe impl Shared for types::keys {}
+// SAFETY: as above.
+unsafe impl Shared for types::event {}
+// SAFETY: integers.
+unsafe impl Shared for u16 {}
+// SAFETY: integers.
+unsafe impl Shared for u32 {}
+// SAFETY: integers.
+unsafe impl Shared for u64 {}
+
+pub(crate) fn as_bytes<T: Shared>(value: &T) -> &[u8] {
+    // SAFETY: Shared promises that all bytes of T are initialised; the lifetime is the borrow's.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+}
+
+/// The value whose bytes these are; `None` when there are not exactly enough of them.
+pub(crate) fn from_bytes<T: Shared>(bytes: &[u8]) -> Option<T> {
+    // SAFETY: the length is right, every bit pattern is valid, and read_unaligned needs no alignment.
+    (bytes.len() == size_of::<T>()).then(|| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
+
+/// An IPv4 address as the maps keep it: v4-mapped, in network byte order.
+pub(crate) fn addr_of(v4: Ipv4Addr) -> types::addr {
+    types::addr { w: [0, 0, 0xffff_u32.to_be(), u32::from(v4).to_be()] }
+}
+
+pub(crate) fn v4_of(a: types::addr) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from_be(a.w[3]))
+}
+
+pub(crate) fn key_of(flow: &Flow) -> types::flow_key {
+    types::flow_key {
+        client: addr_of(flow.client),
+        vip: addr_of(flow.vip),
+        client_port: flow.client_port.to_be(),
+        vip_port: flow.vip_port.to_be(),
+    }
+}
+
+pub(crate) fn flow_of(key: &types::flow_key) -> Flow {
+    Flow {
+        client: v4_of(key.client),
+        vip: v4_of(key.vip),
+        client_port: u16::from_be(key.client_port),
+        vip_port: u16::from_be(key.vip_port),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_padding() {
+        assert_eq!(size_of::<types::flow_key>(), 36);
+        assert_eq!(size_of::<types::binding>(), 16 + 6 * 4 + 5 * 2 + 4 + 2);
+        assert_eq!(size_of::<types::service_key>(), 20);
+        assert_eq!(size_of::<types::service>(), 4);
+        assert_eq!(size_of::<types::guide>(), 16);
+        assert_eq!(size_of::<types::decision_key>(), 16);
+        assert_eq!(size_of::<types::decision>(), 24);
+        assert_eq!(size_of::<types::load>(), 16);
+        assert_eq!(size_of::<types::node>(), 8);
+        assert_eq!(size_of::<types::live>(), 16);
+        assert_eq!(size_of::<types::keys>(), 64);
+        assert_eq!(size_of::<types::event>(), 36 + 4 + 8);
+    }
+
+    #[test]
+    fn flows_survive_the_way_through_bytes() {
+        let flow = Flow {
+            client: Ipv4Addr::new(10, 2, 0, 2),
+            client_port: 40_000,
+            vip: Ipv4Addr::new(10, 99, 0, 1),
+            vip_port: 80,
+        };
+        let key = key_of(&flow);
+        let back: types::flow_key = from_bytes(as_bytes(&key)).expect("the length is right");
+        assert_eq!(flow_of(&back), flow);
+        assert!(from_bytes::<types::flow_key>(&as_bytes(&key)[1..]).is_none());
+    }
+}

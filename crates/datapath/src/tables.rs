@@ -1,0 +1,410 @@
+//! The programs' maps as typed tables: the only way user space speaks to the packet path.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use baton_cluster::{Flow, NodeId, ServiceId, Target};
+use libbpf_rs::{MapCore, MapFlags};
+
+use crate::constants::{
+    FLAG_CLOSED, GUIDE_ASK, GUIDE_CACHED, GUIDE_ROTA, KEY_PATH, KEY_PATH_QUERY, MAGLEV_SLOTS, MAX_REPLICAS,
+    NO_NODE, ROTA_SLOTS, STATE_BOUND, STATE_HELD, STATE_OPEN,
+};
+use crate::counters::{Counter, Counters};
+use crate::error::DatapathError;
+use crate::programs::{Datapath, Roles};
+use crate::request::TargetKey;
+use crate::shared::{Shared, addr_of, as_bytes, flow_of, from_bytes, key_of, types};
+
+/// A service as the programs see it.
+#[derive(Clone, Debug)]
+pub struct ServiceEntry {
+    /// Which.
+    pub id: ServiceId,
+    /// Its addresses.
+    pub vips: Vec<Ipv4Addr>,
+    /// Its port.
+    pub port: u16,
+    /// What targets are made from.
+    pub key: TargetKey,
+}
+
+/// What a distributor may decide by itself for one service. In each, the rota is the kernel's own
+/// answer while user space is silent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Guide {
+    /// Ask for every connection.
+    Ask,
+    /// A cached decision holds while its server's load is at most `load_limit`.
+    Cached {
+        /// Connections being served.
+        load_limit: u32,
+    },
+    /// Take turns by the rota.
+    Rota,
+}
+
+/// Where a connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Handshake complete, no request yet.
+    Open,
+    /// Its request waits in user space.
+    Held,
+    /// Its packets belong to a node.
+    Bound(NodeId),
+}
+
+/// A binding, as user space reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Binding {
+    /// Where the connection stands.
+    pub state: State,
+    /// Sequence number of the client's first data byte.
+    pub start_seq: u32,
+    /// Ended; kept for late packets.
+    pub closed: bool,
+}
+
+const SELF: u32 = 0; // the one entry of the one-entry maps
+
+impl Datapath {
+    /// Makes a service known. Other services stay.
+    ///
+    /// # Errors
+    /// When the table is full.
+    pub fn set_service(&self, s: &ServiceEntry) -> Result<(), DatapathError> {
+        let key = match s.key {
+            TargetKey::Path => KEY_PATH,
+            TargetKey::PathQuery => KEY_PATH_QUERY,
+        };
+        let value = types::service { id: s.id.0, key: key as u8, pad: 0 };
+        for vip in &s.vips {
+            // Port 0 stands for "any": it tells fragments for this address from foreign ones.
+            for port in [s.port, 0] {
+                let key = types::service_key { vip: addr_of(*vip), port: port.to_be(), pad: 0 };
+                put(&self.skel.maps.services, "services", &key, &value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the distributor may decide by itself, and the turns of its rota (at most 256).
+    ///
+    /// # Errors
+    /// When there are more turns than slots.
+    pub fn set_guide(&self, service: ServiceId, guide: &Guide, rota: &[NodeId]) -> Result<(), DatapathError> {
+        let slots = ROTA_SLOTS as usize;
+        if rota.len() > slots {
+            return Err(DatapathError::TooMany { what: "turns of a rota", given: rota.len(), limit: slots });
+        }
+        for (turn, node) in rota.iter().enumerate() {
+            let slot = u32::from(service.0) * ROTA_SLOTS + turn as u32;
+            put(&self.skel.maps.rota, "rota", &slot, &node.0)?;
+        }
+        let (kind, load_limit) = match guide {
+            Guide::Ask => (GUIDE_ASK, 0),
+            Guide::Cached { load_limit } => (GUIDE_CACHED, *load_limit),
+            Guide::Rota => (GUIDE_ROTA, 0),
+        };
+        let value = types::guide { kind, load_limit, rota_len: rota.len() as u32, pad: 0 };
+        put(&self.skel.maps.guides, "guides", &u32::from(service.0), &value)
+    }
+
+    /// Makes a node known: its address and roles.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn set_node(&self, node: NodeId, address: Ipv4Addr, roles: Roles) -> Result<(), DatapathError> {
+        let value = types::node { address: u32::from(address).to_be(), roles: roles.bits() };
+        put(&self.skel.maps.nodes, "nodes", &u32::from(node.0), &value)
+    }
+
+    /// Makes a member known by the MAC address its packets come from.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn set_member(&self, mac: [u8; 6], node: NodeId) -> Result<(), DatapathError> {
+        put(&self.skel.maps.members, "members", &mac_key(mac), &node.0)
+    }
+
+    /// Forgets a member's MAC address.
+    ///
+    /// # Errors
+    /// When the map refuses; an unknown address is no error.
+    pub fn remove_member(&self, mac: [u8; 6]) -> Result<(), DatapathError> {
+        remove(&self.skel.maps.members, "members", &mac_key(mac))
+    }
+
+    /// The switch's table: for each slot a distributor, or none at all.
+    ///
+    /// # Errors
+    /// When it has more slots than the map.
+    pub fn set_maglev(&self, slots: &[Option<NodeId>]) -> Result<(), DatapathError> {
+        let limit = MAGLEV_SLOTS as usize;
+        if slots.len() != limit {
+            return Err(DatapathError::TooMany { what: "Maglev slots", given: slots.len(), limit });
+        }
+        for (slot, node) in slots.iter().enumerate() {
+            let value = node.map_or(NO_NODE as u16, |n| n.0);
+            put(&self.skel.maps.maglev, "maglev", &(slot as u32), &value)?;
+        }
+        Ok(())
+    }
+
+    /// The cluster's keys for cookies, clocks, handoff packets and targets.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn set_keys(&self, keys: &baton_cluster::Keys) -> Result<(), DatapathError> {
+        let value = types::keys {
+            cookie: keys.cookie,
+            clock: keys.clock,
+            handoff: keys.handoff,
+            target: keys.target,
+            pad: 0,
+        };
+        put(&self.skel.maps.keys, "keys", &SELF, &value)
+    }
+
+    /// Values that change while the programs run: how far the wall clock is ahead of the kernel's
+    /// monotonic clock, and until when (monotonic) user space promises to answer held packets.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn set_live(&self, wall_offset: Duration, daemon_until: Duration) -> Result<(), DatapathError> {
+        let value = types::live {
+            wall_offset_ns: nanoseconds(wall_offset),
+            daemon_until_ns: nanoseconds(daemon_until),
+        };
+        put(&self.skel.maps.live, "live", &SELF, &value)
+    }
+
+    /// A server's load as it reported it; what was assigned since is cleared.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn set_load(&self, node: NodeId, reported: u32, weight: u32, live: bool) -> Result<(), DatapathError> {
+        let value = types::load { reported, assigned: 0, weight, live: u32::from(live) };
+        put(&self.skel.maps.loads, "loads", &u32::from(node.0), &value)
+    }
+
+    /// What this distributor handed to a server since its last report.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn assigned(&self, node: NodeId) -> Result<u32, DatapathError> {
+        let load: Option<types::load> = get(&self.skel.maps.loads, "loads", &u32::from(node.0))?;
+        Ok(load.map_or(0, |l| l.assigned))
+    }
+
+    /// Counts one more connection as handed to a server: for those that user space decided.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn add_assigned(&self, node: NodeId) -> Result<(), DatapathError> {
+        let key = u32::from(node.0);
+        if let Some(mut load) = get::<u32, types::load>(&self.skel.maps.loads, "loads", &key)? {
+            // Not atomic with the programs' own adding: a lost one is put right by the next report.
+            load.assigned = load.assigned.wrapping_add(1);
+            put(&self.skel.maps.loads, "loads", &key, &load)?;
+        }
+        Ok(())
+    }
+
+    /// Caches a decision. `expires`: monotonic time after which it must be asked again.
+    ///
+    /// # Errors
+    /// When it names more servers than an entry has room for, or none.
+    pub fn set_decision(
+        &self,
+        service: ServiceId,
+        target: Target,
+        servers: &[NodeId],
+        expires: Option<Duration>,
+    ) -> Result<(), DatapathError> {
+        let limit = MAX_REPLICAS as usize;
+        if servers.is_empty() || servers.len() > limit {
+            return Err(DatapathError::TooMany { what: "servers of a decision", given: servers.len(), limit });
+        }
+        let mut value = types::decision {
+            expires_ns: expires.map_or(0, nanoseconds),
+            count: servers.len() as u16,
+            ..Default::default()
+        };
+        for (to, from) in value.servers.iter_mut().zip(servers) {
+            *to = from.0;
+        }
+        put(&self.skel.maps.decisions, "decisions", &decision_key(service, target), &value)
+    }
+
+    /// Forgets a decision.
+    ///
+    /// # Errors
+    /// When the map refuses; an unknown target is no error.
+    pub fn remove_decision(&self, service: ServiceId, target: Target) -> Result<(), DatapathError> {
+        remove(&self.skel.maps.decisions, "decisions", &decision_key(service, target))
+    }
+
+    /// The flow's binding, whatever its age.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn binding(&self, flow: &Flow) -> Result<Option<Binding>, DatapathError> {
+        Ok(self.raw_binding(flow)?.and_then(|b| read_binding(&b)))
+    }
+
+    /// Binds a held connection to a server. `false` when it is not held any more (the client gave
+    /// up, or it was decided meanwhile): its packets need not be released then.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn bind_held(&self, flow: &Flow, server: NodeId, now: Duration) -> Result<bool, DatapathError> {
+        let Some(mut b) = self.raw_binding(flow)? else { return Ok(false) };
+        if u32::from(b.state) != STATE_HELD {
+            return Ok(false);
+        }
+        b.state = STATE_BOUND as u8;
+        b.node = server.0;
+        b.seen_ns = nanoseconds(now);
+        b.since_ns = b.seen_ns;
+        put(&self.skel.maps.bindings, "bindings", &key_of(flow), &b)?;
+        Ok(true)
+    }
+
+    /// What an update message says: the flow's packets go to this server now. A connection that this
+    /// node owns is never moved by hearsay.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn bind_told(
+        &self,
+        flow: &Flow,
+        start_seq: u32,
+        server: NodeId,
+        distributor: NodeId,
+        now: Duration,
+    ) -> Result<(), DatapathError> {
+        let old = self.raw_binding(flow)?;
+        if old.is_some_and(|b| u32::from(b.state) == STATE_BOUND && b.start_seq == start_seq) {
+            return Ok(());
+        }
+        let b = types::binding {
+            seen_ns: nanoseconds(now),
+            since_ns: nanoseconds(now),
+            start_seq,
+            node: server.0,
+            distributor: distributor.0,
+            state: STATE_BOUND as u8,
+            ..Default::default()
+        };
+        put(&self.skel.maps.bindings, "bindings", &key_of(flow), &b)
+    }
+
+    /// What a close message says: the connection has ended. Later ones of the same flow are not meant.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn close_told(&self, flow: &Flow, start_seq: u32, now: Duration) -> Result<(), DatapathError> {
+        let Some(mut b) = self.raw_binding(flow)? else { return Ok(()) };
+        if b.start_seq == start_seq && b.flags & FLAG_CLOSED == 0 {
+            b.flags |= FLAG_CLOSED;
+            b.seen_ns = nanoseconds(now);
+            put(&self.skel.maps.bindings, "bindings", &key_of(flow), &b)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets a flow altogether.
+    ///
+    /// # Errors
+    /// When the map refuses; an unknown flow is no error.
+    pub fn remove_binding(&self, flow: &Flow) -> Result<(), DatapathError> {
+        remove(&self.skel.maps.bindings, "bindings", &key_of(flow))
+    }
+
+    /// Every flow that has a binding now. Slow: for status and tests.
+    pub fn flows(&self) -> Vec<Flow> {
+        self.skel.maps.bindings.keys().filter_map(|k| from_bytes(&k).map(|k| flow_of(&k))).collect()
+    }
+
+    /// The programs' counters, summed over CPUs.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn counters(&self) -> Result<Counters, DatapathError> {
+        let mut all = Vec::with_capacity(Counter::COUNT);
+        for c in Counter::all() {
+            all.push(sum_over_cpus(&self.skel.maps.counters, "counters", c as u32)?);
+        }
+        Ok(Counters(all))
+    }
+
+    /// Connections that this distributor's programs handed to a server.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn handed_to(&self, node: NodeId) -> Result<u64, DatapathError> {
+        sum_over_cpus(&self.skel.maps.handed_to, "handed_to", u32::from(node.0))
+    }
+
+    fn raw_binding(&self, flow: &Flow) -> Result<Option<types::binding>, DatapathError> {
+        get(&self.skel.maps.bindings, "bindings", &key_of(flow))
+    }
+}
+
+fn read_binding(b: &types::binding) -> Option<Binding> {
+    let state = match u32::from(b.state) {
+        STATE_OPEN => State::Open,
+        STATE_HELD => State::Held,
+        STATE_BOUND => State::Bound(NodeId(b.node)),
+        _ => return None,
+    };
+    Some(Binding { state, start_seq: b.start_seq, closed: b.flags & FLAG_CLOSED != 0 })
+}
+
+fn mac_key(mac: [u8; 6]) -> u64 {
+    u64::from_ne_bytes([mac[0], mac[1], mac[2], mac[3], mac[4], mac[5], 0, 0])
+}
+
+fn decision_key(service: ServiceId, target: Target) -> types::decision_key {
+    types::decision_key { target: target.0, service: service.0, pad: [0; 3] }
+}
+
+fn nanoseconds(d: Duration) -> u64 {
+    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn failed(table: &'static str) -> impl Fn(libbpf_rs::Error) -> DatapathError {
+    move |e| DatapathError::Table { table, cause: e.to_string() }
+}
+
+fn put<K: Shared, V: Shared>(
+    map: &impl MapCore,
+    table: &'static str,
+    key: &K,
+    value: &V,
+) -> Result<(), DatapathError> {
+    map.update(as_bytes(key), as_bytes(value), MapFlags::ANY).map_err(failed(table))
+}
+
+fn get<K: Shared, V: Shared>(
+    map: &impl MapCore,
+    table: &'static str,
+    key: &K,
+) -> Result<Option<V>, DatapathError> {
+    let bytes = map.lookup(as_bytes(key), MapFlags::ANY).map_err(failed(table))?;
+    Ok(bytes.and_then(|b| from_bytes(&b)))
+}
+
+fn remove<K: Shared>(map: &impl MapCore, table: &'static str, key: &K) -> Result<(), DatapathError> {
+    match map.delete(as_bytes(key)) {
+        Err(e) if e.kind() != libbpf_rs::ErrorKind::NotFound => Err(failed(table)(e)),
+        _ => Ok(()),
+    }
+}
+
+fn sum_over_cpus(map: &impl MapCore, table: &'static str, index: u32) -> Result<u64, DatapathError> {
+    let per_cpu = map.lookup_percpu(as_bytes(&index), MapFlags::ANY).map_err(failed(table))?;
+    Ok(per_cpu.unwrap_or_default().iter().filter_map(|b| from_bytes::<u64>(b)).sum())
+}
