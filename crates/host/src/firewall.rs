@@ -35,10 +35,7 @@ impl Rule {
     /// Whether it drops (or passes to a chain that may drop) new connections that begin without SYN.
     pub fn drops_new_without_syn(&self) -> bool {
         let text = self.bare();
-        let verdict =
-            [" drop", " reject", " jump ", " goto ", "-j ", "-g "].iter().any(|word| text.contains(word))
-                && !["accept", "return", "-j log", "-j nflog"].iter().any(|word| text.contains(word));
-        self.meets_incoming() && verdict && is_about_new(&text) && excludes_syn(&text)
+        self.meets_incoming() && may_drop(&text) && is_about_new(&text) && excludes_syn(&text)
     }
 
     /// Whether it accepts only connections that begin with a SYN.
@@ -157,6 +154,15 @@ fn block<'a>(line: &'a str, kind: &str) -> Option<&'a str> {
 
 fn word_after(line: &str, word: &str) -> Option<String> {
     line.split_whitespace().skip_while(|w| *w != word).nth(1).map(str::to_owned)
+}
+
+/// Whether the rule drops, or passes to a chain that may.
+fn may_drop(text: &str) -> bool {
+    const HARMLESS: [&str; 6] = ["accept", "return", "log", "nflog", "mark", "connmark"];
+    match text.split_whitespace().skip_while(|word| !matches!(*word, "-j" | "-g")).nth(1) {
+        Some(target) => !HARMLESS.contains(&target),
+        None => text.split_whitespace().any(|word| matches!(word, "drop" | "reject" | "jump" | "goto")),
+    }
 }
 
 fn is_about_new(text: &str) -> bool {

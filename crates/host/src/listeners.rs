@@ -27,7 +27,8 @@ pub(crate) async fn listeners() -> Result<Vec<Listener>, String> {
         let request = InetRequest {
             family,
             protocol: IPPROTO_TCP,
-            extensions: ExtensionFlags::empty(),
+            // Only with this does the kernel tell the upper-layer protocol.
+            extensions: ExtensionFlags::INFO,
             states: StateFlags::LISTEN,
             socket_id,
         };
@@ -61,7 +62,7 @@ fn listener(response: &InetResponse) -> Listener {
 /// The TCP half of an MPTCP socket carries an upper-layer protocol of that name (linux/inet_diag.h:
 /// INET_DIAG_ULP_INFO holds INET_ULP_INFO_NAME, a string ending in NUL).
 fn is_mptcp(nla: &Nla) -> bool {
-    const INET_DIAG_ULP_INFO: u16 = 16;
+    const INET_DIAG_ULP_INFO: u16 = 19;
     const INET_ULP_INFO_NAME: u16 = 1;
     let Nla::Other(info) = nla else { return false };
     if info.kind() != INET_DIAG_ULP_INFO {
