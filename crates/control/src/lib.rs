@@ -18,6 +18,7 @@ pub mod message;
 pub mod queue;
 pub mod session;
 
+pub use batch::{BatchError, BatchLimits, Batcher};
 pub use error::{Error, SendError};
 pub use link::{DownReason, Event, Mesh, MeshConfig, PeerState, PeerStatus};
 pub use message::{
