@@ -1,0 +1,181 @@
+//! What a node says of itself, as types: the daemon fills them, nodes ask each other for them over
+//! control connections, `baton status` prints them. Only the shape: nothing here measures or prints.
+//!
+//! On the Unix socket a [`ClusterStatus`] is one JSON document; in a control message a [`NodeStatus`]
+//! is postcard, which keeps one of the largest cluster within the message's bound. Postcard knows no
+//! absent fields, so no field may be skipped. Counts run since the daemon started, unless said
+//! otherwise.
+
+use serde::{Deserialize, Serialize};
+
+/// The whole cluster, as seen by the node that was asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The name of the node that was asked.
+    pub asked: String,
+    /// Every node of the cluster file, in its order; one that did not answer has only what the asked
+    /// node knows of it.
+    pub nodes: Vec<NodeStatus>,
+}
+
+impl ClusterStatus {
+    /// The node that was asked.
+    pub fn asked_node(&self) -> Option<&NodeStatus> {
+        self.nodes.iter().find(|node| node.name == self.asked)
+    }
+}
+
+/// One node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its name.
+    pub name: String,
+    /// Its place in the cluster file, from 0.
+    pub id: u16,
+    /// Its own address.
+    pub address: String,
+    /// The names of its roles.
+    pub roles: Vec<String>,
+    /// It answered in time; when false, everything below is empty, but for `since_s`.
+    pub reachable: bool,
+    /// For how many seconds its daemon has been running, or the asked node has been unable to reach it.
+    pub since_s: u64,
+    /// The version of its daemon.
+    pub version: String,
+    /// Its control connections, one for each other node, in the order of the cluster file.
+    pub connections: Vec<ConnectionStatus>,
+    /// The servers' loads as this node knows them.
+    pub loads: Vec<LoadStatus>,
+    /// How its requests were decided, and what it decided for others.
+    pub decisions: DecisionStatus,
+    /// Connections that this node handed off, by the server that took them; itself included.
+    pub handoffs: Vec<HandoffStatus>,
+    /// The packet path's counters that are not zero, in their own order.
+    pub counters: Vec<CounterStatus>,
+    /// Connections that its web server is serving now.
+    pub serving: u64,
+    /// Connections that were taken over for its web server.
+    pub adopted: u64,
+    /// Taken-over connections that have ended.
+    pub closed: u64,
+    /// Bytes of responses, headers included, that its web server sent on taken-over connections.
+    pub bytes_served: u64,
+}
+
+/// One control connection, as one of its ends sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionStatus {
+    /// The name of the node at the other end.
+    pub peer: String,
+    /// Whether there is one.
+    pub state: ConnectionState,
+    /// For how many seconds it has been in this state.
+    pub since_s: u64,
+    /// The last measured round trip, in microseconds; none before the first.
+    pub rtt_us: Option<u64>,
+    /// Messages received.
+    pub messages_in: u64,
+    /// Messages sent.
+    pub messages_out: u64,
+    /// Bytes received, as on the wire.
+    pub bytes_in: u64,
+    /// Bytes sent, as on the wire.
+    pub bytes_out: u64,
+    /// Why it last ended or could not be made, in at most [`ConnectionStatus::ERROR_BYTES_MAX`] bytes.
+    pub last_error: Option<String>,
+}
+
+impl ConnectionStatus {
+    /// The most bytes of `last_error`, so that 255 of them fit a status message.
+    pub const ERROR_BYTES_MAX: usize = 120;
+}
+
+/// Whether there is a control connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConnectionState {
+    /// There is one, and the peer is heard.
+    Up,
+    /// There is none; it is dialled again and again.
+    #[default]
+    Down,
+}
+
+/// What a node knows of one server's load.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadStatus {
+    /// The server's name.
+    pub server: String,
+    /// Connections being served, as the server last reported.
+    pub serving: u64,
+    /// Connections assigned to it by this node since that report.
+    pub assigned: u64,
+    /// It is taken for alive.
+    pub live: bool,
+    /// Its share of the work.
+    pub weight: u16,
+}
+
+/// How requests were decided. A distributor counts what it needed, a dispatcher what it decided.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecisionStatus {
+    /// Decided by the packet path itself, from its decision cache or rota.
+    pub in_kernel: u64,
+    /// Questions put to the dispatcher.
+    pub asked: u64,
+    /// Questions that the dispatcher answered.
+    pub answered: u64,
+    /// Batches in which they were asked.
+    pub batches: u64,
+    /// Packets that wait for an answer now.
+    pub held_now: u64,
+    /// Questions that were not answered in time, or had no server to name.
+    pub failed: u64,
+    /// Decided without the dispatcher, by the fallback that every node computes alike.
+    pub fallback: u64,
+    /// As dispatcher: questions that it decided.
+    pub decided: u64,
+    /// As dispatcher: targets that it moved to another server.
+    pub moves: u64,
+    /// As dispatcher: targets that it has mapped now; none for policies that are blind to content.
+    pub targets: Option<u64>,
+}
+
+/// Connections that one node handed to one server.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandoffStatus {
+    /// The server's name.
+    pub to: String,
+    /// How many.
+    pub count: u64,
+}
+
+/// One counter of the packet path.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CounterStatus {
+    /// Its name.
+    pub name: String,
+    /// What it counts.
+    pub kind: CounterKind,
+    /// How often.
+    pub count: u64,
+    /// What it means, in a sentence.
+    pub text: String,
+}
+
+/// What a counter counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CounterKind {
+    /// The cluster at work.
+    #[default]
+    Normal,
+    /// Packets dropped, for this reason.
+    Drop,
+    /// Connections refused with a RST, for this reason.
+    Reset,
+    /// Should not happen: look.
+    Fault,
+}
