@@ -25,7 +25,9 @@ pub fn baton_binary() -> PathBuf {
         // target/debug/deps/test-0123 or target/debug/program: look upwards for target/debug/baton.
         let me = std::env::current_exe().expect("a program has a path");
         let near = me.ancestors().skip(1).take(2).map(|dir| dir.join("baton")).find(|file| file.is_file());
-        near.unwrap_or_else(|| panic!("no baton beside {me:?}: build it (cargo build -p baton) or set BATON_BIN"))
+        near.unwrap_or_else(|| {
+            panic!("no baton beside {me:?}: build it (cargo build -p baton) or set BATON_BIN")
+        })
     });
     assert!(binary.is_file(), "there is no {binary:?}: build baton, or mend BATON_BIN");
     binary.canonicalize().unwrap_or(binary)

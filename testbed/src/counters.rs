@@ -45,9 +45,27 @@ pub(crate) fn parse(text: &str, interface: &str) -> Option<Counters> {
     })
 }
 
+/// A counter by name in the text of `/proc/net/snmp` and `/proc/net/netstat`, where lines come in
+/// pairs: names, then numbers.
+pub(crate) fn named(text: &str, name: &str) -> Option<u64> {
+    let lines: Vec<&str> = text.lines().collect();
+    lines.chunks_exact(2).find_map(|pair| {
+        let column = pair[0].split_whitespace().position(|word| word == name)?;
+        pair[1].split_whitespace().nth(column)?.parse().ok()
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Counters, parse};
+    use super::{Counters, named, parse};
+
+    #[test]
+    fn finds_a_counter_by_its_name() {
+        let text = "Ip: Forwarding InReceives\nIp: 1 20\nTcp: MaxConn OutRsts\nTcp: -1 3\n";
+        assert_eq!(named(text, "InReceives"), Some(20));
+        assert_eq!(named(text, "OutRsts"), Some(3));
+        assert_eq!(named(text, "Rsts"), None);
+    }
 
     #[test]
     fn reads_the_line_of_the_interface() {

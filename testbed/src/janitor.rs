@@ -7,7 +7,7 @@
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 use crate::tools::tool;
@@ -26,17 +26,17 @@ rm -rf /tmp/bt"$1"-*
 
 /// Sweeps once, and starts this process's janitor.
 pub(crate) fn start() {
-    static PIPE: OnceLock<ChildStdin> = OnceLock::new();
-    PIPE.get_or_init(|| {
+    // Holds the only writing end of the pipe, for as long as this process lives.
+    static JANITOR: OnceLock<Child> = OnceLock::new();
+    JANITOR.get_or_init(|| {
         tool("ip");
         dead_owners().iter().for_each(|pid| sweep(*pid));
-        let mut shell = clean_up(std::process::id())
+        clean_up(std::process::id())
             // Its own process group: an interrupt at the terminal must not take the janitor along.
             .process_group(0)
             .stdin(Stdio::piped())
             .spawn()
-            .expect("a shell can be started");
-        shell.stdin.take().expect("stdin was asked to be a pipe")
+            .expect("a shell can be started")
     });
 }
 

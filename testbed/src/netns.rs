@@ -170,6 +170,18 @@ impl Namespace {
             .unwrap_or_else(|| panic!("no interface {interface} in {}:\n{text}", self.name))
     }
 
+    /// A counter of its TCP/IP, by the kernel's name: `RetransSegs`, `OutRsts`, `ListenDrops`,
+    /// `TCPLossProbes`, ...
+    ///
+    /// # Panics
+    /// When the kernel has no counter of this name.
+    #[track_caller]
+    pub fn kernel_counter(&self, name: &str) -> u64 {
+        let read = |table| std::fs::read_to_string(format!("/proc/thread-self/net/{table}"));
+        let text = self.inside(|| ["snmp", "netstat"].map(|table| read(table).unwrap_or_default()).concat());
+        counters::named(&text, name).unwrap_or_else(|| panic!("this kernel counts no {name}"))
+    }
+
     /// Whether something listens on this TCP port (any address, IPv4 or both).
     pub fn listens(&self, port: u16) -> bool {
         self.inside(|| {

@@ -50,8 +50,11 @@ impl WebServer {
     #[track_caller]
     pub fn caching_nginx(node: &Host, origin: SocketAddrV4, objects: usize) -> Self {
         let cache = node.scratch().path().join("cache");
-        let cache =
-            format!("proxy_cache_path {} keys_zone=small:{}k inactive=1h;", cache.display(), zone_kb(objects));
+        let cache = format!(
+            "proxy_cache_path {} keys_zone=small:{}k inactive=1h;",
+            cache.display(),
+            zone_kb(objects)
+        );
         let site = format!(
             "location / {{ proxy_pass http://{origin}; proxy_cache small; proxy_cache_valid 200 1h; \
              proxy_cache_lock on; add_header X-Cache $upstream_cache_status always; \
