@@ -116,14 +116,14 @@ proptest! {
     }
 }
 
-/// Makes target 1 move from server 0 by a question of A's.
+/// Makes a target move by a question of `by`'s.
 fn move_target(dispatcher: &mut Dispatcher, target: Target, by: NodeId) -> Mapping {
-    let held = dispatcher.ask(by, SERVICE, Some(target), Duration::ZERO).unwrap();
+    let held = dispatcher.ask(by, SERVICE, Some(target), Duration::ZERO).expect("servers are up");
     dispatcher.load_reported(held.server, 90);
-    let moved = dispatcher.ask(by, SERVICE, Some(target), Duration::ZERO).unwrap();
+    let moved = dispatcher.ask(by, SERVICE, Some(target), Duration::ZERO).expect("servers are up");
     assert!(moved.moved && moved.server != held.server);
     dispatcher.load_reported(held.server, 0);
-    moved.mapping.unwrap()
+    moved.mapping.expect("LARD maps")
 }
 
 #[test]

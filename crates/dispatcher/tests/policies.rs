@@ -46,7 +46,7 @@ fn weights() -> impl Strategy<Value = Vec<u16>> {
 
 fn scenario() -> impl Strategy<Value = (Vec<u16>, Vec<Event>)> {
     weights().prop_flat_map(|weights| {
-        let servers = u16::try_from(weights.len()).unwrap();
+        let servers = u16::try_from(weights.len()).expect("few");
         (Just(weights), events(servers))
     })
 }

@@ -85,23 +85,27 @@ impl ServerSet {
         loads: &Loads,
         now: Duration,
     ) -> Option<(NodeId, bool)> {
-        let mut server = loads.least_of(self.servers.as_slice())?;
+        let server = loads.least_of(self.servers.as_slice())?;
+        let relief = thresholds.relief(server, loads);
+        let due = now.saturating_sub(self.changed) > k;
+        if relief.is_none() && !(due && self.servers.len() > 1) {
+            return Some((server, false));
+        }
         let most_loaded = loads.most_of(self.servers.as_slice())?;
         let mut changed = false;
-        if let Some(relief) = thresholds.relief(server, loads) {
+        if let Some(relief) = relief {
             if self.servers.is_full() && !self.servers.contains(relief) {
                 self.servers.remove(most_loaded);
             }
             changed |= self.servers.add(relief);
-            server = relief;
         }
-        if self.servers.len() > 1 && now.saturating_sub(self.changed) > k {
+        if due && self.servers.len() > 1 {
             changed |= self.servers.remove(most_loaded);
         }
         if changed {
             self.changed = now;
         }
-        Some((server, changed))
+        Some((relief.unwrap_or(server), changed))
     }
 
     /// The set as a distributor may cache it: if of several servers, until just after the moment

@@ -43,7 +43,7 @@ impl Model {
 
     /// A threshold in the unit of [`Model::scaled`]: meant for the smallest weight.
     pub fn threshold(&self, t: u32) -> u32 {
-        t * COMMON / self.servers.values().map(|server| server.weight).min().unwrap()
+        t * COMMON / self.servers.values().map(|server| server.weight).min().expect("a cluster has servers")
     }
 
     /// Those who are up, the one to prefer first: least load, then not chosen for longest.
@@ -80,7 +80,7 @@ impl Model {
             _ => (least, Vec::new()),
         };
         self.history.push(server);
-        self.servers.get_mut(&server).unwrap().load += 1;
+        self.server(server).load += 1;
         Some((server, set))
     }
 
@@ -123,12 +123,16 @@ impl Model {
         (n, after)
     }
 
+    fn server(&mut self, node: NodeId) -> &mut ModelServer {
+        self.servers.get_mut(&node).expect("events name servers of the cluster")
+    }
+
     pub fn report(&mut self, node: NodeId, load: u32) {
-        self.servers.get_mut(&node).unwrap().load = load;
+        self.server(node).load = load;
     }
 
     pub fn up(&mut self, node: NodeId) {
-        let server = self.servers.get_mut(&node).unwrap();
+        let server = self.server(node);
         if !server.up {
             server.up = true;
             server.load = 0;
@@ -137,7 +141,7 @@ impl Model {
 
     /// "as if they had not been assigned before"
     pub fn down(&mut self, node: NodeId) {
-        self.servers.get_mut(&node).unwrap().up = false;
+        self.server(node).up = false;
         for (set, _) in self.sets.values_mut() {
             set.retain(|held| *held != node);
         }
