@@ -49,6 +49,7 @@ inline_always void tell(const struct flow_key *flow, const struct binding *b, en
 	e->node = b->node;
 	e->service = b->service;
 	e->distributor = b->distributor;
+	e->issued_ms = b->issued_ms;
 	if (bpf_ringbuf_output(&events, e, sizeof(*e), 0))
 		count(COUNT_EVENT_LOST);
 }

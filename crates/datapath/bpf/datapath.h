@@ -87,7 +87,7 @@ struct guide {
 	__u32 kind; /* enum guide_kind */
 	__u32 load_limit;
 	__u32 rota_len; /* of the turns; also the kernel's own answer while user space is silent */
-	__u32 pad;
+	__u32 generation; /* decisions of another generation count as absent */
 };
 
 struct decision_key {
@@ -100,7 +100,8 @@ struct decision {
 	__u64 expires_ns; /* 0: never */
 	__u16 count;
 	__u16 servers[MAX_REPLICAS];
-	__u16 pad[3];
+	__u16 pad;
+	__u32 generation; /* of the guide that it was made under */
 };
 
 struct load {
@@ -161,7 +162,7 @@ struct binding {
 	__u32 start_ack;    /* our first data byte: the cookie + 1 */
 	__u32 syn_isn;	    /* with FLAG_SYN_SEEN: ISN of the newer SYN */
 	__u32 snd_end;	    /* owner: end of what the server has sent */
-	__u32 issued_ms;    /* wall clock of the handoff, truncated */
+	__u32 issued_ms;    /* wall clock of the decision or its last sending, truncated */
 	__u16 node;	    /* with STATE_BOUND: the owner */
 	__u16 distributor;  /* who handed it off */
 	__u16 service;
@@ -186,6 +187,27 @@ struct event {
 	__u16 node;
 	__u16 service;
 	__u16 distributor;
+	__u32 issued_ms; /* wall clock of the decision, truncated */
+};
+
+/*
+ * What user space changes in a binding. It is done by a program, because only there can the entry be
+ * checked and changed without another connection of the same flow coming in between.
+ */
+enum order_kind {
+	ORDER_BIND_HELD = 1, /* the held connection belongs to `node` */
+	ORDER_BIND_TOLD = 2, /* another node says that the flow belongs to `node` */
+	ORDER_CLOSE_TOLD = 3, /* another node says that the connection has ended */
+};
+
+struct order {
+	struct flow_key flow;
+	__u32 start_seq;
+	__u32 issued_ms;
+	__u16 kind; /* enum order_kind */
+	__u16 node;
+	__u16 distributor;
+	__u16 done; /* answer: 1 when the binding was changed */
 };
 
 /*

@@ -64,7 +64,8 @@ inline_always __u16 cached(const struct packet *p, const struct guide *g, __u64 
 	__u32 load;
 
 	*why = COUNT_HELD_MISS;
-	if (!d || (d->expires_ns && d->expires_ns < bpf_ktime_get_ns()))
+	if (!d || d->generation != g->generation ||
+	    (d->expires_ns && d->expires_ns < bpf_ktime_get_ns()))
 		return NO_NODE;
 	__u16 server = least_loaded(d, &load);
 	if (server == NO_NODE)

@@ -60,6 +60,7 @@ struct scratch {
 	struct handoff_header handoff;
 	struct binding binding;
 	struct event event;
+	struct binding told; /* apply_order's own: a packet may interrupt it */
 	__u8 head[2 * HEAD_MAX];
 	__u8 options[64];
 	__u64 hash;

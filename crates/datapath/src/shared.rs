@@ -45,6 +45,8 @@ unsafe impl Shared for types::live {}
 unsafe impl Shared for types::keys {}
 // SAFETY: as above.
 unsafe impl Shared for types::event {}
+// SAFETY: as above.
+unsafe impl Shared for types::order {}
 // SAFETY: integers.
 unsafe impl Shared for u16 {}
 // SAFETY: integers.
@@ -55,6 +57,11 @@ unsafe impl Shared for u64 {}
 pub(crate) fn as_bytes<T: Shared>(value: &T) -> &[u8] {
     // SAFETY: Shared promises that all bytes of T are initialised; the lifetime is the borrow's.
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+}
+
+pub(crate) fn as_bytes_mut<T: Shared>(value: &mut T) -> &mut [u8] {
+    // SAFETY: as in as_bytes, and every bit pattern written is valid for T.
+    unsafe { std::slice::from_raw_parts_mut(std::ptr::from_mut(value).cast(), size_of::<T>()) }
 }
 
 /// The value whose bytes these are; `None` when there are not exactly enough of them.
@@ -107,7 +114,8 @@ mod tests {
         assert_eq!(size_of::<types::node>(), 8);
         assert_eq!(size_of::<types::live>(), 16);
         assert_eq!(size_of::<types::keys>(), 64);
-        assert_eq!(size_of::<types::event>(), 36 + 4 + 8);
+        assert_eq!(size_of::<types::event>(), 36 + 4 + 8 + 4);
+        assert_eq!(size_of::<types::order>(), 36 + 4 + 4 + 8);
     }
 
     #[test]

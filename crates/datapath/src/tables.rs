@@ -4,17 +4,17 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use baton_cluster::{Flow, NodeId, ServiceId, Target};
-use libbpf_rs::{MapCore, MapFlags};
+use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 
 use crate::constants::{
-    FLAG_CLOSED, GUIDE_ASK, GUIDE_CACHED, GUIDE_ROTA, KEY_PATH, KEY_PATH_QUERY, MAGLEV_SLOTS, MAX_REPLICAS,
-    NO_NODE, ROTA_SLOTS, STATE_BOUND, STATE_HELD, STATE_OPEN,
+    FLAG_CLOSED, FLAG_SERVING, GUIDE_ASK, GUIDE_CACHED, GUIDE_ROTA, KEY_PATH, KEY_PATH_QUERY, MAGLEV_SLOTS,
+    MAX_REPLICAS, NO_NODE, ORDER_BIND_HELD, ORDER_BIND_TOLD, ORDER_CLOSE_TOLD, ROTA_SLOTS, STATE_BOUND, STATE_HELD, STATE_OPEN,
 };
 use crate::counters::{Counter, Counters};
 use crate::error::DatapathError;
 use crate::programs::{Datapath, Roles};
 use crate::request::TargetKey;
-use crate::shared::{Shared, addr_of, as_bytes, flow_of, from_bytes, key_of, types};
+use crate::shared::{Shared, addr_of, as_bytes, as_bytes_mut, flow_of, from_bytes, key_of, types};
 
 /// A service as the programs see it.
 #[derive(Clone, Debug)]
@@ -89,11 +89,18 @@ impl Datapath {
         Ok(())
     }
 
-    /// What the distributor may decide by itself, and the turns of its rota (at most 256).
+    /// What the distributor may decide by itself, and the turns of its rota (at most 256). Decisions
+    /// cached under another generation count as absent from now on.
     ///
     /// # Errors
     /// When there are more turns than slots.
-    pub fn set_guide(&self, service: ServiceId, guide: &Guide, rota: &[NodeId]) -> Result<(), DatapathError> {
+    pub fn set_guide(
+        &self,
+        service: ServiceId,
+        guide: &Guide,
+        rota: &[NodeId],
+        generation: u32,
+    ) -> Result<(), DatapathError> {
         let slots = ROTA_SLOTS as usize;
         if rota.len() > slots {
             return Err(DatapathError::TooMany { what: "turns of a rota", given: rota.len(), limit: slots });
@@ -107,7 +114,7 @@ impl Datapath {
             Guide::Cached { load_limit } => (GUIDE_CACHED, *load_limit),
             Guide::Rota => (GUIDE_ROTA, 0),
         };
-        let value = types::guide { kind, load_limit, rota_len: rota.len() as u32, pad: 0 };
+        let value = types::guide { kind, load_limit, rota_len: rota.len() as u32, generation };
         put(&self.skel.maps.guides, "guides", &u32::from(service.0), &value)
     }
 
@@ -222,6 +229,7 @@ impl Datapath {
         target: Target,
         servers: &[NodeId],
         expires: Option<Duration>,
+        generation: u32,
     ) -> Result<(), DatapathError> {
         let limit = MAX_REPLICAS as usize;
         if servers.is_empty() || servers.len() > limit {
@@ -230,6 +238,7 @@ impl Datapath {
         let mut value = types::decision {
             expires_ns: expires.map_or(0, nanoseconds),
             count: servers.len() as u16,
+            generation,
             ..Default::default()
         };
         for (to, from) in value.servers.iter_mut().zip(servers) {
@@ -254,65 +263,59 @@ impl Datapath {
         Ok(self.raw_binding(flow)?.and_then(|b| read_binding(&b)))
     }
 
-    /// Binds a held connection to a server. `false` when it is not held any more (the client gave
-    /// up, or it was decided meanwhile): its packets need not be released then.
+    /// Binds a held connection to a server; the wall clock of that, milliseconds, truncated. `None`
+    /// when it is not held any more (the client gave up, or it was decided meanwhile): its packets
+    /// need not be released then.
     ///
     /// # Errors
-    /// When the map refuses.
-    pub fn bind_held(&self, flow: &Flow, server: NodeId, now: Duration) -> Result<bool, DatapathError> {
-        let Some(mut b) = self.raw_binding(flow)? else { return Ok(false) };
-        if u32::from(b.state) != STATE_HELD {
-            return Ok(false);
-        }
-        b.state = STATE_BOUND as u8;
-        b.node = server.0;
-        b.seen_ns = nanoseconds(now);
-        b.since_ns = b.seen_ns;
-        put(&self.skel.maps.bindings, "bindings", &key_of(flow), &b)?;
-        Ok(true)
+    /// When the program cannot be run.
+    pub fn bind_held(
+        &self,
+        flow: &Flow,
+        start_seq: u32,
+        server: NodeId,
+    ) -> Result<Option<u32>, DatapathError> {
+        let order = types::order { start_seq, node: server.0, ..new_order(flow, ORDER_BIND_HELD) };
+        self.apply(order).map(|o| (o.done != 0).then_some(o.issued_ms))
     }
 
-    /// What an update message says: the flow's packets go to this server now. A connection that this
-    /// node owns is never moved by hearsay.
+    /// What an update message says: the flow's packets go to this server now. Of two connections of
+    /// one flow the one decided later stands. Whether it was news.
     ///
     /// # Errors
-    /// When the map refuses.
+    /// When the program cannot be run.
     pub fn bind_told(
         &self,
         flow: &Flow,
         start_seq: u32,
         server: NodeId,
         distributor: NodeId,
-        now: Duration,
-    ) -> Result<(), DatapathError> {
-        let old = self.raw_binding(flow)?;
-        if old.is_some_and(|b| u32::from(b.state) == STATE_BOUND && b.start_seq == start_seq) {
-            return Ok(());
-        }
-        let b = types::binding {
-            seen_ns: nanoseconds(now),
-            since_ns: nanoseconds(now),
+        issued_ms: u32,
+    ) -> Result<bool, DatapathError> {
+        self.apply(types::order {
             start_seq,
+            issued_ms,
             node: server.0,
             distributor: distributor.0,
-            state: STATE_BOUND as u8,
-            ..Default::default()
-        };
-        put(&self.skel.maps.bindings, "bindings", &key_of(flow), &b)
+            ..new_order(flow, ORDER_BIND_TOLD)
+        })
+        .map(|o| o.done != 0)
     }
 
-    /// What a close message says: the connection has ended. Later ones of the same flow are not meant.
+    /// What a close message says: the connection has ended at its server. Later ones of the same flow
+    /// are not meant. Whether there was such a binding.
     ///
     /// # Errors
-    /// When the map refuses.
-    pub fn close_told(&self, flow: &Flow, start_seq: u32, now: Duration) -> Result<(), DatapathError> {
-        let Some(mut b) = self.raw_binding(flow)? else { return Ok(()) };
-        if b.start_seq == start_seq && b.flags & FLAG_CLOSED == 0 {
-            b.flags |= FLAG_CLOSED;
-            b.seen_ns = nanoseconds(now);
-            put(&self.skel.maps.bindings, "bindings", &key_of(flow), &b)?;
-        }
-        Ok(())
+    /// When the program cannot be run.
+    pub fn close_told(&self, flow: &Flow, start_seq: u32) -> Result<bool, DatapathError> {
+        let order = types::order { start_seq, ..new_order(flow, ORDER_CLOSE_TOLD) };
+        self.apply(order).map(|o| o.done != 0)
+    }
+
+    fn apply(&self, mut order: types::order) -> Result<types::order, DatapathError> {
+        let input = ProgramInput { context_in: Some(as_bytes_mut(&mut order)), ..Default::default() };
+        self.skel.progs.apply_order.test_run(input).map_err(failed("bindings"))?;
+        Ok(order)
     }
 
     /// Forgets a flow altogether.
@@ -340,6 +343,28 @@ impl Datapath {
         Ok(Counters(all))
     }
 
+    /// One counter, summed over CPUs.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn counter(&self, counter: Counter) -> Result<u64, DatapathError> {
+        sum_over_cpus(&self.skel.maps.counters, "counters", counter as u32)
+    }
+
+    /// Connections that are busy by their binding, of which a packet was seen since `silent_since`
+    /// (monotonic). The counters drift from this when the table evicts a busy connection, or a client
+    /// vanishes. Slow: reads the whole table.
+    pub fn busy(&self, silent_since: Duration) -> u64 {
+        let since = nanoseconds(silent_since);
+        let map = &self.skel.maps.bindings;
+        let busy = |key: &Vec<u8>| {
+            let bytes = map.lookup(key, MapFlags::ANY).ok().flatten()?;
+            from_bytes::<types::binding>(&bytes)
+                .filter(|b| b.flags & FLAG_SERVING != 0 && b.seen_ns >= since)
+        };
+        map.keys().filter_map(|k| busy(&k)).count() as u64
+    }
+
     /// Connections that this distributor's programs handed to a server.
     ///
     /// # Errors
@@ -361,6 +386,10 @@ fn read_binding(b: &types::binding) -> Option<Binding> {
         _ => return None,
     };
     Some(Binding { state, start_seq: b.start_seq, closed: b.flags & FLAG_CLOSED != 0 })
+}
+
+fn new_order(flow: &Flow, kind: u32) -> types::order {
+    types::order { flow: key_of(flow), kind: kind as u16, ..Default::default() }
 }
 
 fn mac_key(mac: [u8; 6]) -> u64 {
