@@ -85,20 +85,20 @@ impl Rule {
 }
 
 /// The rules in the output of `nft -a list ruleset`. Tables that iptables keeps are left out if
-/// `without_iptables`, because iptables-save tells them better.
+/// `without_iptables`, because iptables-save tells them better; nft warns of them in its other stream,
+/// so the warning may stand anywhere.
 pub(crate) fn parse_nft(listing: &str, without_iptables: bool) -> Firewall {
+    let of_iptables: Vec<_> =
+        listing.lines().filter(|_| without_iptables).filter_map(kept_by_iptables).collect();
     let mut firewall = Firewall::default();
-    let (mut skip_next, mut skip) = (false, false);
+    let mut skip = false;
     let (mut table, mut chain, mut hook) = (String::new(), None::<String>, None);
     for line in listing.lines().map(str::trim) {
         let (body, handle) = line.rsplit_once("# handle ").unwrap_or((line, ""));
         let body = body.trim();
-        if line.starts_with('#') {
-            skip_next = line.contains("managed by iptables");
-        } else if let Some(name) = block(body, "table") {
+        if let Some(name) = block(body, "table") {
             (table, chain, hook) = (name.to_owned(), None, None);
-            skip = skip_next && without_iptables;
-            skip_next = false;
+            skip = of_iptables.contains(&name);
         } else if let Some(name) = block(body, "chain") {
             (chain, hook) = (Some(name.to_owned()), None);
         } else if body == "}" {
@@ -145,6 +145,11 @@ pub(crate) fn parse_iptables(listing: &str) -> Firewall {
         }
     }
     firewall
+}
+
+/// The table of which nft warns that it is iptables'.
+fn kept_by_iptables(line: &str) -> Option<&str> {
+    line.trim().strip_prefix("# Warning: table ")?.split_once(" is managed by iptables").map(|(name, _)| name)
 }
 
 /// The name in `KIND NAME {`.
@@ -273,10 +278,10 @@ mod tests {
             \t\ttype filter hook input priority filter; policy drop;\n\
             \t\ttcp flags != syn ct state new drop # handle 2\n\t}\n\
             \tchain other { # handle 3\n\t\tct state invalid drop # handle 4\n\t}\n}\n\
-            # Warning: table ip filter is managed by iptables-nft, do not touch!\n\
             table ip filter { # handle 2\n\tchain INPUT { # handle 1\n\
             \t\ttype filter hook input priority filter; policy accept;\n\
-            \t\tct state new xt match \"tcp\" drop # handle 2\n\t}\n}\n";
+            \t\tct state new xt match \"tcp\" drop # handle 2\n\t}\n}\n\
+            # Warning: table ip filter is managed by iptables-nft, do not touch!\n";
         let all = parse_nft(listing, false);
         assert_eq!(all.drop_by_default, ["inet f"]);
         assert_eq!(all.rules.len(), 3);

@@ -197,7 +197,8 @@ fn judge_setting(setting: &Setting, facts: &Facts) -> Option<Finding> {
         Finding::ok(setting.id, format!("{name} is {value}"))
     } else {
         let what = format!("{name} is {value}: {}", setting.otherwise);
-        Finding::error(setting.id, what, name.command(setting.value)).fixable()
+        let finding = Finding::warning(setting.id, what, name.command(setting.value)).fixable();
+        Finding { severity: setting.severity, ..finding }
     })
 }
 
@@ -332,13 +333,17 @@ fn closed_ports(wanted: &Wanted, firewall: &Firewall) -> Vec<Finding> {
     let ports: Vec<u16> = std::iter::once(&wanted.control_port).chain(services).copied().collect();
     let mut findings = Vec::new();
     for table in &firewall.drop_by_default {
-        let mut of_table = firewall.rules.iter().filter(|rule| rule.table == *table);
+        let of_table = firewall.rules.iter().filter(|rule| rule.table == *table);
         for port in &ports {
             if !of_table.clone().any(|rule| rule.may_accept_port(*port)) {
                 let what = format!(
                     "the table {table} drops what no rule accepts, and none seems to accept TCP port {port}"
                 );
-                findings.push(Finding::warning("firewall-port", what, accept(table, of_table.next(), *port)));
+                findings.push(Finding::warning(
+                    "firewall-port",
+                    what,
+                    accept(table, of_table.clone().next(), *port),
+                ));
             }
         }
     }

@@ -1,7 +1,7 @@
 //! What a node's Linux must be like so that Baton works: read it, judge it, mend it, undo it.
 //!
-//! The daemon calls [`apply`] at start and [`Undo::run`] at exit; `baton doctor` calls [`read`] and
-//! [`judge`], and with `--fix` also [`apply`]. This crate never attaches a program, makes a TAP device
+//! The daemon calls [`apply`] at start and [`Undo::run`] at exit; `baton doctor` calls [`read()`] and
+//! [`judge()`], and with `--fix` also [`apply`]. This crate never attaches a program, makes a TAP device
 //! or moves a packet (the datapath does), and never touches a firewall: firewalls are the operator's.
 //!
 //! Everything acts on the network namespace of the calling thread: call it from the thread (and the

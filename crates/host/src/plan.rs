@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use crate::facts::{Interface, Net};
+use crate::judge::Severity;
 use crate::sysctl::Sysctl;
 use crate::{HostError, Wanted};
 
@@ -21,6 +22,8 @@ pub(crate) struct Setting {
     pub(crate) good: fn(i64) -> bool,
     /// The value to set when it will not.
     pub(crate) value: &'static str,
+    /// How bad it is otherwise.
+    pub(crate) severity: Severity,
     /// What happens otherwise.
     pub(crate) otherwise: &'static str,
 }
@@ -33,7 +36,7 @@ impl Setting {
         value: &'static str,
         otherwise: &'static str,
     ) -> Self {
-        Self { id, sysctl, or_greater: None, good, value, otherwise }
+        Self { id, sysctl, or_greater: None, good, value, severity: Severity::Error, otherwise }
     }
 
     /// Every kernel setting that must be read to judge this one.
@@ -92,7 +95,9 @@ pub(crate) fn settings(wanted: &Wanted, net: &Net, interfaces: &[Interface]) -> 
         let names = std::iter::once("all").chain(interfaces.iter().map(|interface| interface.name.as_str()));
         settings.extend(names.map(|name| {
             let sysctl = Sysctl::of_interface(name, "send_redirects");
-            Setting::new("send-redirects", sysctl, |v| v == 0, "0", "clients are told to go round this node")
+            let otherwise = "clients may be told to go round this node";
+            let setting = Setting::new("send-redirects", sysctl, |v| v == 0, "0", otherwise);
+            Setting { severity: Severity::Warning, ..setting }
         }));
     }
     settings

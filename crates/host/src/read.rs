@@ -83,18 +83,22 @@ fn sysctls(wanted: &Wanted, net: &Net) -> Result<BTreeMap<Sysctl, String>, HostE
 
 async fn firewall() -> Result<Firewall, String> {
     let mut firewall = Firewall::default();
-    let mut seen_iptables = false;
+    let (mut seen_iptables, mut failed) = (false, None);
     for tool in ["iptables-save", "iptables-legacy-save"] {
-        if let Some(Ok(listing)) = output(tool, &[]).await {
-            seen_iptables = true;
-            merge(&mut firewall, parse_iptables(&listing));
+        match output(tool, &[]).await {
+            Some(Ok(listing)) => {
+                seen_iptables = true;
+                merge(&mut firewall, parse_iptables(&listing));
+            }
+            Some(Err(why)) => failed = Some(format!("{tool}: {why}")),
+            None => {}
         }
     }
     match output("nft", &["-a", "list", "ruleset"]).await {
         Some(Ok(listing)) => merge(&mut firewall, parse_nft(&listing, seen_iptables)),
         Some(Err(why)) => return Err(format!("nft: {why}")),
         None if seen_iptables => {}
-        None => return Err("neither nft nor iptables-save is installed".to_owned()),
+        None => return Err(failed.unwrap_or_else(|| "neither nft nor iptables-save is installed".to_owned())),
     }
     Ok(firewall)
 }
@@ -103,8 +107,11 @@ async fn firewall() -> Result<Firewall, String> {
 fn merge(firewall: &mut Firewall, more: Firewall) {
     let new: Vec<_> = more.rules.into_iter().filter(|rule| !firewall.rules.contains(rule)).collect();
     firewall.rules.extend(new);
-    firewall.drop_by_default.extend(more.drop_by_default);
-    firewall.drop_by_default.dedup();
+    for table in more.drop_by_default {
+        if !firewall.drop_by_default.contains(&table) {
+            firewall.drop_by_default.push(table);
+        }
+    }
 }
 
 async fn clock() -> Clock {
@@ -122,7 +129,7 @@ async fn clock() -> Clock {
     }
 }
 
-/// What the tool prints; `None` when it is not installed, an error for people when it fails.
+/// What the tool prints, with what it warns of at the end; `None` when it is not installed, an error for people when it fails.
 async fn output(tool: &str, arguments: &[&str]) -> Option<Result<String, String>> {
     const PATIENCE: Duration = Duration::from_secs(10);
     let run = Command::new(tool)
@@ -136,7 +143,9 @@ async fn output(tool: &str, arguments: &[&str]) -> Option<Result<String, String>
         Err(_) => Some(Err(format!("no answer within {} s", PATIENCE.as_secs()))),
         Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => None,
         Ok(Err(error)) => Some(Err(error.to_string())),
-        Ok(Ok(done)) if done.status.success() => Some(Ok(String::from_utf8_lossy(&done.stdout).into_owned())),
+        Ok(Ok(done)) if done.status.success() => {
+            Some(Ok(String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned()))
+        }
         Ok(Ok(done)) => {
             let said = String::from_utf8_lossy(&done.stderr);
             Some(Err(said.lines().next().unwrap_or("it failed without a word").to_owned()))

@@ -202,6 +202,21 @@ fn a_failed_application_leaves_nothing_behind() {
 }
 
 #[test]
+fn those_who_change_one_host_take_turns() {
+    in_namespace(async |dir| {
+        spoil();
+        let before = state();
+        let wanted = server();
+        let (daemon, doctor) = tokio::join!(apply(&wanted, dir.path()), apply(&wanted, dir.path()));
+        let (daemon, doctor) = (daemon.expect("apply"), doctor.expect("apply"));
+        assert_eq!(daemon.changes().expect("journal").len(), WRONG.len() + 1, "each change is written once");
+        let (first, second) = tokio::join!(daemon.run(), doctor.run());
+        assert_eq!(first.expect("undo").len() + second.expect("undo").len(), WRONG.len() + 1);
+        assert_eq!(state(), before);
+    });
+}
+
+#[test]
 fn a_damaged_journal_stops_everything() {
     in_namespace(async |dir| {
         spoil();
