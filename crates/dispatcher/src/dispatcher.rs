@@ -15,6 +15,28 @@ use crate::{Change, Decision, Guide, Loads, Policy, Push, policy};
 /// A decision is advice about performance, never about correctness, so nothing here needs to
 /// survive the process: a new dispatcher learns loads from the next reports and targets from the
 /// next questions.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use baton_cluster::{Consult, NodeId, PolicyConfig, PolicyKind, ServiceId, Target};
+/// # use baton_dispatcher::{Dispatcher, Refusal, ServiceRule};
+/// # fn main() -> Result<(), Refusal> {
+/// let rule = ServiceRule { policy: PolicyConfig::new(PolicyKind::Lard), consult: Consult::Cached };
+/// let mut dispatcher = Dispatcher::new([(NodeId(0), 1), (NodeId(1), 1)], [rule], 1000);
+/// dispatcher.server_up(NodeId(0));
+/// dispatcher.server_up(NodeId(1));
+///
+/// let (distributor, web, picture) = (NodeId(2), ServiceId(0), Some(Target(7)));
+/// let first = dispatcher.ask(distributor, web, picture, Duration::ZERO)?;
+/// let again = dispatcher.ask(distributor, web, picture, Duration::from_millis(1))?;
+/// assert_eq!(again.server, first.server); // the picture is in that server's cache by now
+///
+/// dispatcher.load_reported(first.server, 66); // above T_high, and the other one is idle
+/// let moved = dispatcher.ask(distributor, web, picture, Duration::from_millis(2))?;
+/// assert_ne!(moved.server, first.server);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Dispatcher {
     loads: Loads,
@@ -145,13 +167,13 @@ impl Dispatcher {
 
     /// A server died, failed its health check or is being drained: it is not chosen again before
     /// [`Dispatcher::server_up`], and its targets count as never assigned. Ignored if it was down.
-    pub fn server_down(&mut self, node: NodeId) {
-        if self.loads.set_live(node, false) {
-            for service in &mut self.services {
-                service.policy.server_left(node);
-            }
-            self.pushes.server_left(node);
+    /// Returns how many targets have no server now.
+    pub fn server_down(&mut self, node: NodeId) -> usize {
+        if !self.loads.set_live(node, false) {
+            return 0;
         }
+        self.pushes.server_left(node);
+        self.services.iter_mut().map(|service| service.policy.server_left(node)).sum()
     }
 
     /// A distributor connected; from now on it gets pushes. It must have forgotten whatever it

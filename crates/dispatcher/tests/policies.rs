@@ -71,7 +71,9 @@ fn apply(
         Event::Ask(target) => return Some(dispatcher.ask(DISTRIBUTOR, SERVICE, target, *now)),
         Event::Report(node, load) => dispatcher.load_reported(node, load),
         Event::Up(node) => dispatcher.server_up(node),
-        Event::Down(node) => dispatcher.server_down(node),
+        Event::Down(node) => {
+            dispatcher.server_down(node);
+        }
         Event::Pass(time) => *now += time,
     }
     None
@@ -144,7 +146,7 @@ fn keeps_its_promises(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
     fn least_loaded_is_the_models((weights, events) in scenario()) {
