@@ -107,7 +107,8 @@ struct decision {
 struct load {
 	__u32 reported; /* connections being served, as the server said */
 	__u32 assigned; /* handed to it by this distributor since */
-	__u32 weight;
+	__u16 weight;
+	__u16 least_weight; /* of all servers: theirs is the load that limits are given for */
 	__u32 live;
 };
 

@@ -38,20 +38,28 @@ inline_always __u16 take_turn(const struct packet *p, const struct guide *g)
 	return turn ? rota_at(p, g, __sync_fetch_and_add(turn, 1)) : NO_NODE;
 }
 
-/* The least loaded of the servers that a cached decision names. */
-inline_always __u16 least_loaded(const struct decision *d, __u32 *load)
+/*
+ * The least loaded, for its weight, of the servers that a cached decision names, and whether even
+ * that one is above the limit.
+ */
+inline_always __u16 least_loaded(const struct decision *d, __u32 limit, bool *above)
 {
+	__u64 best_load = 0, best_weight = 0;
 	__u16 best = NO_NODE;
 
-	*load = ~0U;
 	for (int i = 0; i < MAX_REPLICAS; i++) {
 		if (i >= d->count)
 			break;
 		struct load *l = load_of(d->servers[i]);
-		if (!l || !l->live || l->reported + l->assigned >= *load)
+		if (!l || !l->live)
 			continue;
-		*load = l->reported + l->assigned;
+		__u64 load = l->reported + l->assigned;
+		if (best != NO_NODE && load * best_weight >= best_load * l->weight)
+			continue;
+		best_load = load;
+		best_weight = l->weight;
 		best = d->servers[i];
+		*above = load * l->least_weight > (__u64)limit * l->weight;
 	}
 	return best;
 }
@@ -61,16 +69,16 @@ inline_always __u16 cached(const struct packet *p, const struct guide *g, __u64 
 {
 	struct decision_key k = {.target = target, .service = p->service};
 	struct decision *d = bpf_map_lookup_elem(&decisions, &k);
-	__u32 load;
+	bool above = false;
 
 	*why = COUNT_HELD_MISS;
 	if (!d || d->generation != g->generation ||
 	    (d->expires_ns && d->expires_ns < bpf_ktime_get_ns()))
 		return NO_NODE;
-	__u16 server = least_loaded(d, &load);
+	__u16 server = least_loaded(d, g->load_limit, &above);
 	if (server == NO_NODE)
 		return NO_NODE;
-	if (load > g->load_limit) {
+	if (above) {
 		*why = COUNT_HELD_LOAD;
 		return NO_NODE;
 	}

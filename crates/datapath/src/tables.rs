@@ -187,12 +187,20 @@ impl Datapath {
         put(&self.skel.maps.live, "live", &SELF, &value)
     }
 
-    /// A server's load as it reported it; what was assigned since is cleared.
+    /// A server's load as it reported it; what was assigned since is cleared. Limits are given for a
+    /// server of the smallest weight, `least_weight`; one of twice that may have twice the load.
     ///
     /// # Errors
     /// When the map refuses.
-    pub fn set_load(&self, node: NodeId, reported: u32, weight: u32, live: bool) -> Result<(), DatapathError> {
-        let value = types::load { reported, assigned: 0, weight, live: u32::from(live) };
+    pub fn set_load(
+        &self,
+        node: NodeId,
+        reported: u32,
+        weight: u16,
+        least_weight: u16,
+        live: bool,
+    ) -> Result<(), DatapathError> {
+        let value = types::load { reported, assigned: 0, weight, least_weight, live: u32::from(live) };
         put(&self.skel.maps.loads, "loads", &u32::from(node.0), &value)
     }
 
