@@ -1,6 +1,8 @@
 //! A capture at a machine's `eth0`: tcpdump runs in its namespace from `start` to `stop`, and
 //! nothing that was sent in between is left out.
 
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -73,16 +75,23 @@ impl<'a> Capture<'a> {
     fn wait_for_marker(&self) {
         let marker = unique_name("marker");
         let to = SocketAddrV4::new(self.gateway(), MARKER_PORT);
+        let written = std::fs::metadata(&self.file).map_or(0, |file| file.len());
         self.place.inside(|| {
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a UDP socket");
             socket.send_to(marker.as_bytes(), to).expect("the router is reachable");
         });
         wait_until(PATIENCE, "end of the capture in its file", || {
-            // Last in the file but for packets of the moment: look at the end only.
-            let file = std::fs::read(&self.file).unwrap_or_default();
-            let end = &file[file.len().saturating_sub(1 << 16)..];
-            end.windows(marker.len()).any(|bytes| bytes == marker.as_bytes())
+            let later = self.written_after(written).unwrap_or_default();
+            later.windows(marker.len()).any(|bytes| bytes == marker.as_bytes())
         });
+    }
+
+    fn written_after(&self, start: u64) -> io::Result<Vec<u8>> {
+        let mut file = File::open(&self.file)?;
+        file.seek(SeekFrom::Start(start))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
 
     fn gateway(&self) -> Ipv4Addr {

@@ -4,6 +4,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,7 @@ use crate::netns::Namespace;
 const HEAD_MAX: usize = 64 * 1024;
 /// The longest body kept for a caller that did not say which one is right.
 const UNCHECKED_MAX: u64 = 1 << 20;
-/// How much is read at once.
+/// How much is read at once; more than the longest head.
 const READ: usize = 256 * 1024;
 
 /// What can go wrong for a client.
@@ -133,7 +134,7 @@ impl Dial {
         stream.set_write_timeout(Some(self.patience))?;
         connect(stream.as_raw_fd(), &SockaddrIn::from(self.to))?;
         stream.set_nodelay(true)?;
-        Ok(Connection { stream, patience: self.patience, pending: Vec::new() })
+        Ok(Connection { stream, patience: self.patience, buffer: vec![0; READ], pending: 0..0 })
     }
 
     fn bind(&self, socket: &OwnedFd) -> Result<(), Fault> {
@@ -161,8 +162,10 @@ pub fn get(content: &Content, close: bool) -> Vec<u8> {
 pub struct Connection {
     stream: TcpStream,
     patience: Duration,
-    /// Received and not yet asked for: with pipelining, the next response's beginning.
-    pending: Vec<u8>,
+    buffer: Vec<u8>,
+    /// What of the buffer is received and not yet taken: with pipelining, the next response's
+    /// beginning.
+    pending: Range<usize>,
 }
 
 /// A response that was received in whole.
@@ -301,16 +304,18 @@ impl Connection {
 
     fn head(&mut self, deadline: Instant) -> Result<(u16, Vec<(String, String)>), Fault> {
         loop {
-            if let Some(end) = self.pending.windows(4).position(|four| four == b"\r\n\r\n") {
-                let text = String::from_utf8_lossy(&self.pending[..end]).into_owned();
-                self.pending.drain(..end + 4);
+            let pending = &self.buffer[self.pending.clone()];
+            if let Some(end) = pending.windows(4).position(|four| four == b"\r\n\r\n") {
+                let text = String::from_utf8_lossy(&pending[..end]).into_owned();
+                self.pending.start += end + 4;
                 return parse_head(&text).ok_or(Fault::BadHead(text));
             }
-            if self.pending.len() > HEAD_MAX {
+            if pending.len() > HEAD_MAX {
                 return Err(Fault::BadHead("a head without an end".into()));
             }
+            let received = pending.len() as u64;
             if self.more(deadline)? == 0 {
-                return Err(Fault::ClosedEarly(self.pending.len() as u64));
+                return Err(Fault::ClosedEarly(received));
             }
         }
     }
@@ -338,8 +343,9 @@ impl Connection {
         let mut left = length;
         loop {
             let now = usize::try_from(left).map_or(self.pending.len(), |left| left.min(self.pending.len()));
-            take(&self.pending[..now]);
-            self.pending.drain(..now);
+            let end = self.pending.start + now;
+            take(&self.buffer[self.pending.start..end]);
+            self.pending.start = end;
             left -= now as u64;
             if left == 0 {
                 return Ok(());
@@ -357,11 +363,11 @@ impl Connection {
             return Err(Fault::Timeout);
         }
         self.stream.set_read_timeout(Some(left))?;
-        let before = self.pending.len();
-        self.pending.resize(before + READ, 0);
-        let read = self.stream.read(&mut self.pending[before..]);
-        self.pending.truncate(before + *read.as_ref().unwrap_or(&0));
-        Ok(read?)
+        self.buffer.copy_within(self.pending.clone(), 0);
+        self.pending = 0..self.pending.len();
+        let read = self.stream.read(&mut self.buffer[self.pending.end..])?;
+        self.pending.end += read;
+        Ok(read)
     }
 }
 

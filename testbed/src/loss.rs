@@ -59,7 +59,11 @@ impl Testbed {
     pub fn lose(&self, percent: f64, packets: Packets) -> Loss<'_> {
         assert!((0.0..=100.0).contains(&percent), "{percent} is not a percentage");
         let per_million = (percent * 10_000.0).round() as u32;
-        self.drop_if(packets, &format!("numgen random mod 1000000 < {per_million}"))
+        match per_million {
+            // nft refuses a comparison that always holds.
+            1_000_000 => self.drop_if(packets, ""),
+            _ => self.drop_if(packets, &format!("numgen random mod 1000000 < {per_million}")),
+        }
     }
 
     /// Loses exactly one of these packets: the `nth` from now on, counted from 1.

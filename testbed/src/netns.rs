@@ -12,13 +12,14 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::resume_unwind;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::unistd::Uid;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, Uid};
 
 use crate::counters::{self, Counters};
 use crate::process::{Place, Process, pin_to, run_in};
@@ -196,13 +197,14 @@ impl Namespace {
 impl Drop for Namespace {
     fn drop(&mut self) {
         // What escaped its process group would keep the namespace alive for ever.
-        let pids = complete(Command::new("ip").args(["netns", "pids", &self.name])).stdout;
-        for pid in String::from_utf8_lossy(&pids).split_whitespace() {
-            if pid != std::process::id().to_string() {
-                let _ = Command::new("kill").args(["-9", pid]).stderr(Stdio::null()).status();
+        let pids = complete(Command::new(tool("ip")).args(["netns", "pids", &self.name])).stdout;
+        let pids = String::from_utf8_lossy(&pids);
+        for pid in pids.split_whitespace().filter_map(|pid| pid.parse().ok()).map(Pid::from_raw) {
+            if pid != Pid::this() {
+                let _ = kill(pid, Signal::SIGKILL);
             }
         }
-        let deleted = complete(Command::new("ip").args(["netns", "del", &self.name]));
+        let deleted = complete(Command::new(tool("ip")).args(["netns", "del", &self.name]));
         if !deleted.status.success() {
             eprintln!("cannot remove {}: {}", self.name, String::from_utf8_lossy(&deleted.stderr));
         }
@@ -250,7 +252,7 @@ fn open(path: &Path) -> OwnedFd {
 fn add(name: &str) {
     let lock = File::create("/tmp/baton-testbed.lock").expect("/tmp can be written to");
     lock.lock().expect("a file can be locked");
-    succeed(Command::new("ip").args(["netns", "add", name]));
+    succeed(Command::new(tool("ip")).args(["netns", "add", name]));
 }
 
 /// A mount namespace with an empty bpffs. Mounts made and removed outside still show inside

@@ -151,10 +151,12 @@ impl Drop for Process {
         if thread::panicking() {
             eprintln!("--- {} printed last ({}):\n{}", self.name, self.log.display(), self.log_tail());
         }
-        // The group outlives its leader (workers of a master that has died), so it is killed even
-        // if the leader has been waited for; its number is not reused while a member lives.
-        let _ = killpg(pid(&self.child), Signal::SIGKILL);
-        let _ = self.child.wait();
+        // Only while the leader has not been waited for is the group's number surely its own.
+        // Members that outlive their leader go with the namespace.
+        if let Ok(None) = self.child.try_wait() {
+            let _ = killpg(pid(&self.child), Signal::SIGKILL);
+            let _ = self.child.wait();
+        }
     }
 }
 

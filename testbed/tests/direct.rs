@@ -244,6 +244,23 @@ fn single_packets_are_lost_by_their_kind() {
 }
 
 #[test]
+fn loss_between_nodes_spares_clients() {
+    let bed = Testbed::builder().nodes(2).build();
+    let files = DocRoot::shared();
+    let page = Content::new("page", 3000);
+    files.add(&page);
+    let _server = WebServer::nginx(bed.node(0), &files);
+    let loss = bed.lose(100.0, Packets::BetweenNodes);
+    let dial = Dial::new(bed.node(0).at(80)).patience(Duration::from_millis(300));
+    let fault = dial.open(bed.node(1)).expect_err("everything is lost");
+    assert!(matches!(fault, Fault::Timeout), "{fault}");
+    dial.open(bed.client(0)).expect("nothing is lost").fetch_last(&page).expect("the page");
+    assert_eq!(loss.seen(), loss.lost());
+    drop(loss);
+    dial.open(bed.node(1)).expect("it is over").fetch_last(&page).expect("the page");
+}
+
+#[test]
 fn a_spoilt_file_is_reported() {
     let bed = Testbed::builder().build();
     let files = DocRoot::private();
