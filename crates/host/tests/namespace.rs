@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use baton_host::{
@@ -294,17 +294,21 @@ fn an_mptcp_listener_is_told_from_a_plain_one() {
     const TCP: i32 = 6;
     const MPTCP: i32 = 262;
     in_namespace(async |_| {
-        let wanted = server();
-        assert_eq!(found(&wanted, "listener").await[0].severity, Severity::Warning, "nothing listens yet");
-        let any: SocketAddr = (Ipv4Addr::UNSPECIFIED, 80).into();
-        let any_v6: SocketAddr = (Ipv6Addr::UNSPECIFIED, 80).into();
-        for (protocol, domain, address, expected) in [
-            (TCP, Domain::IPV4, any, Severity::Ok),
-            (MPTCP, Domain::IPV4, any, Severity::Error),
-            (TCP, Domain::IPV6, any_v6, Severity::Ok),
-            (MPTCP, Domain::IPV6, any_v6, Severity::Error),
+        let (any, any_v6): (IpAddr, IpAddr) = (Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into());
+        // A port each: the kernel lets go of an MPTCP listener's port some time after it was closed.
+        for (port, protocol, domain, address, expected) in [
+            (80, TCP, Domain::IPV4, any, Severity::Ok),
+            (81, MPTCP, Domain::IPV4, any, Severity::Error),
+            (82, TCP, Domain::IPV6, any_v6, Severity::Ok),
+            (83, MPTCP, Domain::IPV6, any_v6, Severity::Error),
         ] {
-            let _socket = listen(protocol, domain, address);
+            let wanted = Wanted { ports: vec![port], ..server() };
+            assert_eq!(
+                found(&wanted, "listener").await[0].severity,
+                Severity::Warning,
+                "nothing listens yet"
+            );
+            let _socket = listen(protocol, domain, SocketAddr::new(address, port));
             assert_eq!(found(&wanted, "listener").await[0].severity, Severity::Ok);
             assert_eq!(
                 found(&wanted, "mptcp-listener").await[0].severity,
