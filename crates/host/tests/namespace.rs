@@ -217,6 +217,19 @@ fn those_who_change_one_host_take_turns() {
 }
 
 #[test]
+fn what_cannot_be_written_down_is_not_changed() {
+    in_namespace(async |dir| {
+        spoil();
+        let before = state();
+        // A folder stands where the new journal is to be written.
+        fs::create_dir_all(dir.path().join("b.undo.new")).expect("run folder");
+        let error = apply(&server(), dir.path()).await.expect_err("no journal can be kept");
+        assert!(matches!(error, HostError::Journal { .. }), "{error}");
+        assert_eq!(state(), before);
+    });
+}
+
+#[test]
 fn a_damaged_journal_stops_everything() {
     in_namespace(async |dir| {
         spoil();
