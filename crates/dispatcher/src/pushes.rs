@@ -119,3 +119,28 @@ impl Pushes {
         self.distributors.iter().map(|to| news(*to)).filter(|push| !push.changes.is_empty()).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn at_the_bound_new_moves_are_dropped_and_counted_and_known_ones_updated() {
+        let (knows, told) = (NodeId(1), NodeId(2));
+        let mut pushes = Pushes::default();
+        pushes.add_distributor(told);
+        let mut moved = |target: usize, server| {
+            let target = Target(u64::try_from(target).expect("a small number"));
+            pushes.target_moved(ServiceId(0), target, Mapping::to_one(NodeId(server)), knows);
+        };
+        (0..=Pushes::MOVED_MAX).for_each(|target| moved(target, 3));
+        moved(0, 4);
+        assert_eq!(pushes.dropped(), 1);
+        let taken = pushes.take(Vec::new);
+        assert_eq!(taken.len(), 1);
+        assert_eq!(taken[0].changes.len(), Pushes::MOVED_MAX);
+        let newest =
+            Change::Mapping { service: ServiceId(0), target: Target(0), mapping: Mapping::to_one(NodeId(4)) };
+        assert_eq!(taken[0].changes[0], newest);
+    }
+}

@@ -160,6 +160,65 @@ fn moves_of_one_target_are_told_as_one_and_the_last_asker_knows() {
 }
 
 #[test]
+fn what_the_only_distributor_asked_for_is_no_news_to_it() {
+    let mut dispatcher = dispatcher(PolicyKind::Lard, 3);
+    dispatcher.distributor_up(A);
+    dispatcher.distributor_up(B);
+    dispatcher.take_pushes();
+    move_target(&mut dispatcher, Target(1), B);
+    dispatcher.distributor_down(B);
+    assert!(dispatcher.has_pushes(), "A does not know yet");
+    move_target(&mut dispatcher, Target(1), A);
+    assert!(!dispatcher.has_pushes(), "A asked last");
+    assert!(dispatcher.take_pushes().is_empty());
+}
+
+#[test]
+fn a_set_keeps_its_servers_for_k_and_not_longer() {
+    let mut dispatcher = dispatcher(PolicyKind::LardReplicated, 2);
+    let second = Duration::from_secs(1);
+    let servers_at = |dispatcher: &mut Dispatcher, seconds: u32| {
+        let decision = dispatcher.ask(A, SERVICE, Some(Target(1)), second * seconds).expect("servers are up");
+        dispatcher.load_reported(decision.server, 0);
+        decision.mapping.expect("LARD/R maps").servers.len()
+    };
+    assert_eq!(servers_at(&mut dispatcher, 0), 1);
+    dispatcher.load_reported(NodeId(0), 90);
+    assert_eq!(servers_at(&mut dispatcher, 1), 2);
+    assert_eq!(servers_at(&mut dispatcher, 21), 2, "not changed for K");
+    assert_eq!(servers_at(&mut dispatcher, 22), 1, "not changed for longer than K");
+}
+
+#[test]
+fn in_a_full_set_the_newcomer_takes_the_place_of_the_most_loaded() {
+    let rules = [rule(PolicyKind::LardReplicated, Consult::Cached)];
+    let mut dispatcher = Dispatcher::new((0..6).map(|id| (NodeId(id), 1)), rules, 16);
+    (0..6).for_each(|id| dispatcher.server_up(NodeId(id)));
+    let mut set = Vec::new();
+    for load in 90..96 {
+        let decision = dispatcher.ask(A, SERVICE, Some(Target(1)), Duration::ZERO).expect("servers are up");
+        dispatcher.load_reported(decision.server, load);
+        set = decision.mapping.expect("LARD/R maps").servers.as_slice().to_vec();
+    }
+    assert_eq!(set, [0, 1, 2, 5].map(NodeId), "5 for 4, which had come for 3");
+}
+
+#[test]
+fn a_newcomer_starts_the_round_anew() {
+    let mut dispatcher = dispatcher(PolicyKind::WeightedRoundRobin, 3);
+    let turns = |dispatcher: &mut Dispatcher, n: usize| -> Vec<NodeId> {
+        let ask = |_| dispatcher.ask(A, SERVICE, None, Duration::ZERO).expect("servers are up").server;
+        (0..n).map(ask).collect()
+    };
+    turns(&mut dispatcher, 4);
+    dispatcher.server_down(NodeId(0));
+    turns(&mut dispatcher, 2);
+    dispatcher.server_up(NodeId(0));
+    let Guide::Rota(rota) = dispatcher.distributor_up(A).guides.remove(0).1 else { panic!("not a rota") };
+    assert_eq!(turns(&mut dispatcher, rota.len()), rota);
+}
+
+#[test]
 fn a_new_target_is_no_news() {
     let mut dispatcher = dispatcher(PolicyKind::Lard, 3);
     dispatcher.distributor_up(A);

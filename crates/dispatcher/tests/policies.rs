@@ -33,7 +33,8 @@ fn events(servers: u16) -> impl Strategy<Value = Vec<Event>> {
         6 => (node(), 0u32..40).prop_map(|(node, load)| Event::Report(node, load)),
         1 => node().prop_map(Event::Up),
         1 => node().prop_map(Event::Down),
-        2 => (0u64..15_000).prop_map(|ms| Event::Pass(Duration::from_millis(ms))),
+        1 => (0u64..15_000).prop_map(|ms| Event::Pass(Duration::from_millis(ms))),
+        1 => (1u64..=3).prop_map(|tens| Event::Pass(Duration::from_secs(10 * tens))),
     ];
     prop::collection::vec(event, 1..200)
 }

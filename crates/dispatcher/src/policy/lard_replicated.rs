@@ -93,8 +93,9 @@ impl ServerSet {
         }
         let most_loaded = loads.most_of(self.servers.as_slice())?;
         let mut changed = false;
+        // Being lighter than the set's least loaded, who takes over is not in the set.
         if let Some(relief) = relief {
-            if self.servers.is_full() && !self.servers.contains(relief) {
+            if self.servers.is_full() {
                 self.servers.remove(most_loaded);
             }
             changed |= self.servers.add(relief);
