@@ -266,3 +266,6 @@ where
 
     Ok(Option::<Bounded<MAX, T>>::deserialize(deserializer)?.map(|bounded| bounded.0))
 }
+
+#[cfg(test)]
+mod tests;

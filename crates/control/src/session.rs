@@ -10,6 +10,7 @@
 //!      | -- Hello -----------------------------> |
 //!      | <=> the node with the lower number      |   ... decides whether this connection
 //!      |     sends Heartbeat, or Bye             |       is the one of the pair
+//!      | <=> the other sends Heartbeat           |   open at both ends
 //!      | <=> Heartbeats, messages                |
 //! ```
 
@@ -124,7 +125,7 @@ pub enum Heard {
     /// The peer is who it should be and this node has the lower number: say [`Session::accept`] or
     /// [`Session::refuse`].
     Proposed(Hello),
-    /// The peer, which has the lower number, has accepted: the connection may be used.
+    /// Both ends have taken this connection: it may be used.
     Opened(Hello),
     /// A message.
     Message(Message),
@@ -143,7 +144,7 @@ pub enum Settlement {
 }
 
 /// Settles what becomes of a proposed connection, given the boot number of the peer on the
-/// connection that is open now. First come stays, since both ends hold it alive; if it is in truth
+/// connection that is taken already. First come stays, since both ends hold it alive; if it is in truth
 /// broken, silence will tell within the failure timeout. A peer that has restarted has a new boot
 /// number, and nobody at the other end of the old connection.
 pub fn settle(open_boot: Option<u64>, proposed_boot: u64) -> Settlement {
@@ -163,6 +164,8 @@ enum Stage {
     Meeting,
     /// The Hello was right; the lower node's decision is awaited.
     Settling(Hello),
+    /// This end has decided for the connection; the peer's word that it knows is awaited.
+    Accepted(Hello),
     /// In use.
     Open,
 }
@@ -264,6 +267,12 @@ impl Session {
                 self.beat(heartbeat, now);
                 self.heartbeat(now)
             }
+            (Stage::Accepted(hello), Word::Heartbeat(heartbeat)) => {
+                heard.push_back(Heard::Opened(hello.clone()));
+                self.stage = Stage::Open;
+                self.beat(heartbeat, now);
+                Ok(())
+            }
             (Stage::Open, Word::Heartbeat(heartbeat)) => {
                 self.beat(heartbeat, now);
                 Ok(())
@@ -304,13 +313,16 @@ impl Session {
         self.identity.hello.node < peer.node
     }
 
-    /// Takes the proposed connection; the peer learns it by the first heartbeat.
+    /// Takes the proposed connection. The peer learns it by the first heartbeat, and its own makes
+    /// the connection open: a peer that has died meanwhile never comes up.
     ///
     /// # Errors
-    /// The connection is to be closed.
+    /// [`Error::OutOfPlace`] if none is proposed; else the connection is to be closed.
     pub fn accept(&mut self, now: Instant) -> Result<(), Error> {
-        self.stage = Stage::Open;
-        self.heard_at = now;
+        let Stage::Settling(peer) = &self.stage else {
+            return Err(Error::OutOfPlace { kind: Kind::Heartbeat });
+        };
+        self.stage = Stage::Accepted(peer.clone());
         self.heartbeat(now)
     }
 
@@ -321,7 +333,9 @@ impl Session {
     pub fn refuse(&mut self, why: Bye) -> Result<(), Error> {
         match self.stage {
             Stage::Greeting => Ok(()),
-            Stage::Meeting | Stage::Settling(_) | Stage::Open => self.say(&Word::Bye(why)),
+            Stage::Meeting | Stage::Settling(_) | Stage::Accepted(_) | Stage::Open => {
+                self.say(&Word::Bye(why))
+            }
         }
     }
 

@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::task::yield_now;
 use tokio::time::{sleep_until, timeout};
 
 use super::peers::{Peer, Places, Shared, stopped};
@@ -21,6 +22,9 @@ use crate::session::{Bye, Heard, Session, Settlement};
 
 /// Read from the socket at a time.
 const READ_BYTES: usize = 32 * 1024;
+
+/// Sealed at a time at most, so that reading and the clock get their turn however much waits.
+const SEALED_AT_ONCE: usize = 256;
 
 /// Sealed and waiting to be written at most, but for one message: what a heartbeat may wait for.
 const WRITE_BYTES: usize = 64 * 1024;
@@ -34,7 +38,9 @@ pub(super) struct Connection<'a> {
     session: Session,
     id: u64,
     wake: Arc<Notify>,
-    /// Once it is known and this connection spoke for it.
+    /// Who this end has promised to it.
+    promised: Option<&'a Peer>,
+    /// Who it speaks, or spoke, for.
     peer: Option<&'a Peer>,
     heard: VecDeque<Heard>,
     batch: Vec<Vec<u8>>,
@@ -53,6 +59,7 @@ impl<'a> Connection<'a> {
             session,
             id: shared.connection_id(),
             wake: Arc::new(Notify::new()),
+            promised: None,
             peer: None,
             heard: VecDeque::new(),
             batch: Vec::new(),
@@ -70,6 +77,9 @@ impl<'a> Connection<'a> {
             };
             // Nothing depends on it: a peer that does not get them sees the connection end.
             let _best_effort = timeout(LAST_WORDS, last_words).await;
+        }
+        if let Some(peer) = self.promised {
+            peer.withdraw(self.id);
         }
         if let Some(peer) = self.peer
             && let Ok(mut places) = self.shared.events.reserve_many(1).await
@@ -89,7 +99,7 @@ impl<'a> Connection<'a> {
         tokio::pin!(timer);
         loop {
             self.deliver()?;
-            self.fill()?;
+            let more = self.fill()?;
             self.write(|bytes| writer.try_write(bytes))?;
             let deadline = self.session.deadline().into();
             if timer.deadline() != deadline {
@@ -100,7 +110,7 @@ impl<'a> Connection<'a> {
             tokio::select! {
                 biased;
                 () = stopped(&mut stop) => {
-                    self.fill()?;
+                    while self.session.pending().len() < WRITE_BYTES && self.fill()? {}
                     self.session.refuse(Bye::Stopping)?;
                     return Err(Error::Stopping);
                 }
@@ -123,6 +133,7 @@ impl<'a> Connection<'a> {
                     }
                     self.session.tick(now)?;
                 }
+                () = yield_now(), if more && !writing => (),
             }
         }
     }
@@ -155,7 +166,6 @@ impl<'a> Connection<'a> {
                     if let Some(peer) = self.peer {
                         peer.bytes_out.fetch_add(count as u64, Relaxed);
                     }
-                    self.fill()?;
                 }
                 Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => break,
                 Err(cause) => return Err(socket(cause)),
@@ -164,15 +174,16 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
-    /// Seals waiting messages, as many as should be under way at once.
-    fn fill(&mut self) -> Result<(), Error> {
-        let Some(peer) = self.peer else { return Ok(()) };
+    /// Seals waiting messages, as many as should be under way at once. Says whether more may wait.
+    fn fill(&mut self) -> Result<bool, Error> {
+        let Some(peer) = self.peer else { return Ok(false) };
         let room = WRITE_BYTES.saturating_sub(self.session.pending().len());
-        peer.outgoing(self.id, room, self.session.rtt_us(), &mut self.batch)?;
+        peer.outgoing(self.id, room, SEALED_AT_ONCE, self.session.rtt_us(), &mut self.batch)?;
+        let more = !self.batch.is_empty();
         for message in self.batch.drain(..) {
             self.session.send(&message)?;
         }
-        Ok(())
+        Ok(more)
     }
 
     /// Turns what was heard into events, as far as there is room for them.
@@ -190,8 +201,8 @@ impl<'a> Connection<'a> {
     /// How many events the next thing heard may become.
     fn places_needed(&self) -> usize {
         match self.heard.front() {
-            Some(Heard::Message(_)) | None => 1,
-            Some(Heard::Proposed(_) | Heard::Opened(_)) => 2, // the old connection's end, and the new one
+            Some(Heard::Message(_) | Heard::Proposed(_)) | None => 1,
+            Some(Heard::Opened(_)) => 2, // the old connection's end, and the new one
         }
     }
 
@@ -201,20 +212,16 @@ impl<'a> Connection<'a> {
             (Some(Heard::Message(message)), Some(peer)) => peer.heard(self.id, message, places),
             (Some(Heard::Proposed(hello)), _) => {
                 let peer = self.peer_of(hello.node)?;
-                match peer.propose(self.id, &self.wake, hello, now, places) {
-                    Settlement::Refuse => {
-                        self.session.refuse(Bye::Duplicate)?;
-                        Err(Error::Duplicate)
-                    }
-                    Settlement::Take | Settlement::Replace => {
-                        self.peer = Some(peer);
-                        self.session.accept(now)
-                    }
+                if peer.propose(self.id, hello.boot) == Settlement::Refuse {
+                    self.session.refuse(Bye::Duplicate)?;
+                    return Err(Error::Duplicate);
                 }
+                self.promised = Some(peer);
+                self.session.accept(now)
             }
             (Some(Heard::Opened(hello)), _) => {
                 let peer = self.peer_of(hello.node)?;
-                peer.opened(self.id, &self.wake, hello, now, places);
+                peer.opened(self.id, self.promised.is_some(), &self.wake, hello, now, places)?;
                 self.peer = Some(peer);
                 Ok(())
             }

@@ -49,6 +49,8 @@ pub(super) struct Peer {
 #[derive(Debug)]
 struct Side {
     open: Option<Open>,
+    /// The connection that this end has decided for, until the peer's word comes back.
+    promised: Option<Promised>,
     outbox: Outbox,
     /// Why the open connection must be closed, found by a sender.
     overflow: Option<Error>,
@@ -65,6 +67,13 @@ struct Open {
     id: u64,
     boot: u64,
     wake: Arc<Notify>,
+}
+
+/// A connection that will speak for a peer once the peer has said that it knows.
+#[derive(Clone, Copy, Debug)]
+struct Promised {
+    id: u64,
+    boot: u64,
 }
 
 impl Shared {
@@ -104,6 +113,7 @@ impl Peer {
             drops: AtomicU64::new(0),
             side: Mutex::new(Side {
                 open: None,
+                promised: None,
                 outbox: Outbox::default(),
                 overflow: None,
                 since: now,
@@ -141,39 +151,44 @@ impl Peer {
         queued.map_err(|_| SendError::Full { node: self.node, kind })
     }
 
-    /// Settles what becomes of a connection that this end decides about, and makes it the one that
-    /// speaks for the peer unless it is refused. One step, so that of two connections set up at the
-    /// same moment only one is taken.
-    pub(super) fn propose(
-        &self,
-        id: u64,
-        wake: &Arc<Notify>,
-        hello: Hello,
-        now: Instant,
-        places: &mut Places<'_>,
-    ) -> Settlement {
+    /// Settles what becomes of a connection that this end decides about, and promises the peer to it
+    /// unless it is refused. One step, so that of two connections set up at the same moment only
+    /// one is taken.
+    pub(super) fn propose(&self, id: u64, boot: u64) -> Settlement {
         let mut side = self.side();
-        let settlement = settle(side.open.as_ref().map(|open| open.boot), hello.boot);
+        let promised = side.promised.filter(|promised| promised.boot == boot);
+        let taken = promised.map(|promised| promised.boot).or(side.open.as_ref().map(|open| open.boot));
+        let settlement = settle(taken, boot);
         if settlement != Settlement::Refuse {
-            self.replace(&mut side, Open { id, boot: hello.boot, wake: wake.clone() }, hello, now, places);
+            side.promised = Some(Promised { id, boot });
         }
         settlement
     }
 
-    /// Makes a connection that the peer decided for the one that speaks for the peer.
+    /// Takes a promise back, if this connection still holds it.
+    pub(super) fn withdraw(&self, id: u64) {
+        self.side().promised.take_if(|promised| promised.id == id);
+    }
+
+    /// Makes a connection that both ends have taken the one that speaks for the peer, in place of
+    /// any other.
+    ///
+    /// # Errors
+    /// [`Error::Duplicate`] if this end decides and has since promised the peer to another.
     pub(super) fn opened(
         &self,
         id: u64,
+        promised: bool,
         wake: &Arc<Notify>,
         hello: Hello,
         now: Instant,
         places: &mut Places<'_>,
-    ) {
+    ) -> Result<(), Error> {
+        let mut side = self.side();
+        if promised && side.promised.take_if(|promised| promised.id == id).is_none() {
+            return Err(Error::Duplicate);
+        }
         let open = Open { id, boot: hello.boot, wake: wake.clone() };
-        self.replace(&mut self.side(), open, hello, now, places);
-    }
-
-    fn replace(&self, side: &mut Side, open: Open, hello: Hello, now: Instant, places: &mut Places<'_>) {
         if let Some(old) = side.open.replace(open) {
             let reason = if old.boot == hello.boot { Error::Closed } else { Error::Restarted };
             side.last_error = Some(reason.clone());
@@ -188,6 +203,7 @@ impl Peer {
         side.hello = Some(hello.clone());
         self.is_up.send_replace(true);
         tell(places, Event::Up { node: self.node, hello });
+        Ok(())
     }
 
     /// Tells that the peer is down, if this connection spoke for it.
@@ -214,7 +230,7 @@ impl Peer {
         Ok(())
     }
 
-    /// Takes waiting messages of about `bytes` bytes in all into `batch`.
+    /// Takes at most `count` waiting messages, of about `bytes` bytes in all, into `batch`.
     ///
     /// # Errors
     /// The connection is to be closed: a sender found the queue full, or another connection speaks.
@@ -222,6 +238,7 @@ impl Peer {
         &self,
         id: u64,
         bytes: usize,
+        count: usize,
         rtt_us: Option<u64>,
         batch: &mut Vec<Vec<u8>>,
     ) -> Result<(), Error> {
@@ -232,7 +249,7 @@ impl Peer {
         }
         side.rtt_us = rtt_us;
         let mut taken = 0;
-        while taken < bytes {
+        while taken < bytes && batch.len() < count {
             let Some(message) = side.outbox.pop() else { break };
             taken += message.len();
             batch.push(message);

@@ -1,0 +1,337 @@
+//! The wire format against golden bytes, round trips, and bytes that are no message.
+
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+
+use baton_cluster::{Flow, Target};
+use proptest::prelude::*;
+
+use super::*;
+use crate::message::{Change, End, Move, Question, Verdict};
+use crate::session::Echo;
+
+/// One line for each message below: its name and its bytes. Lines are added, never changed: bytes
+/// that differ are another protocol version.
+const GOLDEN: &str = include_str!("../../testdata/golden-v1.txt");
+
+fn flow() -> Flow {
+    Flow {
+        client: Ipv4Addr::new(192, 0, 2, 7),
+        client_port: 50_000,
+        vip: Ipv4Addr::new(198, 51, 100, 1),
+        vip_port: 80,
+    }
+}
+
+fn hello() -> Hello {
+    Hello {
+        cluster: "shop".to_owned(),
+        node: NodeId(3),
+        digest: std::array::from_fn(|place| place as u8),
+        mac: [2, 0, 0, 0, 0, 3],
+        boot: 0x0123_4567_89ab_cdef,
+        software: "0.1.0".to_owned(),
+    }
+}
+
+/// Every kind at least once, with every choice of every field that has choices.
+fn samples() -> Vec<(&'static str, Word)> {
+    let (service, target) = (ServiceId(1), Target(0xfeed_beef));
+    let verdict = |server, keep| Verdict { server, keep };
+    let guide = |guide| Message::Guide(Guidance { service, guide });
+    let messages = vec![
+        (
+            "ask",
+            Message::Ask(Ask {
+                batch: 300,
+                questions: vec![
+                    Question { service, target: Some(target) },
+                    Question { service: ServiceId(0), target: None },
+                ],
+            }),
+        ),
+        ("ask-empty", Message::Ask(Ask { batch: 0, questions: Vec::new() })),
+        (
+            "answer",
+            Message::Answer(Answer {
+                batch: 300,
+                answers: vec![
+                    verdict(Some(NodeId(2)), Some(vec![NodeId(2), NodeId(255)])),
+                    verdict(Some(NodeId(0)), None),
+                    verdict(None, Some(Vec::new())),
+                    verdict(None, None),
+                ],
+            }),
+        ),
+        (
+            "push",
+            Message::Push(Push {
+                service,
+                changes: vec![
+                    Change { target, servers: vec![NodeId(1)] },
+                    Change { target: Target(u64::MAX), servers: Vec::new() },
+                ],
+            }),
+        ),
+        ("guide-ask-always", guide(Guide::AskAlways)),
+        ("guide-cached", guide(Guide::Cached { load_limit: 65 })),
+        ("guide-rota", guide(Guide::Rota(vec![NodeId(1), NodeId(2), NodeId(1)]))),
+        ("load", Message::Load(Load { serving: 25, adopted_total: 1_000_000, closed_total: 999_975 })),
+        (
+            "update",
+            Message::Update(Update {
+                moves: vec![Move { flow: flow(), server: NodeId(4), start_seq: 0xdead_beef }],
+            }),
+        ),
+        ("close", Message::Close(Close { ends: vec![End { flow: flow(), start_seq: 1 }] })),
+        ("live", Message::Live(Live { nodes: vec![NodeId(0), NodeId(2)] })),
+        ("status-request", Message::StatusRequest(StatusRequest { id: 9 })),
+        ("status-reply", Message::StatusReply(StatusReply { id: 9, body: b"{}".to_vec() })),
+    ];
+    let heartbeat = |echo| Word::Heartbeat(Heartbeat { sequence: 5, sent_us: 1_250_000, echo });
+    let mut words = vec![
+        ("hello", Word::Hello(hello())),
+        ("heartbeat-first", heartbeat(None)),
+        ("heartbeat", heartbeat(Some(Echo { sent_us: 1_000_000, held_us: 249_000 }))),
+        ("bye-duplicate", Word::Bye(Bye::Duplicate)),
+        ("bye-stopping", Word::Bye(Bye::Stopping)),
+    ];
+    words.extend(messages.into_iter().map(|(name, message)| (name, Word::Message(message))));
+    words
+}
+
+fn encoded(word: &Word) -> Vec<u8> {
+    let mut out = Vec::new();
+    word.encode(&mut out).expect("a message within its limits");
+    out
+}
+
+fn ask(count: usize) -> Message {
+    let question = Question { service: ServiceId(15), target: Some(Target(u64::MAX)) };
+    Message::Ask(Ask { batch: u32::MAX, questions: vec![question; count] })
+}
+
+#[test]
+fn golden_bytes() {
+    let mut lines = String::new();
+    for (name, word) in samples() {
+        let bytes = encoded(&word);
+        let hex = bytes.iter().fold(String::new(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        });
+        let _ = writeln!(lines, "{name} {hex}");
+        assert_eq!(Word::decode(&bytes), Ok(word), "{name}");
+    }
+    assert_eq!(lines, GOLDEN, "the wire format has changed; these are the bytes now:\n{lines}");
+}
+
+#[test]
+fn every_kind_has_a_golden_line() {
+    let kinds: std::collections::HashSet<u8> = samples().iter().map(|(_, word)| encoded(word)[1]).collect();
+    assert_eq!(kinds.len(), Kind::ALL.len());
+}
+
+/// Every message at its limits fits one frame, with every field at its longest.
+#[test]
+fn the_largest_messages_fit() {
+    let far = NodeId(255);
+    let wide = Flow { client_port: u16::MAX, vip_port: u16::MAX, ..flow() };
+    let verdict = Verdict { server: Some(far), keep: Some(vec![far; SERVERS_MAX]) };
+    let change = Change { target: Target(u64::MAX), servers: vec![far; SERVERS_MAX] };
+    let moved = Move { flow: wide, server: far, start_seq: u32::MAX };
+    let end = End { flow: wide, start_seq: u32::MAX };
+    let service = ServiceId(15);
+    let largest = [
+        ask(QUESTIONS_MAX),
+        Message::Answer(Answer { batch: u32::MAX, answers: vec![verdict; QUESTIONS_MAX] }),
+        Message::Push(Push { service, changes: vec![change; CHANGES_MAX] }),
+        Message::Guide(Guidance { service, guide: Guide::Rota(vec![far; ROTA_MAX]) }),
+        Message::Update(Update { moves: vec![moved; MOVES_MAX] }),
+        Message::Close(Close { ends: vec![end; ENDS_MAX] }),
+        Message::Live(Live { nodes: vec![far; NodeId::MAX_NODES] }),
+        Message::StatusReply(StatusReply { id: u32::MAX, body: vec![0xff; STATUS_BYTES_MAX] }),
+    ];
+    for message in largest {
+        let mut out = Vec::new();
+        assert_eq!(message.encode(&mut out), Ok(()), "{}", message.kind());
+        assert!(out.len() <= MESSAGE_BYTES_MAX);
+        assert_eq!(Message::decode(&out), Ok(message));
+    }
+}
+
+#[test]
+fn one_too_many_is_refused_by_both_ends() {
+    let mut out = vec![1, 2, 3];
+    assert_eq!(ask(QUESTIONS_MAX + 1).encode(&mut out), Err(Error::TooMany { kind: Kind::Ask }));
+    assert_eq!(out, [1, 2, 3], "left as it was");
+
+    let Message::Ask(body) = ask(QUESTIONS_MAX + 1) else { return };
+    let mut out = Vec::new();
+    put(Kind::Ask, &body, &mut out).expect("it fits a frame");
+    assert_eq!(Message::decode(&out), Err(Error::TooMany { kind: Kind::Ask }));
+
+    let verdict = Verdict { server: None, keep: Some(vec![NodeId(1); SERVERS_MAX + 1]) };
+    let mut out = Vec::new();
+    put(Kind::Answer, &Answer { batch: 0, answers: vec![verdict] }, &mut out).expect("it fits a frame");
+    assert_eq!(Message::decode(&out), Err(Error::TooMany { kind: Kind::Answer }));
+}
+
+#[test]
+fn each_fault_is_named() {
+    let kind = Kind::StatusRequest;
+    let cases: Vec<(&[u8], Error)> = vec![
+        (&[], Error::Short { bytes: 0 }),
+        (&[1], Error::Short { bytes: 1 }),
+        (&[2, 24, 9], Error::Version { theirs: 2 }),
+        (&[1, 3, 0], Error::UnknownKind { number: 3 }),
+        (&[1, 24], Error::Field { kind, cause: postcard::Error::DeserializeUnexpectedEnd }),
+        (
+            &[1, 24, 0xff, 0xff, 0xff, 0xff, 0xff, 1],
+            Error::Field { kind, cause: postcard::Error::DeserializeBadVarint },
+        ),
+        (&[1, 24, 9, 0, 0], Error::LeftOver { kind, bytes: 2 }),
+        (&[1, 1, 0, 0, 0], Error::OutOfPlace { kind: Kind::Heartbeat }),
+        (&[1, 2, 2], Error::UnknownChoice { kind: Kind::Bye, choice: 2 }),
+        (&[1, 19, 0, 3], Error::UnknownChoice { kind: Kind::Guide, choice: 3 }),
+        (&[1, 19, 16, 0], Error::BadService { kind: Kind::Guide, id: 16 }),
+        (&[1, 16, 0, 1, 16, 0], Error::BadService { kind: Kind::Ask, id: 16 }),
+        (&[1, 23, 1, 0x80, 2], Error::BadNode { kind: Kind::Live, id: 256 }),
+        (&[1, 17, 0, 1, 1, 0x80, 2, 0], Error::BadNode { kind: Kind::Answer, id: 256 }),
+        (
+            &[1, 17, 0, 1, 2],
+            Error::Field { kind: Kind::Answer, cause: postcard::Error::DeserializeBadOption },
+        ),
+    ];
+    for (bytes, error) in cases {
+        assert_eq!(Message::decode(bytes), Err(error), "{bytes:?}");
+    }
+    let bytes = MESSAGE_BYTES_MAX + 1;
+    assert_eq!(Message::decode(&vec![1; bytes]), Err(Error::TooLong { bytes }));
+    let mut rota = vec![1, 19, 0, 2, 0x81, 2];
+    rota.extend([0; 257]);
+    assert_eq!(Message::decode(&rota), Err(Error::TooMany { kind: Kind::Guide }));
+    let long = Word::Hello(Hello { cluster: "x".repeat(NAME_BYTES_MAX + 1), ..hello() });
+    assert_eq!(long.encode(&mut Vec::new()), Err(Error::TooMany { kind: Kind::Hello }));
+}
+
+/// A list that claims to be long costs nothing: it is refused before memory is set aside.
+#[test]
+fn a_claimed_length_sets_no_memory_aside() {
+    let claim = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f];
+    for kind in
+        [Kind::Ask, Kind::Answer, Kind::Push, Kind::Update, Kind::Close, Kind::Live, Kind::StatusReply]
+    {
+        let first: &[u8] = if matches!(kind, Kind::Update | Kind::Close | Kind::Live) { &[] } else { &[0] };
+        let bytes = [&[1, kind as u8], first, &claim[..]].concat();
+        let refused = Message::decode(&bytes);
+        assert!(matches!(refused, Err(Error::Field { .. } | Error::TooMany { .. })), "{kind}: {refused:?}");
+    }
+}
+
+fn a_node() -> impl Strategy<Value = NodeId> {
+    (0..256u16).prop_map(NodeId)
+}
+
+fn a_service() -> impl Strategy<Value = ServiceId> {
+    (0..16u16).prop_map(ServiceId)
+}
+
+fn some_nodes(max: usize) -> impl Strategy<Value = Vec<NodeId>> {
+    prop::collection::vec(a_node(), 0..=max)
+}
+
+fn a_flow() -> impl Strategy<Value = Flow> {
+    any::<(u32, u16, u32, u16)>().prop_map(|(client, client_port, vip, vip_port)| Flow {
+        client: client.into(),
+        client_port,
+        vip: vip.into(),
+        vip_port,
+    })
+}
+
+fn a_message() -> impl Strategy<Value = Message> {
+    let question = (a_service(), prop::option::of(any::<u64>().prop_map(Target)))
+        .prop_map(|(service, target)| Question { service, target });
+    let verdict = (prop::option::of(a_node()), prop::option::of(some_nodes(SERVERS_MAX)))
+        .prop_map(|(server, keep)| Verdict { server, keep });
+    let change = (any::<u64>(), some_nodes(SERVERS_MAX))
+        .prop_map(|(target, servers)| Change { target: Target(target), servers });
+    let guide = prop_oneof![
+        Just(Guide::AskAlways),
+        any::<u32>().prop_map(|load_limit| Guide::Cached { load_limit }),
+        some_nodes(ROTA_MAX).prop_map(Guide::Rota),
+    ];
+    let moved = (a_flow(), a_node(), any::<u32>()).prop_map(|(flow, server, start_seq)| Move {
+        flow,
+        server,
+        start_seq,
+    });
+    let end = (a_flow(), any::<u32>()).prop_map(|(flow, start_seq)| End { flow, start_seq });
+    prop_oneof![
+        (any::<u32>(), prop::collection::vec(question, 0..50))
+            .prop_map(|(batch, questions)| Message::Ask(Ask { batch, questions })),
+        (any::<u32>(), prop::collection::vec(verdict, 0..50))
+            .prop_map(|(batch, answers)| Message::Answer(Answer { batch, answers })),
+        (a_service(), prop::collection::vec(change, 0..50))
+            .prop_map(|(service, changes)| Message::Push(Push { service, changes })),
+        (a_service(), guide).prop_map(|(service, guide)| Message::Guide(Guidance { service, guide })),
+        any::<(u32, u64, u64)>().prop_map(|(serving, adopted_total, closed_total)| Message::Load(Load {
+            serving,
+            adopted_total,
+            closed_total
+        })),
+        prop::collection::vec(moved, 0..50).prop_map(|moves| Message::Update(Update { moves })),
+        prop::collection::vec(end, 0..50).prop_map(|ends| Message::Close(Close { ends })),
+        some_nodes(NodeId::MAX_NODES).prop_map(|nodes| Message::Live(Live { nodes })),
+        any::<u32>().prop_map(|id| Message::StatusRequest(StatusRequest { id })),
+        (any::<u32>(), prop::collection::vec(any::<u8>(), 0..500))
+            .prop_map(|(id, body)| Message::StatusReply(StatusReply { id, body })),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn round_trip(message in a_message(), before in prop::collection::vec(any::<u8>(), 0..4)) {
+        let mut out = before.clone();
+        message.encode(&mut out).expect("within its limits");
+        prop_assert_eq!(&out[..before.len()], &before[..]);
+        prop_assert_eq!(Message::decode(&out[before.len()..]), Ok(message));
+    }
+
+    /// Cut short anywhere, or with anything after it, a message is refused.
+    #[test]
+    fn cut_or_longer(message in a_message(), at in any::<prop::sample::Index>(), more in 0u8..) {
+        let mut out = Vec::new();
+        message.encode(&mut out).expect("within its limits");
+        prop_assert!(Message::decode(&out[..at.index(out.len())]).is_err());
+        out.push(more);
+        prop_assert!(Message::decode(&out).is_err());
+    }
+
+    /// Whatever the bytes are: no panic, and what is understood can be said again.
+    #[test]
+    fn arbitrary_bytes(number in 0u8..32, body in prop::collection::vec(any::<u8>(), 0..200)) {
+        let bytes = [&[PROTOCOL_VERSION, number], &body[..]].concat();
+        if let Ok(word) = Word::decode(&bytes) {
+            prop_assert_eq!(Word::decode(&encoded(&word)), Ok(word));
+        }
+    }
+
+    /// A valid message with some bytes changed: the same.
+    #[test]
+    fn mutated(
+        message in a_message(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..5),
+    ) {
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes).expect("within its limits");
+        for (place, value) in changes {
+            let place = place.index(bytes.len());
+            bytes[place] = value;
+        }
+        if let Ok(word) = Word::decode(&bytes) {
+            prop_assert_eq!(Word::decode(&encoded(&word)), Ok(word));
+        }
+    }
+}
