@@ -150,6 +150,9 @@ pub struct Move {
     /// The client's sequence number at which the binding starts: tells this connection from an
     /// older or newer one with the same addresses and ports.
     pub start_seq: u32,
+    /// Wall clock of the decision, milliseconds, truncated to 32 bits: of two bindings of one flow
+    /// the younger stands, whichever is told last.
+    pub issued_ms: u32,
 }
 
 /// Distributor (or owning server) to switch: flows that have moved (ATC'00 5.2). Lost: packets take

@@ -65,6 +65,8 @@ pub struct Sizes {
 pub struct Datapath {
     pub(crate) skel: BatonSkel<'static>,
     links: Vec<Link>,
+    /// What the switch's table holds now; empty before it is first written.
+    pub(crate) maglev: Vec<u16>,
 }
 
 impl Datapath {
@@ -90,7 +92,7 @@ impl Datapath {
         open.maps.bindings.set_max_entries(sizes.bindings).map_err(failed)?;
         open.maps.decisions.set_max_entries(sizes.decisions).map_err(failed)?;
         let skel = open.load().map_err(failed)?;
-        Ok(Self { skel, links: Vec::new() })
+        Ok(Self { skel, links: Vec::new(), maglev: Vec::new() })
     }
 
     /// Attaches to one of the node's interfaces, both directions.

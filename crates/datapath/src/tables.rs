@@ -147,15 +147,19 @@ impl Datapath {
     ///
     /// # Errors
     /// When it has more slots than the map.
-    pub fn set_maglev(&self, slots: &[Option<NodeId>]) -> Result<(), DatapathError> {
+    pub fn set_maglev(&mut self, slots: &[Option<NodeId>]) -> Result<(), DatapathError> {
         let limit = MAGLEV_SLOTS as usize;
         if slots.len() != limit {
             return Err(DatapathError::TooMany { what: "Maglev slots", given: slots.len(), limit });
         }
         for (slot, node) in slots.iter().enumerate() {
             let value = node.map_or(NO_NODE as u16, |n| n.0);
-            put(&self.skel.maps.maglev, "maglev", &(slot as u32), &value)?;
+            // The map begins as zeroes, which name node 0: written in full the first time.
+            if self.maglev.get(slot) != Some(&value) {
+                put(&self.skel.maps.maglev, "maglev", &(slot as u32), &value)?;
+            }
         }
+        self.maglev = slots.iter().map(|n| n.map_or(NO_NODE as u16, |n| n.0)).collect();
         Ok(())
     }
 

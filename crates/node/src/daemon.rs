@@ -1,0 +1,348 @@
+//! The one event loop of a node: everything that can wake it, and who takes it. All state is owned
+//! here and used by one task, so nothing is locked.
+
+use std::time::{Duration, Instant};
+
+use baton_cluster::{Cluster, Node, NodeId};
+use baton_control::{Event as MeshEvent, Mesh, MeshConfig, Message, Move};
+use baton_datapath::{Datapath, Event, Events, Hold};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
+
+use crate::dispatcher::DispatcherRole;
+use crate::distributor::{Distributor, Tools};
+use crate::peers::Peers;
+use crate::post::Post;
+use crate::server::{Ends, ServerRole};
+use crate::setup::Setup;
+use crate::socket::StatusSocket;
+use crate::switch::{self, SwitchRole};
+use crate::watch::Watched;
+use crate::{NodeError, Options, clock};
+
+/// Loads are told, and waits looked at, this often.
+const TICK: Duration = Duration::from_millis(10);
+/// Events of the programs gather for this long, so that one message tells of many.
+const GATHER: Duration = Duration::from_millis(1);
+/// The kernel decides alone when user space has not been heard of for this long.
+const SILENCE: Duration = Duration::from_secs(2);
+/// Held packets taken at once, before anything else is looked at.
+const FRAMES_AT_ONCE: usize = 64;
+/// The longest frame that a hold device of usual MTU gives; longer ones do not come.
+const FRAME_MAX: usize = 65_550;
+
+/// A running node.
+pub(crate) struct Daemon {
+    pub(crate) cluster: Cluster,
+    pub(crate) me: NodeId,
+    pub(crate) started: Instant,
+    pub(crate) datapath: Datapath,
+    hold: Option<Watched<Hold>>,
+    events: Watched<Events>,
+    pub(crate) mesh: Mesh,
+    mesh_events: mpsc::Receiver<MeshEvent>,
+    socket: StatusSocket,
+    pub(crate) peers: Peers,
+    post: Post,
+    pub(crate) distributor: Option<Distributor>,
+    pub(crate) dispatcher: Option<DispatcherRole>,
+    pub(crate) server: Option<ServerRole>,
+    switch: Option<SwitchRole>,
+    ends: Ends,
+}
+
+/// What can wake the node.
+enum Wake {
+    Stop(&'static str),
+    Mesh(MeshEvent),
+    Held,
+    Events,
+    Status(tokio::net::UnixStream),
+    Tick,
+}
+
+impl Daemon {
+    /// Loads, fills, attaches, listens: in this order, so that the first packet finds everything.
+    pub(crate) fn start(options: &Options, setup: &Setup) -> Result<Self, NodeError> {
+        let cluster = options.cluster.clone();
+        let node = cluster.node(options.node).ok_or(NodeError::UnknownNode(options.node))?.clone();
+        let (mut datapath, hold) = setup.load(options, &node)?;
+        let events = datapath.events()?;
+        let (mesh, mesh_events) = join_mesh(&cluster, &node, setup.cluster_interface.mac)?;
+        let now = Instant::now();
+        promise(&datapath)?;
+        if let Some(hold) = &hold {
+            datapath.attach_hold(hold.index())?;
+        }
+        for interface in &setup.interfaces {
+            datapath.attach(interface.index)?;
+            tracing::info!(interface = interface.name, "attached");
+        }
+        let hold = hold.map(Watched::new).transpose()?;
+        let events = Watched::new(events)?;
+        let roles = node.roles;
+        let daemon = Self {
+            me: node.id,
+            started: now,
+            hold,
+            events,
+            mesh: mesh.clone(),
+            mesh_events,
+            socket: StatusSocket::listen(setup.socket())?,
+            peers: Peers::new(node.id),
+            post: Post::new(node.id, mesh),
+            distributor: roles.distributor.then(|| Distributor::new(&cluster)),
+            dispatcher: roles.dispatcher.then(|| DispatcherRole::new(&cluster)),
+            server: roles.server.then(|| ServerRole::new(now)),
+            switch: roles.switch.then(SwitchRole::new),
+            ends: Ends::default(),
+            datapath,
+            cluster,
+        };
+        setup.ready()?;
+        tracing::info!(node = node.name, %roles, "running");
+        Ok(daemon)
+    }
+
+    /// Runs until it is told to stop.
+    pub(crate) async fn run(mut self) -> Result<(), NodeError> {
+        let signals = |cause| NodeError::System { what: "signal handlers", cause };
+        let mut terminate = signal(SignalKind::terminate()).map_err(signals)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(signals)?;
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut events_from = tokio::time::Instant::now();
+
+        self.came_up(&self.node(self.me)?.clone())?;
+        loop {
+            let wake = tokio::select! {
+                biased;
+                _ = terminate.recv() => Wake::Stop("SIGTERM"),
+                _ = interrupt.recv() => Wake::Stop("SIGINT"),
+                Some(event) = self.mesh_events.recv() => Wake::Mesh(event),
+                () = readable(self.hold.as_ref()) => Wake::Held,
+                () = async { sleep_until(events_from).await; self.events.readable().await }
+                    => Wake::Events,
+                Some(stream) = self.socket.accept() => Wake::Status(stream),
+                _ = tick.tick() => Wake::Tick,
+            };
+            match wake {
+                Wake::Stop(signal) => {
+                    tracing::info!(signal, "stopping");
+                    break;
+                }
+                Wake::Mesh(event) => self.mesh_event(event)?,
+                Wake::Held => self.held()?,
+                Wake::Events => {
+                    self.events()?;
+                    events_from = tokio::time::Instant::now() + GATHER;
+                }
+                Wake::Status(stream) => self.status_asked(stream)?,
+                Wake::Tick => self.tick()?,
+            }
+            while let Some(message) = self.post.take_local() {
+                self.message(self.me, message)?;
+            }
+            self.send_news();
+        }
+        self.mesh.stop().await;
+        Ok(())
+    }
+
+    pub(crate) fn node(&self, id: NodeId) -> Result<&Node, NodeError> {
+        self.cluster.node(id).ok_or(NodeError::UnknownNode(id))
+    }
+
+    fn mesh_event(&mut self, event: MeshEvent) -> Result<(), NodeError> {
+        match event {
+            MeshEvent::Up { node, hello } => {
+                let node = self.node(node)?.clone();
+                tracing::info!(peer = node.name, version = hello.software, "up");
+                self.datapath.set_member(hello.mac, node.id)?;
+                self.peers.set(node.id, true);
+                self.came_up(&node)
+            }
+            MeshEvent::Down { node, reason } => {
+                let node = self.node(node)?.clone();
+                tracing::warn!(peer = node.name, %reason, "down");
+                self.peers.set(node.id, false);
+                self.went_down(&node)
+            }
+            MeshEvent::Message { node, message } => self.message(node, message),
+        }
+    }
+
+    /// A node is there, this one included: every component that it concerns is told.
+    fn came_up(&mut self, node: &Node) -> Result<(), NodeError> {
+        if let Some(dispatcher) = &mut self.dispatcher {
+            dispatcher.up(node, &mut self.post);
+        }
+        if let Some(switch) = &mut self.switch {
+            switch.distributors_changed();
+        }
+        let is_dispatcher = node.roles.dispatcher;
+        self.with_distributor(|distributor, tools| {
+            if is_dispatcher {
+                distributor.dispatcher_found(tools)?;
+            }
+            distributor.refresh_live(tools)
+        })
+    }
+
+    fn went_down(&mut self, node: &Node) -> Result<(), NodeError> {
+        if let Some(dispatcher) = &mut self.dispatcher {
+            dispatcher.down(node, &mut self.post);
+        }
+        if let Some(switch) = &mut self.switch {
+            switch.distributors_changed();
+        }
+        let is_dispatcher = node.roles.dispatcher;
+        self.with_distributor(|distributor, tools| {
+            distributor.refresh_live(tools)?;
+            if is_dispatcher { distributor.dispatcher_lost(tools) } else { Ok(()) }
+        })
+    }
+
+    fn message(&mut self, from: NodeId, message: Message) -> Result<(), NodeError> {
+        match message {
+            Message::Ask(ask) => {
+                if let Some(dispatcher) = &mut self.dispatcher {
+                    dispatcher.ask(from, &ask, clock::monotonic(), &mut self.post);
+                }
+                Ok(())
+            }
+            Message::Load(load) => {
+                if let Some(dispatcher) = &mut self.dispatcher {
+                    dispatcher.load(from, &load);
+                }
+                self.with_distributor(|d, tools| d.load(from, load.serving, tools))
+            }
+            Message::Answer(answer) => self.with_distributor(|d, tools| d.answered(answer, tools)),
+            Message::Push(push) => self.with_distributor(|d, tools| d.pushed(&push, tools)),
+            Message::Guide(g) => self.with_distributor(|d, tools| d.guide(g.service, g.guide, tools)),
+            Message::Live(live) => self.with_distributor(|d, tools| d.live(live.nodes, tools)),
+            Message::Update(update) => Ok(switch::updated(&self.datapath, from, &update)?),
+            Message::Close(close) => Ok(switch::closed(&self.datapath, &close)?),
+            Message::StatusRequest(request) => self.status_requested(from, request.id),
+            Message::StatusReply(reply) => {
+                self.socket.replied(from, reply.id, &reply.body);
+                Ok(())
+            }
+        }
+    }
+
+    fn held(&mut self) -> Result<(), NodeError> {
+        let mut buffer = vec![0; FRAME_MAX];
+        for _ in 0..FRAMES_AT_ONCE {
+            let Some(hold) = &self.hold else { return Ok(()) };
+            let Ok(length) = hold.try_read(|h| h.read(&mut buffer)) else { break };
+            let frame = buffer.get(..length).unwrap_or(&[]).to_vec();
+            self.with_distributor(|distributor, tools| distributor.frame(&frame, tools))?;
+        }
+        Ok(())
+    }
+
+    fn events(&mut self) -> Result<(), NodeError> {
+        self.events.clear();
+        for event in self.events.get().take() {
+            match event {
+                Event::Bound { flow, start_seq, server, issued_ms, .. } => {
+                    if let Some(distributor) = &mut self.distributor {
+                        distributor.bound(Move { flow, server, start_seq, issued_ms });
+                    }
+                }
+                Event::Closed { flow, start_seq, distributor, .. } => {
+                    self.ends.add(flow, start_seq, distributor);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self) -> Result<(), NodeError> {
+        let now = Instant::now();
+        promise(&self.datapath)?;
+        self.with_distributor(Distributor::tick)?;
+        if let Some(server) = &mut self.server {
+            server.tick(now, &self.datapath, &self.cluster, &self.peers, self.me, &mut self.post)?;
+        }
+        if let Some(switch) = &mut self.switch {
+            switch.tick(&self.cluster, &self.peers, &mut self.datapath)?;
+        }
+        self.socket.tick(now);
+        Ok(())
+    }
+
+    /// Moves before ends: what has ended must not be bound again by its own, later news.
+    fn send_news(&mut self) {
+        if let Some(distributor) = &mut self.distributor {
+            distributor.send_moves(&self.cluster, &self.peers, &mut self.post);
+        }
+        self.ends.send(&self.cluster, &self.peers, &mut self.post);
+    }
+
+    fn status_asked(&mut self, stream: tokio::net::UnixStream) -> Result<(), NodeError> {
+        let mine = self.status()?;
+        self.socket.asked(stream, mine, &self.cluster, &self.peers, &mut self.post);
+        Ok(())
+    }
+
+    fn status_requested(&mut self, from: NodeId, id: u32) -> Result<(), NodeError> {
+        let mine = self.status()?;
+        if let Some(reply) = crate::socket::reply(id, &mine) {
+            self.post.send(from, Message::StatusReply(reply));
+        }
+        Ok(())
+    }
+
+    fn with_distributor(
+        &mut self,
+        act: impl FnOnce(&mut Distributor, &mut Tools<'_>) -> Result<(), baton_datapath::DatapathError>,
+    ) -> Result<(), NodeError> {
+        let (Some(distributor), Some(hold)) = (&mut self.distributor, &self.hold) else { return Ok(()) };
+        let mut tools = Tools {
+            cluster: &self.cluster,
+            peers: &self.peers,
+            datapath: &self.datapath,
+            hold: hold.get(),
+            post: &mut self.post,
+            now: Instant::now(),
+        };
+        Ok(act(distributor, &mut tools)?)
+    }
+}
+
+/// Promises the programs that user space listens, and tells them the wall clock.
+fn promise(datapath: &Datapath) -> Result<(), NodeError> {
+    Ok(datapath.set_live(clock::wall_offset(), clock::monotonic() + SILENCE)?)
+}
+
+fn join_mesh(
+    cluster: &Cluster,
+    node: &Node,
+    mac: [u8; 6],
+) -> Result<(Mesh, mpsc::Receiver<MeshEvent>), NodeError> {
+    let at = |n: &Node| (n.address, cluster.control_port).into();
+    let listen = at(node);
+    Mesh::start(MeshConfig {
+        me: node.id,
+        cluster_name: cluster.name.clone(),
+        digest: cluster.digest(),
+        psk: cluster.keys().control_psk,
+        mac,
+        boot: rand::random(),
+        failure_timeout: cluster.failure_timeout,
+        listen,
+        peers: cluster.nodes.iter().filter(|n| n.id != node.id).map(|n| (n.id, at(n))).collect(),
+    })
+    .map_err(|cause| NodeError::Listen { address: listen, cause })
+}
+
+/// Waits for held packets; for ever on a node that holds none.
+async fn readable(hold: Option<&Watched<Hold>>) {
+    match hold {
+        Some(hold) => hold.readable().await,
+        None => std::future::pending().await,
+    }
+}

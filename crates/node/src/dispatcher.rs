@@ -1,0 +1,124 @@
+//! The dispatcher role: questions, loads and deaths in; answers and news out. The deciding itself is
+//! baton-dispatcher's; here messages become its calls and back.
+
+use std::time::Duration;
+
+use baton_cluster::{Cluster, NodeId};
+use baton_control::message::{self, CHANGES_MAX};
+use baton_control::{Answer, Ask, Change, Guidance, Live, Load, Message, Push, Verdict};
+use baton_dispatcher::{Decision, Dispatcher, Guide, Refusal, Stats};
+
+use crate::post::Post;
+
+/// The dispatcher of this node.
+#[derive(Debug)]
+pub(crate) struct DispatcherRole {
+    dispatcher: Dispatcher,
+}
+
+impl DispatcherRole {
+    pub(crate) fn new(cluster: &Cluster) -> Self {
+        Self { dispatcher: Dispatcher::of(cluster) }
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        self.dispatcher.stats()
+    }
+
+    pub(crate) fn ask(&mut self, from: NodeId, ask: &Ask, now: Duration, post: &mut Post) {
+        let answers = ask
+            .questions
+            .iter()
+            .map(|q| verdict(self.dispatcher.ask(from, q.service, q.target, now)))
+            .collect();
+        post.send(from, Message::Answer(Answer { batch: ask.batch, answers }));
+        self.push(post);
+    }
+
+    pub(crate) fn load(&mut self, from: NodeId, load: &Load) {
+        self.dispatcher.load_reported(from, load.serving);
+    }
+
+    /// A node came up: as server, as distributor, or both.
+    pub(crate) fn up(&mut self, node: &baton_cluster::Node, post: &mut Post) {
+        if node.roles.server {
+            self.dispatcher.server_up(node.id);
+        }
+        if node.roles.distributor {
+            let welcome = self.dispatcher.distributor_up(node.id);
+            post.send(node.id, Message::Live(Live { nodes: welcome.live }));
+            for (service, guide) in welcome.guides {
+                post.send(node.id, Message::Guide(Guidance { service, guide: wire_guide(guide) }));
+            }
+        }
+        self.push(post);
+    }
+
+    pub(crate) fn down(&mut self, node: &baton_cluster::Node, post: &mut Post) {
+        if node.roles.server {
+            self.dispatcher.server_down(node.id);
+        }
+        if node.roles.distributor {
+            self.dispatcher.distributor_down(node.id);
+        }
+        self.push(post);
+    }
+
+    /// Sends what distributors have to be told.
+    fn push(&mut self, post: &mut Post) {
+        if !self.dispatcher.has_pushes() {
+            return;
+        }
+        for push in self.dispatcher.take_pushes() {
+            for message in messages(push.changes) {
+                post.send(push.to, message);
+            }
+        }
+    }
+}
+
+/// News as messages, in order; neighbouring mappings of one service share a message.
+fn messages(changes: Vec<baton_dispatcher::Change>) -> Vec<Message> {
+    let mut out: Vec<Message> = Vec::new();
+    for change in changes {
+        match change {
+            baton_dispatcher::Change::Live(nodes) => out.push(Message::Live(Live { nodes })),
+            baton_dispatcher::Change::Guide { service, guide } => {
+                out.push(Message::Guide(Guidance { service, guide: wire_guide(guide) }));
+            }
+            baton_dispatcher::Change::Mapping { service, target, mapping } => {
+                let change = Change { target, servers: mapping.servers.as_slice().to_vec() };
+                match out.last_mut() {
+                    Some(Message::Push(push))
+                        if push.service == service && push.changes.len() < CHANGES_MAX =>
+                    {
+                        push.changes.push(change);
+                    }
+                    _ => out.push(Message::Push(Push { service, changes: vec![change] })),
+                }
+            }
+        }
+    }
+    out
+}
+
+fn verdict(decided: Result<Decision, Refusal>) -> Verdict {
+    match decided {
+        Ok(decision) => Verdict {
+            server: Some(decision.server),
+            keep: decision.mapping.map(|m| m.servers.as_slice().to_vec()),
+        },
+        Err(refusal) => {
+            tracing::debug!(%refusal, "no decision");
+            Verdict { server: None, keep: None }
+        }
+    }
+}
+
+fn wire_guide(guide: Guide) -> message::Guide {
+    match guide {
+        Guide::Rota(turns) => message::Guide::Rota(turns),
+        Guide::Cached { load_limit } => message::Guide::Cached { load_limit },
+        Guide::AskAlways => message::Guide::AskAlways,
+    }
+}

@@ -1,0 +1,128 @@
+//! Fills in what this node says of itself.
+
+use std::time::Instant;
+
+use baton_control::{PeerState, PeerStatus};
+use baton_datapath::{Counter, CounterKind};
+
+use crate::NodeError;
+use crate::daemon::Daemon;
+use crate::status::{
+    self, ConnectionState, ConnectionStatus, CounterStatus, DecisionStatus, HandoffStatus, LoadStatus,
+    NodeStatus,
+};
+
+impl Daemon {
+    /// What this node says of itself now.
+    pub(crate) fn status(&self) -> Result<NodeStatus, NodeError> {
+        let node = self.node(self.me)?;
+        let counters = self.datapath.counters()?;
+        let load = self.server.as_ref().map(|s| s.load(&self.datapath)).transpose()?;
+        Ok(NodeStatus {
+            name: node.name.clone(),
+            id: node.id.0,
+            address: node.address.to_string(),
+            roles: node.roles.names().map(str::to_owned).collect(),
+            reachable: true,
+            since_s: self.started.elapsed().as_secs(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            connections: self.mesh.peers().iter().map(|p| self.connection(p)).collect(),
+            loads: self.loads()?,
+            decisions: self.decisions(&counters),
+            handoffs: self.handoffs()?,
+            counters: counters.nonzero().map(counter).collect(),
+            serving: load.map_or(0, |l| u64::from(l.serving)),
+            adopted: counters.get(Counter::Adopted),
+            closed: counters.get(Counter::Closed),
+            bytes_served: counters.get(Counter::BytesServed),
+        })
+    }
+
+    fn name_of(&self, id: baton_cluster::NodeId) -> String {
+        self.cluster.node(id).map_or_else(|| id.to_string(), |n| n.name.clone())
+    }
+
+    fn connection(&self, peer: &PeerStatus) -> ConnectionStatus {
+        let last_error = peer.last_error.as_ref().map(|e| {
+            let mut text = e.to_string();
+            let end = text.floor_char_boundary(ConnectionStatus::ERROR_BYTES_MAX);
+            text.truncate(end);
+            text
+        });
+        ConnectionStatus {
+            peer: self.name_of(peer.node),
+            state: match peer.state {
+                PeerState::Up => ConnectionState::Up,
+                PeerState::Down => ConnectionState::Down,
+            },
+            since_s: Instant::now().saturating_duration_since(peer.since).as_secs(),
+            rtt_us: peer.rtt_us,
+            messages_in: peer.messages_in,
+            messages_out: peer.messages_out,
+            bytes_in: peer.bytes_in,
+            bytes_out: peer.bytes_out,
+            last_error,
+        }
+    }
+
+    fn loads(&self) -> Result<Vec<LoadStatus>, NodeError> {
+        let Some(distributor) = &self.distributor else { return Ok(Vec::new()) };
+        let loads = distributor.loads();
+        let mut out = Vec::new();
+        for (server, weight) in loads.servers() {
+            let assigned = self.datapath.assigned(server)?;
+            out.push(LoadStatus {
+                server: self.name_of(server),
+                serving: u64::from(loads.load(server).unwrap_or(0).saturating_sub(assigned)),
+                assigned: u64::from(assigned),
+                live: loads.is_live(server),
+                weight,
+            });
+        }
+        Ok(out)
+    }
+
+    fn decisions(&self, counters: &baton_datapath::Counters) -> DecisionStatus {
+        let tally = self.distributor.as_ref().map(|d| d.tally).unwrap_or_default();
+        let decided = self.dispatcher.as_ref().map(crate::dispatcher::DispatcherRole::stats);
+        DecisionStatus {
+            in_kernel: [Counter::DecidedCache, Counter::DecidedRota, Counter::DecidedAlone]
+                .map(|c| counters.get(c))
+                .iter()
+                .sum(),
+            asked: tally.asked,
+            answered: tally.answered,
+            batches: tally.batches,
+            held_now: self.distributor.as_ref().map_or(0, |d| d.held_now() as u64),
+            failed: tally.failed + tally.overflowed,
+            fallback: tally.fallback,
+            decided: decided.map_or(0, |s| s.asked - s.refused),
+            moves: decided.map_or(0, |s| s.moved),
+            targets: decided.map(|s| s.targets as u64),
+        }
+    }
+
+    fn handoffs(&self) -> Result<Vec<HandoffStatus>, NodeError> {
+        let Some(distributor) = &self.distributor else { return Ok(Vec::new()) };
+        let mut out = Vec::new();
+        for (server, _) in distributor.loads().servers() {
+            let count = self.datapath.handed_to(server)? + distributor.handed_to(server);
+            out.push(HandoffStatus { to: self.name_of(server), count });
+        }
+        Ok(out)
+    }
+}
+
+fn counter((counter, count): (Counter, u64)) -> CounterStatus {
+    CounterStatus {
+        name: counter.name().to_owned(),
+        kind: match counter.kind() {
+            CounterKind::Normal => status::CounterKind::Normal,
+            CounterKind::Drop => status::CounterKind::Drop,
+            CounterKind::Reset => status::CounterKind::Reset,
+            CounterKind::Fault => status::CounterKind::Fault,
+        },
+        count,
+        text: counter.text().to_owned(),
+    }
+}

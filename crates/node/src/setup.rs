@@ -1,0 +1,163 @@
+//! Before the first packet and after the last: the host's settings, the programs, the hold device.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use baton_cluster::{Cluster, Key, Node};
+use baton_datapath::{Datapath, Hold, Roles, ServiceEntry, Settings, Sizes, TargetKey};
+use baton_host::{Interface, Undo, Wanted};
+
+use crate::{NodeError, Options};
+
+/// The hold device's name; one daemon per network namespace.
+const HOLD_NAME: &str = "baton-hold";
+
+/// What was set up, and how to undo it.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    /// Every interface that packets of the service may come or go by.
+    pub(crate) interfaces: Vec<Interface>,
+    /// The one of them that leads to the other nodes.
+    pub(crate) cluster_interface: Interface,
+    undo: Option<Undo>,
+    files: RunFiles,
+}
+
+impl Setup {
+    /// Finds the node's interfaces and configures the host, if that is wanted.
+    pub(crate) async fn new(options: &Options) -> Result<Self, NodeError> {
+        let node = options.cluster.node(options.node).ok_or(NodeError::UnknownNode(options.node))?;
+        let files = RunFiles::new(&options.run_dir, &node.name)?;
+        let wanted = wanted(&options.cluster, node);
+        let interfaces = baton_host::cluster_interfaces(&wanted).await?;
+        let holder = Wanted { interfaces: Vec::new(), ..wanted.clone() };
+        let cluster_interface = baton_host::cluster_interfaces(&holder).await?.swap_remove(0);
+        let undo = if options.configure_host {
+            Some(baton_host::apply(&wanted, &options.run_dir).await?)
+        } else {
+            None
+        };
+        Ok(Self { interfaces, cluster_interface, undo, files })
+    }
+
+    /// Loads the programs for this node and fills the tables that do not change. Nothing is attached.
+    pub(crate) fn load(
+        &self,
+        options: &Options,
+        node: &Node,
+    ) -> Result<(Datapath, Option<Hold>), NodeError> {
+        let cluster = &options.cluster;
+        let hold = node.roles.distributor.then(|| Hold::create(HOLD_NAME)).transpose()?;
+        let settings = Settings {
+            node: node.id,
+            roles: datapath_roles(node),
+            address: node.address,
+            handoff_port: cluster.handoff_port,
+            mtu: u16::try_from(self.cluster_interface.mtu).unwrap_or(u16::MAX),
+            cluster_ifindex: self.cluster_interface.index,
+            hold_ifindex: hold.as_ref().map_or(0, Hold::index),
+        };
+        let limits = cluster.limits;
+        let sizes = Sizes { bindings: limits.bindings, decisions: limits.decisions };
+        let datapath = Datapath::load(settings, sizes)?;
+        datapath.set_keys(&cluster.keys())?;
+        for peer in &cluster.nodes {
+            datapath.set_node(peer.id, peer.address, datapath_roles(peer))?;
+        }
+        for service in &cluster.services {
+            datapath.set_service(&ServiceEntry {
+                id: service.id,
+                vips: service.vips.clone(),
+                port: service.port,
+                key: target_key(service.key),
+            })?;
+        }
+        Ok((datapath, hold))
+    }
+
+    /// The status socket's place.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.files.socket
+    }
+
+    /// Tells those who wait that the node is ready.
+    pub(crate) fn ready(&self) -> Result<(), NodeError> {
+        std::fs::write(&self.files.ready, std::process::id().to_string())
+            .map_err(|cause| NodeError::RunDir { path: self.files.ready.clone(), cause })
+    }
+
+    /// Undoes what was done to the host.
+    pub(crate) async fn undo(self) {
+        self.files.remove();
+        let Some(undo) = self.undo else { return };
+        match undo.run().await {
+            Ok(done) => tracing::info!(changes = done.len(), "host settings restored"),
+            Err(error) => tracing::error!(%error, "host settings not restored; run `baton doctor --fix`"),
+        }
+    }
+}
+
+/// The files of the run directory.
+#[derive(Debug)]
+struct RunFiles {
+    socket: PathBuf,
+    ready: PathBuf,
+}
+
+impl RunFiles {
+    fn new(run_dir: &Path, node: &str) -> Result<Self, NodeError> {
+        std::fs::create_dir_all(run_dir)
+            .map_err(|cause| NodeError::RunDir { path: run_dir.to_owned(), cause })?;
+        let files = Self {
+            socket: run_dir.join(format!("{node}.sock")),
+            ready: run_dir.join(format!("{node}.ready")),
+        };
+        files.remove();
+        Ok(files)
+    }
+
+    fn remove(&self) {
+        for path in [&self.socket, &self.ready] {
+            match std::fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(path = %path.display(), %error, "cannot remove");
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// What this node's host must be like.
+pub fn wanted(cluster: &Cluster, node: &Node) -> Wanted {
+    let (on_interface, others): (Vec<Ipv4Addr>, Vec<Ipv4Addr>) =
+        cluster.vips().into_iter().partition(|vip| cluster.announcers(*vip).contains(&node.id));
+    let mut ports: Vec<u16> = cluster.services.iter().map(|s| s.port).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    Wanted {
+        node: node.name.clone(),
+        address: node.address,
+        interfaces: node.interfaces.clone(),
+        is_server: node.roles.server,
+        is_distributor: node.roles.distributor,
+        is_switch: node.roles.switch,
+        on_loopback: if node.roles.server { others } else { Vec::new() },
+        on_interface,
+        ports,
+        control_port: cluster.control_port,
+        handoff_port: cluster.handoff_port,
+    }
+}
+
+fn datapath_roles(node: &Node) -> Roles {
+    Roles { switch: node.roles.switch, distributor: node.roles.distributor, server: node.roles.server }
+}
+
+pub(crate) fn target_key(key: Key) -> TargetKey {
+    match key {
+        Key::Path => TargetKey::Path,
+        Key::PathQuery => TargetKey::PathQuery,
+    }
+}

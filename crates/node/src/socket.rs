@@ -1,0 +1,134 @@
+//! The status socket: `baton status` connects, says `status`, and reads one JSON document. The node
+//! asks its peers over their control connections and answers when all have replied, or in time.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use baton_cluster::{Cluster, NodeId};
+use baton_control::message::STATUS_BYTES_MAX;
+use baton_control::{Message, StatusReply, StatusRequest};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::NodeError;
+use crate::peers::Peers;
+use crate::post::Post;
+use crate::status::{ClusterStatus, NodeStatus};
+
+/// A peer that has not replied by then is shown as not reachable.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Questions under way at once; one more is not answered.
+const PENDING_MAX: usize = 16;
+
+/// The socket, and the questions that wait for peers.
+#[derive(Debug)]
+pub(crate) struct StatusSocket {
+    listener: UnixListener,
+    pending: BTreeMap<u32, Pending>,
+    next: u32,
+}
+
+#[derive(Debug)]
+struct Pending {
+    stream: UnixStream,
+    status: ClusterStatus,
+    waiting: Vec<NodeId>,
+    until: Instant,
+}
+
+impl StatusSocket {
+    pub(crate) fn listen(path: &Path) -> Result<Self, NodeError> {
+        let failed = |cause| NodeError::RunDir { path: path.to_owned(), cause };
+        let listener = UnixListener::bind(path).map_err(failed)?;
+        Ok(Self { listener, pending: BTreeMap::new(), next: 0 })
+    }
+
+    pub(crate) async fn accept(&self) -> Option<UnixStream> {
+        self.listener.accept().await.ok().map(|(stream, _)| stream)
+    }
+
+    /// Somebody asks: peers that are up are asked in turn.
+    pub(crate) fn asked(
+        &mut self,
+        stream: UnixStream,
+        mine: NodeStatus,
+        cluster: &Cluster,
+        peers: &Peers,
+        post: &mut Post,
+    ) {
+        if self.pending.len() >= PENDING_MAX {
+            return;
+        }
+        let id = self.next;
+        self.next = id.wrapping_add(1);
+        let waiting: Vec<NodeId> = peers
+            .others(cluster, |_| true)
+            .filter(|peer| post.send(*peer, Message::StatusRequest(StatusRequest { id })))
+            .collect();
+        let mut status =
+            ClusterStatus { cluster: cluster.name.clone(), asked: mine.name.clone(), nodes: Vec::new() };
+        for node in &cluster.nodes {
+            status.nodes.push(if node.name == mine.name { mine.clone() } else { absent(node) });
+        }
+        self.pending.insert(id, Pending { stream, status, waiting, until: Instant::now() + PATIENCE });
+        self.finish(|pending| pending.waiting.is_empty());
+    }
+
+    /// A peer replies.
+    pub(crate) fn replied(&mut self, from: NodeId, id: u32, body: &[u8]) {
+        let Some(pending) = self.pending.get_mut(&id) else { return };
+        match postcard::from_bytes::<NodeStatus>(body) {
+            Ok(theirs) => {
+                if let Some(slot) = pending.status.nodes.get_mut(from.index()) {
+                    *slot = theirs;
+                }
+            }
+            Err(error) => tracing::warn!(%from, %error, "status reply not understood"),
+        }
+        pending.waiting.retain(|node| *node != from);
+        self.finish(|pending| pending.waiting.is_empty());
+    }
+
+    pub(crate) fn tick(&mut self, now: Instant) {
+        self.finish(|pending| now >= pending.until);
+    }
+
+    /// Answers the questions for which there is nothing more to wait for.
+    fn finish(&mut self, done: impl Fn(&Pending) -> bool) {
+        let ready: Vec<u32> = self.pending.iter().filter(|(_, p)| done(p)).map(|(id, _)| *id).collect();
+        for id in ready {
+            let Some(mut pending) = self.pending.remove(&id) else { continue };
+            let Ok(json) = serde_json::to_vec_pretty(&pending.status) else { continue };
+            tokio::spawn(async move {
+                // Whoever asked may be gone: then nobody misses the answer.
+                let _ = tokio::time::timeout(PATIENCE, pending.stream.write_all(&json)).await;
+            });
+        }
+    }
+}
+
+/// What this node replies to a peer that asks; `None` when it would not fit a message.
+pub(crate) fn reply(id: u32, mine: &NodeStatus) -> Option<StatusReply> {
+    match postcard::to_stdvec(mine) {
+        Ok(body) if body.len() <= STATUS_BYTES_MAX => Some(StatusReply { id, body }),
+        Ok(body) => {
+            tracing::error!(bytes = body.len(), "status too large for a message");
+            None
+        }
+        Err(error) => {
+            tracing::error!(%error, "status not encoded");
+            None
+        }
+    }
+}
+
+fn absent(node: &baton_cluster::Node) -> NodeStatus {
+    NodeStatus {
+        name: node.name.clone(),
+        id: node.id.0,
+        address: node.address.to_string(),
+        roles: node.roles.names().map(str::to_owned).collect(),
+        ..NodeStatus::default()
+    }
+}
