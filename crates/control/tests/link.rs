@@ -196,7 +196,11 @@ async fn a_killed_node_is_down_at_once_and_up_when_it_is_back() {
     let (_zero, mut at_zero) = Mesh::start(config(0, 1, &all, NEVER)).expect("a mesh");
     for boot in 1..=5 {
         let (one, mut at_one) = Mesh::start(config(1, boot, &all, NEVER)).expect("a mesh");
-        assert_eq!(up(&mut at_zero).await.boot, boot);
+        // In one process a mesh does not die in one instant, as a killed process does: while it
+        // does, a second connection of the old life may come up and end.
+        while up(&mut at_zero).await.boot != boot {
+            down(&mut at_zero).await;
+        }
         up(&mut at_one).await;
         drop(one); // without a goodbye
         let reason = down(&mut at_zero).await;
@@ -217,9 +221,7 @@ async fn a_silent_peer_is_down_once() {
     assert_eq!(status[0].state, PeerState::Down);
     mesh.stop().await;
     drop(mesh);
-    while let Some(event) = events.recv().await {
-        panic!("nothing more was to be told, but {event:?}");
-    }
+    assert_eq!(events.recv().await, None, "nothing more is told");
 }
 
 #[tokio::test]

@@ -80,7 +80,12 @@ fn samples() -> Vec<(&'static str, Word)> {
         (
             "update",
             Message::Update(Update {
-                moves: vec![Move { flow: flow(), server: NodeId(4), start_seq: 0xdead_beef }],
+                moves: vec![Move {
+                    flow: flow(),
+                    server: NodeId(4),
+                    start_seq: 0xdead_beef,
+                    issued_ms: 1000,
+                }],
             }),
         ),
         ("close", Message::Close(Close { ends: vec![End { flow: flow(), start_seq: 1 }] })),
@@ -139,7 +144,7 @@ fn the_largest_messages_fit() {
     let wide = Flow { client_port: u16::MAX, vip_port: u16::MAX, ..flow() };
     let verdict = Verdict { server: Some(far), keep: Some(vec![far; SERVERS_MAX]) };
     let change = Change { target: Target(u64::MAX), servers: vec![far; SERVERS_MAX] };
-    let moved = Move { flow: wide, server: far, start_seq: u32::MAX };
+    let moved = Move { flow: wide, server: far, start_seq: u32::MAX, issued_ms: u32::MAX };
     let end = End { flow: wide, start_seq: u32::MAX };
     let service = ServiceId(15);
     let largest = [
@@ -262,11 +267,8 @@ fn a_message() -> impl Strategy<Value = Message> {
         any::<u32>().prop_map(|load_limit| Guide::Cached { load_limit }),
         some_nodes(ROTA_MAX).prop_map(Guide::Rota),
     ];
-    let moved = (a_flow(), a_node(), any::<u32>()).prop_map(|(flow, server, start_seq)| Move {
-        flow,
-        server,
-        start_seq,
-    });
+    let moved = (a_flow(), a_node(), any::<(u32, u32)>())
+        .prop_map(|(flow, server, (start_seq, issued_ms))| Move { flow, server, start_seq, issued_ms });
     let end = (a_flow(), any::<u32>()).prop_map(|(flow, start_seq)| End { flow, start_seq });
     prop_oneof![
         (any::<u32>(), prop::collection::vec(question, 0..50))
