@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use baton_cluster::{Cluster, NodeId};
 use baton_control::message::STATUS_BYTES_MAX;
 use baton_control::{Message, StatusReply, StatusRequest};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::NodeError;
@@ -16,6 +16,8 @@ use crate::peers::Peers;
 use crate::post::Post;
 use crate::status::{ClusterStatus, NodeStatus};
 
+/// What a client of the socket says.
+const QUESTION: &[u8; 7] = b"status\n";
 /// A peer that has not replied by then is shown as not reachable.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Questions under way at once; one more is not answered.
@@ -98,14 +100,23 @@ impl StatusSocket {
     fn finish(&mut self, done: impl Fn(&Pending) -> bool) {
         let ready: Vec<u32> = self.pending.iter().filter(|(_, p)| done(p)).map(|(id, _)| *id).collect();
         for id in ready {
-            let Some(mut pending) = self.pending.remove(&id) else { continue };
+            let Some(pending) = self.pending.remove(&id) else { continue };
             let Ok(json) = serde_json::to_vec_pretty(&pending.status) else { continue };
             tokio::spawn(async move {
                 // Whoever asked may be gone: then nobody misses the answer.
-                let _ = tokio::time::timeout(PATIENCE, pending.stream.write_all(&json)).await;
+                let _ = tokio::time::timeout(PATIENCE, answer(pending.stream, &json)).await;
             });
         }
     }
+}
+
+/// There is one question so far. It is read before the socket is closed, or the close would be a reset.
+async fn answer(mut stream: UnixStream, json: &[u8]) -> std::io::Result<()> {
+    let mut question = [0; QUESTION.len()];
+    stream.read_exact(&mut question).await?;
+    let text: &[u8] = if &question == QUESTION { json } else { b"{\"error\": \"say status\"}\n" };
+    stream.write_all(text).await?;
+    stream.shutdown().await
 }
 
 /// What this node replies to a peer that asks; `None` when it would not fit a message.
