@@ -59,6 +59,14 @@ inline_always int own(struct __sk_buff *skb, struct packet *p, struct binding *b
 	return TC_ACT_OK;
 }
 
+/* The first data packet of a connection that another node is to own. */
+inline_always int hand_off(struct __sk_buff *skb, struct packet *p, struct binding *b)
+{
+	count(set_flag(b, FLAG_HANDED) & FLAG_HANDED ? COUNT_HANDOFF_AGAIN : COUNT_HANDOFF_SENT);
+	read_options(skb, p);
+	return send_handoff(skb, p, b, b->node, 0);
+}
+
 /* A packet for a connection that another node owns. */
 inline_always int elsewhere(struct __sk_buff *skb, struct packet *p, struct binding *b)
 {
@@ -72,9 +80,7 @@ inline_always int elsewhere(struct __sk_buff *skb, struct packet *p, struct bind
 	if (from == b->node)
 		return drop(COUNT_DROP_LOOP);
 	if (p->payload && p->seq == b->start_seq && (settings.roles & ROLE_DISTRIBUTOR)) {
-		read_options(skb, p);
-		count(COUNT_HANDOFF_AGAIN);
-		return send_handoff(skb, p, b, b->node, 0);
+		return hand_off(skb, p, b);
 	}
 	return forward(skb, p, b->node, COUNT_FORWARDED_BINDING);
 }
@@ -110,9 +116,7 @@ inline_always int first_request(struct __sk_buff *skb, struct packet *p, struct 
 		count(COUNT_HANDOFF_LOCAL);
 		return own(skb, p, b);
 	}
-	count(COUNT_HANDOFF_SENT);
-	read_options(skb, p);
-	return send_handoff(skb, p, b, server, 0);
+	return hand_off(skb, p, b);
 }
 
 /* A FIN before any request: nobody else will answer it. */

@@ -146,6 +146,7 @@ enum binding_flag {
 	FLAG_FIN_IN = 32,    /* the client's FIN was seen */
 	FLAG_FIN_OUT = 64,   /* the server's FIN was seen */
 	FLAG_CLOSED = 128,   /* ended; late packets only */
+	FLAG_HANDED = 256,   /* this node has sent the handoff packet */
 };
 
 enum tcp_option {

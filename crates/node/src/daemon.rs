@@ -8,7 +8,7 @@ use baton_control::{Event as MeshEvent, Mesh, MeshConfig, Message, Move};
 use baton_datapath::{Datapath, Event, Events, Hold};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tokio::time::sleep_until;
 
 use crate::dispatcher::DispatcherRole;
 use crate::distributor::{Distributor, Tools};
@@ -21,8 +21,10 @@ use crate::switch::{self, SwitchRole};
 use crate::watch::Watched;
 use crate::{NodeError, Options, clock};
 
-/// Loads are told, and waits looked at, this often.
-const TICK: Duration = Duration::from_millis(10);
+/// Loads are told, and waits looked at, this often; while the server takes connections, more often:
+/// what a distributor adds up between two reports counts connections that have ended meanwhile.
+const TICK: Duration = Duration::from_millis(20);
+const BUSY_TICK: Duration = Duration::from_millis(2);
 /// Events of the programs gather for this long, so that one message tells of many.
 const GATHER: Duration = Duration::from_millis(1);
 /// The kernel decides alone when user space has not been heard of for this long.
@@ -110,9 +112,8 @@ impl Daemon {
         let signals = |cause| NodeError::System { what: "signal handlers", cause };
         let mut terminate = signal(SignalKind::terminate()).map_err(signals)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(signals)?;
-        let mut tick = interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut events_from = tokio::time::Instant::now();
+        let mut tick_at = tokio::time::Instant::now();
+        let mut events_from = tick_at;
 
         self.came_up(&self.node(self.me)?.clone())?;
         loop {
@@ -125,7 +126,7 @@ impl Daemon {
                 () = async { sleep_until(events_from).await; self.events.readable().await }
                     => Wake::Events,
                 Some(stream) = self.socket.accept() => Wake::Status(stream),
-                _ = tick.tick() => Wake::Tick,
+                () = sleep_until(tick_at) => Wake::Tick,
             };
             match wake {
                 Wake::Stop(signal) => {
@@ -139,7 +140,10 @@ impl Daemon {
                     events_from = tokio::time::Instant::now() + GATHER;
                 }
                 Wake::Status(stream) => self.status_asked(stream)?,
-                Wake::Tick => self.tick()?,
+                Wake::Tick => {
+                    let busy = self.tick()?;
+                    tick_at = tokio::time::Instant::now() + if busy { BUSY_TICK } else { TICK };
+                }
             }
             while let Some(message) = self.post.take_local() {
                 self.message(self.me, message)?;
@@ -260,18 +264,21 @@ impl Daemon {
         Ok(())
     }
 
-    fn tick(&mut self) -> Result<(), NodeError> {
+    /// Whether the server is busy.
+    fn tick(&mut self) -> Result<bool, NodeError> {
         let now = Instant::now();
         promise(&self.datapath)?;
         self.with_distributor(Distributor::tick)?;
+        let mut busy = false;
         if let Some(server) = &mut self.server {
-            server.tick(now, &self.datapath, &self.cluster, &self.peers, self.me, &mut self.post)?;
+            busy =
+                server.tick(now, &self.datapath, &self.cluster, &self.peers, self.me, &mut self.post)?;
         }
         if let Some(switch) = &mut self.switch {
             switch.tick(&self.cluster, &self.peers, &mut self.datapath)?;
         }
         self.socket.tick(now);
-        Ok(())
+        Ok(busy)
     }
 
     /// Moves before ends: what has ended must not be bound again by its own, later news.

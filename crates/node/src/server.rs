@@ -44,7 +44,7 @@ impl ServerRole {
         })
     }
 
-    /// Called on every tick: tells the load if it changed.
+    /// Called on every tick: tells the load if it changed. Whether it did.
     pub(crate) fn tick(
         &mut self,
         now: Instant,
@@ -53,14 +53,15 @@ impl ServerRole {
         peers: &Peers,
         me: NodeId,
         post: &mut Post,
-    ) -> Result<(), DatapathError> {
+    ) -> Result<bool, DatapathError> {
         if now - self.recounted >= RECOUNT_EVERY {
             self.recounted = now;
             self.recount(datapath)?;
         }
         let load = self.load(datapath)?;
-        if self.last == Some(load) && now - self.told < REPEAT_EVERY {
-            return Ok(());
+        let changed = self.last != Some(load);
+        if !changed && now - self.told < REPEAT_EVERY {
+            return Ok(false);
         }
         self.last = Some(load);
         self.told = now;
@@ -68,7 +69,7 @@ impl ServerRole {
             post.send(to, Message::Load(load));
         }
         post.send(me, Message::Load(load));
-        Ok(())
+        Ok(changed)
     }
 
     fn counted(&self, datapath: &Datapath) -> Result<i64, DatapathError> {
