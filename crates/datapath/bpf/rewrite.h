@@ -95,7 +95,8 @@ inline_always __u32 answer_options(struct answer *a, const struct packet *p, boo
 	}
 	bool sack = p->found & FOUND_SACK, wscale = p->found & FOUND_WSCALE;
 	__u16 mss = settings.mtu - sizeof(struct handoff_header) - sizeof(struct headers);
-	__be32 wscale_word = option_word(1, 3, 3, RCV_WSCALE);
+	/* what is not sent must be zero: the checksum is taken over all five words */
+	__be32 wscale_word = wscale ? option_word(1, 3, 3, RCV_WSCALE) : 0;
 
 	a->options[0] = option_word(2, 4, mss >> 8, mss & 0xff);
 	if (ts) {
@@ -106,7 +107,7 @@ inline_always __u32 answer_options(struct answer *a, const struct packet *p, boo
 		return wscale ? 20 : 16;
 	}
 	a->options[1] = sack ? option_word(1, 1, 4, 2) : wscale_word;
-	a->options[2] = wscale_word;
+	a->options[2] = sack ? wscale_word : 0;
 	return sack && wscale ? 12 : sack || wscale ? 8 : 4;
 }
 
