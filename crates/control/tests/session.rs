@@ -436,8 +436,8 @@ fn simultaneous(order: &[u8]) -> Result<(), TestCaseError> {
     let now = pairs[0].now;
     // The connection that the lower node has decided for, and those that each node holds open.
     let (mut promised, mut lower, mut higher) = (None, None, None);
-    let mut order = order.iter().copied().chain((0..4).cycle().take(60));
-    while let Some(turn) = order.next() {
+    let order = order.iter().copied().chain((0..4).cycle().take(60));
+    for turn in order {
         let place = usize::from(turn >> 1 & 1);
         let pair = &mut pairs[place];
         let (from, to) = if turn & 1 == 0 {
