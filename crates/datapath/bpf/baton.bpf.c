@@ -170,18 +170,18 @@ inline_always int unknown(struct __sk_buff *skb, struct packet *p, __u16 from)
 	struct scratch *s = scratch();
 	int age = (p->flags & (ACK | RST)) == ACK ? cookie_age(p, 2) : -1;
 
-	if (settings.roles & ROLE_SERVER) {
-		struct bpf_sock *sk = socket_of(skb, &p->flow);
-		__u32 state = sk ? sk->state : 0;
-		if (sk)
-			bpf_sk_release(sk);
-		/* An old connection's socket does not stand in the way of a proven new one. */
-		if (state && state != BPF_TCP_LISTEN && age < 0) {
-			count(COUNT_OWNED_UNBOUND);
-			return TC_ACT_OK;
-		}
-	}
+	/* An old connection's socket does not stand in the way of a proven new one. */
 	if (age < 0) {
+		if (settings.roles & ROLE_SERVER) {
+			struct bpf_sock *sk = socket_of(skb, &p->flow);
+			__u32 state = sk ? sk->state : 0;
+			if (sk)
+				bpf_sk_release(sk);
+			if (state && state != BPF_TCP_LISTEN) {
+				count(COUNT_OWNED_UNBOUND);
+				return TC_ACT_OK;
+			}
+		}
 		if (p->flags & RST)
 			return drop(COUNT_DROP_UNKNOWN_RESET);
 		if (!(settings.roles & ROLE_DISTRIBUTOR) || !(p->flags & ACK) ||
