@@ -79,9 +79,9 @@ inline_always int elsewhere(struct __sk_buff *skb, struct packet *p, struct bind
 		set_flag(b, FLAG_FIN_IN);
 	if (from == b->node)
 		return drop(COUNT_DROP_LOOP);
-	if (p->payload && p->seq == b->start_seq && (settings.roles & ROLE_DISTRIBUTOR)) {
+	if (p->payload && p->seq == b->start_seq && (settings.roles & ROLE_DISTRIBUTOR) &&
+	    !is_hearsay(b))
 		return hand_off(skb, p, b);
-	}
 	return forward(skb, p, b->node, COUNT_FORWARDED_BINDING);
 }
 
@@ -276,6 +276,9 @@ inline_always int for_service(struct __sk_buff *skb, struct packet *p)
 	if (b && (p->flags & SYN || (b->flags & FLAG_SYN_SEEN && b->start_seq != b->syn_isn + 1 &&
 				     p->seq - b->syn_isn - 1 < 65536)))
 		b = 0;
+	/* Told that the connection is ours: without its handoff packet we cannot own it. */
+	if (b && b->state == STATE_BOUND && b->node == settings.self && is_hearsay(b))
+		b = 0;
 	if (b && b->state == STATE_BOUND)
 		return b->node == settings.self ? own(skb, p, b) : elsewhere(skb, p, b);
 
@@ -297,6 +300,20 @@ inline_always int for_service(struct __sk_buff *skb, struct packet *p)
 	return unknown(skb, p, from);
 }
 
+/* What a handoff packet says of its connection. */
+inline_always void learn(struct binding *b, const struct handoff_option *o, const struct packet *p)
+{
+	b->start_ack = p->ack;
+	b->snd_end = p->ack;
+	b->issued_ms = bpf_ntohl(o->issued_ms);
+	b->distributor = bpf_ntohs(o->distributor);
+	b->service = p->service;
+	b->mss = bpf_ntohs(o->mss);
+	b->rtt_ms = bpf_ntohs(o->rtt_ms);
+	b->options = o->options;
+	b->snd_wscale = o->snd_wscale;
+}
+
 /* A handoff packet from a distributor: this node is to own the connection. */
 inline_always int handoff(struct __sk_buff *skb)
 {
@@ -312,6 +329,8 @@ inline_always int handoff(struct __sk_buff *skb)
 	read_options(skb, &p);
 	struct binding *b = binding_of(&p.flow);
 	if (b && b->state == STATE_BOUND) {
+		if (b->start_seq == bpf_ntohl(o.start_seq) && is_hearsay(b))
+			learn(b, &o, &p);
 		if (b->start_seq == bpf_ntohl(o.start_seq) && b->node != settings.self)
 			return send_handoff(skb, &p, b, b->node, o.hops + 1);
 		if (b->start_seq != bpf_ntohl(o.start_seq) &&
@@ -329,17 +348,9 @@ inline_always int handoff(struct __sk_buff *skb)
 		__builtin_memset(fresh, 0, sizeof(*fresh));
 		fresh->seen_ns = fresh->since_ns = bpf_ktime_get_ns();
 		fresh->start_seq = bpf_ntohl(o.start_seq);
-		fresh->start_ack = p.ack;
-		fresh->snd_end = p.ack;
-		fresh->issued_ms = bpf_ntohl(o.issued_ms);
 		fresh->node = settings.self;
-		fresh->distributor = bpf_ntohs(o.distributor);
-		fresh->service = p.service;
-		fresh->mss = bpf_ntohs(o.mss);
-		fresh->rtt_ms = bpf_ntohs(o.rtt_ms);
 		fresh->state = STATE_BOUND;
-		fresh->options = o.options;
-		fresh->snd_wscale = o.snd_wscale;
+		learn(fresh, &o, &p);
 		if (bpf_map_update_elem(&bindings, &p.flow, fresh, BPF_ANY))
 			return drop(COUNT_FAULT_MAP);
 		b = bpf_map_lookup_elem(&bindings, &p.flow);

@@ -36,6 +36,12 @@ inline_always struct binding *binding_of(const struct flow_key *flow)
 	return b;
 }
 
+/* Known by another node's word alone: whose it is, but not what its handshake agreed on. */
+inline_always bool is_hearsay(const struct binding *b)
+{
+	return b->mss == 0;
+}
+
 inline_always void tell(const struct flow_key *flow, const struct binding *b, enum event_kind kind)
 {
 	struct scratch *s = scratch();
