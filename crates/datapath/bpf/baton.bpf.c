@@ -146,7 +146,7 @@ inline_always int open(struct __sk_buff *skb, struct packet *p, struct binding *
 		count(COUNT_KEEPALIVE_ANSWERED);
 		return answer(skb, p, &r);
 	}
-	if (p->payload)
+	if (p->payload || ((p->flags & FIN) && p->seq != b->start_seq))
 		return drop(COUNT_DROP_EARLY_SEGMENT);
 	if (p->flags & FIN)
 		return answer_fin(skb, p);
