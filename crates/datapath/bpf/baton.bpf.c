@@ -408,7 +408,7 @@ int egress(struct __sk_buff *skb)
 	 * A RST without ACK answers a packet that found no socket. Just after an adoption that is a
 	 * packet which overtook the adopting one on another CPU; its RST would kill the connection.
 	 */
-	if ((p.flags & (RST | ACK)) == RST && !(b->flags & FLAG_CONFIRMED)) {
+	if ((p.flags & (RST | ACK)) == RST && !(b->flags & (FLAG_CONFIRMED | FLAG_CLOSED))) {
 		if (bpf_ktime_get_ns() - b->since_ns < (__u64)YOUNG_MS * MS)
 			return drop(COUNT_DROP_OVERTAKEN_RESET);
 	}
