@@ -401,6 +401,8 @@ int egress(struct __sk_buff *skb)
 	if (!b || b->state != STATE_BOUND || b->node != settings.self)
 		return NEXT_PROGRAM;
 	p.header = h.tcp.doff * 4;
+	if (p.header < TCP_MIN || skb->len < L4 + p.header)
+		return NEXT_PROGRAM;
 	p.payload = skb->len - L4 - p.header;
 	p.seq = bpf_ntohl(h.tcp.seq);
 	p.flags = tcp_flags(&h.tcp);
