@@ -107,6 +107,8 @@ inline_always enum parsed parse(struct __sk_buff *skb, struct packet *p)
 		count(COUNT_DROP_MALFORMED);
 		return PARSED_DROP;
 	}
+	if (!h.tcp.dest) /* port 0 is nobody's; its entry is for fragments */
+		return PARSED_OTHER;
 	p->payload = total - sizeof(struct iphdr) - p->header;
 	p->service = s->id;
 	p->key = s->key;
