@@ -173,6 +173,7 @@ inline_always void read_options(struct __sk_buff *skb, struct packet *p)
 	s->at = 0;
 	s->end = n;
 	s->found = 0;
+	s->tsval = s->tsecr = 0; /* not those of another packet */
 	bpf_loop(TCP_OPTIONS_MAX, option_step, &s, 0);
 	p->found = s->found;
 	p->mss = s->mss;
