@@ -294,7 +294,8 @@ inline_always int for_service(struct __sk_buff *skb, struct packet *p)
 	if (p->flags & SYN)
 		return syn(skb, p, b);
 	if (b)
-		return b->state == STATE_OPEN ? open(skb, p, b) : held(skb, p, b);
+		return b->state == STATE_HELD && !held_too_long(b) ? held(skb, p, b)
+								  : open(skb, p, b);
 	if (!(settings.roles & (ROLE_DISTRIBUTOR | ROLE_SERVER)))
 		return drop(COUNT_DROP_NO_ROLE);
 	return unknown(skb, p, from);

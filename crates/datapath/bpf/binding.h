@@ -29,11 +29,16 @@ inline_always struct binding *binding_of(const struct flow_key *flow)
 	__u64 now = bpf_ktime_get_ns(), idle = now - b->seen_ns;
 	__u64 age = b->flags & FLAG_CLOSED ? LINGER_MS
 		    : b->flags & FLAG_FIN_IN ? HALF_CLOSED_MS
-		    : b->state == STATE_HELD ? HELD_MS
 					     : IDLE_MS;
 	if ((__s64)idle > (__s64)(age * MS))
 		return 0;
 	return b;
+}
+
+/* Held longer than a decision may take: it is open again, and decided afresh. */
+inline_always bool held_too_long(const struct binding *b)
+{
+	return (__s64)(bpf_ktime_get_ns() - b->since_ns) > (__s64)HELD_MS * MS;
 }
 
 /* Known by another node's word alone: whose it is, but not what its handshake agreed on. */
