@@ -204,6 +204,7 @@ inline_always int unknown(struct __sk_buff *skb, struct packet *p, __u16 from)
 		b->node = settings.self;
 		b->state = STATE_BOUND;
 		b->distributor = from;
+		b->issued_ms = wall_ns() / 1000000;
 		count(COUNT_ADOPTED_BY_COOKIE);
 	} else if (!p->payload) {
 		if (p->flags & FIN)
