@@ -122,7 +122,12 @@ inline_always int first_request(struct __sk_buff *skb, struct packet *p, struct 
 /* A FIN before any request: nobody else will answer it. */
 inline_always int answer_fin(struct __sk_buff *skb, struct packet *p)
 {
-	struct reply r = {.seq = p->ack, .ack = p->seq + 1, .flags = FIN | ACK};
+	struct reply r = {
+		.seq = p->ack,
+		.ack = p->seq + 1,
+		.window = SYNACK_WINDOW >> RCV_WSCALE,
+		.flags = FIN | ACK,
+	};
 
 	bpf_map_delete_elem(&bindings, &p->flow);
 	read_options(skb, p);
@@ -141,7 +146,12 @@ inline_always int open(struct __sk_buff *skb, struct packet *p, struct binding *
 	if (p->payload && p->seq == b->start_seq)
 		return first_request(skb, p, b);
 	if (p->seq == b->start_seq - 1 && p->payload <= 1) { /* RFC 9293 3.8.4 */
-		struct reply r = {.seq = b->start_ack, .ack = b->start_seq, .flags = ACK};
+		struct reply r = {
+			.seq = b->start_ack,
+			.ack = b->start_seq,
+			.window = SYNACK_WINDOW >> (b->options & OPTION_WSCALE ? RCV_WSCALE : 0),
+			.flags = ACK,
+		};
 		read_options(skb, p);
 		count(COUNT_KEEPALIVE_ANSWERED);
 		return answer(skb, p, &r);
@@ -256,6 +266,7 @@ inline_always int syn(struct __sk_buff *skb, struct packet *p, struct binding *b
 	struct reply r = {
 		.seq = cookie_of(&p->flow, p->seq, slot, low),
 		.ack = p->seq + 1,
+		.window = SYNACK_WINDOW,
 		.flags = SYN | ACK,
 	};
 	count(COUNT_SYN_ANSWERED);

@@ -65,9 +65,10 @@ struct answer {
 	__be32 options[5];
 };
 
-/* Seq, ack and flags of a packet of our own. */
+/* Seq, ack, flags and window of a packet of our own. */
 struct reply {
 	__u32 seq, ack;
+	__u16 window;
 	__u8 flags;
 };
 
@@ -135,7 +136,7 @@ inline_always int answer(struct __sk_buff *skb, const struct packet *p, const st
 	a.tcp.dest = p->flow.client_port;
 	a.tcp.seq = bpf_htonl(r->seq);
 	a.tcp.ack_seq = bpf_htonl(r->ack);
-	a.tcp.window = bpf_htons(SYNACK_WINDOW);
+	a.tcp.window = bpf_htons(r->window);
 	((__u8 *)&a.tcp)[12] = length / 4 << 4;
 	((__u8 *)&a.tcp)[13] = r->flags;
 
