@@ -1,0 +1,161 @@
+//! `baton check`: is this cluster file right, and what does it say?
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use baton_cluster::{Cluster, Node, Service, Warning};
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::config;
+use crate::exit::{Exit, Failure};
+use crate::output::{count, print, print_json, table};
+
+/// Tell what is wrong with a cluster file, or what it says
+///
+/// Every problem is told with its line and what to do. Warnings are about what is allowed but
+/// probably not meant. The machines themselves are not looked at: `baton doctor` does that.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  baton check cluster.toml
+  baton check cluster.toml --json | jq .problems
+
+Exit codes: 0 it is right (perhaps with warnings), 1 it has problems, 2 wrong usage")]
+pub struct Check {
+    /// The cluster file
+    file: PathBuf,
+    /// Tell it as JSON: file, ok, problems, warnings, cluster
+    #[arg(long)]
+    json: bool,
+}
+
+impl Check {
+    /// Runs the command.
+    pub fn run(self) -> Result<(), Failure> {
+        let text = config::text(&self.file, Exit::Failed)?;
+        let parsed = Cluster::parse(&text);
+        if self.json {
+            print_json(&as_json(&self.file, &parsed))?;
+            return parsed.map(drop).map_err(|_| Failure::told(Exit::Failed, String::new()));
+        }
+        match parsed {
+            Ok(cluster) => print(&describe(&self.file, &cluster)),
+            Err(errors) => {
+                let mut told = config::problems(&self.file, &text, &errors);
+                let n = count(errors.0.len(), "problem");
+                told.push_str(&format!("\n{}: {n}\n", self.file.display()));
+                Err(Failure::told(Exit::Failed, told))
+            }
+        }
+    }
+}
+
+fn describe(file: &Path, cluster: &Cluster) -> String {
+    let warnings = cluster.warnings();
+    let mut told = String::new();
+    for Warning { what, help } in &warnings {
+        told.push_str(&format!("warning: {what}\n   = help: {help}\n\n"));
+    }
+    told.push_str(&format!(
+        "cluster {}: {}, {}\n\n",
+        cluster.name,
+        count(cluster.nodes.len(), "node"),
+        count(cluster.services.len(), "service")
+    ));
+    told.push_str(&nodes(cluster));
+    told.push('\n');
+    told.push_str(&services(cluster));
+    told.push_str(&format!("\n{} is right", file.display()));
+    if !warnings.is_empty() {
+        told.push_str(&format!(", with {}", count(warnings.len(), "warning")));
+    }
+    told.push('\n');
+    told
+}
+
+fn nodes(cluster: &Cluster) -> String {
+    let rows = cluster.nodes.iter().map(|node| {
+        let weight = if node.roles.server { node.weight.to_string() } else { "-".to_owned() };
+        let interfaces =
+            if node.interfaces.is_empty() { "by address".to_owned() } else { node.interfaces.join(", ") };
+        [
+            node.name.clone(),
+            node.address.to_string(),
+            node.roles.to_string(),
+            weight,
+            interfaces,
+            list(&announced(cluster, node)),
+        ]
+    });
+    table(["NODE", "ADDRESS", "ROLES", "WEIGHT", "INTERFACES", "ANNOUNCES"], rows)
+}
+
+fn services(cluster: &Cluster) -> String {
+    let rows = cluster.services.iter().map(|service| {
+        let Service { name, vips, port, policy, consult, key, .. } = service;
+        let vips = vips.iter().map(|vip| format!("{vip}:{port}")).collect::<Vec<_>>().join(", ");
+        [name.clone(), vips, policy.kind.to_string(), consult.name().to_owned(), key.name().to_owned()]
+    });
+    table(["SERVICE", "CLIENTS CONNECT TO", "POLICY", "CONSULT", "KEY"], rows)
+}
+
+/// The VIPs that a node announces on its link.
+fn announced(cluster: &Cluster, node: &Node) -> Vec<Ipv4Addr> {
+    cluster.vips().into_iter().filter(|vip| cluster.announcers(*vip).contains(&node.id)).collect()
+}
+
+fn list(vips: &[Ipv4Addr]) -> String {
+    if vips.is_empty() {
+        return "-".to_owned();
+    }
+    vips.iter().map(Ipv4Addr::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn as_json(file: &Path, parsed: &Result<Cluster, baton_cluster::ConfigErrors>) -> Value {
+    let problems: Vec<_> = parsed.as_ref().err().into_iter().flat_map(|errors| &errors.0).collect();
+    let warnings = parsed.as_ref().map(Cluster::warnings).unwrap_or_default();
+    json!({
+        "file": file.display().to_string(),
+        "ok": parsed.is_ok(),
+        "problems": problems
+            .iter()
+            .map(|error| json!({ "line": error.line, "what": error.what, "help": error.help }))
+            .collect::<Vec<_>>(),
+        "warnings": warnings
+            .iter()
+            .map(|warning| json!({ "what": warning.what, "help": warning.help }))
+            .collect::<Vec<_>>(),
+        "cluster": parsed.as_ref().ok().map(cluster_json),
+    })
+}
+
+fn cluster_json(cluster: &Cluster) -> Value {
+    let node = |node: &Node| {
+        json!({
+            "name": node.name,
+            "id": node.id,
+            "address": node.address,
+            "interfaces": node.interfaces,
+            "roles": node.roles.names().collect::<Vec<_>>(),
+            "weight": node.weight,
+            "announces": announced(cluster, node),
+        })
+    };
+    let service = |service: &Service| {
+        json!({
+            "name": service.name,
+            "id": service.id,
+            "vips": service.vips,
+            "port": service.port,
+            "policy": service.policy.kind,
+            "consult": service.consult,
+            "key": service.key,
+        })
+    };
+    json!({
+        "name": cluster.name,
+        "nodes": cluster.nodes.iter().map(node).collect::<Vec<_>>(),
+        "services": cluster.services.iter().map(service).collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,164 @@
+//! `baton doctor`: is this machine right for its node, and what mends it?
+
+use std::path::PathBuf;
+
+use baton_host::{Change, Finding, HostError, Severity, Undo, Wanted};
+use baton_node::wanted;
+use clap::Args;
+use serde_json::{Value, json};
+use tokio::runtime::Builder;
+
+use crate::config;
+use crate::exit::{Exit, Failure};
+use crate::output::{count, print, print_json};
+
+/// Tell what is wrong with this machine, and the command that mends it
+///
+/// Looks at the kernel, privileges, interfaces, kernel settings, VIPs, the web server and the
+/// firewall, as this node needs them. Changes nothing without --fix. What `baton node` does itself
+/// at its start (VIPs, ARP, kernel settings) is an error here as long as it is not done.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  baton doctor --config cluster.toml --node s1
+  baton doctor --config cluster.toml --node s1 --fix
+
+Exit codes: 0 no error (perhaps warnings), 1 errors remain, 2 wrong usage,
+78 the cluster file is wrong or has no such node")]
+pub struct Doctor {
+    /// The cluster file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// The name of this node in it
+    #[arg(long, value_name = "NAME")]
+    node: String,
+    /// Mend what can be mended safely: VIPs, ARP and kernel settings. `baton node` undoes it at its end
+    #[arg(long)]
+    fix: bool,
+    /// Where the journal of changes is kept, as for `baton node`
+    #[arg(long, value_name = "DIR", default_value = "/run/baton")]
+    run_dir: PathBuf,
+    /// Tell it as JSON: node, findings, changed, fix_error, errors, warnings
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was found, and what was done.
+struct Report {
+    node: String,
+    findings: Vec<Finding>,
+    changed: Vec<Change>,
+    fix_error: Option<HostError>,
+}
+
+impl Doctor {
+    /// Runs the command.
+    pub fn run(self) -> Result<(), Failure> {
+        let (cluster, node) = config::node(&self.config, &self.node)?;
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, error))?;
+        let report = runtime.block_on(self.examine(&wanted(&cluster, &node)));
+        let report = report.map_err(|error| Failure::new(Exit::Failed, error))?;
+        if self.json {
+            print_json(&report.as_json())?
+        } else {
+            print(&report.describe())?
+        }
+        if report.number_of(Severity::Error) == 0 && report.fix_error.is_none() {
+            Ok(())
+        } else {
+            Err(Failure::told(Exit::Failed, String::new()))
+        }
+    }
+
+    async fn examine(&self, wanted: &Wanted) -> Result<Report, HostError> {
+        let (mut changed, mut fix_error) = (Vec::new(), None);
+        if self.fix {
+            let before = Undo::at(&self.run_dir, &wanted.node).changes()?;
+            match baton_host::apply(wanted, &self.run_dir).await {
+                Ok(undo) => changed = undo.changes()?,
+                Err(error) => fix_error = Some(error),
+            }
+            changed.retain(|change| !before.contains(change));
+        }
+        let findings = baton_host::judge(wanted, &baton_host::read(wanted).await?);
+        Ok(Report { node: wanted.node.clone(), findings, changed, fix_error })
+    }
+}
+
+impl Report {
+    fn number_of(&self, severity: Severity) -> usize {
+        self.findings.iter().filter(|finding| finding.severity == severity).count()
+    }
+
+    fn describe(&self) -> String {
+        let mut told = String::new();
+        for change in &self.changed {
+            told.push_str(&format!("mended   {}\n", describe_change(change)));
+        }
+        if let Some(error) = &self.fix_error {
+            told.push_str(&format!("not mended: {error}\n"));
+        }
+        if !told.is_empty() {
+            told.push('\n');
+        }
+        told.push_str(&format!("{:<8} {:<20} WHAT, AND THE COMMAND THAT MENDS IT\n", "STATE", "ABOUT"));
+        for finding in &self.findings {
+            told.push_str(&format!("{:<8} {:<20} {}\n", name(finding.severity), finding.id, finding.what));
+            if let (Some(mend), true) = (&finding.mend, finding.severity > Severity::Ok) {
+                told.push_str(&format!("{:<8} {:<20}   -> {mend}\n", "", ""));
+            }
+        }
+        told.push('\n');
+        told.push_str(&self.summary());
+        told
+    }
+
+    fn summary(&self) -> String {
+        let (errors, warnings) = (self.number_of(Severity::Error), self.number_of(Severity::Warning));
+        let fixable = self.findings.iter().filter(|f| f.fixable && f.severity > Severity::Ok).count();
+        let mut told = format!("{}: {}, {}", self.node, count(errors, "error"), count(warnings, "warning"));
+        if fixable > 0 {
+            told.push_str(&format!(
+                "; `--fix` mends {fixable} of them, and so does `baton node` at its start"
+            ));
+        }
+        told.push('\n');
+        told
+    }
+
+    fn as_json(&self) -> Value {
+        let finding = |finding: &Finding| {
+            json!({
+                "id": finding.id,
+                "severity": name(finding.severity),
+                "what": finding.what,
+                "mend": finding.mend,
+                "fixable": finding.fixable,
+            })
+        };
+        json!({
+            "node": self.node,
+            "findings": self.findings.iter().map(finding).collect::<Vec<_>>(),
+            "changed": self.changed,
+            "fix_error": self.fix_error.as_ref().map(ToString::to_string),
+            "errors": self.number_of(Severity::Error),
+            "warnings": self.number_of(Severity::Warning),
+        })
+    }
+}
+
+fn describe_change(change: &Change) -> String {
+    match change {
+        Change::Sysctl { name, was, set } => format!("{name} was {was}, is {set}"),
+        Change::Address { interface, address } => format!("{address} is on {interface}"),
+    }
+}
+
+fn name(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Ok => "ok",
+        Severity::Warning => "warning",
+        Severity::Error => "error",
+    }
+}

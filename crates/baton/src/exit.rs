@@ -1,0 +1,58 @@
+//! How every command ends: the exit codes, and the one place that prints why.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// The exit codes, for `--help`. 77 and 78 are EX_NOPERM and EX_CONFIG of sysexits.h: a service
+/// manager should not restart a daemon that ended with them.
+pub const TABLE: &str = "\
+Exit codes:
+   0  done; of `node`: stopped as asked, by SIGTERM or SIGINT
+   1  failed; of `check` and `doctor`: there are problems
+   2  wrong usage
+  77  of `node` and `status`: missing privileges
+  78  of `node` and `doctor`: the cluster file is wrong, or has no such node";
+
+/// Why a command did not do what it was asked. (Wrong usage is found by clap, which exits with 2,
+/// or is [`Exit::Usage`].)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It was tried, and failed; or it was judged, and found wanting.
+    Failed = 1,
+    /// It cannot be tried with these arguments.
+    Usage = 2,
+    /// This process may not do it.
+    NoPermission = 77,
+    /// The cluster file is wrong.
+    Config = 78,
+}
+
+/// A command's failure: the code to exit with, and what to say on standard error.
+#[derive(Debug)]
+pub struct Failure {
+    exit: Exit,
+    text: String,
+}
+
+impl Failure {
+    /// A failure that is told as `error: TEXT`.
+    pub fn new(exit: Exit, text: impl fmt::Display) -> Self {
+        Self { exit, text: format!("error: {text}\n") }
+    }
+
+    /// A failure that is told in these very words; nothing when all has been said.
+    pub fn told(exit: Exit, text: String) -> Self {
+        Self { exit, text }
+    }
+}
+
+/// Prints why a command failed, if it did.
+pub fn code(outcome: Result<(), Failure>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprint!("{}", failure.text);
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}

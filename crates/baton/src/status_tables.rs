@@ -1,0 +1,194 @@
+//! The tables that `baton status` prints. Pure.
+
+use baton_node::status::{ClusterStatus, ConnectionState, CounterKind, NodeStatus};
+
+use crate::output::table;
+
+/// A cluster's status as tables, those without rows left out.
+pub fn describe(status: &ClusterStatus) -> String {
+    let head = format!("cluster {}, as {} sees it\n", status.cluster, status.asked);
+    let tables = [
+        nodes(status),
+        connections(status),
+        loads(status),
+        decisions(status),
+        decided(status),
+        handoffs(status),
+        troubles(status),
+    ];
+    let tables = tables.into_iter().filter(|table| !table.is_empty());
+    std::iter::once(head).chain(tables).collect::<Vec<_>>().join("\n")
+}
+
+fn nodes(status: &ClusterStatus) -> String {
+    let rtt = |node: &NodeStatus| {
+        let connection = status.asked_node()?.connections.iter().find(|c| c.peer == node.name)?;
+        connection.rtt_us.filter(|_| connection.state == ConnectionState::Up)
+    };
+    let rows = status.nodes.iter().map(|node| {
+        [
+            node.name.clone(),
+            node.roles.join(", "),
+            if node.reachable { "up" } else { "down" }.to_owned(),
+            node.address.clone(),
+            duration(node.since_s),
+            or_dash(rtt(node).map(micros)),
+            or_dash(Some(node.version.clone()).filter(|version| !version.is_empty())),
+        ]
+    });
+    table(["NODE", "ROLES", "STATE", "ADDRESS", "SINCE", "RTT", "VERSION"], rows)
+}
+
+/// Those of the asked node, and of the others those that are down: all would be the square.
+fn connections(status: &ClusterStatus) -> String {
+    let of_interest = status.nodes.iter().flat_map(|node| {
+        let asked = node.name == status.asked;
+        let wanted = node.connections.iter().filter(move |c| asked || c.state == ConnectionState::Down);
+        wanted.map(move |connection| (node, connection))
+    });
+    let rows = of_interest.map(|(node, connection)| {
+        [
+            format!("{} - {}", node.name, connection.peer),
+            match connection.state {
+                ConnectionState::Up => "up",
+                ConnectionState::Down => "down",
+            }
+            .to_owned(),
+            duration(connection.since_s),
+            or_dash(connection.rtt_us.map(micros)),
+            format!("{} / {}", connection.messages_in, connection.messages_out),
+            format!("{} / {}", bytes(connection.bytes_in), bytes(connection.bytes_out)),
+            or_dash(connection.last_error.clone()),
+        ]
+    });
+    table(
+        ["CONTROL CONNECTION", "STATE", "SINCE", "RTT", "MESSAGES IN / OUT", "BYTES IN / OUT", "LAST ERROR"],
+        rows,
+    )
+}
+
+/// As the dispatcher knows them; as the asked node does when the dispatcher cannot be reached.
+fn loads(status: &ClusterStatus) -> String {
+    let dispatcher = status.nodes.iter().find(|node| node.reachable && plays(node, "dispatcher"));
+    let Some(knower) = dispatcher.or_else(|| status.asked_node()) else { return String::new() };
+    let rows = knower.loads.iter().map(|load| {
+        let server = status.nodes.iter().find(|node| node.name == load.server && node.reachable);
+        [
+            load.server.clone(),
+            if load.live { "yes" } else { "no" }.to_owned(),
+            load.weight.to_string(),
+            load.serving.to_string(),
+            load.assigned.to_string(),
+            or_dash(server.map(|node| node.adopted.to_string())),
+            or_dash(server.map(|node| node.closed.to_string())),
+            or_dash(server.map(|node| bytes(node.bytes_served))),
+        ]
+    });
+    table(["SERVER", "LIVE", "WEIGHT", "SERVING", "+ ASSIGNED", "ADOPTED", "CLOSED", "SERVED"], rows)
+}
+
+fn decisions(status: &ClusterStatus) -> String {
+    let rows = playing(status, "distributor").map(|node| {
+        let d = &node.decisions;
+        let name = [node.name.clone()];
+        let counts = [d.in_kernel, d.asked, d.answered, d.batches, d.held_now, d.failed, d.fallback];
+        cells(name, counts.map(|n| n.to_string()))
+    });
+    table(
+        ["DISTRIBUTOR", "IN KERNEL", "ASKED", "ANSWERED", "BATCHES", "HELD NOW", "FAILED", "FALLBACK"],
+        rows,
+    )
+}
+
+fn decided(status: &ClusterStatus) -> String {
+    let rows = playing(status, "dispatcher").map(|node| {
+        let d = &node.decisions;
+        let targets = or_dash(d.targets.map(|n| n.to_string()));
+        [node.name.clone(), d.decided.to_string(), d.moves.to_string(), targets]
+    });
+    table(["DISPATCHER", "DECIDED", "MOVES", "TARGETS"], rows)
+}
+
+fn handoffs(status: &ClusterStatus) -> String {
+    let all = status.nodes.iter().flat_map(|node| node.handoffs.iter().map(move |handoff| (node, handoff)));
+    let rows = all.map(|(node, handoff)| [node.name.clone(), handoff.to.clone(), handoff.count.to_string()]);
+    table(["HANDED OFF BY", "TO", "CONNECTIONS"], rows)
+}
+
+/// What was dropped or refused, and what should not have happened.
+fn troubles(status: &ClusterStatus) -> String {
+    let all = status.nodes.iter().flat_map(|node| node.counters.iter().map(move |counter| (node, counter)));
+    let rows = all.filter(|(_, counter)| counter.count > 0).filter_map(|(node, counter)| {
+        let kind = match counter.kind {
+            CounterKind::Normal => return None,
+            CounterKind::Drop => "dropped",
+            CounterKind::Reset => "refused",
+            CounterKind::Fault => "FAULT",
+        };
+        Some([
+            node.name.clone(),
+            kind.to_owned(),
+            counter.count.to_string(),
+            counter.name.clone(),
+            counter.text.clone(),
+        ])
+    });
+    table(["NODE", "WHAT", "COUNT", "REASON", "MEANS"], rows)
+}
+
+fn plays(node: &NodeStatus, role: &str) -> bool {
+    node.roles.iter().any(|name| name == role)
+}
+
+fn playing<'a>(status: &'a ClusterStatus, role: &'a str) -> impl Iterator<Item = &'a NodeStatus> {
+    status.nodes.iter().filter(move |node| node.reachable && plays(node, role))
+}
+
+/// A name's cell and the counts' cells as one row.
+fn cells([name]: [String; 1], [a, b, c, d, e, f, g]: [String; 7]) -> [String; 8] {
+    [name, a, b, c, d, e, f, g]
+}
+
+fn or_dash(value: Option<String>) -> String {
+    value.unwrap_or_else(|| "-".to_owned())
+}
+
+/// `12s`, `3m 5s`, `2h 7m`, `9d 4h`.
+fn duration(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{minutes}m {}s", seconds % 60),
+        3600..86_400 => format!("{hours}h {}m", minutes % 60),
+        _ => format!("{days}d {}h", hours % 24),
+    }
+}
+
+/// `250 us`, `1.3 ms`.
+fn micros(us: u64) -> String {
+    if us < 1000 { format!("{us} us") } else { format!("{}.{} ms", us / 1000, us % 1000 / 100) }
+}
+
+/// `900 B`, `1.5 kB`, `20.0 MB`: decimal units.
+fn bytes(n: u64) -> String {
+    let units = [("kB", 1_000), ("MB", 1_000_000), ("GB", 1_000_000_000), ("TB", 1_000_000_000_000_u64)];
+    match units.iter().rev().find(|(_, size)| n >= *size) {
+        None => format!("{n} B"),
+        Some((unit, size)) => format!("{}.{} {unit}", n / size, n % size / (size / 10)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{bytes, duration, micros};
+
+    #[test]
+    fn quantities_are_told_for_people() {
+        assert_eq!(
+            [0, 59, 60, 3599, 3600, 86_399, 86_400].map(duration),
+            ["0s", "59s", "1m 0s", "59m 59s", "1h 0m", "23h 59m", "1d 0h"]
+        );
+        assert_eq!([999, 1000, 12_345].map(micros), ["999 us", "1.0 ms", "12.3 ms"]);
+        assert_eq!([999, 1000, 1_999_999, 2_000_000].map(bytes), ["999 B", "1.0 kB", "1.9 MB", "2.0 MB"]);
+    }
+}
