@@ -295,6 +295,20 @@ async fn a_wrong_secret_is_seen_in_the_status_of_both() {
 }
 
 #[tokio::test]
+async fn a_peer_that_accepts_and_says_nothing_is_given_up() {
+    let all = addresses(2);
+    let listener = tokio::net::TcpListener::bind(all[1].1).await.expect("a free port");
+    let (mesh, _events) = Mesh::start(config(0, 1, &all, Duration::from_millis(100))).expect("a mesh");
+    let (mut stream, _) = within("a dial", timeout(DEADLINE, listener.accept()).await).expect("a connection");
+    let limit = Duration::from_secs(1); // the least that set-up is given
+    until("giving up", || mesh.peers()[0].last_error == Some(Error::SetUpTimeout { limit })).await;
+    let mut greeting = Vec::new();
+    within("the end", timeout(DEADLINE, stream.read_to_end(&mut greeting)).await).expect("closed in order");
+    assert_eq!(greeting.get(2..6), Some(&b"BATN"[..]), "the dialler speaks first");
+    within("another dial", timeout(DEADLINE, listener.accept()).await).expect("a connection");
+}
+
+#[tokio::test]
 async fn another_cluster_file_is_seen_in_the_status_of_both() {
     let all = addresses(2);
     let (zero, _at_zero) = Mesh::start(config(0, 1, &all, NEVER)).expect("a mesh");
