@@ -22,15 +22,18 @@ const STOP: Duration = Duration::from_secs(10);
 pub fn baton_binary() -> PathBuf {
     let named = std::env::var_os("BATON_BIN").map(PathBuf::from);
     let binary = named.unwrap_or_else(|| {
-        // target/debug/deps/test-0123 or target/debug/program: look upwards for target/debug/baton.
         let me = std::env::current_exe().expect("a program has a path");
-        let near = me.ancestors().skip(1).take(2).map(|dir| dir.join("baton")).find(|file| file.is_file());
-        near.unwrap_or_else(|| {
+        binary_near(&me).unwrap_or_else(|| {
             panic!("no baton beside {me:?}: build it (cargo build -p baton) or set BATON_BIN")
         })
     });
     assert!(binary.is_file(), "there is no {binary:?}: build baton, or mend BATON_BIN");
     binary.canonicalize().unwrap_or(binary)
+}
+
+/// From `target/debug/deps/test-0123` or `target/debug/program` to `target/debug/baton`.
+fn binary_near(program: &Path) -> Option<PathBuf> {
+    program.ancestors().skip(1).take(2).map(|dir| dir.join("baton")).find(|file| file.is_file())
 }
 
 /// A running `baton node`; killed when dropped, ended properly by [`Baton::stop`].
@@ -114,5 +117,22 @@ impl<'a> Baton<'a> {
     pub fn kill(mut self) {
         self.process.signal(Signal::SIGKILL);
         self.process.wait(STOP);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::binary_near;
+    use crate::scratch::Scratch;
+
+    #[test]
+    fn the_binary_is_found_from_tests_and_programs() {
+        let target = Scratch::new("target");
+        std::fs::create_dir(target.path().join("deps")).expect("an own directory");
+        let (test, program) = (target.path().join("deps/e2e-0123"), target.path().join("demo"));
+        assert_eq!(binary_near(&test), None);
+        let baton = target.write("baton", "");
+        assert_eq!(binary_near(&test), Some(baton.clone()));
+        assert_eq!(binary_near(&program), Some(baton));
     }
 }

@@ -258,7 +258,7 @@ impl Connection {
         self.receive(Some(content))
     }
 
-    /// Receives whatever response comes, of any status; its body must be short.
+    /// Receives whatever response comes (not that to a HEAD), of any status; its body must be short.
     ///
     /// # Errors
     /// See [`Fault`].

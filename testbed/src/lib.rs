@@ -7,7 +7,7 @@
 //!
 //! It must run as root. What cannot be set up is a panic that says what to install or mend, never
 //! a skipped test. Everything that is made is a guard that removes it when dropped, also while a
-//! test is unwinding; what a killed test could not drop, [`netns`] cleans up from outside.
+//! test is unwinding; what a killed test could not drop, a janitor cleans up from outside.
 //!
 //! ```no_run
 //! use baton_testbed::{Capture, Content, Dial, DocRoot, Load, Testbed, WebServer};
@@ -24,6 +24,30 @@
 //! assert!(summary.is_clean(), "{summary}");
 //! assert_eq!(capture.stop().resets(), 0);
 //! ```
+//!
+//! With Baton before the web servers, a switch on the router, and loss in both directions:
+//!
+//! ```no_run
+//! # use baton_testbed::{Baton, Capture, Content, Dial, DocRoot, Load, Packets, Testbed, VIP, WebServer};
+//! # let config = "";
+//! let bed = Testbed::builder().nodes(3).wire().build();
+//! let files = DocRoot::shared();
+//! let pages: Vec<Content> = (0..20).map(|i| Content::new("page", 1000 * i)).collect();
+//! pages.iter().for_each(|page| drop(files.add(page)));
+//! let _servers: Vec<_> = bed.nodes().iter().map(|node| WebServer::nginx(node, &files)).collect();
+//! let config = bed.router().scratch().write("cluster.toml", config);
+//! let batons: Vec<_> =
+//!     bed.nodes().iter().chain([bed.router()]).map(|host| Baton::start(host, &config)).collect();
+//!
+//! let capture = Capture::start(bed.client(0), 80);
+//! let losses = [bed.lose(3.0, Packets::FromClients), bed.lose(3.0, Packets::ToClients)];
+//! let load = Load::new(Dial::new(std::net::SocketAddrV4::new(VIP, 80))).connections(20).requests(25);
+//! let summary = load.run(bed.client(0), |i, j| pages[(i + j) % pages.len()].clone());
+//! assert!(summary.is_clean(), "{summary}");
+//! assert!(losses.iter().all(|loss| loss.lost() > 0));
+//! assert_eq!(capture.stop().resets(), 0);
+//! batons.into_iter().for_each(Baton::stop);
+//! ```
 
 mod baton;
 mod capture;
@@ -34,7 +58,7 @@ mod flows;
 mod janitor;
 mod load;
 mod loss;
-pub mod netns;
+mod netns;
 mod origin;
 mod pcap;
 mod process;

@@ -1,6 +1,7 @@
 //! Losing packets on purpose, with nftables (this needs no netem): at random, or exactly the nth
-//! of a kind. Rules sit where no eBPF program of a node or switch can pass them by: on the wire
-//! for the clients' traffic, on the router's bridge for that between nodes.
+//! of a kind. Rules sit where programs on a node's or switch's interfaces cannot pass them by: on
+//! the wire for the clients' traffic, on the router's bridge for that between nodes. (A program on
+//! the bridge's own ports could; rules for routed packets would miss what a switch redirects.)
 
 use crate::netns::Namespace;
 use crate::scratch::unique_name;

@@ -154,10 +154,29 @@ impl Drop for Process {
         // Only while the leader has not been waited for is the group's number surely its own.
         // Members that outlive their leader go with the namespace.
         if let Ok(None) = self.child.try_wait() {
-            let _ = killpg(pid(&self.child), Signal::SIGKILL);
+            let group = pid(&self.child);
+            let _ = killpg(group, Signal::SIGKILL);
+            // Killed is not yet ended: a worker may hold its listening socket for a moment longer,
+            // and the next server on this machine would not get the port.
+            let deadline = Instant::now() + Duration::from_secs(2);
+            while any_runs(group) && Instant::now() < deadline {
+                thread::sleep(Duration::from_millis(1));
+            }
             let _ = self.child.wait();
         }
     }
+}
+
+/// Whether a process of this group has not ended yet (zombies have: they hold nothing).
+fn any_runs(group: Pid) -> bool {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let stats = processes.filter_map(|process| std::fs::read_to_string(process.path().join("stat")).ok());
+    stats.into_iter().any(|stat| {
+        // After the name in parentheses, which may be anything: state, parent, group.
+        let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+        let mut fields = fields.split_whitespace();
+        fields.next() != Some("Z") && fields.nth(1) == Some(group.to_string().as_str())
+    })
 }
 
 fn pid(child: &Child) -> Pid {

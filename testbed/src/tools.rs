@@ -82,3 +82,19 @@ pub(crate) fn tail(file: &Path, lines: usize) -> String {
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{PACKAGES, tool};
+
+    #[test]
+    fn tools_are_found_wherever_they_are() {
+        PACKAGES.iter().for_each(|(name, _)| assert!(tool(name).is_absolute()));
+    }
+
+    #[test]
+    #[should_panic(expected = "install no-such-tool")]
+    fn a_missing_tool_says_what_to_install() {
+        tool("no-such-tool");
+    }
+}
