@@ -8,11 +8,13 @@ mod counters;
 mod error;
 mod events;
 mod hold;
+pub mod model;
 mod programs;
 mod request;
 mod shared;
 mod skel;
 mod tables;
+pub mod test_run;
 
 pub use counters::{Counter, CounterKind, Counters};
 pub use error::DatapathError;

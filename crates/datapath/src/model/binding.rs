@@ -1,0 +1,166 @@
+//! Bindings: what is known of a connection, when it counts as forgotten, and how the owner follows it.
+
+use baton_cluster::{Flow, NodeId, ServiceId};
+
+use super::packet::flag::{FIN, RST};
+use super::{Packet, Run};
+use crate::constants::{
+    FLAG_ADOPTED, FLAG_ANSWERED, FLAG_CLOSED, FLAG_CONFIRMED, FLAG_FIN_IN, FLAG_FIN_OUT, FLAG_SERVING,
+    FLAG_SYN_SEEN, HALF_CLOSED_MS, HELD_MS, IDLE_MS, LINGER_MS,
+};
+use crate::counters::Counter;
+use crate::events::Event;
+use crate::tables::State;
+
+/// All fields of a binding (`struct binding` in `bpf/datapath.h`, which says what each means).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "said once, in the header")]
+pub struct Binding {
+    pub seen_ns: u64,
+    pub since_ns: u64,
+    pub flags: u32,
+    pub start_seq: u32,
+    pub start_ack: u32,
+    pub syn_isn: u32,
+    pub snd_end: u32,
+    pub issued_ms: u32,
+    pub state: State,
+    pub distributor: u16,
+    pub service: ServiceId,
+    pub mss: u16,
+    pub rtt_ms: u16,
+    pub options: u8,
+    pub snd_wscale: u8,
+    pub tries: u8,
+}
+
+impl Binding {
+    /// Whether any of these flags is set.
+    pub fn has(&self, flags: u32) -> bool {
+        self.flags & flags != 0
+    }
+
+    /// Known from another node's word only: where it is, but not what its handshake agreed on.
+    pub(super) fn is_hearsay(&self) -> bool {
+        self.mss == 0
+    }
+
+    /// A packet whose sequence number is just after a newer SYN's is not about this connection.
+    pub(super) fn is_about(&self, packet: &Packet) -> bool {
+        let after_syn = packet.seq.wrapping_sub(self.syn_isn).wrapping_sub(1);
+        let same_syn = self.start_seq == self.syn_isn.wrapping_add(1);
+        !self.has(FLAG_SYN_SEEN) || same_syn || after_syn >= 65_536
+    }
+
+    /// Held longer than a decision may take: it is decided afresh.
+    pub(super) fn waited_enough(&self, now_ns: u64) -> bool {
+        now_ns.saturating_sub(self.since_ns) > u64::from(HELD_MS) * 1_000_000
+    }
+
+    fn has_aged(&self, now_ns: u64) -> bool {
+        let limit_ms = if self.has(FLAG_CLOSED) {
+            LINGER_MS
+        } else if self.has(FLAG_FIN_IN) {
+            HALF_CLOSED_MS
+        } else {
+            IDLE_MS
+        };
+        now_ns.saturating_sub(self.seen_ns) > u64::from(limit_ms) * 1_000_000
+    }
+}
+
+impl Run<'_> {
+    /// The flow's binding, unless it has aged.
+    pub(super) fn binding_of(&self, flow: &Flow) -> Option<Binding> {
+        let b = self.model.tables.bindings.get(flow)?;
+        (!b.has_aged(self.clock.kernel_ns)).then_some(*b)
+    }
+
+    pub(super) fn start_serving(&mut self, b: &mut Binding) {
+        if !b.has(FLAG_SERVING) {
+            b.flags |= FLAG_SERVING;
+            self.count(Counter::ServingStarted);
+        }
+    }
+
+    pub(super) fn end_serving(&mut self, b: &mut Binding) {
+        if b.has(FLAG_SERVING) {
+            b.flags &= !FLAG_SERVING;
+            self.count(Counter::ServingEnded);
+        }
+    }
+
+    /// The connection is over at its owner: load given back, once; the others are told.
+    pub(super) fn close(&mut self, flow: Flow, b: &mut Binding) {
+        if self.retire(b) {
+            self.events.push(Event::Closed {
+                flow,
+                start_seq: b.start_seq,
+                distributor: NodeId(b.distributor),
+                service: b.service,
+            });
+        }
+    }
+
+    /// Gives way to the next connection of the same flow. Whether a served connection ended by it.
+    pub(super) fn retire(&mut self, b: &mut Binding) -> bool {
+        if b.has(FLAG_CLOSED) {
+            return false;
+        }
+        b.flags |= FLAG_CLOSED;
+        self.end_serving(b);
+        if b.has(FLAG_ADOPTED) {
+            self.count(Counter::Closed);
+        }
+        b.has(FLAG_ADOPTED)
+    }
+
+    /// The owner hears from the client.
+    pub(super) fn track_in(&mut self, p: &Packet, b: &mut Binding) {
+        b.seen_ns = self.clock.kernel_ns;
+        if p.has(RST) {
+            return self.close(p.flow, b);
+        }
+        let all_acknowledged = p.ack.wrapping_sub(b.snd_end) as i32 >= 0;
+        if !p.payload.is_empty() && !b.has(FLAG_CLOSED) {
+            self.start_serving(b);
+            b.flags &= !FLAG_ANSWERED;
+        } else if b.has(FLAG_SERVING) && b.has(FLAG_ANSWERED) && all_acknowledged {
+            self.end_serving(b);
+        }
+        if p.has(FIN) {
+            b.flags |= FLAG_FIN_IN;
+        }
+        self.close_after_both_fins(p.flow, b);
+    }
+
+    /// The owner's server speaks: `payload` bytes from `seq` on.
+    pub(super) fn track_out(&mut self, flow: Flow, b: &mut Binding, seq: u32, payload: u32, flags: u8) {
+        let fin = flags & FIN != 0;
+        let end = seq.wrapping_add(payload).wrapping_add(u32::from(fin));
+        b.flags |= FLAG_CONFIRMED;
+        if end.wrapping_sub(b.snd_end) as i32 > 0 {
+            b.snd_end = end;
+        }
+        if payload > 0 {
+            self.count_many(Counter::BytesServed, u64::from(payload));
+            if !b.has(FLAG_CLOSED) {
+                self.start_serving(b);
+            }
+            b.flags |= FLAG_ANSWERED;
+        }
+        if fin {
+            b.flags |= FLAG_FIN_OUT;
+        }
+        if flags & RST != 0 {
+            self.close(flow, b);
+        }
+        self.close_after_both_fins(flow, b);
+    }
+
+    fn close_after_both_fins(&mut self, flow: Flow, b: &mut Binding) {
+        if b.has(FLAG_FIN_IN) && b.has(FLAG_FIN_OUT) {
+            self.close(flow, b);
+        }
+    }
+}

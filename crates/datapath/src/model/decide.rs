@@ -1,0 +1,82 @@
+//! The kernel's share of deciding: looking up what was decided, and taking turns.
+
+use baton_cluster::{NodeId, ServiceId, Target};
+
+use super::{Guided, Packet, Run};
+use crate::constants::HEAD_MAX;
+use crate::counters::Counter;
+use crate::request::target_of;
+use crate::tables::Guide;
+
+/// What the kernel decides of a first request.
+pub(super) enum Choice {
+    Server(NodeId, Counter),
+    Hold(Counter),
+    NoServer,
+}
+
+impl Run<'_> {
+    pub(super) fn decide(&mut self, p: &Packet) -> Choice {
+        let none = Guided { guide: Guide::Ask, rota: Vec::new(), generation: 0 };
+        let Guided { guide, rota, generation } =
+            self.model.tables.guides.get(&p.service).cloned().unwrap_or(none);
+        let target = self.target(p);
+        if self.clock.kernel_ns >= self.model.tables.daemon_until_ns {
+            let place = target.map_or(0, |t| t.0 as u32);
+            return match self.rota_at(&rota, place) {
+                Some(server) => Choice::Server(server, Counter::DecidedAlone),
+                None => Choice::NoServer,
+            };
+        }
+        match guide {
+            Guide::Ask => Choice::Hold(Counter::HeldAsk),
+            Guide::Rota => {
+                let turn = self.model.tables.turns.entry(p.service).or_default();
+                let place = *turn;
+                *turn = turn.wrapping_add(1);
+                match self.rota_at(&rota, place) {
+                    Some(server) => Choice::Server(server, Counter::DecidedRota),
+                    None => Choice::Hold(Counter::HeldAsk),
+                }
+            }
+            Guide::Cached { load_limit } => match target {
+                Some(target) => self.cached(p.service, target, load_limit, generation),
+                None => Choice::Hold(Counter::HeldHead),
+            },
+        }
+    }
+
+    fn target(&self, p: &Packet) -> Option<Target> {
+        let head = p.payload.get(..HEAD_MAX as usize).unwrap_or(&p.payload);
+        target_of(head, p.key, self.model.tables.keys.target)
+    }
+
+    fn rota_at(&self, rota: &[NodeId], place: u32) -> Option<NodeId> {
+        let server = *rota.get((place as usize).checked_rem(rota.len())?)?;
+        self.model.tables.loads.get(&server)?.live.then_some(server)
+    }
+
+    /// The least loaded for its weight of the live servers that the decision names, the first of equals.
+    fn cached(&self, service: ServiceId, target: Target, load_limit: u32, generation: u32) -> Choice {
+        let tables = &self.model.tables;
+        let named = tables
+            .decisions
+            .get(&(service, target))
+            .filter(|d| d.generation == generation && d.expires_ns.is_none_or(|at| at >= self.clock.kernel_ns));
+        let alive = named.iter().flat_map(|d| &d.servers).filter_map(|server| {
+            let load = tables.loads.get(server).filter(|load| load.live)?;
+            Some((*server, u64::from(load.reported.wrapping_add(load.assigned)), *load))
+        });
+        // a / weight(a) against b / weight(b), without dividing
+        let least = alive.min_by(|(_, a, x), (_, b, y)| {
+            (a * u64::from(y.weight)).cmp(&(b * u64::from(x.weight)))
+        });
+        match least {
+            None => Choice::Hold(Counter::HeldMiss),
+            Some((_, n, l)) if n * u64::from(l.least_weight) > u64::from(load_limit) * u64::from(l.weight) => {
+                Choice::Hold(Counter::HeldLoad)
+            }
+            Some((server, ..)) => Choice::Server(server, Counter::DecidedCache),
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! The order of decisions for what arrives at a node: the story at the head of `bpf/baton.bpf.c`.
+
+use baton_cluster::{NodeId, ServiceId};
+
+use super::cookie::Offer;
+use super::decide::Choice;
+use super::handoff::{Handoff, Refusal};
+use super::packet::flag::{ACK, FIN, RST, SYN};
+use super::rewrite::{Reply, checksum_is_right};
+use super::{Binding, Packet, Parsed, Run, Socket, Verdict, cookie_age, cookie_of, flow_clock, maglev_slot};
+use crate::constants::{
+    COOKIE_SLOTS_OLD, FLAG_ADOPTED, FLAG_CLOSED, FLAG_CONFIRMED, FLAG_FIN_IN, FLAG_HANDED, FLAG_SYN_SEEN, RCV_WSCALE,
+    RTT_CAP_MS, RTT_UNKNOWN, SYNACK_WINDOW, TRIES_MAX,
+};
+use crate::counters::Counter;
+use crate::events::Event;
+use crate::tables::State;
+
+const WINDOW: u16 = SYNACK_WINDOW as u16;
+
+impl Run<'_> {
+    pub(super) fn ingress(&mut self) -> Verdict {
+        match self.model.parse(&self.frame) {
+            Parsed::Other => Verdict::Next,
+            Parsed::Refused(why) => self.drop(why),
+            Parsed::Handoff => self.handoff(),
+            Parsed::Tcp(p) => self.for_service(&p),
+        }
+    }
+
+    fn for_service(&mut self, p: &Packet) -> Verdict {
+        let roles = self.model.settings.roles;
+        let syn = p.has(SYN);
+        let possible = if syn { p.flags & (ACK | RST | FIN) == 0 } else { p.flags & (ACK | RST) != 0 };
+        if !possible {
+            return self.drop(Counter::DropFlags);
+        }
+        let mut known = self.binding_of(&p.flow);
+        if let Some(b) = known.as_mut().filter(|_| syn) {
+            b.syn_isn = p.seq;
+            b.flags |= FLAG_SYN_SEEN;
+            let b = *b;
+            self.put(p.flow, b);
+        }
+        let own_node = State::Bound(self.model.settings.node);
+        let known = known
+            .filter(|b| !syn && b.is_about(p))
+            // Told that the connection is ours, without its handoff packet: that one must come first.
+            .filter(|b| !(b.state == own_node && b.is_hearsay()));
+        if let Some(b) = known.filter(|b| b.state == own_node) {
+            return self.own(p, b);
+        }
+        if let Some((b, State::Bound(node))) = known.map(|b| (b, b.state)) {
+            return self.elsewhere(p, b, node);
+        }
+        let from = self.sender();
+        if roles.switch && from.is_none() {
+            let slot = maglev_slot(&self.model.tables.keys, &p.flow);
+            match self.model.tables.maglev.get(slot).copied().flatten() {
+                None => return self.drop(Counter::DropNoDistributor),
+                Some(to) if to != self.model.settings.node => {
+                    return self.forward(p, to, Counter::ForwardedDistributor);
+                }
+                Some(_) => {}
+            }
+        }
+        if syn {
+            return self.syn(p);
+        }
+        match known {
+            Some(b) if b.state == State::Held && !b.waited_enough(self.clock.kernel_ns) => self.held(p),
+            Some(b) => self.open(p, b),
+            None if roles.distributor || roles.server => self.unknown(p, from),
+            None => self.drop(Counter::DropNoRole),
+        }
+    }
+
+    fn syn(&mut self, p: &Packet) -> Verdict {
+        if !self.model.settings.roles.distributor {
+            return self.drop(Counter::DropNoRole);
+        }
+        if p.payload.is_empty() && !checksum_is_right(p, &self.frame) {
+            return self.drop(Counter::DropChecksum);
+        }
+        let offer = Offer::of(&p.options);
+        let cookie = cookie_of(&self.model.tables.keys, &p.flow, p.seq, offer, self.clock);
+        self.count(Counter::SynAnswered);
+        self.answer(p, &Reply { seq: cookie, ack: p.seq.wrapping_add(1), flags: SYN | ACK, window: WINDOW })
+    }
+
+    /// A connection that this node owns.
+    fn own(&mut self, p: &Packet, mut b: Binding) -> Verdict {
+        let first = !p.payload.is_empty() && p.seq == b.start_seq;
+        let verdict = if first && !b.has(FLAG_CONFIRMED | FLAG_CLOSED) {
+            self.adopt(p, &mut b)
+        } else {
+            self.count(Counter::Owned);
+            self.track_in(p, &mut b);
+            Verdict::Stack
+        };
+        self.put(p.flow, b);
+        verdict
+    }
+
+    fn adopt(&mut self, p: &Packet, b: &mut Binding) -> Verdict {
+        if let Some(socket) = self.model.stack.sockets.get(&p.flow).copied() {
+            if socket.start_seq == Some(b.start_seq) {
+                self.count(Counter::AdoptAgain);
+                return Verdict::Stack;
+            }
+            return self.end_stale_socket(p, b, socket);
+        }
+        if !self.model.stack.listeners.contains(&(p.flow.vip, p.flow.vip_port)) {
+            self.close(p.flow, b);
+            return self.refuse(p, Counter::ResetNoListener);
+        }
+        if !self.model.stack.adopts {
+            self.close(p.flow, b);
+            return self.refuse(p, Counter::ResetRefused);
+        }
+        let rcv_nxt = p.seq.wrapping_add(p.payload.len() as u32);
+        self.model.stack.sockets.insert(p.flow, Socket { start_seq: Some(b.start_seq), rcv_nxt });
+        b.tries = 0;
+        b.since_ns = self.clock.kernel_ns;
+        b.snd_end = b.start_ack;
+        b.flags |= FLAG_ADOPTED;
+        self.count(Counter::Adopted);
+        self.track_in(p, b);
+        Verdict::Stack
+    }
+
+    fn end_stale_socket(&mut self, p: &Packet, b: &mut Binding, socket: Socket) -> Verdict {
+        if u32::from(b.tries) >= TRIES_MAX {
+            return self.drop(Counter::DropStaleSocket);
+        }
+        b.tries += 1;
+        self.renumber(socket.rcv_nxt, p.ack, RST | ACK);
+        self.count(Counter::StaleSocketEnded);
+        Verdict::Stack
+    }
+
+    fn elsewhere(&mut self, p: &Packet, mut b: Binding, node: NodeId) -> Verdict {
+        b.seen_ns = self.clock.kernel_ns;
+        if p.has(RST) {
+            b.flags |= FLAG_CLOSED;
+        }
+        if p.has(FIN) {
+            b.flags |= FLAG_FIN_IN;
+        }
+        let first = !p.payload.is_empty() && p.seq == b.start_seq;
+        let verdict = if self.sender() == Some(node) {
+            self.drop(Counter::DropLoop)
+        } else if first && self.model.settings.roles.distributor && !b.is_hearsay() {
+            self.hand_off(p, &mut b, node)
+        } else {
+            self.forward(p, node, Counter::ForwardedBinding)
+        };
+        self.put(p.flow, b);
+        verdict
+    }
+
+    fn held(&mut self, p: &Packet) -> Verdict {
+        if p.has(RST) {
+            self.model.tables.bindings.remove(&p.flow);
+            return self.drop(Counter::OpenReset);
+        }
+        if p.payload.is_empty() && !p.has(FIN) {
+            return self.drop(Counter::DropHeldAck);
+        }
+        self.count(Counter::HeldMore);
+        Verdict::Redirect
+    }
+
+    fn open(&mut self, p: &Packet, mut b: Binding) -> Verdict {
+        if p.has(RST) {
+            self.model.tables.bindings.remove(&p.flow);
+            return self.drop(Counter::OpenReset);
+        }
+        b.seen_ns = self.clock.kernel_ns;
+        self.put(p.flow, b);
+        if !p.payload.is_empty() && p.seq == b.start_seq {
+            return self.first_request(p, b);
+        }
+        if p.seq == b.start_seq.wrapping_sub(1) && p.payload.len() <= 1 {
+            // RFC 9293 3.8.4. The window is what the SYN-ACK said, in this connection's scale.
+            self.count(Counter::KeepaliveAnswered);
+            let scaled = u32::from(b.options) & crate::constants::OPTION_WSCALE != 0;
+            let window = if scaled { WINDOW >> RCV_WSCALE } else { WINDOW };
+            return self.answer(p, &Reply { seq: b.start_ack, ack: b.start_seq, flags: ACK, window });
+        }
+        // What comes before the bytes in front of it, data or FIN, must come again behind them.
+        if !p.payload.is_empty() || (p.has(FIN) && p.seq != b.start_seq) {
+            return self.drop(Counter::DropEarlySegment);
+        }
+        if p.has(FIN) {
+            return self.answer_fin(p);
+        }
+        self.drop(Counter::HandshakeAck)
+    }
+
+    fn answer_fin(&mut self, p: &Packet) -> Verdict {
+        self.model.tables.bindings.remove(&p.flow);
+        self.count(Counter::FinAnswered);
+        let window = WINDOW >> RCV_WSCALE;
+        self.answer(p, &Reply { seq: p.ack, ack: p.seq.wrapping_add(1), flags: FIN | ACK, window })
+    }
+
+    fn first_request(&mut self, p: &Packet, mut b: Binding) -> Verdict {
+        self.count(Counter::RequestFirst);
+        b.start_seq = p.seq;
+        b.seen_ns = self.clock.kernel_ns;
+        b.since_ns = self.clock.kernel_ns;
+        let verdict = match self.decide(p) {
+            Choice::NoServer => self.drop(Counter::DropNoServer),
+            Choice::Hold(why) => {
+                b.state = State::Held;
+                self.count(why);
+                Verdict::Redirect
+            }
+            Choice::Server(server, why) => {
+                self.count(why);
+                return self.bind(p, b, server);
+            }
+        };
+        self.put(p.flow, b);
+        verdict
+    }
+
+    fn bind(&mut self, p: &Packet, mut b: Binding, server: NodeId) -> Verdict {
+        if let Some(load) = self.model.tables.loads.get_mut(&server) {
+            load.assigned = load.assigned.wrapping_add(1);
+        }
+        b.state = State::Bound(server);
+        b.issued_ms = self.clock.wall_ms();
+        let (flow, start_seq, service, issued_ms) = (p.flow, b.start_seq, b.service, b.issued_ms);
+        self.events.push(Event::Bound { flow, start_seq, server, service, issued_ms });
+        if server == self.model.settings.node {
+            self.count(Counter::HandoffLocal);
+            return self.own(p, b);
+        }
+        let verdict = self.hand_off(p, &mut b, server);
+        self.put(p.flow, b);
+        verdict
+    }
+
+    /// The first data packet, or its repetition, goes to the owner as a handoff packet.
+    fn hand_off(&mut self, p: &Packet, b: &mut Binding, to: NodeId) -> Verdict {
+        self.count(if b.has(FLAG_HANDED) { Counter::HandoffAgain } else { Counter::HandoffSent });
+        b.flags |= FLAG_HANDED;
+        self.send_handoff(p, b, to, 0)
+    }
+
+    fn unknown(&mut self, p: &Packet, from: Option<NodeId>) -> Verdict {
+        let (roles, keys) = (self.model.settings.roles, self.model.tables.keys);
+        let acknowledges = p.has(ACK) && !p.has(RST);
+        let proven = acknowledges && cookie_age(&keys, p, 2, self.clock).is_some();
+        if roles.server && !proven && self.model.stack.sockets.contains_key(&p.flow) {
+            self.count(Counter::OwnedUnbound);
+            return Verdict::Stack;
+        }
+        if p.has(RST) {
+            return self.drop(Counter::DropUnknownReset);
+        }
+        let wants_an_answer = !p.payload.is_empty() || p.has(FIN);
+        if !proven {
+            let expired = cookie_age(&keys, p, COOKIE_SLOTS_OLD, self.clock).is_some();
+            return if roles.distributor && wants_an_answer && expired {
+                self.refuse(p, Counter::ResetExpired)
+            } else {
+                self.drop(Counter::DropUnknownFlow)
+            };
+        }
+        if let Some(mut old) = self.model.tables.bindings.get(&p.flow).copied() {
+            self.retire(&mut old);
+            self.put(p.flow, old);
+        }
+        let b = self.describe(p);
+        if !roles.distributor {
+            return self.adopt_by_cookie(p, b, from);
+        }
+        if !p.payload.is_empty() {
+            return self.first_request(p, b);
+        }
+        if p.has(FIN) {
+            return self.answer_fin(p);
+        }
+        self.put(p.flow, b);
+        self.drop(Counter::HandshakeAck)
+    }
+
+    /// A member has forwarded a plain packet of a connection whose handoff packet was lost.
+    fn adopt_by_cookie(&mut self, p: &Packet, mut b: Binding, from: Option<NodeId>) -> Verdict {
+        let Some(from) = from.filter(|_| !p.payload.is_empty()) else {
+            return self.drop(Counter::DropUnknownFlow);
+        };
+        b.state = State::Bound(self.model.settings.node);
+        b.distributor = from.0;
+        b.issued_ms = self.clock.wall_ms();
+        self.count(Counter::AdoptedByCookie);
+        self.own(p, b)
+    }
+
+    /// What a packet with a good cookie says of its connection.
+    fn describe(&self, p: &Packet) -> Binding {
+        let offer = Offer::in_cookie(p.ack.wrapping_sub(1));
+        let clock = flow_clock(&self.model.tables.keys, &p.flow, self.clock);
+        // Only a bare ACK comes at once; data may have waited for the client's user.
+        let rtt = p.options.timestamps.filter(|_| p.payload.is_empty());
+        Binding {
+            seen_ns: self.clock.kernel_ns,
+            since_ns: self.clock.kernel_ns,
+            flags: 0,
+            start_seq: p.seq,
+            start_ack: p.ack,
+            syn_isn: 0,
+            snd_end: p.ack,
+            issued_ms: 0,
+            state: State::Open,
+            distributor: self.model.settings.node.0,
+            service: p.service,
+            mss: offer.mss,
+            rtt_ms: rtt.map_or(RTT_UNKNOWN, |(_, echo)| clock.wrapping_sub(echo).min(RTT_CAP_MS)) as u16,
+            options: offer.agreed(p.options.timestamps.is_some()),
+            snd_wscale: offer.wscale.unwrap_or(0),
+            tries: 0,
+        }
+    }
+
+    fn handoff(&mut self) -> Verdict {
+        if !self.model.settings.roles.server {
+            return self.drop(Counter::DropNoRole);
+        }
+        let (h, inner) = match Handoff::unwrap(&self.model.tables.keys, &self.frame, self.clock) {
+            Ok(opened) => opened,
+            Err(Refusal::Malformed) => return self.drop(Counter::DropHandoffMalformed),
+            Err(Refusal::Forged) => return self.drop(Counter::DropHandoffForged),
+            Err(Refusal::Stale) => return self.drop(Counter::DropHandoffStale),
+        };
+        self.frame = inner;
+        let p = match self.model.parse(&self.frame) {
+            Parsed::Tcp(p) => p,
+            Parsed::Refused(why) => return self.drop(why),
+            Parsed::Other | Parsed::Handoff => return self.drop(Counter::DropHandoffMalformed),
+        };
+        self.count(Counter::HandoffReceived);
+        let known = self.binding_of(&p.flow).filter(|b| matches!(b.state, State::Bound(_)));
+        let mut b = match known {
+            Some(mut b) if b.start_seq == h.start_seq => {
+                if b.is_hearsay() {
+                    learn(&mut b, &p, &h);
+                }
+                b
+            }
+            Some(b) if b.issued_ms.wrapping_sub(h.issued_ms) as i32 > 0 => {
+                return self.drop(Counter::DropHandoffStale);
+            }
+            Some(mut b) => {
+                self.retire(&mut b);
+                self.fresh(&p, &h)
+            }
+            None => self.fresh(&p, &h),
+        };
+        if let State::Bound(node) = b.state
+            && node != self.model.settings.node
+        {
+            let verdict = self.send_handoff(&p, &mut b, node, h.hops.wrapping_add(1));
+            self.put(p.flow, b);
+            return verdict;
+        }
+        self.own(&p, b)
+    }
+
+    fn fresh(&self, p: &Packet, h: &Handoff) -> Binding {
+        let mut b = self.describe(p);
+        b.state = State::Bound(self.model.settings.node);
+        b.start_seq = h.start_seq;
+        learn(&mut b, p, h);
+        b
+    }
+}
+
+/// A handoff packet says what its connection's handshake agreed on.
+fn learn(b: &mut Binding, p: &Packet, h: &Handoff) {
+    b.start_ack = p.ack;
+    b.snd_end = p.ack;
+    b.issued_ms = h.issued_ms;
+    b.distributor = h.distributor;
+    b.service = ServiceId(p.service.0);
+    b.mss = h.mss;
+    b.rtt_ms = h.rtt_ms;
+    b.options = h.options;
+    b.snd_wscale = h.snd_wscale;
+}

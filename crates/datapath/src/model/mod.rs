@@ -1,0 +1,237 @@
+//! The reference model of the packet path: every decision of `bpf/`, in plain Rust, written from what
+//! the programs are meant to do. Slow, naive and without any I/O; the tests hold the programs to it,
+//! packet by packet. Nothing in the daemon calls it.
+
+mod binding;
+mod cookie;
+mod decide;
+mod egress;
+mod handoff;
+mod ingress;
+mod orders;
+mod packet;
+mod rewrite;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use baton_cluster::{Flow, Keys, NodeId, ServiceId, Target};
+
+use crate::counters::Counter;
+use crate::events::Event;
+use crate::programs::Settings;
+use crate::request::TargetKey;
+use crate::tables::Guide;
+
+pub use binding::Binding;
+pub use cookie::{Offer, cookie_age, cookie_of, flow_clock, maglev_slot};
+pub use handoff::{Handoff, Refusal};
+pub use packet::{Options, Packet, Parsed, flag};
+
+/// The two clocks, at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clock {
+    /// CLOCK_MONOTONIC, as the kernel's programs read it, nanoseconds.
+    pub kernel_ns: u64,
+    /// CLOCK_REALTIME, nanoseconds.
+    pub wall_ns: u64,
+}
+
+impl Clock {
+    /// The wall clock as packets carry it: milliseconds, truncated.
+    pub fn wall_ms(self) -> u32 {
+        (self.wall_ns / 1_000_000) as u32
+    }
+}
+
+/// A cached decision.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// The servers it names, at most four.
+    pub servers: Vec<NodeId>,
+    /// Kernel time after which it no longer holds; `None`: it always does.
+    pub expires_ns: Option<u64>,
+    /// Of the guide that it was made under.
+    pub generation: u32,
+}
+
+/// What a distributor may decide by itself for one service.
+#[derive(Clone, Debug)]
+pub struct Guided {
+    /// How.
+    pub guide: Guide,
+    /// Whose turn it is, in order.
+    pub rota: Vec<NodeId>,
+    /// Decisions of another generation count as absent.
+    pub generation: u32,
+}
+
+/// A server's load.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Load {
+    /// Connections being served, as it said.
+    pub reported: u32,
+    /// Handed to it since.
+    pub assigned: u32,
+    /// Its weight.
+    pub weight: u16,
+    /// The smallest weight of all servers: limits are given for that one.
+    pub least_weight: u16,
+    /// Whether it may be chosen.
+    pub live: bool,
+}
+
+/// The maps, as the programs see them.
+#[derive(Clone)]
+pub struct Tables {
+    /// Services by address and port.
+    pub services: HashMap<(Ipv4Addr, u16), (ServiceId, TargetKey)>,
+    /// What may be decided without asking, and the rota.
+    pub guides: HashMap<ServiceId, Guided>,
+    /// Addresses of the nodes.
+    pub nodes: HashMap<NodeId, Ipv4Addr>,
+    /// Members by MAC address.
+    pub members: HashMap<[u8; 6], NodeId>,
+    /// The switch's table.
+    pub maglev: Vec<Option<NodeId>>,
+    /// Cached decisions.
+    pub decisions: HashMap<(ServiceId, Target), Decision>,
+    /// Loads.
+    pub loads: HashMap<NodeId, Load>,
+    /// The cluster's keys.
+    pub keys: Keys,
+    /// Until when user space promises to answer, kernel time.
+    pub daemon_until_ns: u64,
+    /// Bindings.
+    pub bindings: HashMap<Flow, Binding>,
+    /// Turns taken of each service's rota.
+    pub turns: HashMap<ServiceId, u32>,
+}
+
+impl fmt::Debug for Tables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tables").field("bindings", &self.bindings).finish_non_exhaustive()
+    }
+}
+
+/// A TCP socket of the node's stack that is no listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Socket {
+    /// Its client's first data byte; `None` for one in TIME_WAIT, which no longer knows.
+    pub start_seq: Option<u32>,
+    /// The sequence number that it expects next.
+    pub rcv_nxt: u32,
+}
+
+/// What of the node's TCP stack the programs can see.
+#[derive(Clone, Debug, Default)]
+pub struct Stack {
+    /// Where somebody listens.
+    pub listeners: HashSet<(Ipv4Addr, u16)>,
+    /// Sockets by flow.
+    pub sockets: HashMap<Flow, Socket>,
+    /// Whether the kernel agrees to adoptions (a test-run's packet can never be adopted).
+    pub adopts: bool,
+}
+
+/// One node's packet path.
+#[derive(Clone)]
+pub struct Model {
+    /// What the node is.
+    pub settings: Settings,
+    /// What it looks up.
+    pub tables: Tables,
+    /// Its TCP stack.
+    pub stack: Stack,
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not ours: other programs, then the stack (TCX_NEXT).
+    Next,
+    /// To the node's stack (TC_ACT_OK).
+    Stack,
+    /// Dropped (TC_ACT_SHOT).
+    Drop,
+    /// Sent to another node, back to the client or to the hold device (TC_ACT_REDIRECT).
+    Redirect,
+}
+
+/// All that one packet brings about.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// What becomes of it.
+    pub verdict: Verdict,
+    /// The frame as it goes on; means nothing when it is dropped.
+    pub frame: Vec<u8>,
+    /// What was counted, each how often.
+    pub counted: BTreeMap<Counter, u64>,
+    /// What user space is told.
+    pub events: Vec<Event>,
+}
+
+impl Model {
+    /// A packet arrives at the node.
+    pub fn ingress(&mut self, frame: &[u8], clock: Clock) -> Outcome {
+        Run::over(self, frame, clock, Run::ingress)
+    }
+
+    /// The node's stack sends a packet.
+    pub fn egress(&mut self, frame: &[u8], clock: Clock) -> Outcome {
+        Run::over(self, frame, clock, Run::egress)
+    }
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Model").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// One packet on its way through the model. Its steps are in the files beside this one.
+struct Run<'m> {
+    model: &'m mut Model,
+    clock: Clock,
+    frame: Vec<u8>,
+    counted: BTreeMap<Counter, u64>,
+    events: Vec<Event>,
+}
+
+impl<'m> Run<'m> {
+    fn over(
+        model: &'m mut Model,
+        frame: &[u8],
+        clock: Clock,
+        program: impl FnOnce(&mut Self) -> Verdict,
+    ) -> Outcome {
+        let mut run =
+            Self { model, clock, frame: frame.to_vec(), counted: BTreeMap::new(), events: Vec::new() };
+        let verdict = program(&mut run);
+        Outcome { verdict, frame: run.frame, counted: run.counted, events: run.events }
+    }
+
+    fn count(&mut self, counter: Counter) {
+        self.count_many(counter, 1);
+    }
+
+    fn count_many(&mut self, counter: Counter, n: u64) {
+        *self.counted.entry(counter).or_default() += n;
+    }
+
+    fn drop(&mut self, why: Counter) -> Verdict {
+        self.count(why);
+        Verdict::Drop
+    }
+
+    /// The member that the frame came from, if it is from one.
+    fn sender(&self) -> Option<NodeId> {
+        let mac: [u8; 6] = self.frame.get(6..12)?.try_into().ok()?;
+        self.model.tables.members.get(&mac).copied()
+    }
+
+    fn put(&mut self, flow: Flow, binding: Binding) {
+        self.model.tables.bindings.insert(flow, binding);
+    }
+}

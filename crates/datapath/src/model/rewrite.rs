@@ -1,0 +1,204 @@
+//! Packets on their way out: forwarded, answered, refused.
+
+use std::net::Ipv4Addr;
+
+use baton_cluster::NodeId;
+
+use super::handoff::{Handoff, OVERHEAD};
+use super::packet::flag::{RST, SYN};
+use super::packet::{L3, L4, be16};
+use super::{Binding, Packet, Run, Verdict, flow_clock};
+use crate::constants::{HOPS_MAX, RCV_WSCALE, RTT_CAP_MS, RTT_UNKNOWN};
+use crate::counters::Counter;
+
+/// The ones' complement sum of 16-bit words (RFC 1071), folded.
+fn sum(parts: &[&[u8]]) -> u16 {
+    let words = parts.iter().flat_map(|part| part.chunks(2));
+    let total: u64 =
+        words.map(|w| u64::from(w[0]) << 8 | w.get(1).map_or(0, |low| u64::from(*low))).sum();
+    let mut folded = total;
+    while folded > 0xffff {
+        folded = (folded & 0xffff) + (folded >> 16);
+    }
+    folded as u16
+}
+
+/// RFC 1624, equation 3: the checksum at `check` after the 16 bits at `at` take a new value. A checksum
+/// that was wrong stays wrong.
+fn change(frame: &mut [u8], at: usize, new: u16, check: usize) {
+    let (Some(old), Some(sum_before)) = (be16(frame, at), be16(frame, check)) else { return };
+    let after = !sum(&[&(!sum_before).to_be_bytes(), &(!old).to_be_bytes(), &new.to_be_bytes()]);
+    store(frame, at, &new.to_be_bytes());
+    store(frame, check, &after.to_be_bytes());
+}
+
+fn change32(frame: &mut [u8], at: usize, new: u32, check: usize) {
+    change(frame, at, (new >> 16) as u16, check);
+    change(frame, at + 2, new as u16, check);
+}
+
+fn store(frame: &mut [u8], at: usize, bytes: &[u8]) {
+    if let Some(place) = frame.get_mut(at..at + bytes.len()) {
+        place.copy_from_slice(bytes);
+    }
+}
+
+/// An IPv4 header without options, never to be fragmented.
+pub(super) fn ipv4_header(length: u16, ttl: u8, protocol: u8, from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
+    let mut header = vec![0x45, 0];
+    header.extend(length.to_be_bytes());
+    header.extend([0, 0, 0x40, 0, ttl, protocol, 0, 0]);
+    header.extend(from.octets());
+    header.extend(to.octets());
+    let check = !sum(&[&header]);
+    store(&mut header, 10, &check.to_be_bytes());
+    header
+}
+
+/// Seq, ack, flags and window of a packet of our own.
+pub(super) struct Reply {
+    pub(super) seq: u32,
+    pub(super) ack: u32,
+    pub(super) flags: u8,
+    pub(super) window: u16,
+}
+
+/// Whether a SYN's own checksum is right. (Its payload, if it has one, is never used.)
+pub(super) fn checksum_is_right(p: &Packet, frame: &[u8]) -> bool {
+    let Some(total) = be16(frame, L3 + 2).map(usize::from) else { return false };
+    let Some(tcp) = frame.get(L4..L3 + total) else { return false };
+    let (client, vip) = (p.flow.client.octets(), p.flow.vip.octets());
+    let length = ((total - 20) as u16).to_be_bytes();
+    sum(&[&client, &vip, &[0, 6], &length, tcp]) == 0xffff
+}
+
+impl Run<'_> {
+    /// Sends the packet on as it is, with one hop less to live.
+    pub(super) fn forward(&mut self, p: &Packet, to: NodeId, why: Counter) -> Verdict {
+        if !self.model.tables.nodes.contains_key(&to) {
+            return self.drop(Counter::FaultMap);
+        }
+        if p.ttl <= 1 {
+            return self.drop(Counter::DropTtl);
+        }
+        self.set_ttl(p.ttl - 1);
+        self.count(why);
+        Verdict::Redirect
+    }
+
+    fn set_ttl(&mut self, ttl: u8) {
+        change(&mut self.frame, L3 + 8, u16::from(ttl) << 8 | 6, L3 + 10);
+    }
+
+    /// A packet of our own to the client, in place of the one that it sent.
+    pub(super) fn answer(&mut self, p: &Packet, r: &Reply) -> Verdict {
+        let options = self.answer_options(p, r.flags & SYN != 0);
+        let mut tcp = Vec::new();
+        tcp.extend(p.flow.vip_port.to_be_bytes());
+        tcp.extend(p.flow.client_port.to_be_bytes());
+        tcp.extend(r.seq.to_be_bytes());
+        tcp.extend(r.ack.to_be_bytes());
+        tcp.extend([((20 + options.len()) / 4 << 4) as u8, r.flags]);
+        tcp.extend(r.window.to_be_bytes());
+        tcp.extend([0; 4]); // checksum, urgent pointer
+        tcp.extend(options);
+        let (from, to) = (p.flow.vip.octets(), p.flow.client.octets());
+        let check = !sum(&[&from, &to, &[0, 6], &(tcp.len() as u16).to_be_bytes(), &tcp]);
+        store(&mut tcp, 16, &check.to_be_bytes());
+
+        self.frame.truncate(L3);
+        let length = (20 + tcp.len()) as u16;
+        self.frame.extend(ipv4_header(length, 64, 6, p.flow.vip, p.flow.client));
+        self.frame.extend(tcp);
+        Verdict::Redirect
+    }
+
+    /// What the client offered and no more (RFC 9293 3.2, RFC 7323 1.3 and 3.2), padded to words.
+    fn answer_options(&self, p: &Packet, syn: bool) -> Vec<u8> {
+        let mut out = Vec::new();
+        let timestamps = p.options.timestamps;
+        if syn {
+            let mss = self.model.settings.mtu - (OVERHEAD + 40) as u16;
+            out.extend([2, 4]);
+            out.extend(mss.to_be_bytes());
+        }
+        match (syn && p.options.sack, timestamps) {
+            (true, Some(_)) => out.extend([4, 2]),
+            (true, None) => out.extend([1, 1, 4, 2]),
+            (false, Some(_)) => out.extend([1, 1]),
+            (false, None) => {}
+        }
+        if let Some((tsval, _)) = timestamps {
+            out.extend([8, 10]);
+            out.extend(flow_clock(&self.model.tables.keys, &p.flow, self.clock).to_be_bytes());
+            out.extend(tsval.to_be_bytes());
+        }
+        if syn && p.options.wscale.is_some() {
+            out.extend([1, 3, 3, RCV_WSCALE as u8]);
+        }
+        out
+    }
+
+    /// The packet becomes a RST to its sender (RFC 9293 3.10.7.1), payload and options kept.
+    pub(super) fn refuse(&mut self, p: &Packet, why: Counter) -> Verdict {
+        self.count(why);
+        self.renumber(p.ack, 0, RST);
+        self.set_ttl(64);
+        store(&mut self.frame, L3 + 12, &p.flow.vip.octets());
+        store(&mut self.frame, L3 + 16, &p.flow.client.octets());
+        store(&mut self.frame, L4, &p.flow.vip_port.to_be_bytes());
+        store(&mut self.frame, L4 + 2, &p.flow.client_port.to_be_bytes());
+        Verdict::Redirect
+    }
+
+    /// Changes sequence and acknowledgement numbers and flags in place.
+    pub(super) fn renumber(&mut self, seq: u32, ack: u32, flags: u8) {
+        let check = L4 + 16;
+        let offset = self.frame.get(L4 + 12).copied().unwrap_or(0);
+        change(&mut self.frame, L4 + 12, u16::from_be_bytes([offset, flags]), check);
+        change32(&mut self.frame, L4 + 4, seq, check);
+        change32(&mut self.frame, L4 + 8, ack, check);
+    }
+
+    /// What the flow's clock reads for the server's socket to go on from: what the client echoed, plus
+    /// what has passed since, but no more than one round trip.
+    pub(super) fn clock_for(&self, p: &Packet, rtt_ms: u16) -> u32 {
+        let echoed = p.options.timestamps.map_or(0, |(_, tsecr)| tsecr);
+        let ahead = flow_clock(&self.model.tables.keys, &p.flow, self.clock).wrapping_sub(echoed) as i32;
+        let cap = if u32::from(rtt_ms) == RTT_UNKNOWN { RTT_CAP_MS } else { u32::from(rtt_ms) };
+        echoed.wrapping_add(ahead.clamp(0, cap as i32) as u32)
+    }
+
+    /// Wraps the packet for the server's node and sends it there.
+    pub(super) fn send_handoff(&mut self, p: &Packet, b: &mut Binding, to: NodeId, hops: u8) -> Verdict {
+        let settings = self.model.settings;
+        let Some(address) = self.model.tables.nodes.get(&to).copied() else {
+            return self.drop(Counter::FaultMap);
+        };
+        if u32::from(hops) >= HOPS_MAX {
+            return self.drop(Counter::DropLoop);
+        }
+        if self.frame.len() - L3 + OVERHEAD > usize::from(settings.mtu) {
+            return self.drop(Counter::DropHandoffTooBig);
+        }
+        b.issued_ms = self.clock.wall_ms();
+        let handoff = Handoff {
+            hops,
+            options: b.options,
+            snd_wscale: b.snd_wscale,
+            start_seq: b.start_seq,
+            tsval: self.clock_for(p, b.rtt_ms),
+            issued_ms: b.issued_ms,
+            mss: b.mss,
+            distributor: b.distributor,
+            service: b.service.0,
+            rtt_ms: b.rtt_ms,
+        };
+        let keys = self.model.tables.keys;
+        match handoff.wrap(&keys, &self.frame, settings.address, address, settings.handoff_port) {
+            Some(frame) => self.frame = frame,
+            None => return self.drop(Counter::FaultRewrite),
+        }
+        Verdict::Redirect
+    }
+}

@@ -1,0 +1,143 @@
+//! The loaded programs, run on one packet at a time (BPF_PROG_TEST_RUN), and all fields of a binding:
+//! for tests and benchmarks. Nothing in the daemon calls it.
+//!
+//! A test-run's packet arrives on `lo` of the current network namespace, which also gives the sockets
+//! that the programs see. It is not checksummed by any device (CHECKSUM_NONE), and the kernel refuses
+//! to adopt a connection from it.
+
+use std::time::Duration;
+
+use baton_cluster::{Flow, ServiceId};
+use libbpf_rs::{MapCore, MapFlags, ProgramInput, ProgramMut};
+
+use crate::constants::{NO_NODE, STATE_BOUND, STATE_HELD, STATE_OPEN};
+use crate::error::DatapathError;
+use crate::model::{Binding, Verdict};
+use crate::programs::Datapath;
+use crate::shared::{as_bytes, from_bytes, key_of, types};
+use crate::tables::State;
+
+/// Room for what wrapping may add to a packet.
+const HEADROOM: usize = 256;
+/// The shortest frame that a test-run takes: an Ethernet header.
+pub const FRAME_MIN: usize = 14;
+
+const TC_ACT_OK: i32 = 0;
+const TC_ACT_SHOT: i32 = 2;
+const TC_ACT_REDIRECT: i32 = 7;
+const TCX_NEXT: i32 = -1;
+
+/// What a program made of a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// What becomes of it.
+    pub verdict: Verdict,
+    /// The frame as it goes on.
+    pub frame: Vec<u8>,
+    /// How long the program took, with the test-run's own overhead.
+    pub took: Duration,
+}
+
+impl Datapath {
+    /// Runs the ingress program on a frame.
+    ///
+    /// # Errors
+    /// When the kernel refuses the run, or the program returns what no program of ours does.
+    pub fn run_ingress(&self, frame: &[u8]) -> Result<Run, DatapathError> {
+        run(&self.skel.progs.ingress, frame)
+    }
+
+    /// Runs the egress program on a frame.
+    ///
+    /// # Errors
+    /// As for [`Datapath::run_ingress`].
+    pub fn run_egress(&self, frame: &[u8]) -> Result<Run, DatapathError> {
+        run(&self.skel.progs.egress, frame)
+    }
+
+    /// All fields of a flow's binding, whatever its age.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn whole_binding(&self, flow: &Flow) -> Result<Option<Binding>, DatapathError> {
+        let map = &self.skel.maps.bindings;
+        let bytes = map.lookup(as_bytes(&key_of(flow)), MapFlags::ANY).map_err(refused)?;
+        let raw = bytes.and_then(|b| from_bytes::<types::binding>(&b));
+        Ok(raw.map(|b| Binding {
+            seen_ns: b.seen_ns,
+            since_ns: b.since_ns,
+            flags: b.flags,
+            start_seq: b.start_seq,
+            start_ack: b.start_ack,
+            syn_isn: b.syn_isn,
+            snd_end: b.snd_end,
+            issued_ms: b.issued_ms,
+            state: match u32::from(b.state) {
+                STATE_BOUND => State::Bound(baton_cluster::NodeId(b.node)),
+                STATE_HELD => State::Held,
+                _ => State::Open,
+            },
+            distributor: b.distributor,
+            service: ServiceId(b.service),
+            mss: b.mss,
+            rtt_ms: b.rtt_ms,
+            options: b.options,
+            snd_wscale: b.snd_wscale,
+            tries: b.tries,
+        }))
+    }
+
+    /// Sets all fields of a flow's binding: to bring about states that would take hours to reach.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn set_whole_binding(&self, flow: &Flow, b: &Binding) -> Result<(), DatapathError> {
+        let (state, node) = match b.state {
+            State::Open => (STATE_OPEN, NO_NODE as u16),
+            State::Held => (STATE_HELD, NO_NODE as u16),
+            State::Bound(node) => (STATE_BOUND, node.0),
+        };
+        let value = types::binding {
+            seen_ns: b.seen_ns,
+            since_ns: b.since_ns,
+            flags: b.flags,
+            start_seq: b.start_seq,
+            start_ack: b.start_ack,
+            syn_isn: b.syn_isn,
+            snd_end: b.snd_end,
+            issued_ms: b.issued_ms,
+            node,
+            distributor: b.distributor,
+            service: b.service.0,
+            mss: b.mss,
+            rtt_ms: b.rtt_ms,
+            state: state as u8,
+            options: b.options,
+            snd_wscale: b.snd_wscale,
+            tries: b.tries,
+            ..Default::default()
+        };
+        let map = &self.skel.maps.bindings;
+        map.update(as_bytes(&key_of(flow)), as_bytes(&value), MapFlags::ANY).map_err(refused)
+    }
+}
+
+fn refused(e: libbpf_rs::Error) -> DatapathError {
+    DatapathError::Table { table: "bindings", cause: e.to_string() }
+}
+
+fn run(program: &ProgramMut<'_>, frame: &[u8]) -> Result<Run, DatapathError> {
+    let failed = |cause| DatapathError::Table { table: "(test-run)", cause };
+    let mut out = vec![0; frame.len() + HEADROOM];
+    let input =
+        ProgramInput { data_in: Some(frame), data_out: Some(&mut out), repeat: 1, ..Default::default() };
+    let output = program.test_run(input).map_err(|e| failed(e.to_string()))?;
+    let verdict = match output.return_value as i32 {
+        TCX_NEXT => Verdict::Next,
+        TC_ACT_OK => Verdict::Stack,
+        TC_ACT_SHOT => Verdict::Drop,
+        TC_ACT_REDIRECT => Verdict::Redirect,
+        other => return Err(failed(format!("no program of ours returns {other}"))),
+    };
+    Ok(Run { verdict, frame: output.data.map(|d| d.to_vec()).unwrap_or_default(), took: output.duration })
+}

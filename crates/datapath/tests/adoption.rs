@@ -1,0 +1,269 @@
+//! What a test-run cannot show, on a real stack: the programs attached to a TAP device whose other end
+//! is the test, a real listener behind them, and packets written by hand. Needs root.
+
+mod common;
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use baton_cluster::Flow;
+use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CONFIRMED};
+use baton_datapath::model::flag::{ACK, FIN, PSH, SYN};
+use baton_datapath::{Counter, Guide, Hold, State};
+use common::frames::{CLIENT, MSS, SACK, VIP, WSCALE, checksums_are_right, flow, read, timestamps};
+use common::world::{SELF, WEB};
+use common::{Tcp, World, in_netns, ip};
+use etherparse::{SlicedPacket, TcpHeader, TcpOptionElement, TransportSlice};
+
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// A node on one end of a TAP device.
+struct Node {
+    world: World,
+    wire: Hold,
+}
+
+impl Node {
+    fn new() -> Self {
+        let wire = Hold::create("tap0").expect("a TAP device");
+        ip(&["link", "set", "tap0", "address", "02:00:00:00:00:10"]);
+        ip(&["address", "add", "10.1.0.10/24", "dev", "tap0"]);
+        ip(&["neighbour", "add", "10.1.0.1", "lladdr", "02:00:00:00:00:fe", "dev", "tap0", "nud", "permanent"]);
+        ip(&["route", "add", "default", "via", "10.1.0.1"]);
+        let mut world = World::try_new("ds", &[], wire.index()).expect("the kernel takes the programs");
+        world.programs.attach(wire.index()).expect("tcx");
+        world.guide(WEB, Guide::Rota, &[SELF], 1);
+        Self { world, wire }
+    }
+
+    fn send(&self, tcp: &Tcp) {
+        self.wire.release(&tcp.frame()).expect("room in the device");
+    }
+
+    /// TCP packets that the node sends, until one satisfies the test or the deadline has passed.
+    #[track_caller]
+    fn hear(&self, what: &str, mut wanted: impl FnMut(&TcpHeader, &[u8]) -> bool) -> TcpHeader {
+        let until = Instant::now() + DEADLINE;
+        let mut buffer = [0; 2048];
+        while Instant::now() < until {
+            match self.wire.read(&mut buffer) {
+                Ok(n) => {
+                    let Ok(sliced) = SlicedPacket::from_ethernet(&buffer[..n]) else { continue };
+                    let Some(TransportSlice::Tcp(tcp)) = sliced.transport else { continue };
+                    assert_eq!(checksums_are_right(&buffer[..n]), Some(true));
+                    let header = read(&buffer[..n]);
+                    if wanted(&header, tcp.payload()) {
+                        return header;
+                    }
+                    assert!(!header.rst, "waiting for {what}, the client was reset");
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => std::thread::yield_now(),
+                Err(e) => panic!("the TAP device: {e}"),
+            }
+        }
+        panic!("no {what}");
+    }
+
+    fn counted(&self, counter: Counter) -> u64 {
+        self.world.programs.counter(counter).expect("counters")
+    }
+}
+
+/// A client by hand.
+struct Client {
+    flow: Flow,
+    seq: u32,
+    ack: u32,
+    tsval: u32,
+    tsecr: u32,
+}
+
+impl Client {
+    fn connect(node: &Node, flow: Flow, isn: u32, tsval: u32) -> Self {
+        node.send(&Tcp::new(flow, SYN, isn, 0).options(&[MSS, SACK, &timestamps(tsval, 0), &[1], WSCALE]));
+        let answer = node.hear("SYN-ACK", |tcp, _| tcp.syn && tcp.ack);
+        let client = Self {
+            flow,
+            seq: isn.wrapping_add(1),
+            ack: answer.sequence_number.wrapping_add(1),
+            tsval,
+            tsecr: clock_of(&answer),
+        };
+        node.send(&client.packet(ACK));
+        client
+    }
+
+    fn packet(&self, flags: u8) -> Tcp {
+        Tcp::new(self.flow, flags, self.seq, self.ack).options(&[&[1, 1], &timestamps(self.tsval + 1, self.tsecr)])
+    }
+
+    fn request(&mut self, node: &Node) {
+        node.send(&self.packet(ACK | PSH).data(REQUEST));
+        self.seq = self.seq.wrapping_add(REQUEST.len() as u32);
+    }
+
+    /// Takes the server's answer and acknowledges it.
+    fn take_answer(&mut self, node: &Node) {
+        let answer = node.hear("answer", |_, payload| payload == ANSWER);
+        assert_eq!(answer.sequence_number, self.ack, "no gap behind the SYN-ACK");
+        let clock = clock_of(&answer);
+        assert!(clock.wrapping_sub(self.tsecr) as i32 >= 0, "the server's clock never runs backwards");
+        self.tsecr = clock;
+        self.ack = self.ack.wrapping_add(ANSWER.len() as u32);
+        node.send(&self.packet(ACK));
+    }
+}
+
+fn clock_of(tcp: &TcpHeader) -> u32 {
+    tcp.options_iterator()
+        .find_map(|o| match o {
+            Ok(TcpOptionElement::Timestamp(tsval, _)) => Some(tsval),
+            _ => None,
+        })
+        .expect("timestamps were agreed on")
+}
+
+fn listen() -> TcpListener {
+    TcpListener::bind((VIP, 80)).expect("a namespace of our own")
+}
+
+/// The server's side: accepts, reads the request, answers.
+#[track_caller]
+fn serve(listener: &TcpListener, from: Flow) -> TcpStream {
+    let (mut stream, peer) = accept(listener);
+    assert_eq!(peer, SocketAddr::from((CLIENT, from.client_port)), "the client's own address");
+    let mut request = [0; REQUEST.len()];
+    stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    stream.read_exact(&mut request).expect("the request");
+    assert_eq!(request, REQUEST);
+    stream.write_all(ANSWER).expect("room");
+    stream
+}
+
+#[track_caller]
+fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    listener.set_nonblocking(true).expect("a socket");
+    let until = Instant::now() + DEADLINE;
+    loop {
+        match listener.accept() {
+            Ok((stream, peer)) => {
+                stream.set_nonblocking(false).expect("a socket");
+                return (stream, peer);
+            }
+            Err(_) if Instant::now() < until => std::thread::yield_now(),
+            Err(e) => panic!("nothing to accept: {e}"),
+        }
+    }
+}
+
+#[test]
+fn a_connection_is_adopted_served_and_closed() {
+    in_netns(|| {
+        let (node, listener, f) = (Node::new(), listen(), flow(40_000));
+        let mut client = Client::connect(&node, f, 1000, 50);
+        client.request(&node);
+        let stream = serve(&listener, f);
+        client.take_answer(&node);
+        assert_eq!((node.counted(Counter::Adopted), node.counted(Counter::ServingEnded)), (1, 1));
+        drop(stream);
+        let fin = node.hear("FIN", |tcp, _| tcp.fin);
+        client.ack = fin.sequence_number.wrapping_add(1);
+        node.send(&client.packet(FIN | ACK));
+        node.hear("last ACK", |tcp, _| tcp.ack && tcp.acknowledgment_number == client.seq.wrapping_add(1));
+        assert_eq!((node.counted(Counter::Closed), node.counted(Counter::StaleSocketEnded)), (1, 0));
+        assert_eq!(node.counted(Counter::BytesServed), ANSWER.len() as u64);
+    });
+}
+
+#[test]
+fn a_port_used_again_meets_no_old_socket() {
+    in_netns(|| {
+        let (node, listener, f) = (Node::new(), listen(), flow(40_000));
+        // In TIME_WAIT: the server had closed first.
+        let mut client = Client::connect(&node, f, 1000, 50);
+        client.request(&node);
+        drop(serve(&listener, f));
+        client.take_answer(&node);
+        client.ack = client.ack.wrapping_add(1);
+        node.send(&client.packet(FIN | ACK));
+        let end = client.seq.wrapping_add(1);
+        node.hear("last ACK", |tcp, _| tcp.ack && tcp.acknowledgment_number == end);
+
+        let mut client = Client::connect(&node, f, 900_000, 5000);
+        client.request(&node);
+        let idle = serve(&listener, f);
+        client.take_answer(&node);
+        assert_eq!(node.counted(Counter::StaleSocketEnded), 1);
+
+        // Still established: the client had gone without a word.
+        let mut client = Client::connect(&node, f, 90_000_000, 9000);
+        client.request(&node);
+        let _open = serve(&listener, f);
+        client.take_answer(&node);
+        assert_eq!((node.counted(Counter::StaleSocketEnded), node.counted(Counter::Adopted)), (2, 3));
+        let gone = (&idle).read(&mut [0; 1]).expect_err("ended by a RST that only this node saw");
+        assert_eq!(gone.kind(), ErrorKind::ConnectionReset);
+    });
+}
+
+#[test]
+fn a_client_is_told_at_once_that_no_server_listens() {
+    in_netns(|| {
+        let (node, f) = (Node::new(), flow(40_000));
+        let mut client = Client::connect(&node, f, 1000, 50);
+        client.request(&node);
+        let rst = node.hear("RST", |tcp, _| tcp.rst);
+        assert_eq!(rst.sequence_number, client.ack, "acceptable to the client");
+        assert_eq!(node.counted(Counter::ResetNoListener), 1);
+        assert_eq!(node.counted(Counter::DropOvertakenReset), 0);
+    });
+}
+
+#[test]
+fn a_segment_that_overtakes_the_first_resets_nobody() {
+    in_netns(|| {
+        let (mut node, listener, f) = (Node::new(), listen(), flow(40_000));
+        let client = Client::connect(&node, f, 1000, 50);
+        // As after a handoff packet on another CPU: bound here, the socket not yet made.
+        let mut b = node.world.programs.whole_binding(&f).expect("bindings").expect("open");
+        b.state = State::Bound(SELF);
+        b.since_ns = node.world.clock().kernel_ns;
+        node.world.programs.set_whole_binding(&f, &b).expect("bindings");
+        let (first, second) = REQUEST.split_at(5);
+        let mut late = client.packet(ACK | PSH).data(second);
+        late.seq = late.seq.wrapping_add(first.len() as u32);
+        node.send(&late);
+        assert_eq!(node.counted(Counter::DropOvertakenReset), 1);
+        node.send(&client.packet(ACK | PSH).data(first));
+        node.send(&late);
+        let _stream = serve(&listener, f);
+        let _ = node.hear("answer", |_, payload| payload == ANSWER);
+        node.world.flows.clear();
+    });
+}
+
+#[test]
+fn a_half_closed_connection_is_not_taken_for_a_stale_one() {
+    in_netns(|| {
+        let (node, listener, f) = (Node::new(), listen(), flow(40_000));
+        let client = Client::connect(&node, f, 1000, 50);
+        let request = client.packet(ACK | PSH).data(REQUEST);
+        node.send(&request);
+        let (_stream, _) = accept(&listener);
+        let mut fin = client.packet(FIN | ACK);
+        fin.seq = fin.seq.wrapping_add(REQUEST.len() as u32);
+        node.send(&fin);
+        node.hear("ACK of the FIN", |tcp, _| tcp.acknowledgment_number == fin.seq.wrapping_add(1));
+        // As if the server's ACK had not been seen yet.
+        let mut b = node.world.programs.whole_binding(&f).expect("bindings").expect("bound");
+        assert!(b.has(FLAG_ADOPTED));
+        b.flags &= !FLAG_CONFIRMED;
+        node.world.programs.set_whole_binding(&f, &b).expect("bindings");
+        node.send(&request);
+        assert_eq!(node.counted(Counter::StaleSocketEnded), 0);
+        assert_eq!(node.counted(Counter::AdoptAgain), 1);
+    });
+}

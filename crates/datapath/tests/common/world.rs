@@ -1,0 +1,321 @@
+//! One node twice: the loaded programs, and their model. Both are told the same and given the same
+//! packets; what they do must be the same.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use baton_cluster::{Flow, Keys, NodeId, ServiceId, Target};
+use baton_datapath::model::{
+    Binding, Clock, Decision, Guided, Load, Model, Outcome, Parsed, Stack, Tables, Verdict,
+};
+use baton_datapath::{
+    Counters, Datapath, DatapathError, Events, Guide, Roles, ServiceEntry, Settings, Sizes, TargetKey,
+    target_of,
+};
+use nix::time::{ClockId, clock_gettime};
+
+use super::frames::{INNER, VIP, checksums_are_right, same_frame};
+
+pub const HANDOFF_PORT: u16 = 6081;
+/// Twelve seconds into a cookie slot, so that no test crosses into the next by chance.
+const WALL_NS: u64 = (25_000_123 << 36) + 12_000_000_000;
+
+pub const SELF: NodeId = NodeId(0);
+pub const OTHER: NodeId = NodeId(1);
+pub const THIRD: NodeId = NodeId(2);
+pub const WEB: ServiceId = ServiceId(0);
+pub const QUERY: ServiceId = ServiceId(1);
+
+pub fn address(node: NodeId) -> Ipv4Addr {
+    Ipv4Addr::new(10, 1, 0, 10 + node.0 as u8)
+}
+
+pub fn mac(node: NodeId) -> [u8; 6] {
+    [2, 0, 0, 0, 1, node.0 as u8]
+}
+
+pub fn keys() -> Keys {
+    Keys { cookie: [1, 2], clock: [3, 4], handoff: [5, 6], target: 7, control_psk: [8; 32] }
+}
+
+pub fn roles(letters: &str) -> Roles {
+    let has = |letter| letters.contains(letter);
+    Roles { switch: has('w'), distributor: has('d'), server: has('s') }
+}
+
+/// A node as the kernel has it and as the model has it.
+pub struct World {
+    pub programs: Datapath,
+    pub model: Model,
+    pub events: Events,
+    /// Flows whose bindings are compared after each step.
+    pub flows: Vec<Flow>,
+    wall_offset: u64,
+    /// What the last step was counted as, for the tests' own statements.
+    pub counted: Vec<&'static str>,
+    last: Counters,
+}
+
+/// The kernel programs' clock.
+pub fn kernel_ns() -> u64 {
+    let t = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every Linux has it");
+    t.tv_sec() as u64 * 1_000_000_000 + t.tv_nsec() as u64
+}
+
+impl World {
+    pub fn new(letters: &str, flows: &[Flow]) -> Self {
+        Self::try_new(letters, flows, 1).expect("the kernel takes the programs")
+    }
+
+    /// `ifindex`: the cluster interface.
+    pub fn try_new(letters: &str, flows: &[Flow], ifindex: u32) -> Result<Self, DatapathError> {
+        let settings = Settings {
+            node: SELF,
+            roles: roles(letters),
+            address: address(SELF),
+            handoff_port: HANDOFF_PORT,
+            mtu: 1500,
+            cluster_ifindex: ifindex,
+            hold_ifindex: ifindex,
+        };
+        let programs = Datapath::load(settings, Sizes { bindings: 4096, decisions: 4096 })?;
+        let tables = Tables {
+            services: HashMap::new(),
+            guides: HashMap::new(),
+            nodes: HashMap::new(),
+            members: HashMap::new(),
+            maglev: Vec::new(),
+            decisions: HashMap::new(),
+            loads: HashMap::new(),
+            keys: keys(),
+            daemon_until_ns: 0,
+            bindings: HashMap::new(),
+            turns: HashMap::new(),
+        };
+        let model = Model { settings, tables, stack: Stack::default() };
+        let (events, last) = (programs.events()?, programs.counters()?);
+        let (flows, counted) = (flows.to_vec(), Vec::new());
+        let mut world = Self { programs, model, events, flows, wall_offset: 0, counted, last };
+        world.furnish()?;
+        Ok(world)
+    }
+
+    /// Three nodes, two services, everything alive, and the third slot of Maglev's table empty.
+    fn furnish(&mut self) -> Result<(), DatapathError> {
+        self.programs.set_keys(&keys())?;
+        for (id, port, key) in [(WEB, 80, TargetKey::Path), (QUERY, 81, TargetKey::PathQuery)] {
+            self.programs.set_service(&ServiceEntry { id, vips: vec![VIP], port, key })?;
+            self.model.tables.services.insert((VIP, port), (id, key));
+        }
+        for node in [SELF, OTHER, THIRD] {
+            self.programs.set_node(node, address(node), roles("wds"))?;
+            self.programs.set_member(mac(node), node)?;
+            self.model.tables.nodes.insert(node, address(node));
+            self.model.tables.members.insert(mac(node), node);
+        }
+        let slots = (0..65_537).map(|slot| [Some(SELF), Some(OTHER), None][slot % 3]).collect::<Vec<_>>();
+        self.programs.set_maglev(&slots)?;
+        self.model.tables.maglev = slots;
+        self.rest()
+    }
+
+    /// Everything that a sequence of packets may have changed, back to where it was.
+    pub fn rest(&mut self) -> Result<(), DatapathError> {
+        for flow in self.programs.flows() {
+            self.programs.remove_binding(&flow)?;
+        }
+        for (service, target) in self.model.tables.decisions.keys() {
+            self.programs.remove_decision(*service, *target)?;
+        }
+        self.model.tables.bindings.clear();
+        self.model.tables.decisions.clear();
+        for node in [SELF, OTHER, THIRD] {
+            self.load(node, 0, 1, true);
+        }
+        self.guide(WEB, Guide::Cached { load_limit: 20 }, &[SELF, OTHER, THIRD], 1);
+        self.guide(QUERY, Guide::Rota, &[OTHER, THIRD], 1);
+        self.wall_offset = WALL_NS.wrapping_sub(kernel_ns());
+        self.daemon(true);
+        let _ = self.events.take();
+        Ok(())
+    }
+
+    pub fn clock(&self) -> Clock {
+        let kernel_ns = kernel_ns();
+        Clock { kernel_ns, wall_ns: kernel_ns.wrapping_add(self.wall_offset) }
+    }
+
+    /// Whether user space promises to answer.
+    pub fn daemon(&mut self, listens: bool) {
+        self.model.tables.daemon_until_ns = if listens { u64::MAX } else { 0 };
+        self.set_live();
+    }
+
+    /// Lets the wall clock go on, and everything grow older.
+    pub fn pass(&mut self, time: Duration) {
+        let ns = time.as_nanos() as u64;
+        self.wall_offset += ns;
+        self.set_live();
+        for (flow, b) in &mut self.model.tables.bindings {
+            b.seen_ns = b.seen_ns.saturating_sub(ns);
+            b.since_ns = b.since_ns.saturating_sub(ns);
+            self.programs.set_whole_binding(flow, b).expect("bindings");
+        }
+    }
+
+    fn set_live(&self) {
+        let until = Duration::from_nanos(self.model.tables.daemon_until_ns);
+        self.programs.set_live(Duration::from_nanos(self.wall_offset), until).expect("live");
+    }
+
+    pub fn load(&mut self, node: NodeId, reported: u32, weight: u16, live: bool) {
+        self.programs.set_load(node, reported, weight, 1, live).expect("loads");
+        let load = Load { reported, assigned: 0, weight, least_weight: 1, live };
+        self.model.tables.loads.insert(node, load);
+    }
+
+    pub fn guide(&mut self, service: ServiceId, guide: Guide, rota: &[NodeId], generation: u32) {
+        self.programs.set_guide(service, &guide, rota, generation).expect("guides");
+        let guided = Guided { guide, rota: rota.to_vec(), generation };
+        self.model.tables.guides.insert(service, guided);
+    }
+
+    /// Caches a decision for the target of this request of the service.
+    pub fn decide(&mut self, service: ServiceId, request: &[u8], servers: &[NodeId], generation: u32) {
+        let key = if service == WEB { TargetKey::Path } else { TargetKey::PathQuery };
+        let target: Target = target_of(request, key, keys().target).expect("a good request");
+        self.programs.set_decision(service, target, servers, None, generation).expect("decisions");
+        let decision = Decision { servers: servers.to_vec(), expires_ns: None, generation };
+        self.model.tables.decisions.insert((service, target), decision);
+    }
+
+    /// A packet arrives. Panics when programs and model disagree.
+    #[track_caller]
+    pub fn ingress(&mut self, frame: &[u8]) -> Outcome {
+        self.step(frame, true).unwrap_or_else(|disagreement| panic!("{disagreement}"))
+    }
+
+    /// The node's stack sends a packet.
+    #[track_caller]
+    pub fn egress(&mut self, frame: &[u8]) -> Outcome {
+        self.step(frame, false).unwrap_or_else(|disagreement| panic!("{disagreement}"))
+    }
+
+    /// One packet through both. `Err`: in what they differ.
+    pub fn step(&mut self, frame: &[u8], inward: bool) -> Result<Outcome, String> {
+        let before = self.clock();
+        let run = if inward { self.programs.run_ingress(frame) } else { self.programs.run_egress(frame) };
+        let run = run.map_err(|e| e.to_string())?;
+        let after = self.clock();
+        let counters = self.programs.counters().map_err(|e| e.to_string())?;
+        let counted: BTreeMap<_, _> = counters.since(&self.last).nonzero().collect();
+        self.last = counters;
+        self.counted = counted.keys().map(|c| c.name()).collect();
+        let events = self.events.take();
+
+        // Packets carry milliseconds; the program may have run in any of those that passed meanwhile.
+        let mut differences = String::new();
+        for ms in before.wall_ns / 1_000_000..=after.wall_ns / 1_000_000 {
+            let clock = Clock { wall_ns: before.wall_ns.max(ms * 1_000_000), ..before };
+            let mut model = self.model.clone();
+            let said = if inward { model.ingress(frame, clock) } else { model.egress(frame, clock) };
+            let mut wrong = String::new();
+            let mut differ = |what: &str, program: &dyn std::fmt::Debug, model: &dyn std::fmt::Debug| {
+                let _ = write!(wrong, "\n  {what}\n    program {program:02x?}\n    model   {model:02x?}");
+            };
+            if said.verdict != run.verdict {
+                differ("verdict", &run.verdict, &said.verdict);
+            }
+            if said.verdict != Verdict::Drop && !same_frame(&said.frame, &run.frame) {
+                differ("frame", &run.frame, &said.frame);
+            }
+            if said.counted != counted {
+                differ("counted", &counted, &said.counted);
+            }
+            if said.events != events {
+                differ("events", &events, &said.events);
+            }
+            for (flow, theirs, ours) in self.bindings_of(&model) {
+                if !same_binding(theirs, ours, before.kernel_ns, after.kernel_ns) {
+                    differ(&format!("binding of {flow}"), &theirs, &ours);
+                }
+            }
+            if wrong.is_empty() {
+                self.model = model;
+                self.adopt_times();
+                self.judge(frame, &said)?;
+                return Ok(said);
+            }
+            differences.push_str(&wrong);
+        }
+        Err(format!("{differences}\n  for {}", self.tell(frame)))
+    }
+
+    fn bindings_of(&self, model: &Model) -> Vec<(Flow, Option<Binding>, Option<Binding>)> {
+        let read = |flow: &Flow| self.programs.whole_binding(flow).expect("bindings");
+        let both = |flow: &Flow| (*flow, read(flow), model.tables.bindings.get(flow).copied());
+        self.flows.iter().map(both).collect()
+    }
+
+    /// Takes over the programs' exact times, so that later ages are equal.
+    fn adopt_times(&mut self) {
+        for flow in &self.flows {
+            if let Some(b) = self.programs.whole_binding(flow).expect("bindings") {
+                self.model.tables.bindings.insert(*flow, b);
+            }
+        }
+    }
+
+    /// What must hold of each packet that goes on, whatever program and model agree on.
+    fn judge(&self, frame: &[u8], said: &Outcome) -> Result<(), String> {
+        if said.verdict == Verdict::Redirect
+            && checksums_are_right(frame) == Some(true)
+            && checksums_are_right(&said.frame) != Some(true)
+        {
+            return Err(format!("wrong checksum in what goes on: {:02x?}", said.frame));
+        }
+        Ok(())
+    }
+
+    /// After an order of user space: bindings must be equal, and what it counted is not a packet's.
+    pub fn settle(&mut self, before: Clock) -> Result<(), String> {
+        let after = self.clock();
+        for (flow, program, model) in self.bindings_of(&self.model) {
+            let mut model = model;
+            // as in step(): the order may have been carried out in any millisecond up to now
+            if let (Some(p), Some(m)) = (program, &mut model)
+                && (before.wall_ms()..=after.wall_ms()).contains(&p.issued_ms)
+                && m.issued_ms == before.wall_ms()
+            {
+                m.issued_ms = p.issued_ms;
+            }
+            if !same_binding(program, model, before.kernel_ns, after.kernel_ns) {
+                return Err(format!("binding of {flow}\n    program {program:x?}\n    model   {model:x?}"));
+            }
+        }
+        self.adopt_times();
+        self.last = self.programs.counters().map_err(|e| e.to_string())?;
+        Ok(())
+    }
+
+    fn tell(&self, frame: &[u8]) -> String {
+        match self.model.parse(frame) {
+            Parsed::Tcp(p) => format!("{p:02x?}"),
+            Parsed::Handoff => {
+                let inner = frame.get(INNER..).map(|i| [&frame[..14], i].concat()).unwrap_or_default();
+                format!("handoff packet {:02x?} with {:02x?}", &frame[14..], self.model.parse(&inner))
+            }
+            other => format!("{other:?}: {frame:02x?}"),
+        }
+    }
+}
+
+fn same_binding(program: Option<Binding>, model: Option<Binding>, before: u64, after: u64) -> bool {
+    let (Some(p), Some(mut m)) = (program, model) else { return program.is_none() && model.is_none() };
+    let same_time = |p: u64, m: u64| if m == before { (before..=after).contains(&p) } else { p == m };
+    let times = same_time(p.seen_ns, m.seen_ns) && same_time(p.since_ns, m.since_ns);
+    (m.seen_ns, m.since_ns) = (p.seen_ns, p.since_ns);
+    times && p == m
+}

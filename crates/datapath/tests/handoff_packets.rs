@@ -1,0 +1,143 @@
+//! What a server makes of handoff packets: good, forged, malformed field by field, stale, gone astray.
+//! Needs root.
+
+mod common;
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use baton_cluster::Flow;
+use baton_datapath::State;
+use baton_datapath::model::flag::{ACK, PSH};
+use baton_datapath::model::{Handoff, Verdict};
+use common::frames::{GENEVE, INNER, OPTION, VIP, checksums_are_right, flow, timestamps};
+use common::world::{HANDOFF_PORT, OTHER, SELF, THIRD, address, keys};
+use common::{Tcp, World, in_netns};
+
+fn handoff(world: &World, f: Flow, seq: u32) -> Vec<u8> {
+    let inner = Tcp::new(f, ACK | PSH, seq, 77).options(&[&timestamps(1, 2)]).data(b"GET / HTTP/1.1\r\n\r\n");
+    let h = Handoff {
+        hops: 0,
+        options: 7,
+        snd_wscale: 9,
+        start_seq: seq,
+        tsval: 3,
+        issued_ms: world.clock().wall_ms(),
+        mss: 1460,
+        distributor: 1,
+        service: 0,
+        rtt_ms: 4,
+    };
+    h.wrap(&keys(), &inner.frame(), address(OTHER), address(SELF), HANDOFF_PORT).expect("whole")
+}
+
+#[track_caller]
+fn counted(world: &mut World, frame: &[u8]) -> Vec<&'static str> {
+    world.ingress(frame);
+    world.counted.clone()
+}
+
+fn server(letters: &'static str, test: impl FnOnce(&mut World, Flow) + Send + 'static) {
+    in_netns(move || {
+        let _listener = TcpListener::bind((VIP, 80)).expect("a namespace of our own");
+        let f = flow(40_000);
+        let mut world = World::new(letters, &[f]);
+        world.model.stack.listeners.insert((VIP, 80));
+        test(&mut world, f);
+    });
+}
+
+#[test]
+fn a_good_one_is_opened_and_its_connection_owned() {
+    server("s", |world, f| {
+        let frame = handoff(world, f, 1001);
+        // A test-run's packet cannot be adopted: the kernel's refusal is the proof that it was asked.
+        let said = world.ingress(&frame);
+        assert_eq!(world.counted, ["handoff_received", "reset_refused"]);
+        assert_eq!(said.verdict, Verdict::Redirect);
+        assert_eq!(said.frame.len(), frame.len() - (INNER - 14));
+        assert_eq!(checksums_are_right(&said.frame), Some(true));
+        let b = world.programs.whole_binding(&f).expect("bindings").expect("bound");
+        assert_eq!((b.state, b.mss, b.rtt_ms, b.distributor), (State::Bound(SELF), 1460, 4, 1));
+    });
+}
+
+#[test]
+fn any_bit_that_is_not_as_it_was_sent_is_refused() {
+    server("s", |world, f| {
+        let good = handoff(world, f, 1001);
+        let mut changed = |at: usize, bits: u8| {
+            let mut frame = good.clone();
+            frame[at] ^= bits;
+            counted(world, &frame).join(" ")
+        };
+        let malformed = [
+            ("Geneve's version", GENEVE, 0x40),
+            ("length of its options", GENEVE, 1),
+            ("a control packet", GENEVE + 1, 0x80),
+            ("protocol, high byte", GENEVE + 2, 1),
+            ("protocol, low byte", GENEVE + 3, 1),
+            ("class, high byte", OPTION, 1),
+            ("class, low byte", OPTION + 1, 1),
+            ("type", OPTION + 2, 0x80),
+            ("length", OPTION + 3, 1),
+            ("version", OPTION + 4, 2),
+            ("inner IP version", INNER, 0x20),
+            ("inner header length", INNER, 1),
+            ("inner fragment", INNER + 6, 0x20),
+            ("inner protocol", INNER + 9, 1),
+            ("inner length", INNER + 2, 1),
+        ];
+        for (name, at, bits) in malformed {
+            assert_eq!(changed(at, bits), "drop_handoff_malformed", "{name}");
+        }
+        let sealed = (OPTION + 6..INNER).chain(INNER + 12..INNER + 32);
+        for at in sealed {
+            assert_eq!(changed(at, 4), "drop_handoff_forged", "byte {at}");
+        }
+        let cut = &good[..INNER + 39];
+        assert_eq!(counted(world, cut), ["drop_handoff_malformed"]);
+        assert!(world.programs.flows().is_empty(), "nothing is kept of what is refused");
+    });
+}
+
+#[test]
+fn an_old_one_or_one_of_an_older_connection_is_stale() {
+    server("s", |world, f| {
+        let old = handoff(world, f, 1001);
+        world.pass(Duration::from_secs(31));
+        assert_eq!(counted(world, &old), ["drop_handoff_stale"]);
+        let first = handoff(world, f, 1001);
+        world.pass(Duration::from_secs(1));
+        let second = handoff(world, f, 900_000);
+        assert_eq!(counted(world, &second), ["handoff_received", "reset_refused"]);
+        assert_eq!(counted(world, &first), ["handoff_received", "drop_handoff_stale"]);
+        assert_eq!(world.programs.whole_binding(&f).expect("bindings").map(|b| b.start_seq), Some(900_000));
+    });
+}
+
+#[test]
+fn one_that_went_to_the_wrong_node_is_handed_on_a_few_times() {
+    server("s", |world, f| {
+        let frame = handoff(world, f, 1001);
+        let clock = world.clock();
+        world.programs.bind_told(&f, 1001, THIRD, OTHER, clock.wall_ms()).expect("bindings");
+        world.model.bind_told(&f, 1001, THIRD, OTHER, clock.wall_ms(), clock);
+        world.settle(clock).expect("equal");
+        let said = world.ingress(&frame);
+        assert_eq!((said.verdict, &world.counted[..]), (Verdict::Redirect, &["handoff_received"][..]));
+        let (on, _) = Handoff::unwrap(&keys(), &said.frame, world.clock()).expect("a good handoff packet");
+        assert_eq!((on.hops, on.mss, on.options), (1, 1460, 7), "what it says goes on with it");
+        let mut tired = frame;
+        tired[OPTION + 5] = 3;
+        assert_eq!(counted(world, &tired), ["handoff_received", "drop_loop"]);
+    });
+}
+
+#[test]
+fn a_node_that_is_no_server_takes_none() {
+    server("wd", |world, f| {
+        let frame = handoff(world, f, 1001);
+        assert_eq!(counted(world, &frame), ["drop_no_role"]);
+    });
+}

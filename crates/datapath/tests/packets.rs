@@ -1,0 +1,464 @@
+//! Packets one by one: each case says in a sentence what must happen; `World` checks on the way that
+//! the programs and their model agree about it. What a handoff packet may be is in handoff_packets.rs.
+//! Needs root.
+
+mod common;
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use baton_cluster::Flow;
+use baton_datapath::constants::{FLAG_CLOSED, FLAG_CONFIRMED, FLAG_SERVING};
+use baton_datapath::model::flag::{ACK, FIN, PSH, RST, SYN};
+use baton_datapath::model::{Handoff, Offer, Outcome, Verdict};
+use baton_datapath::{Event, Guide, State};
+use common::frames::{MSS, SACK, VIP, WSCALE, checksums_are_right, fix_checksums, flow, read, timestamps};
+use common::world::{OTHER, QUERY, SELF, THIRD, WEB, keys, mac};
+use common::{Tcp, World, in_netns};
+
+const REQUEST: &[u8] = b"GET /a?q HTTP/1.1\r\nHost: x\r\n\r\n";
+const DATA: u8 = ACK | PSH;
+
+/// A client whose handshake is complete.
+#[derive(Clone, Copy)]
+struct Client {
+    flow: Flow,
+    /// Its next byte.
+    seq: u32,
+    /// Ours.
+    ack: u32,
+    tsval: u32,
+}
+
+impl Client {
+    /// SYN, SYN-ACK and ACK at a distributor.
+    fn connected(world: &mut World, flow: Flow) -> Self {
+        let client = Self::greeted(world, flow, 1000);
+        case(world, "the ACK completes the handshake", &client.sends(ACK).frame(), Verdict::Drop, &["handshake_ack"]);
+        client
+    }
+
+    fn greeted(world: &mut World, flow: Flow, isn: u32) -> Self {
+        let syn = Tcp::new(flow, SYN, isn, 0).options(&[MSS, SACK, WSCALE, &timestamps(9, 0)]);
+        let said = case(world, "a SYN is answered", &syn.frame(), Verdict::Redirect, &["syn_answered"]);
+        let tcp = read(&said.frame);
+        let tsval = tcp.options_iterator().find_map(|o| match o {
+            Ok(etherparse::TcpOptionElement::Timestamp(value, _)) => Some(value),
+            _ => None,
+        });
+        Self { flow, seq: isn + 1, ack: tcp.sequence_number.wrapping_add(1), tsval: tsval.unwrap_or(0) }
+    }
+
+    fn sends(&self, flags: u8) -> Tcp {
+        Tcp::new(self.flow, flags, self.seq, self.ack).options(&[&timestamps(10, self.tsval)])
+    }
+
+    fn requests(&self) -> Tcp {
+        self.sends(DATA).data(REQUEST)
+    }
+}
+
+/// A packet arrives: its fate, and all that was counted.
+#[track_caller]
+fn case(world: &mut World, sentence: &str, frame: &[u8], verdict: Verdict, counted: &[&str]) -> Outcome {
+    let said = world.ingress(frame);
+    assert_eq!((said.verdict, &world.counted[..]), (verdict, counted), "{sentence}");
+    said
+}
+
+#[track_caller]
+fn state(world: &World, flow: &Flow) -> Option<State> {
+    world.programs.whole_binding(flow).expect("bindings").map(|b| b.state)
+}
+
+fn node(letters: &'static str, test: impl FnOnce(&mut World, Flow) + Send + 'static) {
+    in_netns(move || {
+        let f = flow(40_000);
+        test(&mut World::new(letters, &[f]), f);
+    });
+}
+
+#[test]
+fn a_syn_is_answered_with_what_it_offered_and_no_more() {
+    node("d", |world, f| {
+        let stamps = timestamps(0x1234_5678, 0);
+        for mix in 0..16_u8 {
+            let offers = |i: u8| mix & (1 << i) != 0;
+            let offered = [MSS, SACK, WSCALE, &stamps];
+            let parts: Vec<_> = (0..4).filter(|i| offers(*i)).map(|i| offered[usize::from(i)]).collect();
+            let said = world.ingress(&Tcp::new(f, SYN, 7, 0).options(&parts).frame());
+            assert_eq!(said.verdict, Verdict::Redirect);
+            assert_eq!(checksums_are_right(&said.frame), Some(true), "mix {mix:04b}");
+            let tcp = read(&said.frame);
+            assert!(tcp.syn && tcp.ack && tcp.acknowledgment_number == 8, "{tcp:?}");
+            assert_eq!((tcp.source_port, tcp.window_size), (80, 64_000));
+            let offer = Offer::in_cookie(tcp.sequence_number);
+            let mss = if offers(0) { 1460 } else { 536 };
+            assert_eq!(offer, Offer { mss, sack: offers(1), wscale: offers(2).then_some(9) });
+
+            let elements: Vec<_> = tcp.options_iterator().map(|o| format!("{:?}", o.expect("whole"))).collect();
+            let has = |name: &str| elements.iter().any(|e| e.contains(name));
+            assert!(has("MaximumSegmentSize(1388)"), "{elements:?}");
+            assert_eq!(has("SelectiveAcknowledgementPermitted"), offers(1));
+            assert_eq!(has("WindowScale(7)"), offers(2));
+            assert_eq!(has(", 305419896)"), offers(3), "the client's TSval comes back: {elements:?}");
+        }
+    });
+}
+
+#[test]
+fn the_first_request_is_decided_by_what_user_space_said() {
+    node("d", |world, f| {
+        let c = Client::connected(world, f);
+        assert_eq!(state(world, &f), Some(State::Open));
+        let request = c.requests().frame();
+        let mut fresh = |world: &mut World| {
+            world.rest().expect("tables");
+            Client::connected(world, f);
+        };
+        let held = Verdict::Redirect;
+
+        case(world, "no decision: held", &request, held, &["request_first", "held_miss"]);
+        assert_eq!(state(world, &f), Some(State::Held));
+
+        fresh(world);
+        world.decide(WEB, REQUEST, &[OTHER, THIRD], 1);
+        world.load(OTHER, 5, 1, true);
+        let sent = ["request_first", "decided_cache", "handoff_sent"];
+        let said = case(world, "the least loaded of two", &request, Verdict::Redirect, &sent);
+        assert_eq!(state(world, &f), Some(State::Bound(THIRD)));
+        assert!(matches!(said.events[..], [Event::Bound { server: THIRD, start_seq: 1001, .. }]));
+        let (h, inner) = Handoff::unwrap(&keys(), &said.frame, world.clock()).expect("a good handoff packet");
+        assert_eq!((h.start_seq, h.mss, h.snd_wscale, h.options), (1001, 1460, 9, 7));
+        assert_eq!(inner[14..], request[14..], "the client's packet, byte for byte");
+
+        fresh(world);
+        world.decide(WEB, REQUEST, &[OTHER], 1);
+        world.load(OTHER, 21, 1, true);
+        case(world, "load above the limit: held", &request, held, &["request_first", "held_load"]);
+        fresh(world);
+        world.decide(WEB, REQUEST, &[OTHER], 2);
+        case(world, "a decision of another generation", &request, held, &["request_first", "held_miss"]);
+        fresh(world);
+        world.guide(WEB, Guide::Ask, &[], 1);
+        case(world, "every request is asked", &request, held, &["request_first", "held_ask"]);
+        fresh(world);
+        let tls = c.sends(DATA).data(b"\x16\x03\x01").frame();
+        case(world, "no request line", &tls, held, &["request_first", "held_head"]);
+
+        fresh(world);
+        world.guide(WEB, Guide::Rota, &[THIRD, OTHER], 1);
+        let sent = ["request_first", "decided_rota", "handoff_sent"];
+        case(world, "the rota's turn", &request, Verdict::Redirect, &sent);
+
+        fresh(world);
+        world.daemon(false);
+        world.guide(WEB, Guide::Ask, &[OTHER], 1);
+        let sent = ["request_first", "decided_alone", "handoff_sent"];
+        case(world, "user space is silent: the rota by target", &request, Verdict::Redirect, &sent);
+        fresh(world);
+        world.daemon(false);
+        world.guide(WEB, Guide::Ask, &[], 1);
+        case(world, "nobody to decide for", &request, Verdict::Drop, &["request_first", "drop_no_server"]);
+        assert_eq!(state(world, &f), Some(State::Open), "the repetition is decided again");
+    });
+}
+
+#[test]
+fn a_held_connection_waits_but_not_for_ever() {
+    node("d", |world, f| {
+        let c = Client::connected(world, f);
+        world.pass(Duration::from_secs(600)); // its cookie has expired; its binding has not
+        let request = c.requests().frame();
+        case(world, "no decision: held", &request, Verdict::Redirect, &["request_first", "held_miss"]);
+        case(world, "its repetition too", &request, Verdict::Redirect, &["held_more"]);
+        case(world, "a bare ACK has no news", &c.sends(ACK).frame(), Verdict::Drop, &["drop_held_ack"]);
+        case(world, "a FIN belongs to the request", &c.sends(FIN | ACK).frame(), Verdict::Redirect, &["held_more"]);
+        world.pass(Duration::from_millis(3001));
+        world.daemon(false);
+        let again = ["request_first", "decided_alone", "handoff_sent"];
+        case(world, "user space died: decided afresh, not refused", &request, Verdict::Redirect, &again);
+
+        world.rest().expect("tables");
+        let c = Client::connected(world, f);
+        case(world, "held", &c.requests().frame(), Verdict::Redirect, &["request_first", "held_miss"]);
+        case(world, "the client gives up", &c.sends(RST).frame(), Verdict::Drop, &["open_reset"]);
+        assert_eq!(state(world, &f), None);
+    });
+}
+
+#[test]
+fn packets_of_a_connection_that_another_node_owns_go_there() {
+    node("d", |world, f| {
+        let c = Client::connected(world, f);
+        world.decide(WEB, REQUEST, &[OTHER], 1);
+        let sent = ["request_first", "decided_cache", "handoff_sent"];
+        case(world, "handed off", &c.requests().frame(), Verdict::Redirect, &sent);
+        let again = case(world, "lost: sent again", &c.requests().frame(), Verdict::Redirect, &["handoff_again"]);
+        assert!(Handoff::unwrap(&keys(), &again.frame, world.clock()).is_ok());
+
+        let mut ack = c.sends(ACK);
+        ack.seq += REQUEST.len() as u32;
+        let said = case(world, "an ACK", &ack.frame(), Verdict::Redirect, &["forwarded_binding"]);
+        assert_eq!((said.frame[22], checksums_are_right(&said.frame)), (60, Some(true)), "one hop less");
+        ack.ttl = 1;
+        case(world, "its hops are used up", &ack.frame(), Verdict::Drop, &["drop_ttl"]);
+        ack.ttl = 61;
+        let back = ack.clone().by(mac(OTHER)).frame();
+        case(world, "the owner sends it back", &back, Verdict::Drop, &["drop_loop"]);
+        ack.flags = FIN | ACK;
+        case(world, "a FIN", &ack.frame(), Verdict::Redirect, &["forwarded_binding"]);
+        ack.flags = RST;
+        case(world, "a RST", &ack.frame(), Verdict::Redirect, &["forwarded_binding"]);
+        world.pass(Duration::from_secs(59));
+        case(world, "late packets still find the owner", &ack.frame(), Verdict::Redirect, &["forwarded_binding"]);
+        world.pass(Duration::from_secs(61));
+        case(world, "a minute later it is forgotten", &ack.frame(), Verdict::Drop, &["drop_unknown_reset"]);
+    });
+}
+
+#[test]
+fn a_new_connection_of_the_same_flow_replaces_the_old() {
+    node("d", |world, f| {
+        let old = Client::connected(world, f);
+        world.decide(WEB, REQUEST, &[OTHER], 1);
+        let sent = ["request_first", "decided_cache", "handoff_sent"];
+        case(world, "the old one", &old.requests().frame(), Verdict::Redirect, &sent);
+        let new = Client::greeted(world, f, 200_000);
+        case(world, "the old one's late packet", &old.sends(ACK).frame(), Verdict::Redirect, &["forwarded_binding"]);
+        world.decide(WEB, REQUEST, &[THIRD], 1);
+        case(world, "the new one's request, its ACK lost", &new.requests().frame(), Verdict::Redirect, &sent);
+        assert_eq!(state(world, &f), Some(State::Bound(THIRD)));
+    });
+}
+
+#[test]
+fn before_a_request_the_node_answers_for_the_server() {
+    node("d", |world, f| {
+        let c = Client::connected(world, f);
+        let mut probe = c.sends(ACK);
+        probe.seq -= 1;
+        for payload in [&b""[..], b"\0"] {
+            let probe = probe.clone().data(payload).frame();
+            let said = case(world, "a keepalive", &probe, Verdict::Redirect, &["keepalive_answered"]);
+            let tcp = read(&said.frame);
+            assert_eq!((tcp.sequence_number, tcp.acknowledgment_number), (c.ack, c.seq));
+            assert_eq!(tcp.window_size, 500, "64,000 bytes in units of 128");
+        }
+        let mut late = c.requests();
+        late.seq += 100;
+        case(world, "the second segment first", &late.frame(), Verdict::Drop, &["drop_early_segment"]);
+        let mut fin = c.sends(FIN | ACK);
+        fin.seq += 100;
+        case(world, "the FIN behind a lost request", &fin.frame(), Verdict::Drop, &["drop_early_segment"]);
+        fin.seq = c.seq;
+        let said = case(world, "no request at all", &fin.frame(), Verdict::Redirect, &["fin_answered"]);
+        let tcp = read(&said.frame);
+        assert!(tcp.fin && tcp.ack && tcp.acknowledgment_number == c.seq + 1);
+        assert_eq!(state(world, &f), None);
+        let mut last = c.sends(ACK);
+        (last.seq, last.ack) = (c.seq + 1, c.ack.wrapping_add(1));
+        case(world, "its last ACK", &last.frame(), Verdict::Drop, &["drop_unknown_flow"]);
+
+        let c = Client::connected(world, f);
+        case(world, "a RST", &c.sends(RST | ACK).frame(), Verdict::Drop, &["open_reset"]);
+        assert_eq!(state(world, &f), None);
+    });
+}
+
+#[test]
+fn cookies_prove_connections_for_a_while() {
+    node("d", |world, f| {
+        world.decide(WEB, REQUEST, &[OTHER], 1);
+        let c = Client::greeted(world, f, 5000);
+        let mut forged = c.requests();
+        forged.ack ^= 0x100;
+        case(world, "not our cookie", &forged.frame(), Verdict::Drop, &["drop_unknown_flow"]);
+        world.pass(Duration::from_secs(110));
+        let sent = ["request_first", "decided_cache", "handoff_sent"];
+        case(world, "in the next slot, the ACK lost", &c.requests().frame(), Verdict::Redirect, &sent);
+        world.programs.remove_binding(&f).expect("bindings");
+        world.model.tables.bindings.clear();
+        world.pass(Duration::from_secs(140));
+        let said = case(world, "expired", &c.requests().frame(), Verdict::Redirect, &["reset_expired"]);
+        let tcp = read(&said.frame);
+        assert!(tcp.rst && !tcp.ack && tcp.sequence_number == c.ack, "acceptable to the client: {tcp:?}");
+        assert_eq!(checksums_are_right(&said.frame), Some(true));
+        case(world, "no RST for an ACK", &c.sends(ACK).frame(), Verdict::Drop, &["drop_unknown_flow"]);
+        world.pass(Duration::from_secs(600));
+        case(world, "too old to be known", &c.requests().frame(), Verdict::Drop, &["drop_unknown_flow"]);
+    });
+}
+
+#[test]
+fn what_cannot_be_read_is_counted_and_dropped() {
+    node("d", |world, f| {
+        let syn = Tcp::new(f, SYN, 1, 0).options(&[MSS]).frame();
+        let mut with = |sentence: &str, counted: &str, change: &dyn Fn(&mut Vec<u8>)| {
+            let mut frame = syn.clone();
+            change(&mut frame);
+            case(world, sentence, &frame, Verdict::Drop, &[counted]);
+        };
+        with("a first fragment", "drop_fragment", &|p| p[20] = 0x20);
+        with("a later fragment", "drop_fragment", &|p| p[21] = 5);
+        with("IP options", "drop_ip_options", &|p| p[14] = 0x46);
+        with("an IP header too short", "drop_ip_options", &|p| p[14] = 0x44);
+        with("cut in the TCP header", "drop_malformed", &|p| p.truncate(50));
+        with("cut in the options", "drop_malformed", &|p| p.truncate(56));
+        with("tot_len beyond the frame", "drop_malformed", &|p| p[17] += 1);
+        with("tot_len inside the TCP header", "drop_malformed", &|p| p[17] = 39);
+        with("doff beyond the packet", "drop_malformed", &|p| p[46] = 0xf0);
+        with("doff below five", "drop_malformed", &|p| p[46] = 0x40);
+        with("a wrong checksum", "drop_checksum", &|p| p[50] ^= 1);
+        for (flags, name) in [(0, "none"), (FIN, "FIN"), (SYN | FIN, "SYN FIN"), (SYN | RST, "SYN RST"), (SYN | ACK, "SYN ACK")] {
+            with(name, "drop_flags", &|p| p[47] = flags);
+        }
+    });
+}
+
+#[test]
+fn what_is_for_nobody_here_passes() {
+    node("wds", |world, f| {
+        let ours = Tcp::new(f, SYN, 1, 0);
+        let mut pass = |sentence: &str, frame: &[u8]| {
+            assert_eq!(case(world, sentence, frame, Verdict::Next, &[]).frame, frame, "{sentence}");
+        };
+        for port in [0, 22] {
+            let mut other = ours.clone();
+            other.flow.vip_port = port;
+            pass("no service's port", &other.frame());
+        }
+        let mut other = ours.clone();
+        other.flow.vip = [10, 1, 0, 10].into();
+        pass("no service's address", &other.frame());
+        let mut frame = other.frame();
+        frame[20] = 0x20;
+        pass("its fragment", &frame);
+        let mut frame = ours.frame();
+        frame[23] = 1;
+        pass("ICMP to a VIP", &frame);
+        frame[12..14].copy_from_slice(&[8, 6]);
+        pass("ARP", &frame);
+        pass("nothing in it", &ours.frame()[..34]);
+    });
+}
+
+#[test]
+fn garbage_in_options_ends_their_reading() {
+    node("d", |world, f| {
+        for (garbage, wscale) in [(&[3, 0, 3, 3, 7, 0, 0, 0][..], None), (&[3, 3, 99, 0], Some(14)), (&[253, 40, 3, 3], None)] {
+            let mut frame = Tcp::new(f, SYN, 1, 0).options(&[MSS, &[0; 8][..garbage.len()]]).frame();
+            frame[58..58 + garbage.len()].copy_from_slice(garbage);
+            fix_checksums(&mut frame);
+            let said = case(world, "answered", &frame, Verdict::Redirect, &["syn_answered"]);
+            let offer = Offer::in_cookie(read(&said.frame).sequence_number);
+            assert_eq!((offer.mss, offer.wscale), (1460, wscale), "{garbage:?}");
+        }
+    });
+}
+
+#[test]
+fn a_switch_spreads_by_maglev_and_follows_updates() {
+    in_netns(|| {
+        let flows: Vec<_> = (0..64).map(|i| flow(41_000 + i)).collect();
+        let mut world = World::new("w", &flows);
+        let mut seen = std::collections::BTreeMap::new();
+        for f in &flows {
+            world.ingress(&Tcp::new(*f, SYN, 1, 0).frame());
+            *seen.entry(world.counted.clone()).or_insert(0) += 1;
+        }
+        let expected = [["drop_no_distributor"], ["drop_no_role"], ["forwarded_distributor"]];
+        assert!(seen.keys().eq(expected.iter().map(|e| e.as_slice())), "{seen:?}");
+
+        let f = flows[0];
+        let ack = Tcp::new(f, ACK, 9, 9);
+        let from_member = ack.clone().by(mac(THIRD)).frame();
+        case(&mut world, "a member's packet is not spread again", &from_member, Verdict::Drop, &["drop_no_role"]);
+        let clock = world.clock();
+        assert!(world.programs.bind_told(&f, 9, THIRD, OTHER, clock.wall_ms()).expect("bindings"));
+        world.model.bind_told(&f, 9, THIRD, OTHER, clock.wall_ms(), clock);
+        world.settle(clock).expect("equal");
+        case(&mut world, "an update leads to the owner", &ack.frame(), Verdict::Redirect, &["forwarded_binding"]);
+        case(&mut world, "but not back to it", &from_member, Verdict::Drop, &["drop_loop"]);
+    });
+}
+
+#[test]
+fn what_was_only_heard_of_is_neither_adopted_nor_handed_off() {
+    in_netns(|| {
+        let _listener = TcpListener::bind((VIP, 80)).expect("a namespace of our own");
+        let f = flow(40_000);
+        let mut world = World::new("ds", &[f]);
+        world.model.stack.listeners.insert((VIP, 80));
+        for (owner, counted) in [(OTHER, &["forwarded_binding"][..]), (SELF, &["request_first", "held_miss"])] {
+            world.rest().expect("tables");
+            let c = Client::greeted(&mut world, f, 1000);
+            let clock = world.clock();
+            world.programs.bind_told(&f, c.seq, owner, THIRD, clock.wall_ms()).expect("bindings");
+            world.model.bind_told(&f, c.seq, owner, THIRD, clock.wall_ms(), clock);
+            world.settle(clock).expect("equal");
+            case(&mut world, "no MSS is known", &c.requests().frame(), Verdict::Redirect, counted);
+        }
+    });
+}
+
+#[test]
+fn a_packet_that_would_not_fit_is_not_handed_off() {
+    node("d", |world, f| {
+        let c = Client::connected(world, f);
+        world.guide(WEB, Guide::Rota, &[OTHER], 1);
+        for (payload, counted) in [(1376, "handoff_sent"), (1377, "drop_handoff_too_big")] {
+            world.rest().expect("tables");
+            world.guide(WEB, Guide::Rota, &[OTHER], 1);
+            Client::connected(world, f);
+            let frame = c.sends(DATA).data(&vec![b'a'; payload]).frame();
+            world.ingress(&frame);
+            assert!(world.counted.contains(&counted), "{payload}: {:?}", world.counted);
+        }
+    });
+}
+
+#[test]
+fn the_owner_follows_its_server() {
+    node("ds", |world, f| {
+        let c = Client::connected(world, f);
+        world.guide(WEB, Guide::Rota, &[SELF], 1);
+        // Nobody listens, so the connection is refused; the owner's record is then made by hand.
+        let refused = ["request_first", "decided_rota", "handoff_local", "reset_no_listener"];
+        let said = case(world, "no server listens", &c.requests().frame(), Verdict::Redirect, &refused);
+        assert!(read(&said.frame).rst);
+        let mut rst = c.sends(RST);
+        (rst.back, rst.seq) = (true, c.ack);
+        assert_eq!(world.egress(&rst.frame()).verdict, Verdict::Next, "the refusal may leave");
+
+        let mut b = world.programs.whole_binding(&f).expect("bindings").expect("bound here");
+        b.flags = baton_datapath::constants::FLAG_ADOPTED;
+        world.programs.set_whole_binding(&f, &b).expect("bindings");
+        world.model.tables.bindings.insert(f, b);
+        let has = |world: &World, flag| world.model.tables.bindings[&f].has(flag);
+
+        assert_eq!(world.egress(&rst.frame()).verdict, Verdict::Drop);
+        assert_eq!(world.counted, ["drop_overtaken_reset"], "a young connection is not reset by its own node");
+        let mut answer = c.sends(ACK | PSH).data(b"HTTP/1.1 200 OK\r\n\r\n");
+        (answer.back, answer.seq, answer.ack) = (true, c.ack, c.seq + REQUEST.len() as u32);
+        world.egress(&answer.frame());
+        assert_eq!(world.counted, ["serving_started", "bytes_served"]);
+        assert!(has(world, FLAG_CONFIRMED) && has(world, FLAG_SERVING));
+        let mut ack = c.sends(ACK);
+        (ack.seq, ack.ack) = (answer.ack, c.ack.wrapping_add(18));
+        case(world, "not all is acknowledged", &ack.frame(), Verdict::Stack, &["owned"]);
+        ack.ack = c.ack.wrapping_add(19);
+        case(world, "all is: idle", &ack.frame(), Verdict::Stack, &["owned", "serving_ended"]);
+        let mut next = c.requests();
+        (next.seq, next.ack) = (ack.seq, ack.ack);
+        case(world, "the next request: busy", &next.frame(), Verdict::Stack, &["owned", "serving_started"]);
+        answer.flags |= FIN;
+        answer.seq = ack.ack;
+        world.egress(&answer.frame());
+        ack.flags |= FIN;
+        ack.seq = next.seq + REQUEST.len() as u32;
+        let said = case(world, "both sides have ended", &ack.frame(), Verdict::Stack, &["owned", "closed", "serving_ended"]);
+        assert!(matches!(said.events[..], [Event::Closed { distributor: SELF, .. }]) && has(world, FLAG_CLOSED));
+        let _ = QUERY;
+    });
+}
