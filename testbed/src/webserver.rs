@@ -160,7 +160,9 @@ http {
 }
 "#;
 
-/// `Listen 80` is Debian's own: one IPv6 socket that takes IPv4 too, unlike nginx's.
+/// `Listen 80` is Debian's own: one IPv6 socket that takes IPv4 too, unlike nginx's. More threads
+/// than Debian's 25 a process: the event module may close idle persistent connections of a process
+/// that has no free one, and a test could not tell this from a connection that Baton has lost.
 const APACHE: &str = r#"
 ServerRoot @DIR@
 DefaultRuntimeDir @DIR@
@@ -183,6 +185,12 @@ DocumentRoot @FILES@
 Header always set X-Node @NODE@
 KeepAlive On
 MaxKeepAliveRequests 0
+StartServers 2
+ThreadLimit 200
+ThreadsPerChild 200
+MaxRequestWorkers 800
+MinSpareThreads 50
+MaxSpareThreads 800
 "#;
 
 #[cfg(test)]
