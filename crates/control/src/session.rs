@@ -408,6 +408,11 @@ impl Session {
         self.heard_at = now;
     }
 
+    /// Says that this end was busy with what it had received: the peer's silence does not include it.
+    pub fn was_busy(&mut self, took: Duration) {
+        self.heard_at += took;
+    }
+
     /// What the end of the stream means at this point.
     pub fn closed(&self) -> Error {
         if matches!(self.stage, Stage::Greeting) { Error::HungUp } else { Error::Closed }

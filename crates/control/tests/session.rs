@@ -236,6 +236,13 @@ fn an_end_that_did_not_read_does_not_call_the_other_silent() {
     pair.dialler.session.was_not_reading(pair.now);
     pair.dialler.tick(pair.now);
     assert_eq!(pair.dialler.error, None);
+    pair.now += FAILURE_TIMEOUT * 2;
+    pair.dialler.session.was_busy(FAILURE_TIMEOUT);
+    pair.dialler.tick(pair.now);
+    assert_eq!(pair.dialler.error, None, "busy for half of it");
+    pair.now += Duration::from_nanos(1);
+    pair.dialler.tick(pair.now);
+    assert_eq!(pair.dialler.error, Some(Error::Silent { limit: FAILURE_TIMEOUT }));
 }
 
 #[test]

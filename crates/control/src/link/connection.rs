@@ -20,8 +20,8 @@ use super::peers::{Peer, Places, Shared, stopped};
 use crate::error::Error;
 use crate::session::{Bye, Heard, Session, Settlement};
 
-/// Read from the socket at a time.
-const READ_BYTES: usize = 32 * 1024;
+/// Read from the socket at a time: little enough that a heartbeat is not late behind opening it.
+const READ_BYTES: usize = 16 * 1024;
 
 /// Sealed at a time at most, so that reading and the clock get their turn however much waits.
 const SEALED_AT_ONCE: usize = 256;
@@ -116,8 +116,11 @@ impl<'a> Connection<'a> {
                 }
                 // Before the timer, so that after a pause of this process what has arrived counts.
                 read = reader.read(&mut chunk), if reading => {
-                    self.read(read, &chunk)?;
-                    self.session.tick(Instant::now())?;
+                    let came = Instant::now();
+                    self.read(read, &chunk, came)?;
+                    let done = Instant::now();
+                    self.session.was_busy(done.saturating_duration_since(came));
+                    self.session.tick(done)?;
                 }
                 writable = writer.writable(), if writing => writable.map_err(socket)?,
                 places = events.reserve_many(places_needed), if !reading => {
@@ -138,7 +141,7 @@ impl<'a> Connection<'a> {
         }
     }
 
-    fn read(&mut self, read: io::Result<usize>, chunk: &[u8]) -> Result<(), Error> {
+    fn read(&mut self, read: io::Result<usize>, chunk: &[u8], now: Instant) -> Result<(), Error> {
         let count = read.map_err(|cause| match (self.session.closed(), cause.kind()) {
             (Error::HungUp, io::ErrorKind::ConnectionReset) => Error::HungUp,
             _ => socket(cause),
@@ -150,7 +153,7 @@ impl<'a> Connection<'a> {
             peer.bytes_in.fetch_add(count as u64, Relaxed);
         }
         let bytes = chunk.get(..count).unwrap_or_default();
-        let received = self.session.receive(bytes, Instant::now(), &mut self.heard);
+        let received = self.session.receive(bytes, now, &mut self.heard);
         if received.is_err() {
             self.deliver()?; // what came before the error counts, as far as there is room
         }
