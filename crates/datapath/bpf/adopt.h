@@ -25,7 +25,7 @@ inline_always struct bpf_sock *socket_of(struct __sk_buff *skb, const struct flo
 /*
  * Whether a socket is a stale one, of an earlier connection, and if so the sequence number at which
  * a RST ends it. It is ours when its first byte was start_seq: what it expects next, less what it
- * received, less the FIN if it had one.
+ * received (the kernel counts a FIN as a byte of both).
  */
 inline_always bool is_stale(struct bpf_sock *sk, const struct binding *b, __u32 *rst_seq)
 {
@@ -40,11 +40,7 @@ inline_always bool is_stale(struct bpf_sock *sk, const struct binding *b, __u32 
 	if (!tp)
 		return false;
 	*rst_seq = tp->rcv_nxt;
-	__u32 start = tp->rcv_nxt - (__u32)tp->bytes_received;
-	if (sk->state == BPF_TCP_CLOSE_WAIT || sk->state == BPF_TCP_LAST_ACK ||
-	    sk->state == BPF_TCP_CLOSING)
-		start--;
-	return start != b->start_seq;
+	return tp->rcv_nxt - (__u32)tp->bytes_received != b->start_seq;
 }
 
 /* The packet comes again behind the RST that it is turned into, and finds the way clear. */
