@@ -55,7 +55,7 @@ impl Status {
         };
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, error))?;
-        let answer = runtime.block_on(timeout(PATIENCE, ask(&socket)));
+        let answer = runtime.block_on(async { timeout(PATIENCE, ask(&socket)).await });
         let answer = answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         let answer = answer.map_err(|error| no_answer(&socket, &error))?;
         let status: ClusterStatus = serde_json::from_slice(&answer).map_err(|error| {
