@@ -67,10 +67,10 @@ fn connections(status: &ClusterStatus) -> String {
     )
 }
 
-/// As the dispatcher knows them; as the asked node does when the dispatcher cannot be reached.
+/// As the dispatcher knows them, else the asked node, else any: not every node is told of loads.
 fn loads(status: &ClusterStatus) -> String {
-    let dispatcher = status.nodes.iter().find(|node| node.reachable && plays(node, "dispatcher"));
-    let Some(knower) = dispatcher.or_else(|| status.asked_node()) else { return String::new() };
+    let mut candidates = playing(status, "dispatcher").chain(status.asked_node()).chain(&status.nodes);
+    let Some(knower) = candidates.find(|node| !node.loads.is_empty()) else { return String::new() };
     let rows = knower.loads.iter().map(|load| {
         let server = status.nodes.iter().find(|node| node.name == load.server && node.reachable);
         [

@@ -89,7 +89,7 @@ pub struct ConnectionStatus {
 
 impl ConnectionStatus {
     /// The most bytes of `last_error`, so that 255 of them fit a status message.
-    pub const ERROR_BYTES_MAX: usize = 120;
+    pub const ERROR_BYTES_MAX: usize = 64;
 }
 
 /// Whether there is a control connection.

@@ -1,0 +1,198 @@
+//! `baton init`, `baton check` and the help texts, as someone at a shell meets them.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use common::{SECRET, Scratch, baton, workspace};
+
+const COMMANDS: [&str; 5] = ["init", "check", "doctor", "node", "status"];
+
+#[test]
+fn init_writes_a_file_that_check_finds_right() {
+    let dir = Scratch::new("init");
+    let init = baton(&dir, &["init", "--name", "shop"]).exits(0);
+    assert!(init.out.contains("baton check cluster.toml"), "{}", init.out);
+    let mode = fs::metadata(dir.0.join("cluster.toml")).expect("written").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    let check = baton(&dir, &["check", "cluster.toml"]).exits(0);
+    assert_eq!(check.err, "");
+    let expected = "\
+cluster shop: 3 nodes, 1 service
+
+NODE   ADDRESS    ROLES                    WEIGHT  INTERFACES  ANNOUNCES
+front  10.1.0.10  distributor, dispatcher  -       by address  10.99.0.1
+s1     10.1.0.11  server                   1       by address  -
+s2     10.1.0.12  server                   1       by address  -
+
+SERVICE  CLIENTS CONNECT TO  POLICY  CONSULT  KEY
+www      10.99.0.1:80        lard    cached   path
+
+cluster.toml is right
+";
+    assert_eq!(check.out, expected);
+}
+
+#[test]
+fn every_init_has_a_secret_of_its_own() {
+    let dir = Scratch::new("secrets");
+    let secret = |file: &str| {
+        baton(&dir, &["init", "--output", file]).exits(0);
+        let text = fs::read_to_string(dir.0.join(file)).expect("written");
+        let line = text.lines().find(|line| line.starts_with("secret = ")).expect("a secret");
+        line.trim_start_matches("secret = ").trim_matches('"').to_owned()
+    };
+    let (a, b) = (secret("a.toml"), secret("b.toml"));
+    assert_ne!(a, b);
+    for secret in [a, b] {
+        assert!(
+            secret.len() == 64 && secret.bytes().all(|b| b.is_ascii_hexdigit()),
+            "32 bytes in hexadecimal"
+        );
+    }
+}
+
+#[test]
+fn init_overwrites_nothing() {
+    let dir = Scratch::new("overwrite");
+    let file = dir.write("cluster.toml", "mine");
+    let init = baton(&dir, &["init"]).exits(1);
+    assert!(init.err.contains("cluster.toml exists"), "{}", init.err);
+    assert_eq!(fs::read_to_string(file).expect("still there"), "mine");
+    // Nor through a link that leads nowhere yet.
+    std::os::unix::fs::symlink(dir.0.join("elsewhere"), dir.0.join("link.toml")).expect("an own folder");
+    baton(&dir, &["init", "--output", "link.toml"]).exits(1);
+    assert!(!dir.0.join("elsewhere").exists());
+}
+
+#[test]
+fn init_refuses_a_bad_name_and_a_missing_folder() {
+    let dir = Scratch::new("names");
+    let named = baton(&dir, &["init", "--name", "My Shop"]).exits(2);
+    assert!(named.err.contains("help:"), "{}", named.err);
+    assert!(!dir.0.join("cluster.toml").exists());
+    baton(&dir, &["init", "--output", "no/such/folder.toml"]).exits(1);
+}
+
+#[test]
+fn check_tells_every_problem_with_its_line_and_what_to_do() {
+    let dir = Scratch::new("problems");
+    baton(&dir, &["init"]).exits(0);
+    let good = fs::read_to_string(dir.0.join("cluster.toml")).expect("written");
+    let bad = good.replace("\"s2\"", "\"s1\"").replace("\nport = 80\n", "\nprot = 80\n");
+    dir.write("bad.toml", &bad);
+    let line = |what: &str| bad.lines().position(|line| line == what).expect("there") + 1;
+
+    let check = baton(&dir, &["check", "bad.toml"]).exits(1);
+    assert_eq!(check.out, "");
+    let shown =
+        format!("  --> bad.toml:{at}\n   |\n{at:>3}| prot = 80\n   |\n   = help: ", at = line("prot = 80"));
+    assert!(check.err.contains(&shown), "{}", check.err);
+    assert!(check.err.contains("second node is named \"s1\""), "{}", check.err);
+    assert!(check.err.ends_with("bad.toml: 3 problems\n"), "{}", check.err);
+
+    let json = baton(&dir, &["check", "--json", "bad.toml"]).exits(1).json();
+    assert_eq!(json["ok"], false);
+    assert!(json["cluster"].is_null());
+    let problems = json["problems"].as_array().expect("a list");
+    assert_eq!(problems.len(), 3);
+    assert!(problems.iter().any(|p| p["line"] == line("prot = 80")), "{json}");
+    assert!(problems.iter().all(|p| p["what"].is_string() && p["help"].is_string()), "{json}");
+}
+
+#[test]
+fn check_never_prints_a_secret() {
+    let dir = Scratch::new("leak");
+    let good = fs::read_to_string(dir.one_node()).expect("written");
+    let spoilt = [
+        good.replace("secret = ", "secert = "),
+        good.replace(&format!("\"{SECRET}\""), SECRET),
+        good.replace(&format!("\"{SECRET}\""), &format!("\"{SECRET}")),
+        good.replace(&format!("\"{SECRET}\""), &format!("\"\"\"\n{SECRET}\n\"\"")),
+        good.replace("10.1.0.11", "nowhere"),
+    ];
+    for text in spoilt {
+        dir.write("bad.toml", &text);
+        for arguments in [&["check", "bad.toml"][..], &["check", "--json", "bad.toml"]] {
+            let check = baton(&dir, arguments).exits(1);
+            assert!(!(check.out + &check.err).contains(SECRET), "{text}");
+        }
+    }
+}
+
+#[test]
+fn check_describes_the_examples() {
+    let dir = Scratch::new("examples");
+    for (name, nodes) in [("all-on-one", 1), ("figure5", 4), ("figure6", 6), ("figure7", 5), ("no-switch", 3)]
+    {
+        let text = fs::read_to_string(workspace(&format!("examples/{name}.toml"))).expect("an example");
+        let at = text.find("\nsecret = ").expect("an example has a secret") + 1;
+        let end = at + text[at..].find('\n').expect("another line");
+        let file = dir.write(name, &format!("{}secret = \"{SECRET}\"{}", &text[..at], &text[end..]));
+        let json = baton(&dir, &["check", "--json", &file.display().to_string()]).exits(0).json();
+        assert_eq!(json["ok"], true);
+        assert_eq!(json["warnings"].as_array().map(Vec::len), Some(0), "{json}");
+        assert_eq!(json["cluster"]["name"], name);
+        assert_eq!(json["cluster"]["nodes"].as_array().map(Vec::len), Some(nodes), "{name}");
+        assert!(!json.to_string().contains(SECRET));
+    }
+}
+
+#[test]
+fn check_warns_and_is_content() {
+    let dir = Scratch::new("warnings");
+    let text = fs::read_to_string(dir.one_node()).expect("written").replace("port = 80", "port = 443");
+    dir.write("tls.toml", &text);
+    let check = baton(&dir, &["check", "tls.toml"]).exits(0);
+    assert!(check.out.starts_with("warning: "), "{}", check.out);
+    assert!(check.out.ends_with("tls.toml is right, with 1 warning\n"), "{}", check.out);
+    let json = baton(&dir, &["check", "--json", "tls.toml"]).exits(0).json();
+    assert_eq!(json["warnings"].as_array().map(Vec::len), Some(1), "{json}");
+}
+
+#[test]
+fn check_says_what_cannot_be_read() {
+    let dir = Scratch::new("unreadable");
+    let check = baton(&dir, &["check", "none.toml"]).exits(1);
+    assert!(check.err.contains("cannot read the cluster file none.toml"), "{}", check.err);
+    dir.write("syntax.toml", "[cluster\nname =");
+    let syntax = baton(&dir, &["check", "syntax.toml"]).exits(1);
+    assert!(syntax.err.contains("  --> syntax.toml:1\n   |\n  1| [cluster\n"), "{}", syntax.err);
+    fs::write(dir.0.join("bytes.toml"), [0xff, 0xfe, 0]).expect("an own folder");
+    baton(&dir, &["check", "bytes.toml"]).exits(1);
+}
+
+#[test]
+fn help_teaches() {
+    let dir = Scratch::new("help");
+    let help = baton(&dir, &["--help"]).exits(0).out;
+    for command in COMMANDS {
+        assert!(help.contains(&format!("\n  {command} ")), "{command} is not in: {help}");
+        assert!(help.contains(&format!("\n  baton {command}")), "no example of {command}: {help}");
+        let own = baton(&dir, &[command, "--help"]).exits(0).out;
+        assert!(own.contains(&format!("Examples:\n  baton {command}")), "{own}");
+        assert!(baton(&dir, &[command, "-h"]).exits(0).out.contains("Examples:"));
+    }
+    for code in ["\n   0  ", "\n   1  ", "\n   2  ", "\n  77  ", "\n  78  "] {
+        assert!(help.contains(code), "{code:?} is not in: {help}");
+    }
+}
+
+#[test]
+fn wrong_usage_exits_with_2() {
+    let dir = Scratch::new("usage");
+    for arguments in [
+        &[][..],
+        &["dance"],
+        &["check"],
+        &["check", "a", "b"],
+        &["node", "--node", "n1"],
+        &["doctor", "--config", "one.toml"],
+        &["node", "--config", "one.toml", "--node", "n1", "--log", "baton=loud"],
+    ] {
+        let wrong = baton(&dir, arguments).exits(2);
+        assert!(wrong.err.contains("--help") || wrong.err.contains("Usage"), "{}", wrong.err);
+    }
+}

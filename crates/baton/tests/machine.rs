@@ -1,0 +1,176 @@
+//! `baton doctor` and `baton node` on a machine: a fresh network namespace that ends with the
+//! process. Needs root, as what it tests does.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{Ran, Scratch, baton, in_namespace, run};
+use serde_json::Value;
+
+/// For anything that is waited for.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// As an ordinary user would run it.
+const UNPRIVILEGED: &str = "setpriv --bounding-set=-all --inh-caps=-all";
+
+#[track_caller]
+fn wait_until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "after {PATIENCE:?} still not {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Severity by id.
+fn findings(report: &Value) -> BTreeMap<String, String> {
+    let text = |value: &Value| value.as_str().expect("text").to_owned();
+    let findings = report["findings"].as_array().expect("a list");
+    findings.iter().map(|finding| (text(&finding["id"]), text(&finding["severity"]))).collect()
+}
+
+fn in_fresh_namespace(dir: &Scratch, script: &str) -> Ran {
+    run(&mut in_namespace(dir, script))
+}
+
+#[test]
+fn doctor_names_what_is_wrong_and_what_mends_it() {
+    let dir = Scratch::new("doctor");
+    dir.one_node();
+    let doctor = in_fresh_namespace(&dir, "exec $BATON doctor --config one.toml --node n1").exits(1);
+    assert_eq!(doctor.err, "");
+    let lines: Vec<_> = doctor.out.lines().collect();
+    let at = lines.iter().position(|line| line.starts_with("error    vip-loopback ")).expect(&doctor.out);
+    assert!(lines[at + 1].trim_start().starts_with("-> ip addr add 10.99.0.1/32 dev lo"), "{}", doctor.out);
+    assert!(lines.iter().any(|line| line.starts_with("ok       capabilities ")), "{}", doctor.out);
+    assert!(lines.last().is_some_and(|line| line.starts_with("n1: ") && line.contains("`--fix` mends")));
+}
+
+#[test]
+fn doctor_mends_what_can_be_mended_safely_once() {
+    let dir = Scratch::new("fix");
+    dir.one_node();
+    let script = "doctor() { $BATON doctor --config one.toml --node n1 --run-dir . --json \"$@\" || true; }
+                  echo '['; doctor; echo ,; doctor --fix; echo ,; doctor --fix; echo ']'";
+    let reports = in_fresh_namespace(&dir, script).exits(0).json();
+    let [before, fixed, again] = reports.as_array().expect("a list").as_slice() else {
+        panic!("three reports: {reports}")
+    };
+    for id in ["vip-loopback", "arp-ignore", "arp-announce"] {
+        assert_eq!(findings(before)[id], "error", "{before}");
+        assert_eq!(findings(fixed)[id], "ok", "{fixed}");
+    }
+    assert!(before["errors"].as_u64() > fixed["errors"].as_u64(), "{reports}");
+    assert_eq!(before["changed"].as_array().map(Vec::len), Some(0));
+    assert!(fixed["changed"].as_array().is_some_and(|changed| changed.len() >= 3), "{fixed}");
+    assert_eq!(again["changed"].as_array().map(Vec::len), Some(0), "{again}");
+    assert!(fixed["fix_error"].is_null() && again["fix_error"].is_null(), "{reports}");
+}
+
+#[test]
+fn doctor_without_privileges_still_tells_and_cannot_mend() {
+    let dir = Scratch::new("plain");
+    dir.one_node();
+    let doctor = |more: &str| {
+        let script = format!(
+            "exec {UNPRIVILEGED} $BATON doctor --config one.toml --node n1 --run-dir . --json {more}"
+        );
+        in_fresh_namespace(&dir, &script).exits(1).json()
+    };
+    let report = doctor("");
+    assert_eq!(findings(&report)["capabilities"], "error", "{report}");
+    assert!(report["fix_error"].is_null());
+    let report = doctor("--fix");
+    assert!(report["fix_error"].is_string(), "{report}");
+    assert_eq!(findings(&report)["vip-loopback"], "error", "{report}");
+}
+
+#[test]
+fn node_and_doctor_exit_with_78_for_a_bad_cluster_file() {
+    let dir = Scratch::new("ex-config");
+    dir.one_node();
+    dir.write("bad.toml", "[cluster]\nname = 3\n");
+    for command in ["node", "doctor"] {
+        let bad = baton(&dir, &[command, "--config", "bad.toml", "--node", "n1"]).exits(78);
+        assert!(bad.err.contains("  --> bad.toml:2\n"), "{}", bad.err);
+        let none = baton(&dir, &[command, "--config", "none.toml", "--node", "n1"]).exits(78);
+        assert!(none.err.contains("baton init"), "{}", none.err);
+        let other = baton(&dir, &[command, "--config", "one.toml", "--node", "n2"]).exits(78);
+        assert!(other.err.contains("has no node \"n2\"; it has n1"), "{}", other.err);
+    }
+}
+
+#[test]
+fn node_exits_with_77_without_privileges_and_changes_nothing() {
+    let dir = Scratch::new("ex-noperm");
+    dir.one_node();
+    let script = format!("exec {UNPRIVILEGED} $BATON node --config one.toml --node n1 --run-dir ./run");
+    let node = in_fresh_namespace(&dir, &script).exits(77);
+    assert!(node.err.contains("CAP_NET_ADMIN") && node.err.contains("help: "), "{}", node.err);
+    assert!(!dir.0.join("run").exists());
+}
+
+#[test]
+fn node_exits_with_1_when_it_cannot_start() {
+    let dir = Scratch::new("ex-failed");
+    dir.one_node();
+    let script = "exec $BATON node --config one.toml --node n1 --run-dir ./one.toml";
+    let node = in_fresh_namespace(&dir, script).exits(1);
+    assert!(node.err.contains("error: ") && node.err.contains("--run-dir"), "{}", node.err);
+}
+
+/// A daemon in a namespace of its own; killed when dropped.
+struct Daemon(Child);
+
+impl Daemon {
+    fn start(dir: &Scratch, script: &str) -> Self {
+        let log = fs::File::create(dir.0.join("log")).expect("an own folder");
+        let mut command = in_namespace(dir, script);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        Self(command.spawn().expect("unshare is installed"))
+    }
+
+    fn end(mut self, signal: &str) -> ExitStatus {
+        run(Command::new("kill").args([signal, &self.0.id().to_string()])).exits(0);
+        wait_until("ended", || self.0.try_wait().expect("a child"))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn node_runs_answers_status_and_exits_with_0_when_asked_to_stop() {
+    for signal in ["-TERM", "-INT"] {
+        let dir = Scratch::new(&format!("run{signal}"));
+        dir.one_node();
+        let mut daemon =
+            Daemon::start(&dir, "exec $BATON node --config one.toml --node n1 --run-dir . --log debug");
+        let log = || fs::read_to_string(dir.0.join("log")).unwrap_or_default();
+        wait_until("ready", || {
+            assert!(daemon.0.try_wait().expect("a child").is_none(), "it ended: {}", log());
+            dir.0.join("n1.ready").exists().then_some(())
+        });
+        let status = baton(&dir, &["status", "--run-dir", ".", "--json"]).exits(0).json();
+        assert_eq!(status["cluster"], "one");
+        assert_eq!(status["nodes"][0]["reachable"], true, "{status}");
+        let status = baton(&dir, &["status", "--run-dir", "."]).exits(0);
+        assert!(status.out.contains("\nn1 "), "{}", status.out);
+
+        let ended = daemon.end(signal);
+        assert_eq!(ended.code(), Some(0), "{ended}: {}", log());
+        let left: Vec<_> = ["n1.sock", "n1.ready", "n1.undo"].map(|name| dir.0.join(name).exists()).into();
+        assert_eq!(left, [false; 3], "socket, ready file, journal");
+    }
+}

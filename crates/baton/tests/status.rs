@@ -1,0 +1,271 @@
+//! `baton status` against a daemon that the test plays, and what a status message may hold.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::thread;
+
+use baton_datapath::Counter;
+use baton_node::status::{
+    ClusterStatus, ConnectionState, ConnectionStatus, CounterKind, CounterStatus, DecisionStatus,
+    HandoffStatus, LoadStatus, NodeStatus,
+};
+use common::{Scratch, baton};
+
+fn names(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn connection(peer: &str) -> ConnectionStatus {
+    ConnectionStatus {
+        peer: peer.to_owned(),
+        state: ConnectionState::Up,
+        since_s: 61,
+        rtt_us: Some(1234),
+        messages_in: 7,
+        messages_out: 8,
+        bytes_in: 1500,
+        bytes_out: 999,
+        last_error: None,
+    }
+}
+
+fn counter(name: &str, kind: CounterKind, count: u64) -> CounterStatus {
+    CounterStatus { name: name.to_owned(), kind, count, text: format!("{name}, in a sentence") }
+}
+
+/// A front-end and two servers, one of them dead.
+fn cluster() -> ClusterStatus {
+    let load = |server: &str, live| LoadStatus {
+        server: server.to_owned(),
+        serving: 3,
+        assigned: 1,
+        live,
+        weight: 2,
+    };
+    let dead = ConnectionStatus {
+        state: ConnectionState::Down,
+        rtt_us: None,
+        last_error: Some("no route to host".to_owned()),
+        ..connection("s2")
+    };
+    let front = NodeStatus {
+        name: "front".to_owned(),
+        id: 0,
+        address: "10.1.0.10".to_owned(),
+        roles: names(&["distributor", "dispatcher"]),
+        reachable: true,
+        since_s: 3700,
+        version: "0.1.0".to_owned(),
+        connections: vec![connection("s1"), dead],
+        loads: vec![load("s1", true), load("s2", false)],
+        decisions: DecisionStatus {
+            in_kernel: 901,
+            asked: 52,
+            answered: 51,
+            batches: 43,
+            held_now: 4,
+            failed: 5,
+            fallback: 6,
+            decided: 57,
+            moves: 8,
+            targets: Some(99),
+        },
+        handoffs: vec![HandoffStatus { to: "s1".to_owned(), count: 950 }],
+        counters: vec![
+            counter("syn_answered", CounterKind::Normal, 1000),
+            counter("drop_loop", CounterKind::Drop, 11),
+            counter("drop_never", CounterKind::Drop, 0),
+            counter("no_listener", CounterKind::Reset, 12),
+            counter("broken", CounterKind::Fault, 13),
+        ],
+        ..NodeStatus::default()
+    };
+    let s1 = NodeStatus {
+        name: "s1".to_owned(),
+        id: 1,
+        address: "10.1.0.11".to_owned(),
+        roles: names(&["server"]),
+        reachable: true,
+        since_s: 59,
+        version: "0.1.0".to_owned(),
+        connections: vec![connection("front")],
+        serving: 3,
+        adopted: 950,
+        closed: 947,
+        bytes_served: 1_234_567,
+        ..NodeStatus::default()
+    };
+    let s2 = NodeStatus {
+        name: "s2".to_owned(),
+        id: 2,
+        address: "10.1.0.12".to_owned(),
+        roles: names(&["server"]),
+        ..NodeStatus::default()
+    };
+    ClusterStatus { cluster: "web".to_owned(), asked: "front".to_owned(), nodes: vec![front, s1, s2] }
+}
+
+/// Answers one question at this socket with `answer`, and returns the question.
+fn daemon(socket: &Path, answer: Vec<u8>) -> thread::JoinHandle<String> {
+    let listener = UnixListener::bind(socket).expect("a new socket");
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a question");
+        let mut question = [0; 7];
+        stream.read_exact(&mut question).expect("a whole question");
+        stream.write_all(&answer).expect("somebody listens");
+        String::from_utf8_lossy(&question).into_owned()
+    })
+}
+
+fn json(status: &ClusterStatus) -> Vec<u8> {
+    serde_json::to_vec(status).expect("JSON")
+}
+
+#[test]
+fn status_is_told_in_tables() {
+    let dir = Scratch::new("tables");
+    let daemon = daemon(&dir.0.join("front.sock"), json(&cluster()));
+    let status = baton(&dir, &["status", "--run-dir", "."]).exits(0);
+    assert_eq!(daemon.join().expect("no panic"), "status\n");
+    let expected = "\
+cluster web, as front sees it
+
+NODE   ROLES                    STATE  ADDRESS    SINCE  RTT     VERSION
+front  distributor, dispatcher  up     10.1.0.10  1h 1m  -       0.1.0
+s1     server                   up     10.1.0.11  59s    1.2 ms  0.1.0
+s2     server                   down   10.1.0.12  0s     -       -
+
+CONTROL CONNECTION  STATE  SINCE  RTT     MESSAGES IN / OUT  BYTES IN / OUT  LAST ERROR
+front - s1          up     1m 1s  1.2 ms  7 / 8              1.5 kB / 999 B  -
+front - s2          down   1m 1s  -       7 / 8              1.5 kB / 999 B  no route to host
+
+SERVER  LIVE  WEIGHT  SERVING  + ASSIGNED  ADOPTED  CLOSED  SERVED
+s1      yes   2       3        1           950      947     1.2 MB
+s2      no    2       3        1           -        -       -
+
+DISTRIBUTOR  IN KERNEL  ASKED  ANSWERED  BATCHES  HELD NOW  FAILED  FALLBACK
+front        901        52     51        43       4         5       6
+
+DISPATCHER  DECIDED  MOVES  TARGETS
+front       57       8      99
+
+HANDED OFF BY  TO  CONNECTIONS
+front          s1  950
+
+NODE   WHAT     COUNT  REASON       MEANS
+front  dropped  11     drop_loop    drop_loop, in a sentence
+front  refused  12     no_listener  no_listener, in a sentence
+front  FAULT    13     broken       broken, in a sentence
+";
+    assert_eq!(status.out, expected);
+}
+
+#[test]
+fn status_as_json_is_all_that_the_daemon_said() {
+    let dir = Scratch::new("json");
+    let daemon = daemon(&dir.0.join("front.sock"), json(&cluster()));
+    let status = baton(&dir, &["status", "--run-dir", ".", "--node", "front", "--json"]).exits(0);
+    daemon.join().expect("no panic");
+    let told: ClusterStatus = serde_json::from_str(&status.out).expect("JSON");
+    assert_eq!(told, cluster());
+    assert_eq!(status.json()["nodes"][0]["connections"][1]["state"], "down");
+    assert_eq!(status.json()["nodes"][0]["counters"][1]["kind"], "drop");
+}
+
+#[test]
+fn without_a_daemon_status_says_so() {
+    let dir = Scratch::new("none");
+    let none = |arguments: &[&str]| {
+        let none = baton(&dir, arguments).exits(1);
+        assert!(none.err.contains("no daemon runs here"), "{}", none.err);
+        assert!(none.err.contains("baton node --config"), "{}", none.err);
+        assert_eq!(none.out, "");
+    };
+    none(&["status", "--run-dir", "."]);
+    none(&["status", "--run-dir", "./nowhere"]);
+    none(&["status", "--run-dir", ".", "--node", "s1", "--json"]);
+    // Its socket is left when a daemon was killed.
+    drop(UnixListener::bind(dir.0.join("s1.sock")).expect("a new socket"));
+    none(&["status", "--run-dir", "."]);
+}
+
+#[test]
+fn of_several_daemons_one_must_be_chosen() {
+    let dir = Scratch::new("several");
+    let _other = UnixListener::bind(dir.0.join("s1.sock")).expect("a new socket");
+    let daemon = daemon(&dir.0.join("front.sock"), json(&cluster()));
+    let several = baton(&dir, &["status", "--run-dir", "."]).exits(2);
+    assert!(several.err.contains("front, s1") && several.err.contains("--node"), "{}", several.err);
+    baton(&dir, &["status", "--run-dir", ".", "--node", "front"]).exits(0);
+    daemon.join().expect("no panic");
+}
+
+#[test]
+fn a_daemon_that_says_nothing_or_nonsense_is_not_waited_for() {
+    let dir = Scratch::new("mute");
+    let _mute = UnixListener::bind(dir.0.join("mute.sock")).expect("a new socket");
+    let mute = baton(&dir, &["status", "--run-dir", ".", "--node", "mute"]).exits(1);
+    assert!(mute.err.contains("has not answered for 2 s"), "{}", mute.err);
+    for (name, answer) in
+        [("odd", &b"{\"cluster\": 1}"[..]), ("short", b"{\"cluster\": \"web\""), ("empty", b"")]
+    {
+        let daemon = daemon(&dir.0.join(format!("{name}.sock")), answer.to_owned());
+        let odd = baton(&dir, &["status", "--run-dir", ".", "--node", name]).exits(1);
+        assert!(odd.err.contains("cannot be understood"), "{}", odd.err);
+        daemon.join().expect("no panic");
+    }
+}
+
+#[test]
+fn a_node_of_the_largest_cluster_fits_a_status_message() {
+    let most = 256;
+    let name = "n".repeat(32);
+    let node = NodeStatus {
+        name: name.clone(),
+        id: u16::MAX,
+        address: "255.255.255.255".to_owned(),
+        roles: names(&["switch", "distributor", "dispatcher", "server"]),
+        reachable: true,
+        since_s: u64::from(u32::MAX),
+        version: "10.10.10".to_owned(),
+        connections: vec![
+            ConnectionStatus {
+                peer: name.clone(),
+                messages_in: u64::from(u32::MAX),
+                messages_out: u64::from(u32::MAX),
+                bytes_in: 1 << 48,
+                bytes_out: 1 << 48,
+                last_error: Some("e".repeat(ConnectionStatus::ERROR_BYTES_MAX)),
+                ..connection("")
+            };
+            most - 1
+        ],
+        loads: vec![
+            LoadStatus {
+                server: name.clone(),
+                serving: 100_000,
+                assigned: 100_000,
+                live: true,
+                weight: 100
+            };
+            most
+        ],
+        handoffs: vec![HandoffStatus { to: name, count: u64::from(u32::MAX) }; most],
+        counters: Counter::all()
+            .map(|counter| CounterStatus {
+                name: counter.name().to_owned(),
+                kind: CounterKind::Normal,
+                count: u64::from(u32::MAX),
+                text: counter.text().to_owned(),
+            })
+            .collect(),
+        ..NodeStatus::default()
+    };
+    let bytes = postcard::to_stdvec(&node).expect("postcard");
+    let bound = baton_control::message::STATUS_BYTES_MAX;
+    assert!(bytes.len() <= bound, "{} bytes, at most {bound}", bytes.len());
+    assert_eq!(postcard::from_bytes::<NodeStatus>(&bytes).expect("postcard"), node);
+}
