@@ -5,19 +5,21 @@
 #[path = "../tests/common/mod.rs"]
 mod common;
 
-use std::io::Write as _;
 use std::time::Duration;
 
 use baton_cluster::Flow;
-use baton_datapath::Guide;
 use baton_datapath::model::flag::{ACK, PSH, SYN};
 use baton_datapath::model::{Handoff, Offer, Options, cookie_of};
-use common::frames::{CLIENT, MSS, SACK, VIP, WSCALE, flow, timestamps};
-use common::world::{HANDOFF_PORT, OTHER, QUERY, SELF, WEB, address, keys};
+use baton_datapath::test_run::Run;
+use baton_datapath::{Counter, DatapathError, Guide};
+use common::frames::{MSS, SACK, WSCALE, flow, timestamps};
+use common::world::{HANDOFF_PORT, OTHER, SELF, WEB, address, keys};
 use common::{Tcp, World, in_netns};
 
 const FLOWS: u16 = 4000; // fewer than the table of bindings holds
 const REQUEST: &[u8] = b"GET /images/logo.png HTTP/1.1\r\nHost: www.example.org\r\nAccept: */*\r\n\r\n";
+
+const NOT_OURS: &str = "not ours (the overhead)";
 
 /// What one case took.
 struct Row {
@@ -42,23 +44,30 @@ impl Bench {
         Self { world, rows }
     }
 
-    /// Runs a frame of each flow and keeps the case's figures.
-    fn ingress(&mut self, case: &'static str, frame: impl Fn(&World, Flow) -> Vec<u8>) {
-        self.time("ingress", case, frame);
+    /// Runs a frame of each flow and keeps the case's figures; each must be counted as the case says.
+    fn ingress(&mut self, case: &'static str, as_what: Counter, frame: impl Fn(&World, Flow) -> Vec<u8>) {
+        let before = self.counted(as_what);
+        self.time("ingress", case, frame, |world, frame| world.programs.run_ingress(frame));
+        assert_eq!(self.counted(as_what) - before, u64::from(FLOWS), "{case}: not what was timed");
     }
 
-    fn time(&mut self, program: &'static str, case: &'static str, frame: impl Fn(&World, Flow) -> Vec<u8>) {
-        let mut took: Vec<u64> = flows()
-            .map(|f| {
-                let frame = frame(&self.world, f);
-                let programs = &self.world.programs;
-                let run = if program == "ingress" { programs.run_ingress(&frame) } else { programs.run_egress(&frame) };
-                ns(run.expect("a test-run").took)
-            })
-            .collect();
+    fn counted(&self, counter: Counter) -> u64 {
+        self.world.programs.counter(counter).expect("counters")
+    }
+
+    fn time(
+        &mut self,
+        program: &'static str,
+        case: &'static str,
+        frame: impl Fn(&World, Flow) -> Vec<u8>,
+        run: impl Fn(&World, &[u8]) -> Result<Run, DatapathError>,
+    ) {
+        let once = |f| ns(run(&self.world, &frame(&self.world, f)).expect("a test-run").took);
+        let mut took: Vec<u64> = flows().map(once).collect();
         took.sort_unstable();
         let at = |percent: usize| took[(took.len() - 1) * percent / 100];
-        self.rows.push(Row { program, case, median: at(50), min: at(0), p90: at(90) });
+        let (median, min, p90) = (at(50), at(0), at(90));
+        self.rows.push(Row { program, case, median, min, p90 });
     }
 
     /// Brings flows into a state, untimed.
@@ -67,6 +76,14 @@ impl Bench {
             self.world.programs.run_ingress(&frame(&self.world, f)).expect("a test-run");
         }
     }
+}
+
+fn ingress(world: &World, frame: &[u8]) -> Result<Run, DatapathError> {
+    world.programs.run_ingress(frame)
+}
+
+fn egress(world: &World, frame: &[u8]) -> Result<Run, DatapathError> {
+    world.programs.run_egress(frame)
 }
 
 fn flows() -> impl Iterator<Item = Flow> {
@@ -100,18 +117,18 @@ fn foreign(_: &World, mut f: Flow) -> Vec<u8> {
 
 fn distributor(rows: Vec<Row>) -> Vec<Row> {
     let mut b = Bench::new("d", rows);
-    b.ingress("not ours (the overhead)", foreign);
-    b.ingress("SYN answered", |_, f| {
+    b.time("ingress", NOT_OURS, foreign, ingress);
+    b.ingress("SYN answered", Counter::SynAnswered, |_, f| {
         Tcp::new(f, SYN, 1000, 0).options(&[MSS, SACK, &timestamps(5, 0), &[1], WSCALE]).frame()
     });
-    b.ingress("ACK completes the handshake", ack);
-    b.ingress("ACK before the request", ack);
-    b.ingress("first request, decided, handed off", request);
-    b.ingress("first request again, handed off", request);
-    b.ingress("forwarded by binding", ack);
+    b.ingress("ACK completes the handshake", Counter::HandshakeAck, ack);
+    b.ingress("ACK before the request", Counter::HandshakeAck, ack);
+    b.ingress("first request, decided, handed off", Counter::DecidedCache, request);
+    b.ingress("first request again, handed off", Counter::HandoffAgain, request);
+    b.ingress("forwarded by binding", Counter::ForwardedBinding, ack);
     b.world.rest().expect("tables");
     b.world.guide(WEB, Guide::Ask, &[], 1);
-    b.ingress("first request proves itself, held", request);
+    b.ingress("first request proves itself, held", Counter::HeldAsk, request);
     b.rows
 }
 
@@ -119,30 +136,27 @@ fn owner(rows: Vec<Row>) -> Vec<Row> {
     let mut b = Bench::new("ds", rows);
     b.world.guide(WEB, Guide::Rota, &[SELF], 1);
     b.prepare(request); // nobody listens: refused, but bound here
-    b.ingress("owned, to the stack", |w, f| {
+    b.ingress("owned, to the stack", Counter::Owned, |w, f| {
         let mut tcp = established(w, f, ACK);
         tcp.seq += 100;
         tcp.frame()
     });
     let mut answer = Tcp::new(flow(1), ACK | PSH, 1, 1).data(&[b'a'; 1000]);
     answer.back = true;
-    b.time("egress", "not ours (the overhead)", |_, f| {
-        let mut other = answer.clone();
-        other.flow = f;
-        other.flow.vip_port = 22;
-        other.frame()
-    });
-    b.time("egress", "the server's data, followed", |_, f| {
-        let mut own = answer.clone();
-        own.flow = f;
-        own.frame()
-    });
+    let sent = |mut f: Flow, port| {
+        f.vip_port = port;
+        Tcp { flow: f, ..answer.clone() }.frame()
+    };
+    b.time("egress", NOT_OURS, |_, f| sent(f, 22), egress);
+    let before = b.counted(Counter::BytesServed);
+    b.time("egress", "the server's data, followed", |_, f| sent(f, 80), egress);
+    assert_eq!(b.counted(Counter::BytesServed) - before, u64::from(FLOWS) * 1000);
     b.rows
 }
 
 fn server(rows: Vec<Row>) -> Vec<Row> {
     let mut b = Bench::new("s", rows);
-    b.ingress("handoff opened, bound, refused (no listener)", |w, f| {
+    b.ingress("handoff opened, bound, refused (no listener)", Counter::ResetNoListener, |w, f| {
         let h = Handoff {
             hops: 0,
             options: 7,
@@ -164,12 +178,12 @@ fn switch(rows: Vec<Row>) -> Vec<Row> {
     let mut b = Bench::new("w", rows);
     let slots = vec![Some(OTHER); 65_537];
     b.world.programs.set_maglev(&slots).expect("maglev");
-    b.ingress("switch: spread by Maglev", ack);
+    b.ingress("switch: spread by Maglev", Counter::ForwardedDistributor, ack);
     let issued = b.world.clock().wall_ms();
     for f in flows() {
         b.world.programs.bind_told(&f, 1001, OTHER, OTHER, issued).expect("bindings");
     }
-    b.ingress("switch: forwarded by binding", ack);
+    b.ingress("switch: forwarded by binding", Counter::ForwardedBinding, ack);
     b.rows
 }
 
@@ -181,11 +195,13 @@ fn main() {
         let printed = if json { print_json(&mut out, &rows) } else { print_table(&mut out, &rows) };
         printed.expect("standard output");
     });
-    let _ = (CLIENT, VIP, QUERY);
 }
 
 fn print_table(out: &mut impl std::io::Write, rows: &[Row]) -> std::io::Result<()> {
-    writeln!(out, "ns per packet, test-run's own overhead included; {FLOWS} packets a case, each of another flow\n")?;
+    writeln!(
+        out,
+        "ns per packet, test-run's own overhead included; {FLOWS} packets a case, each of another flow\n"
+    )?;
     writeln!(out, "{:<8} {:<46} {:>7} {:>7} {:>7}", "program", "case", "median", "min", "p90")?;
     for r in rows {
         writeln!(out, "{:<8} {:<46} {:>7} {:>7} {:>7}", r.program, r.case, r.median, r.min, r.p90)?;

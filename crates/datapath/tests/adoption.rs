@@ -31,7 +31,17 @@ impl Node {
         let wire = Hold::create("tap0").expect("a TAP device");
         ip(&["link", "set", "tap0", "address", "02:00:00:00:00:10"]);
         ip(&["address", "add", "10.1.0.10/24", "dev", "tap0"]);
-        ip(&["neighbour", "add", "10.1.0.1", "lladdr", "02:00:00:00:00:fe", "dev", "tap0", "nud", "permanent"]);
+        ip(&[
+            "neighbour",
+            "add",
+            "10.1.0.1",
+            "lladdr",
+            "02:00:00:00:00:fe",
+            "dev",
+            "tap0",
+            "nud",
+            "permanent",
+        ]);
         ip(&["route", "add", "default", "via", "10.1.0.1"]);
         let mut world = World::try_new("ds", &[], wire.index()).expect("the kernel takes the programs");
         world.programs.attach(wire.index()).expect("tcx");
@@ -97,7 +107,8 @@ impl Client {
     }
 
     fn packet(&self, flags: u8) -> Tcp {
-        Tcp::new(self.flow, flags, self.seq, self.ack).options(&[&[1, 1], &timestamps(self.tsval + 1, self.tsecr)])
+        Tcp::new(self.flow, flags, self.seq, self.ack)
+            .options(&[&[1, 1], &timestamps(self.tsval + 1, self.tsecr)])
     }
 
     fn request(&mut self, node: &Node) {

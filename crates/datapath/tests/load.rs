@@ -8,8 +8,7 @@ use baton_datapath::{Datapath, Roles, Settings, Sizes};
 #[test]
 fn the_verifier_accepts_every_mix_of_roles() {
     for bits in 0..8_u8 {
-        let roles =
-            Roles { switch: bits & 1 != 0, distributor: bits & 2 != 0, server: bits & 4 != 0 };
+        let roles = Roles { switch: bits & 1 != 0, distributor: bits & 2 != 0, server: bits & 4 != 0 };
         let settings = Settings {
             node: NodeId(0),
             roles,

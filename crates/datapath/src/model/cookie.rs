@@ -7,7 +7,9 @@ use baton_cluster::{Flow, Keys};
 use siphasher::sip::SipHasher13;
 
 use super::{Clock, Options, Packet};
-use crate::constants::{COOKIE_SLOT_SHIFT, MAGLEV_SLOTS, NO_WSCALE, OPTION_SACK, OPTION_TIMESTAMPS, OPTION_WSCALE};
+use crate::constants::{
+    COOKIE_SLOT_SHIFT, MAGLEV_SLOTS, NO_WSCALE, OPTION_SACK, OPTION_TIMESTAMPS, OPTION_WSCALE,
+};
 
 const COOKIE: u64 = 1;
 const CLOCK: u64 = 2;

@@ -59,21 +59,21 @@ impl Run<'_> {
     /// The least loaded for its weight of the live servers that the decision names, the first of equals.
     fn cached(&self, service: ServiceId, target: Target, load_limit: u32, generation: u32) -> Choice {
         let tables = &self.model.tables;
-        let named = tables
-            .decisions
-            .get(&(service, target))
-            .filter(|d| d.generation == generation && d.expires_ns.is_none_or(|at| at >= self.clock.kernel_ns));
+        let named = tables.decisions.get(&(service, target)).filter(|d| {
+            d.generation == generation && d.expires_ns.is_none_or(|at| at >= self.clock.kernel_ns)
+        });
         let alive = named.iter().flat_map(|d| &d.servers).filter_map(|server| {
             let load = tables.loads.get(server).filter(|load| load.live)?;
             Some((*server, u64::from(load.reported.wrapping_add(load.assigned)), *load))
         });
         // a / weight(a) against b / weight(b), without dividing
-        let least = alive.min_by(|(_, a, x), (_, b, y)| {
-            (a * u64::from(y.weight)).cmp(&(b * u64::from(x.weight)))
-        });
+        let least =
+            alive.min_by(|(_, a, x), (_, b, y)| (a * u64::from(y.weight)).cmp(&(b * u64::from(x.weight))));
         match least {
             None => Choice::Hold(Counter::HeldMiss),
-            Some((_, n, l)) if n * u64::from(l.least_weight) > u64::from(load_limit) * u64::from(l.weight) => {
+            Some((_, n, l))
+                if n * u64::from(l.least_weight) > u64::from(load_limit) * u64::from(l.weight) =>
+            {
                 Choice::Hold(Counter::HeldLoad)
             }
             Some((server, ..)) => Choice::Server(server, Counter::DecidedCache),

@@ -68,7 +68,14 @@ impl Handoff {
     }
 
     /// Wraps a frame's IP packet (with what follows it) for a node.
-    pub fn wrap(&self, keys: &Keys, frame: &[u8], from: Ipv4Addr, to: Ipv4Addr, port: u16) -> Option<Vec<u8>> {
+    pub fn wrap(
+        &self,
+        keys: &Keys,
+        frame: &[u8],
+        from: Ipv4Addr,
+        to: Ipv4Addr,
+        port: u16,
+    ) -> Option<Vec<u8>> {
         let (ethernet, inner) = frame.split_at_checked(L3)?;
         let (flow, seq, ack) = inner_of(inner)?;
         let length = u16::try_from(inner.len() + OVERHEAD).ok()?;

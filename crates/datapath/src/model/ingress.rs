@@ -9,8 +9,8 @@ use super::packet::flag::{ACK, FIN, RST, SYN};
 use super::rewrite::{Reply, checksum_is_right};
 use super::{Binding, Packet, Parsed, Run, Socket, Verdict, cookie_age, cookie_of, flow_clock, maglev_slot};
 use crate::constants::{
-    COOKIE_SLOTS_OLD, FLAG_ADOPTED, FLAG_CLOSED, FLAG_CONFIRMED, FLAG_FIN_IN, FLAG_HANDED, FLAG_SYN_SEEN, RCV_WSCALE,
-    RTT_CAP_MS, RTT_UNKNOWN, SYNACK_WINDOW, TRIES_MAX,
+    COOKIE_SLOTS_OLD, FLAG_ADOPTED, FLAG_CLOSED, FLAG_CONFIRMED, FLAG_FIN_IN, FLAG_HANDED, FLAG_SYN_SEEN,
+    RCV_WSCALE, RTT_CAP_MS, RTT_UNKNOWN, SYNACK_WINDOW, TRIES_MAX,
 };
 use crate::counters::Counter;
 use crate::events::Event;

@@ -14,8 +14,7 @@ use crate::counters::Counter;
 /// The ones' complement sum of 16-bit words (RFC 1071), folded.
 fn sum(parts: &[&[u8]]) -> u16 {
     let words = parts.iter().flat_map(|part| part.chunks(2));
-    let total: u64 =
-        words.map(|w| u64::from(w[0]) << 8 | w.get(1).map_or(0, |low| u64::from(*low))).sum();
+    let total: u64 = words.map(|w| u64::from(w[0]) << 8 | w.get(1).map_or(0, |low| u64::from(*low))).sum();
     let mut folded = total;
     while folded > 0xffff {
         folded = (folded & 0xffff) + (folded >> 16);
@@ -98,7 +97,7 @@ impl Run<'_> {
         tcp.extend(p.flow.client_port.to_be_bytes());
         tcp.extend(r.seq.to_be_bytes());
         tcp.extend(r.ack.to_be_bytes());
-        tcp.extend([((20 + options.len()) / 4 << 4) as u8, r.flags]);
+        tcp.extend([(((20 + options.len()) / 4) << 4) as u8, r.flags]);
         tcp.extend(r.window.to_be_bytes());
         tcp.extend([0; 4]); // checksum, urgent pointer
         tcp.extend(options);

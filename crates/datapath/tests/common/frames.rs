@@ -77,17 +77,16 @@ impl Tcp {
         tcp.acknowledgment_number = self.ack;
         tcp.set_options_raw(&self.options).expect("at most 40 bytes of options");
         let ip_payload = u16::try_from(tcp.header_len() + self.payload.len()).expect("fits");
-        let mut ip = Ipv4Header::new(ip_payload, self.ttl, IpNumber::TCP, from.octets(), to.octets())
-            .expect("fits");
+        let mut ip =
+            Ipv4Header::new(ip_payload, self.ttl, IpNumber::TCP, from.octets(), to.octets()).expect("fits");
         ip.identification = 0x1234;
         ip.header_checksum = ip.calc_header_checksum();
         let mut segment = tcp.to_bytes().to_vec();
         segment[13] = self.flags;
         segment.extend(&self.payload);
         let header = TcpHeader::from_slice(&segment).expect("just made").0;
-        tcp.checksum = header
-            .calc_checksum_ipv4_raw(from.octets(), to.octets(), &self.payload)
-            .expect("fits");
+        tcp.checksum =
+            header.calc_checksum_ipv4_raw(from.octets(), to.octets(), &self.payload).expect("fits");
         segment[16..18].copy_from_slice(&tcp.checksum.to_be_bytes());
         [&OUR_MAC[..], &self.mac, &[8, 0], &ip.to_bytes(), &segment].concat()
     }
