@@ -41,7 +41,6 @@ fn binary_near(program: &Path) -> Option<PathBuf> {
 pub struct Baton<'a> {
     host: &'a Host,
     binary: PathBuf,
-    config: PathBuf,
     run_dir: PathBuf,
     process: Process,
 }
@@ -74,7 +73,7 @@ impl<'a> Baton<'a> {
         command.arg("--run-dir").arg(&run_dir);
         let mut process = host.start("baton", command);
         process.wait_ready(READY, || ready.exists());
-        Self { host, binary: binary.to_owned(), config: config.to_owned(), run_dir, process }
+        Self { host, binary: binary.to_owned(), run_dir, process }
     }
 
     /// The machine that it runs on.
@@ -94,7 +93,7 @@ impl<'a> Baton<'a> {
     #[track_caller]
     pub fn status(&self) -> serde_json::Value {
         let mut command = self.host.command(&self.binary.display().to_string());
-        command.args(["status", "--json", "--config"]).arg(&self.config).args(["--node", self.host.name()]);
+        command.args(["status", "--json", "--node", self.host.name()]);
         command.arg("--run-dir").arg(&self.run_dir);
         let text = crate::tools::succeed(&mut command);
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("not JSON ({error}): {text}"))

@@ -20,6 +20,8 @@ use crate::netns::Namespace;
 const HEAD_MAX: usize = 64 * 1024;
 /// The longest body kept for a caller that did not say which one is right.
 const UNCHECKED_MAX: u64 = 1 << 20;
+/// How long a source port may stay taken by its last connection.
+const PORT_FREE: Duration = Duration::from_secs(2);
 /// How much is read at once; more than the longest head.
 const READ: usize = 256 * 1024;
 
@@ -132,9 +134,23 @@ impl Dial {
         self.bind(&socket)?;
         let stream = TcpStream::from(socket);
         stream.set_write_timeout(Some(self.patience))?;
-        connect(stream.as_raw_fd(), &SockaddrIn::from(self.to))?;
+        self.connect(&stream)?;
         stream.set_nodelay(true)?;
         Ok(Connection { stream, patience: self.patience, buffer: vec![0; READ], pending: 0..0 })
+    }
+
+    /// A chosen port is free only when its last connection's FIN has been acknowledged, a moment after
+    /// its close.
+    fn connect(&self, stream: &TcpStream) -> Result<(), Fault> {
+        let until = Instant::now() + PORT_FREE;
+        loop {
+            match connect(stream.as_raw_fd(), &SockaddrIn::from(self.to)) {
+                Err(Errno::EADDRNOTAVAIL) if self.source_port != 0 && Instant::now() < until => {
+                    std::thread::yield_now();
+                }
+                other => return Ok(other?),
+            }
+        }
     }
 
     fn bind(&self, socket: &OwnedFd) -> Result<(), Fault> {

@@ -248,6 +248,11 @@ impl Testbed {
         &self.clients
     }
 
+    /// The router's interface to a client's network.
+    pub fn client_port(&self, index: usize) -> String {
+        format!("to-client{index}")
+    }
+
     /// The router between clients and nodes. A switch may run on it.
     pub fn router(&self) -> &Host {
         &self.router

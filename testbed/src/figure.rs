@@ -1,0 +1,226 @@
+//! The arrangements of the paper (ATC'00, figures 5 to 8), each as a running cluster: namespaces, web
+//! servers, one daemon a node. Only the cluster file says which is which.
+
+use std::fmt::Write as _;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use crate::{Baton, Builder, DocRoot, Host, Testbed, WebServer, wait_until};
+
+/// How long the daemons may take to find each other.
+const FORMED: Duration = Duration::from_secs(20);
+
+/// Starts a kind of web server on a node.
+pub type StartServer = fn(&Host, &DocRoot) -> WebServer;
+
+/// An arrangement of roles over nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Figure {
+    /// One front-end (distributor, dispatcher) before servers.
+    Five,
+    /// Several distributors, the dispatcher on a node of its own, servers behind.
+    Six,
+    /// A switch on a node of its own; distributor and server together on the others.
+    Seven,
+    /// As seven, but the switch is the clients' router.
+    SevenRouter,
+    /// No switch: one VIP for each distributor, by DNS; distributor and server together.
+    Eight,
+    /// Every role on one node.
+    AllOnOne,
+}
+
+impl Figure {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Five, Self::Six, Self::Seven, Self::SevenRouter, Self::Eight, Self::AllOnOne];
+
+    /// The roles of the nodes, in their order, and then of the router (empty: not in the cluster).
+    fn roles(self) -> (&'static [&'static str], &'static str) {
+        const BOTH: &str = "distributor,server";
+        const ALL_BUT_SWITCH: &str = "distributor,server,dispatcher";
+        match self {
+            Self::Five => (&["distributor,dispatcher", "server", "server", "server"], ""),
+            Self::Six => (&["distributor", "distributor", "dispatcher", "server", "server"], ""),
+            Self::Seven => (&["switch", ALL_BUT_SWITCH, BOTH, BOTH], ""),
+            Self::SevenRouter => (&[ALL_BUT_SWITCH, BOTH, BOTH], "switch"),
+            Self::Eight => (&[ALL_BUT_SWITCH, BOTH, BOTH], ""),
+            Self::AllOnOne => (&["switch,distributor,server,dispatcher"], ""),
+        }
+    }
+
+    /// How many nodes it needs.
+    pub fn nodes(self) -> usize {
+        self.roles().0.len()
+    }
+
+    /// The addresses that clients may connect to.
+    pub fn vips(self) -> Vec<Ipv4Addr> {
+        let distributors = self.roles().0.iter().filter(|r| r.contains("distributor")).count();
+        let vips = if matches!(self, Self::Six | Self::Eight) { distributors } else { 1 };
+        (1..=vips as u8).map(|last| Ipv4Addr::new(10, 99, 0, last)).collect()
+    }
+
+    /// Whether a node has a role.
+    pub fn has_role(self, node: usize, role: &str) -> bool {
+        self.roles().0.get(node).is_some_and(|roles| roles.split(',').any(|r| r == role))
+    }
+
+    /// The cluster file for a testbed. `service` is more of the service's table, such as
+    /// `policy = "wrr"`, which is LARD if it says nothing.
+    pub fn config(self, bed: &Testbed, service: &str) -> String {
+        let mut text = String::from(
+            "[cluster]\nname = \"testbed\"\nsecret = \"6f1c0a9be47d82355ac4e09d17b86f3e2d4c5a69\"\n",
+        );
+        let (roles, router) = self.roles();
+        for (host, roles) in bed.nodes().iter().zip(roles) {
+            node(&mut text, host, roles);
+        }
+        if !router.is_empty() {
+            node(&mut text, bed.router(), router);
+            let clients = (0..bed.clients().len()).map(|i| bed.client_port(i));
+            let interfaces: Vec<String> =
+                clients.chain(["br0".to_owned()]).map(|name| format!("{name:?}")).collect();
+            let _ = writeln!(text, "announce = false\ninterfaces = [{}]", interfaces.join(", "));
+        }
+        let vips: Vec<String> = self.vips().iter().map(|vip| format!("\"{vip}\"")).collect();
+        let _ = writeln!(text, "[[service]]\nname = \"www\"\nvips = [{}]\nport = 80", vips.join(", "));
+        if !service.contains("policy =") {
+            text.push_str("policy = \"lard\"\n");
+        }
+        text + service + "\n"
+    }
+
+    /// Starts it on a testbed of enough nodes, and waits until every daemon has found every other.
+    ///
+    /// # Panics
+    /// When it does not come up, with the end of a log.
+    #[track_caller]
+    pub fn start<'a>(
+        self,
+        bed: &'a Testbed,
+        server: StartServer,
+        files: &DocRoot,
+        service: &str,
+    ) -> Cluster<'a> {
+        let servers = bed
+            .nodes()
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| self.has_role(*i, "server"))
+            .map(|(_, host)| server(host, files))
+            .collect();
+        self.start_without_servers(bed, servers, service)
+    }
+
+    /// As [`Figure::start`], with web servers that the caller has started, or none.
+    ///
+    /// # Panics
+    /// As [`Figure::start`].
+    #[track_caller]
+    pub fn start_without_servers<'a>(
+        self,
+        bed: &'a Testbed,
+        servers: Vec<WebServer>,
+        service: &str,
+    ) -> Cluster<'a> {
+        let config = bed.router().scratch().write("cluster.toml", &self.config(bed, service));
+        let vips = self.vips();
+        vips.iter().for_each(|vip| bed.vip_on_link(*vip));
+        let (roles, router) = self.roles();
+        let hosts = bed.nodes().iter().take(roles.len());
+        let hosts = hosts.chain((!router.is_empty()).then(|| bed.router()));
+        let batons: Vec<Baton<'a>> = hosts.map(|host| Baton::start(host, &config)).collect();
+        let cluster = Cluster { figure: self, vips, servers, batons };
+        cluster.wait_formed();
+        cluster
+    }
+}
+
+impl Builder {
+    /// As many nodes as a figure needs.
+    pub fn figure(self, figure: Figure) -> Self {
+        self.nodes(figure.nodes())
+    }
+}
+
+/// A running cluster. Dropping it kills the daemons; [`Cluster::stop`] ends them properly.
+#[derive(Debug)]
+pub struct Cluster<'a> {
+    /// Which arrangement.
+    pub figure: Figure,
+    /// What clients connect to.
+    pub vips: Vec<Ipv4Addr>,
+    /// The web servers, in the order of their nodes.
+    pub servers: Vec<WebServer>,
+    /// The daemons, in the order of their nodes; last the router's, if it has one.
+    pub batons: Vec<Baton<'a>>,
+}
+
+impl<'a> Cluster<'a> {
+    /// The first VIP's service.
+    pub fn service(&self) -> SocketAddrV4 {
+        SocketAddrV4::new(self.vips[0], 80)
+    }
+
+    /// Waits until every daemon has a control connection to every other.
+    ///
+    /// # Panics
+    /// When that takes too long.
+    #[track_caller]
+    pub fn wait_formed(&self) {
+        let others = self.batons.len() - 1;
+        for baton in &self.batons {
+            wait_until(FORMED, "control connections between all nodes", || {
+                let status = baton.status();
+                let mine = node_status(&status, baton.host().name());
+                let up = mine["connections"].as_array().map_or(0, |all| {
+                    all.iter().filter(|connection| connection["state"] == "up").count()
+                });
+                up == others
+            });
+        }
+    }
+
+    /// The daemon of a node.
+    #[track_caller]
+    pub fn baton(&self, name: &str) -> &Baton<'a> {
+        self.batons.iter().find(|b| b.host().name() == name).expect("the cluster has such a node")
+    }
+
+    /// A counter of the packet path, summed over all nodes.
+    pub fn counted(&self, counter: &str) -> u64 {
+        self.batons.iter().map(|baton| counted(baton, counter)).sum()
+    }
+
+    /// Ends all daemons properly.
+    #[track_caller]
+    pub fn stop(self) {
+        self.batons.into_iter().for_each(Baton::stop);
+    }
+}
+
+/// A counter of one node's packet path.
+#[track_caller]
+pub fn counted(baton: &Baton<'_>, counter: &str) -> u64 {
+    let status = baton.status();
+    let counters = node_status(&status, baton.host().name())["counters"].as_array().cloned();
+    let counters = counters.unwrap_or_default();
+    counters.iter().find(|c| c["name"] == counter).and_then(|c| c["count"].as_u64()).unwrap_or(0)
+}
+
+/// One node's part of a status.
+pub fn node_status<'j>(status: &'j serde_json::Value, name: &str) -> &'j serde_json::Value {
+    let nodes = status["nodes"].as_array();
+    nodes.and_then(|nodes| nodes.iter().find(|n| n["name"] == name)).unwrap_or(&serde_json::Value::Null)
+}
+
+fn node(text: &mut String, host: &Host, roles: &str) {
+    let roles: Vec<String> = roles.split(',').map(|role| format!("{role:?}")).collect();
+    let (name, address) = (host.name(), host.address());
+    let _ = writeln!(
+        text,
+        "[[node]]\nname = \"{name}\"\naddress = \"{address}\"\nroles = [{}]",
+        roles.join(", ")
+    );
+}
