@@ -341,20 +341,31 @@ inline_always int handoff(struct __sk_buff *skb)
 	count(COUNT_HANDOFF_RECEIVED);
 	read_options(skb, &p);
 	struct binding *b = binding_of(&p.flow);
-	if (b && b->state == STATE_BOUND) {
-		if (b->start_seq == bpf_ntohl(o.start_seq) && is_hearsay(b))
-			learn(b, &o, &p);
-		if (b->start_seq == bpf_ntohl(o.start_seq) && b->node != settings.self)
-			return send_handoff(skb, &p, b, b->node, o.hops + 1);
-		if (b->start_seq != bpf_ntohl(o.start_seq) &&
-		    (__s32)(b->issued_ms - bpf_ntohl(o.issued_ms)) > 0)
-			return drop(COUNT_DROP_HANDOFF_STALE);
+	if (b && b->state != STATE_BOUND)
+		b = 0;
+	if (b) {
+		bool later = (__s32)(bpf_ntohl(o.issued_ms) - b->issued_ms) > 0;
 		if (b->start_seq != bpf_ntohl(o.start_seq)) {
+			if ((__s32)(b->issued_ms - bpf_ntohl(o.issued_ms)) > 0)
+				return drop(COUNT_DROP_HANDOFF_STALE);
 			retire(b);
 			b = 0;
+		} else if (b->node == settings.self) {
+			if (is_hearsay(b))
+				learn(b, &o, &p);
+		} else if (later) {
+			/*
+			 * The node we had handed it to never got it, and has decided the client's
+			 * repetition afresh: for us.
+			 */
+			learn(b, &o, &p);
+			b->node = settings.self;
+			b->flags = 0;
+		} else {
+			if (is_hearsay(b))
+				learn(b, &o, &p);
+			return send_handoff(skb, &p, b, b->node, o.hops + 1);
 		}
-	} else {
-		b = 0;
 	}
 	if (!b) {
 		struct binding *fresh = &s->binding;
@@ -461,9 +472,17 @@ int apply_order(struct order *o)
 		set_flag(b, FLAG_CLOSED);
 	} else {
 		/* news may be late: what is known of a younger connection stands */
-		if (b && b->state == STATE_BOUND &&
-		    (b->start_seq == o->start_seq || (__s32)(b->issued_ms - o->issued_ms) > 0))
+		if (b && b->state == STATE_BOUND && (__s32)(o->issued_ms - b->issued_ms) <= 0)
 			return 0;
+		if (b && b->state == STATE_BOUND && b->start_seq == o->start_seq) {
+			/* decided afresh elsewhere, because the handoff packet was lost */
+			if (b->flags & FLAG_ADOPTED)
+				return 0;
+			b->node = o->node;
+			b->issued_ms = o->issued_ms;
+			o->done = 1;
+			return 0;
+		}
 		struct scratch *s = scratch();
 		if (!s)
 			return 0;

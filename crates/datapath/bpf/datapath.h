@@ -32,7 +32,7 @@ enum times {
 	IDLE_MS = 7200000,
 	RTT_UNKNOWN = 0xffff,
 	RTT_CAP_MS = 1000,	/* how far an adopted socket's clock may start ahead of the echo */
-	HANDOFF_AGE_MS = 30000, /* older (or newer) handoff packets are refused */
+	HANDOFF_AGE_MS = 120000, /* handoffs decided longer ago (or in the future) are refused */
 };
 
 enum offer {
@@ -164,7 +164,7 @@ struct binding {
 	__u32 start_ack;    /* our first data byte: the cookie + 1 */
 	__u32 syn_isn;	    /* with FLAG_SYN_SEEN: ISN of the newer SYN */
 	__u32 snd_end;	    /* owner: end of what the server has sent */
-	__u32 issued_ms;    /* wall clock of the decision or its last sending, truncated */
+	__u32 issued_ms;    /* wall clock of the decision, truncated */
 	__u16 node;	    /* with STATE_BOUND: the owner */
 	__u16 distributor;  /* who handed it off */
 	__u16 service;

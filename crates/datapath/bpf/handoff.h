@@ -57,7 +57,6 @@ inline_always int send_handoff(struct __sk_buff *skb, const struct packet *p, st
 	struct udphdr *udp = (struct udphdr *)h->udp;
 
 	__builtin_memset(h, 0, sizeof(*h));
-	b->issued_ms = wall_ns() / 1000000;
 	h->option.option_class = bpf_htons(HANDOFF_OPTION_CLASS);
 	h->option.type = HANDOFF_OPTION_TYPE;
 	h->option.length = (sizeof(h->option) - 4) / 4;
