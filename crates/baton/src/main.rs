@@ -38,7 +38,8 @@ enum Command {
     Init(init::Init),
     Check(check::Check),
     Doctor(doctor::Doctor),
-    Node(node::Node),
+    // Boxed for its log filter, the largest of all.
+    Node(Box<node::Node>),
     Status(status::Status),
 }
 
