@@ -156,7 +156,7 @@ fn steps() -> impl Strategy<Value = Step> {
     let flows = || 0..4_u8;
     let nodes = || 0..3_u16;
     let near = || prop_oneof![5 => Just(0), 1 => any::<i32>(), 1 => Just(1)];
-    let late = || prop_oneof![4 => Just(0), 1 => -40_000..40_000_i32];
+    let late = || prop_oneof![4 => Just(0), 1 => -140_000..140_000_i32];
     let times =
         select(vec![1, 200, 2_001, 3_001, 59_000, 61_000, 70_000, 140_000, 301_000, 700_000, 7_201_000]);
     prop_oneof![
@@ -404,7 +404,7 @@ fn options(frame: &mut Vec<u8>, bytes: &[u8]) {
     let room = bytes.len() / 4 * 4;
     frame.truncate(14 + 20 + 20);
     frame.extend(&bytes[..room]);
-    frame[14 + 20 + 12] = ((20 + room) / 4 << 4) as u8;
+    frame[14 + 20 + 12] = (((20 + room) / 4) << 4) as u8;
     frame[16..18].copy_from_slice(&((40 + room) as u16).to_be_bytes());
     fix_checksums(frame);
 }
@@ -424,7 +424,7 @@ fn agree(letters: &'static str) {
         let world = std::cell::RefCell::new(world);
         let until = Instant::now() + Duration::from_secs(30);
         let sequences = proptest::collection::vec(steps(), 1..40);
-        let outcome = runner(500).run(&sequences, |sequence| {
+        let outcome = runner(350).run(&sequences, |sequence| {
             let mut world = world.borrow_mut();
             world.rest().map_err(|e| TestCaseError::fail(e.to_string()))?;
             let mut play = Play { world: &mut world, clients: HashMap::new() };

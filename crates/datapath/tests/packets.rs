@@ -1,5 +1,6 @@
 //! Packets one by one: each case says in a sentence what must happen; `World` checks on the way that
-//! the programs and their model agree about it. What a handoff packet may be is in handoff_packets.rs.
+//! the programs and their model agree about it. What cannot be read is in
+//! bad_packets.rs, what a handoff packet may be in handoff_packets.rs.
 //! Needs root.
 
 mod common;
@@ -7,85 +8,15 @@ mod common;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
-use baton_cluster::Flow;
 use baton_datapath::constants::{FLAG_CLOSED, FLAG_CONFIRMED, FLAG_SERVING};
 use baton_datapath::model::flag::{ACK, FIN, PSH, RST, SYN};
-use baton_datapath::model::{Handoff, Offer, Outcome, Socket as KernelSocket, Verdict};
+use baton_datapath::model::{Handoff, Offer, Socket as KernelSocket, Verdict};
 use baton_datapath::{Event, Guide, State};
-use common::frames::{
-    CLIENT, MSS, SACK, VIP, WSCALE, checksums_are_right, fix_checksums, flow, read, timestamps,
-};
+use common::client::{Client, DATA, REQUEST, case, node, state};
+use common::frames::{CLIENT, MSS, SACK, VIP, WSCALE, checksums_are_right, flow, read, timestamps};
 use common::world::{OTHER, SELF, THIRD, WEB, keys, mac};
 use common::{Tcp, World, in_netns, ip};
 use socket2::{Domain, Socket, Type};
-
-const REQUEST: &[u8] = b"GET /a?q HTTP/1.1\r\nHost: x\r\n\r\n";
-const DATA: u8 = ACK | PSH;
-
-/// A client whose handshake is complete.
-#[derive(Clone, Copy)]
-struct Client {
-    flow: Flow,
-    /// Its next byte.
-    seq: u32,
-    /// Ours.
-    ack: u32,
-    tsval: u32,
-}
-
-impl Client {
-    /// SYN, SYN-ACK and ACK at a distributor.
-    fn connected(world: &mut World, flow: Flow) -> Self {
-        let client = Self::greeted(world, flow, 1000);
-        case(
-            world,
-            "the ACK completes the handshake",
-            &client.sends(ACK).frame(),
-            Verdict::Drop,
-            &["handshake_ack"],
-        );
-        client
-    }
-
-    fn greeted(world: &mut World, flow: Flow, isn: u32) -> Self {
-        let syn = Tcp::new(flow, SYN, isn, 0).options(&[MSS, SACK, WSCALE, &timestamps(9, 0)]);
-        let said = case(world, "a SYN is answered", &syn.frame(), Verdict::Redirect, &["syn_answered"]);
-        let tcp = read(&said.frame);
-        let tsval = tcp.options_iterator().find_map(|o| match o {
-            Ok(etherparse::TcpOptionElement::Timestamp(value, _)) => Some(value),
-            _ => None,
-        });
-        Self { flow, seq: isn + 1, ack: tcp.sequence_number.wrapping_add(1), tsval: tsval.unwrap_or(0) }
-    }
-
-    fn sends(&self, flags: u8) -> Tcp {
-        Tcp::new(self.flow, flags, self.seq, self.ack).options(&[&timestamps(10, self.tsval)])
-    }
-
-    fn requests(&self) -> Tcp {
-        self.sends(DATA).data(REQUEST)
-    }
-}
-
-/// A packet arrives: its fate, and all that was counted.
-#[track_caller]
-fn case(world: &mut World, sentence: &str, frame: &[u8], verdict: Verdict, counted: &[&str]) -> Outcome {
-    let said = world.ingress(frame);
-    assert_eq!((said.verdict, &world.counted[..]), (verdict, counted), "{sentence}");
-    said
-}
-
-#[track_caller]
-fn state(world: &World, flow: &Flow) -> Option<State> {
-    world.programs.whole_binding(flow).expect("bindings").map(|b| b.state)
-}
-
-fn node(letters: &'static str, test: impl FnOnce(&mut World, Flow) + Send + 'static) {
-    in_netns(move || {
-        let f = flow(40_000);
-        test(&mut World::new(letters, &[f]), f);
-    });
-}
 
 #[test]
 fn a_syn_is_answered_with_what_it_offered_and_no_more() {
@@ -317,81 +248,6 @@ fn cookies_prove_connections_for_a_while() {
         case(world, "no RST for an ACK", &c.sends(ACK).frame(), Verdict::Drop, &["drop_unknown_flow"]);
         world.pass(Duration::from_secs(600));
         case(world, "too old to be known", &c.requests().frame(), Verdict::Drop, &["drop_unknown_flow"]);
-    });
-}
-
-#[test]
-fn what_cannot_be_read_is_counted_and_dropped() {
-    node("d", |world, f| {
-        let syn = Tcp::new(f, SYN, 1, 0).options(&[MSS]).frame();
-        let mut with = |sentence: &str, counted: &str, change: &dyn Fn(&mut Vec<u8>)| {
-            let mut frame = syn.clone();
-            change(&mut frame);
-            case(world, sentence, &frame, Verdict::Drop, &[counted]);
-        };
-        with("a first fragment", "drop_fragment", &|p| p[20] = 0x20);
-        with("a later fragment", "drop_fragment", &|p| p[21] = 5);
-        with("IP options", "drop_ip_options", &|p| p[14] = 0x46);
-        with("an IP header too short", "drop_ip_options", &|p| p[14] = 0x44);
-        with("cut behind the IP header", "drop_malformed", &|p| p.truncate(34));
-        with("cut in the TCP header", "drop_malformed", &|p| p.truncate(50));
-        with("cut in the options", "drop_malformed", &|p| p.truncate(56));
-        with("tot_len beyond the frame", "drop_malformed", &|p| p[17] += 1);
-        with("tot_len inside the TCP header", "drop_malformed", &|p| p[17] = 39);
-        with("doff beyond the packet", "drop_malformed", &|p| p[46] = 0xf0);
-        with("doff below five", "drop_malformed", &|p| p[46] = 0x40);
-        with("a wrong checksum", "drop_checksum", &|p| p[50] ^= 1);
-        for (flags, name) in [
-            (0, "none"),
-            (FIN, "FIN"),
-            (SYN | FIN, "SYN FIN"),
-            (SYN | RST, "SYN RST"),
-            (SYN | ACK, "SYN ACK"),
-        ] {
-            with(name, "drop_flags", &|p| p[47] = flags);
-        }
-    });
-}
-
-#[test]
-fn what_is_for_nobody_here_passes() {
-    node("wds", |world, f| {
-        let ours = Tcp::new(f, SYN, 1, 0);
-        let mut pass = |sentence: &str, frame: &[u8]| {
-            assert_eq!(case(world, sentence, frame, Verdict::Next, &[]).frame, frame, "{sentence}");
-        };
-        for port in [0, 22] {
-            let mut other = ours.clone();
-            other.flow.vip_port = port;
-            pass("no service's port", &other.frame());
-        }
-        let mut other = ours.clone();
-        other.flow.vip = [10, 1, 0, 10].into();
-        pass("no service's address", &other.frame());
-        let mut frame = other.frame();
-        frame[20] = 0x20;
-        pass("its fragment", &frame);
-        let mut frame = ours.frame();
-        frame[23] = 1;
-        pass("ICMP to a VIP", &frame);
-        frame[12..14].copy_from_slice(&[8, 6]);
-        pass("ARP", &frame);
-    });
-}
-
-#[test]
-fn garbage_in_options_ends_their_reading() {
-    node("d", |world, f| {
-        for (garbage, wscale) in
-            [(&[3, 0, 3, 3, 7, 0, 0, 0][..], None), (&[3, 3, 99, 0], Some(14)), (&[253, 40, 3, 3], None)]
-        {
-            let mut frame = Tcp::new(f, SYN, 1, 0).options(&[MSS, &[0; 8][..garbage.len()]]).frame();
-            frame[58..58 + garbage.len()].copy_from_slice(garbage);
-            fix_checksums(&mut frame);
-            let said = case(world, "answered", &frame, Verdict::Redirect, &["syn_answered"]);
-            let offer = Offer::in_cookie(read(&said.frame).sequence_number);
-            assert_eq!((offer.mss, offer.wscale), (1460, wscale), "{garbage:?}");
-        }
     });
 }
 

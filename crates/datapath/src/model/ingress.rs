@@ -344,26 +344,34 @@ impl Run<'_> {
         };
         self.count(Counter::HandoffReceived);
         let known = self.binding_of(&p.flow).filter(|b| matches!(b.state, State::Bound(_)));
-        let mut b = match known {
-            Some(mut b) if b.start_seq == h.start_seq => {
-                if b.is_hearsay() {
-                    learn(&mut b, &p, &h);
-                }
-                b
-            }
-            Some(b) if b.issued_ms.wrapping_sub(h.issued_ms) as i32 > 0 => {
+        let own_node = State::Bound(self.model.settings.node);
+        let decided_later = |b: &Binding| h.issued_ms.wrapping_sub(b.issued_ms) as i32 > 0;
+        let b = match known {
+            None => self.fresh(&p, &h),
+            Some(b) if b.start_seq != h.start_seq && b.issued_ms.wrapping_sub(h.issued_ms) as i32 > 0 => {
                 return self.drop(Counter::DropHandoffStale);
             }
-            Some(mut b) => {
+            Some(mut b) if b.start_seq != h.start_seq => {
                 self.retire(&mut b);
                 self.fresh(&p, &h)
             }
-            None => self.fresh(&p, &h),
+            // The node that was to own it never did; the client's repetition was decided afresh, for us.
+            Some(mut b) if b.state != own_node && decided_later(&b) => {
+                learn(&mut b, &p, &h);
+                b.state = own_node;
+                b.flags = 0;
+                b
+            }
+            Some(mut b) if b.is_hearsay() => {
+                learn(&mut b, &p, &h);
+                b
+            }
+            Some(b) => b,
         };
         if let State::Bound(node) = b.state
             && node != self.model.settings.node
         {
-            let verdict = self.send_handoff(&p, &mut b, node, h.hops.wrapping_add(1));
+            let verdict = self.send_handoff(&p, &b, node, h.hops.wrapping_add(1));
             self.put(p.flow, b);
             return verdict;
         }

@@ -3,7 +3,7 @@
 use baton_cluster::{Flow, NodeId, ServiceId};
 
 use super::{Binding, Clock, Model, Outcome, Run, Verdict};
-use crate::constants::FLAG_CLOSED;
+use crate::constants::{FLAG_ADOPTED, FLAG_CLOSED};
 use crate::tables::State;
 
 impl Model {
@@ -20,8 +20,8 @@ impl Model {
         true
     }
 
-    /// Another node says that the flow belongs to a server. What is known of this connection, or of a
-    /// younger one, stands.
+    /// Another node says that the flow belongs to a server. Of two decisions the later one
+    /// stands, but a connection that was adopted here stays.
     pub fn bind_told(
         &mut self,
         flow: &Flow,
@@ -33,11 +33,16 @@ impl Model {
     ) -> Outcome {
         Run::over(self, &[], clock, |run| {
             let known = run.model.tables.bindings.get(flow).copied();
-            let stands = known.is_some_and(|b| {
-                matches!(b.state, State::Bound(_))
-                    && (b.start_seq == start_seq || b.issued_ms.wrapping_sub(issued_ms) as i32 > 0)
-            });
-            if stands {
+            let bound = known.filter(|b| matches!(b.state, State::Bound(_)));
+            if bound.is_some_and(|b| issued_ms.wrapping_sub(b.issued_ms) as i32 <= 0) {
+                return Verdict::Next;
+            }
+            if let Some(mut b) = bound.filter(|b| b.start_seq == start_seq) {
+                // Decided afresh elsewhere, because its handoff packet was lost: unless it was not.
+                if !b.has(FLAG_ADOPTED) {
+                    (b.state, b.issued_ms) = (State::Bound(server), issued_ms);
+                    run.put(*flow, b);
+                }
                 return Verdict::Next;
             }
             if let Some(mut b) = known {

@@ -169,7 +169,7 @@ impl Run<'_> {
     }
 
     /// Wraps the packet for the server's node and sends it there.
-    pub(super) fn send_handoff(&mut self, p: &Packet, b: &mut Binding, to: NodeId, hops: u8) -> Verdict {
+    pub(super) fn send_handoff(&mut self, p: &Packet, b: &Binding, to: NodeId, hops: u8) -> Verdict {
         let settings = self.model.settings;
         let Some(address) = self.model.tables.nodes.get(&to).copied() else {
             return self.drop(Counter::FaultMap);
@@ -180,7 +180,6 @@ impl Run<'_> {
         if self.frame.len() - L3 + OVERHEAD > usize::from(settings.mtu) {
             return self.drop(Counter::DropHandoffTooBig);
         }
-        b.issued_ms = self.clock.wall_ms();
         let handoff = Handoff {
             hops,
             options: b.options,

@@ -2,6 +2,7 @@
 //! per test, and a world: the loaded programs and their model, told the same and held equal.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod client;
 pub mod frames;
 pub mod world;
 
