@@ -77,7 +77,7 @@ impl<'a> Baton<'a> {
     }
 
     /// The machine that it runs on.
-    pub fn host(&self) -> &Host {
+    pub fn host(&self) -> &'a Host {
         self.host
     }
 
