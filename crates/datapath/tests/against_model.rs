@@ -28,7 +28,7 @@ enum Kind {
         step: u32,
         options: u8,
     },
-    /// `seq` and `ack`: how far from the connection's first bytes.
+    /// `seq` and `ack`: how far from the connection's first bytes; [`ALL`]: behind all that was sent.
     Segment {
         flags: u8,
         seq: i32,
@@ -84,6 +84,10 @@ enum Step {
     Pass {
         ms: u64,
     },
+    /// The node's wall clock falls behind the others'.
+    Back {
+        ms: u64,
+    },
     Daemon(bool),
     Guide(u8),
     Load {
@@ -112,6 +116,8 @@ enum Mutation {
     Options(Vec<u8>),
 }
 
+const ALL: i32 = i32::MAX;
+
 const REQUESTS: [&[u8]; 8] = [
     b"",
     b"\0",
@@ -128,8 +134,11 @@ fn kinds() -> impl Strategy<Value = Kind> {
         6 => Just(ACK), 4 => Just(ACK | PSH), 3 => Just(FIN | ACK), 1 => Just(RST), 1 => Just(RST | ACK),
         1 => any::<u8>(),
     ];
-    let offset = || prop_oneof![6 => Just(0), 1 => Just(-1), 1 => Just(1), 1 => Just(500), 1 => any::<i32>()];
+    let offset = || prop_oneof![6 => Just(0), 1 => Just(-1), 1 => Just(1), 1 => Just(500), 3 => Just(ALL), 1 => any::<i32>()];
+    let usual = |flags, seq, ack, payload| Just(Kind::Segment { flags, seq, ack, stamps: true, payload });
     prop_oneof![
+        2 => usual(ACK | PSH, 0, 0, 2),
+        2 => usual(ACK, ALL, ALL, 0),
         1 => (select(vec![0, 0, 70_000, 1]), 0..16_u8).prop_map(|(step, options)| Kind::Syn { step, options }),
         4 => (flags, offset(), offset(), any::<bool>(), 0..8_u8).prop_map(|(flags, seq, ack, stamps, payload)| {
             Kind::Segment { flags, seq, ack, stamps, payload }
@@ -174,6 +183,7 @@ fn steps() -> impl Strategy<Value = Step> {
         2 => flows().prop_map(|flow| Step::Adopted { flow }),
         1 => (flows(), near()).prop_map(|(flow, seq)| Step::CloseTold { flow, seq }),
         2 => times.prop_map(|ms| Step::Pass { ms }),
+        1 => (0..80_000_u64).prop_map(|ms| Step::Back { ms }),
         1 => any::<bool>().prop_map(Step::Daemon),
         1 => (0..3_u8).prop_map(Step::Guide),
         3 => (nodes(), 0..50_u32, 1..4_u16, any::<bool>())
@@ -189,6 +199,9 @@ struct Client {
     isn: u32,
     cookie: u32,
     tsval: u32,
+    /// What the client, and what the server, has sent behind its first byte.
+    sent: u32,
+    answered: u32,
 }
 
 /// One sequence, over a world that was at rest.
@@ -214,14 +227,17 @@ impl Play<'_> {
         match kind {
             Kind::Syn { step, options } => {
                 client.isn = client.isn.wrapping_add(*step);
+                (client.sent, client.answered) = (0, 0);
                 let stamps = timestamps(77, 0);
                 let offered = [MSS, SACK, WSCALE, &stamps];
                 let chosen = (0..4).filter(|i| options & (1 << i) != 0).map(|i| offered[i]);
                 Tcp::new(flow_of(number), SYN, client.isn, 0).options(&chosen.collect::<Vec<_>>())
             }
             Kind::Segment { flags, seq, ack, stamps, payload } => {
-                let seq = client.isn.wrapping_add(1).wrapping_add_signed(*seq);
-                let ack = client.cookie.wrapping_add(1).wrapping_add_signed(*ack);
+                let behind = |all: u32, offset: i32| if offset == ALL { all } else { offset as u32 };
+                let seq = client.isn.wrapping_add(1).wrapping_add(behind(client.sent, *seq));
+                let ack = client.cookie.wrapping_add(1).wrapping_add(behind(client.answered, *ack));
+                client.sent = client.sent.max(REQUESTS[usize::from(*payload)].len() as u32);
                 let stamps = if *stamps { timestamps(78, client.tsval) } else { Vec::new() };
                 Tcp::new(flow_of(number), *flags, seq, ack)
                     .options(&[&stamps])
@@ -301,11 +317,14 @@ impl Play<'_> {
             Step::Packet { flow, from, kind, mutation } => self.packet(*flow, *from, kind, mutation.as_ref()),
             Step::Handoff { .. } => self.handoff(step),
             Step::Egress { flow, flags, at, payload, mutation } => {
-                let client = *self.client(*flow);
+                let client = self.client(*flow);
                 let seq = client.cookie.wrapping_add(1).wrapping_add_signed(*at);
                 let mut tcp = Tcp::new(flow_of(*flow), *flags, seq, client.isn.wrapping_add(1))
                     .data(REQUESTS[usize::from(*payload)]);
                 tcp.back = true;
+                if *at == 0 {
+                    client.answered = client.answered.max(tcp.payload.len() as u32);
+                }
                 let mut frame = tcp.frame();
                 mutate(&mut frame, mutation.as_ref());
                 self.world.step(&frame, false).map(drop)
@@ -343,6 +362,7 @@ impl Play<'_> {
     /// What user space may change at any time.
     fn change(&mut self, step: &Step) {
         match step {
+            Step::Back { ms } => self.world.set_back(Duration::from_millis(*ms)),
             Step::Adopted { flow } => {
                 let own = State::Bound(SELF);
                 let known = self.world.model.tables.bindings.get_mut(&flow_of(*flow));

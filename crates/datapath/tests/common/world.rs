@@ -165,6 +165,12 @@ impl World {
         }
     }
 
+    /// Sets the wall clock back, as on a node whose clock is behind the others'.
+    pub fn set_back(&mut self, time: Duration) {
+        self.wall_offset -= time.as_nanos() as u64;
+        self.set_live();
+    }
+
     fn set_live(&self) {
         let until = Duration::from_nanos(self.model.tables.daemon_until_ns);
         self.programs.set_live(Duration::from_nanos(self.wall_offset), until).expect("live");
