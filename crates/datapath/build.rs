@@ -67,11 +67,12 @@ fn constants(header: &str) -> String {
 /// `C(NAME, kind, "sentence")` lines as an enum and a table.
 fn counters(header: &str) -> String {
     let (mut variants, mut table) = (String::new(), String::new());
-    for line in header.lines() {
-        let Some(rest) = line.trim_start().strip_prefix("C(") else { continue };
-        let mut parts = rest.splitn(3, ", ");
+    let list = header.split("#define COUNTERS(C)").nth(1).expect("datapath.h lists its counters");
+    let list = list.split("\n\n").next().unwrap_or(list).replace("\\\n", " ");
+    for entry in list.split("C(").skip(1) {
+        let mut parts = entry.splitn(3, ',').map(str::trim);
         let (Some(name), Some(kind), Some(text)) = (parts.next(), parts.next(), parts.next()) else {
-            panic!("{SHARED}: a counter needs a name, a kind and a sentence: {line}");
+            panic!("{SHARED}: a counter needs a name, a kind and a sentence: {entry}");
         };
         let text = text.split('"').nth(1).expect("the sentence is quoted");
         let variant: String = name.split('_').map(capital).collect();

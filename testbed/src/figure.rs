@@ -124,7 +124,7 @@ impl Figure {
         servers: Vec<WebServer>,
         service: &str,
     ) -> Cluster<'a> {
-        let config = bed.router().scratch().write("cluster.toml", &self.config(bed, service));
+        let config = bed.router().scratch().write("cluster.toml", self.config(bed, service));
         let vips = self.vips();
         vips.iter().for_each(|vip| bed.vip_on_link(*vip));
         let (roles, router) = self.roles();
@@ -174,9 +174,9 @@ impl<'a> Cluster<'a> {
             wait_until(FORMED, "control connections between all nodes", || {
                 let status = baton.status();
                 let mine = node_status(&status, baton.host().name());
-                let up = mine["connections"].as_array().map_or(0, |all| {
-                    all.iter().filter(|connection| connection["state"] == "up").count()
-                });
+                let up = mine["connections"]
+                    .as_array()
+                    .map_or(0, |all| all.iter().filter(|connection| connection["state"] == "up").count());
                 up == others
             });
         }

@@ -30,8 +30,7 @@ fn bodies_arrive_whole_and_directly(figure: Figure, (name, server): (&str, Start
     for vip in &cluster.vips {
         let load = Load::new(Dial::new(SocketAddrV4::new(*vip, 80)));
         let kept = load.clone().requests(6).run(bed.client(0), |_, j| contents[j].clone());
-        let closed =
-            load.connections(1).requests(7).close().run(bed.client(0), |_, j| contents[j].clone());
+        let closed = load.connections(1).requests(7).close().run(bed.client(0), |_, j| contents[j].clone());
         assert!(kept.is_clean() && closed.is_clean(), "{figure:?} {name}: {kept}\n{closed}");
         assert_eq!((kept.connections, closed.connections), (1, 7));
         bytes += kept.bytes + closed.bytes;
@@ -148,10 +147,8 @@ fn one_source_port_again_and_again() {
             let contents = add_all(&files, &[1, 1000, 20_000]);
             let cluster = figure.start(&bed, server, &files, "policy = \"wrr\"");
             let dial = Dial::new(cluster.service()).source_port(5555);
-            let summary = Load::new(dial)
-                .requests(60)
-                .close()
-                .run(bed.client(0), |_, j| contents[j % 3].clone());
+            let summary =
+                Load::new(dial).requests(60).close().run(bed.client(0), |_, j| contents[j % 3].clone());
             assert!(summary.is_clean(), "{figure:?} {name}: {summary}");
             assert!(cluster.counted("stale_socket_ended") > 0, "{figure:?} {name}: met no TIME_WAIT");
             cluster.stop();

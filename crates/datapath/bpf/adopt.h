@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
- * Adoption: the kernel makes an ESTABLISHED socket for the web server out of the client's first data
- * packet. The SYN never came here, so nothing has cleared away what an earlier connection of the
- * same flow may have left: that is ended first, by a RST that only this node's stack sees.
+ * Adoption: the kernel makes an ESTABLISHED socket for the web server out of the client's first
+ * data packet. The SYN never came here, so nothing has cleared away what an earlier connection of
+ * the same flow may have left: that is ended first, by a RST that only this node's stack sees.
  */
 #pragma once
 
@@ -80,10 +80,11 @@ inline_always int assign(struct __sk_buff *skb, const struct packet *p, struct b
 }
 
 /*
- * The first data packet of a connection that this node owns. tsval: what the flow's clock reads, for
- * the socket to go on from.
+ * The first data packet of a connection that this node owns. tsval: what the flow's clock reads,
+ * for the socket to go on from.
  */
-inline_always int adopt(struct __sk_buff *skb, const struct packet *p, struct binding *b, __u32 tsval)
+inline_always int adopt(struct __sk_buff *skb, const struct packet *p, struct binding *b,
+			__u32 tsval)
 {
 	struct bpf_sock *sk = socket_of(skb, &p->flow);
 	__u32 rst_seq = 0;

@@ -208,7 +208,8 @@ inline_always int unknown(struct __sk_buff *skb, struct packet *p, __u16 from)
 	struct binding *b = &s->binding;
 	describe(p, b);
 	if (!(settings.roles & ROLE_DISTRIBUTOR)) {
-		/* The switch has heard of a handoff whose packet was lost: the connection is ours. */
+		/* The switch has heard of a handoff whose packet was lost: the connection is ours.
+		 */
 		if (from == NO_NODE || !p->payload)
 			return drop(COUNT_DROP_UNKNOWN_FLOW);
 		b->node = settings.self;
@@ -247,7 +248,8 @@ inline_always int syn(struct __sk_buff *skb, struct packet *p, struct binding *b
 {
 	if (!(settings.roles & ROLE_DISTRIBUTOR))
 		return drop(COUNT_DROP_NO_ROLE);
-	/* The receiver verified most; what a device left unverified must be right to be answered. */
+	/* The receiver verified most; what a device left unverified must be right to be answered.
+	 */
 	if (ip_summed(skb) == CHECKSUM_NONE && !p->payload) {
 		struct scratch *s = scratch();
 		__u32 n = p->header & 63; /* verifier: a bound that clang cannot fold away */
@@ -307,7 +309,7 @@ inline_always int for_service(struct __sk_buff *skb, struct packet *p)
 		return syn(skb, p, b);
 	if (b)
 		return b->state == STATE_HELD && !held_too_long(b) ? held(skb, p, b)
-								  : open(skb, p, b);
+								   : open(skb, p, b);
 	if (!(settings.roles & (ROLE_DISTRIBUTOR | ROLE_SERVER)))
 		return drop(COUNT_DROP_NO_ROLE);
 	return unknown(skb, p, from);
@@ -382,8 +384,8 @@ inline_always int handoff(struct __sk_buff *skb)
 			return drop(COUNT_FAULT_MAP);
 	}
 	/*
-	 * A segment of the same list that is not the first (software GSO repeats the wrapping on each)
-	 * goes up behind the first: the stack has made the socket by then.
+	 * A segment of the same list that is not the first (software GSO repeats the wrapping on
+	 * each) goes up behind the first: the stack has made the socket by then.
 	 */
 	if (p.payload && p.seq == b->start_seq && !(b->flags & (FLAG_CONFIRMED | FLAG_CLOSED)))
 		return adopt(skb, &p, b, bpf_ntohl(o.tsval));

@@ -27,7 +27,7 @@ inline_always struct binding *binding_of(const struct flow_key *flow)
 	if (!b)
 		return 0;
 	__u64 now = bpf_ktime_get_ns(), idle = now - b->seen_ns;
-	__u64 age = b->flags & FLAG_CLOSED ? LINGER_MS
+	__u64 age = b->flags & FLAG_CLOSED   ? LINGER_MS
 		    : b->flags & FLAG_FIN_IN ? HALF_CLOSED_MS
 					     : IDLE_MS;
 	if ((__s64)idle > (__s64)(age * MS))
@@ -99,7 +99,8 @@ inline_always void retire(struct binding *b)
 		count(COUNT_CLOSED);
 }
 
-/* Owner: a packet from the client. Busy from a request on; idle when all answers are acknowledged. */
+/* Owner: a packet from the client. Busy from a request on; idle when all answers are acknowledged.
+ */
 inline_always void track_in(const struct packet *p, struct binding *b)
 {
 	b->seen_ns = bpf_ktime_get_ns();
@@ -136,6 +137,7 @@ inline_always void track_out(const struct packet *p, struct binding *b)
 	}
 	if (p->flags & FIN)
 		set_flag(b, FLAG_FIN_OUT);
-	if ((p->flags & RST) || (b->flags & (FLAG_FIN_IN | FLAG_FIN_OUT)) == (FLAG_FIN_IN | FLAG_FIN_OUT))
+	if ((p->flags & RST) ||
+	    (b->flags & (FLAG_FIN_IN | FLAG_FIN_OUT)) == (FLAG_FIN_IN | FLAG_FIN_OUT))
 		close_binding(&p->flow, b);
 }

@@ -12,13 +12,13 @@
 enum limits {
 	MAX_NODES = 256,
 	MAX_SERVICES = 16,
-	MAX_REPLICAS = 4,   /* servers one cached decision may name */
-	ROTA_SLOTS = 256,   /* turns of one service's rota */
+	MAX_REPLICAS = 4, /* servers one cached decision may name */
+	ROTA_SLOTS = 256, /* turns of one service's rota */
 	MAGLEV_SLOTS = 65537,
-	HEAD_MAX = 512,	    /* bytes of a request that the kernel looks at */
-	METHOD_MAX = 16,    /* bytes of a method that the kernel accepts */
-	TRIES_MAX = 3,	    /* stale sockets that one adoption may end */
-	HOPS_MAX = 4,	    /* times one handoff packet may be handed on */
+	HEAD_MAX = 512,	 /* bytes of a request that the kernel looks at */
+	METHOD_MAX = 16, /* bytes of a method that the kernel accepts */
+	TRIES_MAX = 3,	 /* stale sockets that one adoption may end */
+	HOPS_MAX = 4,	 /* times one handoff packet may be handed on */
 	NO_NODE = 0xffff,
 };
 
@@ -31,7 +31,7 @@ enum times {
 	HALF_CLOSED_MS = 300000,
 	IDLE_MS = 7200000,
 	RTT_UNKNOWN = 0xffff,
-	RTT_CAP_MS = 1000,	/* how far an adopted socket's clock may start ahead of the echo */
+	RTT_CAP_MS = 1000,	 /* how far an adopted socket's clock may start ahead of the echo */
 	HANDOFF_AGE_MS = 120000, /* handoffs decided longer ago (or in the future) are refused */
 };
 
@@ -119,7 +119,7 @@ struct node {
 
 /* Values that user space changes while the programs run. */
 struct live {
-	__u64 wall_offset_ns; /* CLOCK_REALTIME - bpf_ktime_get_ns() */
+	__u64 wall_offset_ns;  /* CLOCK_REALTIME - bpf_ktime_get_ns() */
 	__u64 daemon_until_ns; /* user space promises to answer held packets until then */
 };
 
@@ -138,15 +138,15 @@ enum binding_state {
 };
 
 enum binding_flag {
-	FLAG_SYN_SEEN = 1,   /* a newer SYN of the same flow came: see syn_isn */
-	FLAG_ADOPTED = 2,    /* this node gave the connection to its server */
-	FLAG_CONFIRMED = 4,  /* the server's socket has spoken */
-	FLAG_SERVING = 8,    /* counted as load */
-	FLAG_ANSWERED = 16,  /* the server sent data since the last request */
-	FLAG_FIN_IN = 32,    /* the client's FIN was seen */
-	FLAG_FIN_OUT = 64,   /* the server's FIN was seen */
-	FLAG_CLOSED = 128,   /* ended; late packets only */
-	FLAG_HANDED = 256,   /* this node has sent the handoff packet */
+	FLAG_SYN_SEEN = 1,  /* a newer SYN of the same flow came: see syn_isn */
+	FLAG_ADOPTED = 2,   /* this node gave the connection to its server */
+	FLAG_CONFIRMED = 4, /* the server's socket has spoken */
+	FLAG_SERVING = 8,   /* counted as load */
+	FLAG_ANSWERED = 16, /* the server sent data since the last request */
+	FLAG_FIN_IN = 32,   /* the client's FIN was seen */
+	FLAG_FIN_OUT = 64,  /* the server's FIN was seen */
+	FLAG_CLOSED = 128,  /* ended; late packets only */
+	FLAG_HANDED = 256,  /* this node has sent the handoff packet */
 };
 
 enum tcp_option {
@@ -158,22 +158,22 @@ enum tcp_option {
 /* Where packets of one client connection go now, and what is known of it. */
 struct binding {
 	__u64 seen_ns;
-	__u64 since_ns;	    /* when it took its present state */
-	__u32 flags;	    /* enum binding_flag; changed atomically */
-	__u32 start_seq;    /* the client's first data byte */
-	__u32 start_ack;    /* our first data byte: the cookie + 1 */
-	__u32 syn_isn;	    /* with FLAG_SYN_SEEN: ISN of the newer SYN */
-	__u32 snd_end;	    /* owner: end of what the server has sent */
-	__u32 issued_ms;    /* wall clock of the decision, truncated */
-	__u16 node;	    /* with STATE_BOUND: the owner */
-	__u16 distributor;  /* who handed it off */
+	__u64 since_ns;	   /* when it took its present state */
+	__u32 flags;	   /* enum binding_flag; changed atomically */
+	__u32 start_seq;   /* the client's first data byte */
+	__u32 start_ack;   /* our first data byte: the cookie + 1 */
+	__u32 syn_isn;	   /* with FLAG_SYN_SEEN: ISN of the newer SYN */
+	__u32 snd_end;	   /* owner: end of what the server has sent */
+	__u32 issued_ms;   /* wall clock of the decision, truncated */
+	__u16 node;	   /* with STATE_BOUND: the owner */
+	__u16 distributor; /* who handed it off */
 	__u16 service;
 	__u16 mss;
 	__u16 rtt_ms;
-	__u8 state;	    /* enum binding_state */
-	__u8 options;	    /* enum tcp_option: what both sides agreed on */
+	__u8 state;   /* enum binding_state */
+	__u8 options; /* enum tcp_option: what both sides agreed on */
 	__u8 snd_wscale;
-	__u8 tries;	    /* stale sockets ended for this adoption */
+	__u8 tries; /* stale sockets ended for this adoption */
 	__u16 pad;
 };
 
@@ -193,12 +193,12 @@ struct event {
 };
 
 /*
- * What user space changes in a binding. It is done by a program, because only there can the entry be
- * checked and changed without another connection of the same flow coming in between.
+ * What user space changes in a binding. It is done by a program, because only there can the entry
+ * be checked and changed without another connection of the same flow coming in between.
  */
 enum order_kind {
-	ORDER_BIND_HELD = 1, /* the held connection belongs to `node` */
-	ORDER_BIND_TOLD = 2, /* another node says that the flow belongs to `node` */
+	ORDER_BIND_HELD = 1,  /* the held connection belongs to `node` */
+	ORDER_BIND_TOLD = 2,  /* another node says that the flow belongs to `node` */
 	ORDER_CLOSE_TOLD = 3, /* another node says that the connection has ended */
 };
 
@@ -258,62 +258,63 @@ _Static_assert(sizeof(struct binding) == 56, "binding has no hidden padding");
  * Counters: C(NAME, kind, "sentence"). Kinds: normal (the cluster at work), drop (a packet was
  * dropped, for this reason), reset (the client was sent a RST), fault (should not happen; look).
  */
-#define COUNTERS(C)                                                                                 \
-	C(SYN_ANSWERED, normal, "SYN answered with a cookie")                                       \
-	C(HANDSHAKE_ACK, normal, "handshake completed by the client's ACK")                         \
-	C(REQUEST_FIRST, normal, "first request of a connection read")                              \
-	C(DECIDED_CACHE, normal, "decided in the kernel by a cached decision")                      \
-	C(DECIDED_ROTA, normal, "decided in the kernel by the rota")                                \
-	C(DECIDED_ALONE, normal, "decided in the kernel because user space is silent")              \
-	C(HELD_MISS, normal, "held: no cached decision")                                            \
-	C(HELD_LOAD, normal, "held: the decided server's load is above its limit")                  \
-	C(HELD_ASK, normal, "held: every request of the service is asked")                          \
-	C(HELD_HEAD, normal, "held: the request line cannot be read from one packet")               \
-	C(HELD_MORE, normal, "held: further packet of a held connection")                           \
-	C(HANDOFF_SENT, normal, "handed off to another node")                                       \
-	C(HANDOFF_AGAIN, normal, "handoff sent again for a retransmitted first packet")             \
-	C(HANDOFF_LOCAL, normal, "handed off to this node's own server")                            \
-	C(HANDOFF_RECEIVED, normal, "handoff packet taken from another node")                       \
-	C(ADOPTED, normal, "connection adopted by the server")                                      \
-	C(ADOPTED_BY_COOKIE, normal, "connection adopted from a plain packet, its handoff was lost") \
-	C(ADOPT_AGAIN, normal, "first packet repeated after its adoption")                          \
-	C(STALE_SOCKET_ENDED, normal, "socket of an earlier connection ended for an adoption")      \
-	C(FORWARDED_BINDING, normal, "forwarded to the connection's owner")                         \
-	C(FORWARDED_DISTRIBUTOR, normal, "forwarded by the switch to a distributor")                \
-	C(OWNED, normal, "packet of a connection this node serves")                                 \
-	C(OWNED_UNBOUND, normal, "packet of a socket without binding, passed to it")                \
-	C(CLOSED, normal, "served connection ended")                                                \
-	C(SERVING_STARTED, normal, "connection became busy")                                        \
-	C(SERVING_ENDED, normal, "connection became idle or ended")                                 \
-	C(BYTES_SERVED, normal, "bytes of payload sent by this node's server")                      \
-	C(FIN_ANSWERED, normal, "FIN of a connection without request answered")                     \
-	C(KEEPALIVE_ANSWERED, normal, "keepalive of a connection without request answered")         \
-	C(OPEN_RESET, normal, "client reset a connection before its request")                       \
-	C(DROP_HELD_ACK, drop, "bare ACK of a held connection")                                     \
-	C(DROP_FRAGMENT, drop, "IP fragment for a service")                                         \
-	C(DROP_IP_OPTIONS, drop, "IP header with options for a service")                            \
-	C(DROP_MALFORMED, drop, "TCP header truncated, or lengths that contradict each other")      \
-	C(DROP_FLAGS, drop, "TCP flags that no connection has")                                     \
-	C(DROP_CHECKSUM, drop, "SYN with a wrong checksum")                                         \
-	C(DROP_UNKNOWN_FLOW, drop, "packet of a connection that nobody here knows")                 \
-	C(DROP_UNKNOWN_RESET, drop, "RST of a connection that nobody here knows")                   \
-	C(DROP_EARLY_SEGMENT, drop, "later segment came before the first; the client repeats it")   \
-	C(DROP_NO_ROLE, drop, "no role of this node takes this packet")                             \
-	C(DROP_NO_DISTRIBUTOR, drop, "the switch has no live distributor")                          \
-	C(DROP_NO_SERVER, drop, "no live server to decide for")                                     \
-	C(DROP_TTL, drop, "time to live used up between nodes")                                     \
-	C(DROP_LOOP, drop, "would go back to the node it came from")                                \
-	C(DROP_STALE_SOCKET, drop, "socket of an earlier connection would not end")                 \
-	C(DROP_OVERTAKEN_RESET, drop, "own stack's RST for a packet that overtook its adoption")    \
-	C(DROP_HANDOFF_MALFORMED, drop, "handoff packet that cannot be read")                       \
-	C(DROP_HANDOFF_FORGED, drop, "handoff packet with a wrong tag or from no member")           \
-	C(DROP_HANDOFF_STALE, drop, "handoff packet too old, or older than what is known")          \
-	C(DROP_HANDOFF_TOO_BIG, drop, "handoff packet would exceed the link's MTU")                 \
-	C(RESET_EXPIRED, reset, "request came after the handshake's cookie had expired")            \
-	C(RESET_NO_LISTENER, reset, "no web server listens on the service's port")                  \
-	C(RESET_REFUSED, reset, "the kernel refused the adoption (see baton doctor)")               \
-	C(EVENT_LOST, fault, "user space was too slow to hear of a binding or a close")             \
-	C(FAULT_REWRITE, fault, "a packet could not be rewritten; it was dropped")                  \
+#define COUNTERS(C)                                                                                \
+	C(SYN_ANSWERED, normal, "SYN answered with a cookie")                                      \
+	C(HANDSHAKE_ACK, normal, "handshake completed by the client's ACK")                        \
+	C(REQUEST_FIRST, normal, "first request of a connection read")                             \
+	C(DECIDED_CACHE, normal, "decided in the kernel by a cached decision")                     \
+	C(DECIDED_ROTA, normal, "decided in the kernel by the rota")                               \
+	C(DECIDED_ALONE, normal, "decided in the kernel because user space is silent")             \
+	C(HELD_MISS, normal, "held: no cached decision")                                           \
+	C(HELD_LOAD, normal, "held: the decided server's load is above its limit")                 \
+	C(HELD_ASK, normal, "held: every request of the service is asked")                         \
+	C(HELD_HEAD, normal, "held: the request line cannot be read from one packet")              \
+	C(HELD_MORE, normal, "held: further packet of a held connection")                          \
+	C(HANDOFF_SENT, normal, "handed off to another node")                                      \
+	C(HANDOFF_AGAIN, normal, "handoff sent again for a retransmitted first packet")            \
+	C(HANDOFF_LOCAL, normal, "handed off to this node's own server")                           \
+	C(HANDOFF_RECEIVED, normal, "handoff packet taken from another node")                      \
+	C(ADOPTED, normal, "connection adopted by the server")                                     \
+	C(ADOPTED_BY_COOKIE, normal,                                                               \
+	  "connection adopted from a plain packet, its handoff was lost")                          \
+	C(ADOPT_AGAIN, normal, "first packet repeated after its adoption")                         \
+	C(STALE_SOCKET_ENDED, normal, "socket of an earlier connection ended for an adoption")     \
+	C(FORWARDED_BINDING, normal, "forwarded to the connection's owner")                        \
+	C(FORWARDED_DISTRIBUTOR, normal, "forwarded by the switch to a distributor")               \
+	C(OWNED, normal, "packet of a connection this node serves")                                \
+	C(OWNED_UNBOUND, normal, "packet of a socket without binding, passed to it")               \
+	C(CLOSED, normal, "served connection ended")                                               \
+	C(SERVING_STARTED, normal, "connection became busy")                                       \
+	C(SERVING_ENDED, normal, "connection became idle or ended")                                \
+	C(BYTES_SERVED, normal, "bytes of payload sent by this node's server")                     \
+	C(FIN_ANSWERED, normal, "FIN of a connection without request answered")                    \
+	C(KEEPALIVE_ANSWERED, normal, "keepalive of a connection without request answered")        \
+	C(OPEN_RESET, normal, "client reset a connection before its request")                      \
+	C(DROP_HELD_ACK, drop, "bare ACK of a held connection")                                    \
+	C(DROP_FRAGMENT, drop, "IP fragment for a service")                                        \
+	C(DROP_IP_OPTIONS, drop, "IP header with options for a service")                           \
+	C(DROP_MALFORMED, drop, "TCP header truncated, or lengths that contradict each other")     \
+	C(DROP_FLAGS, drop, "TCP flags that no connection has")                                    \
+	C(DROP_CHECKSUM, drop, "SYN with a wrong checksum")                                        \
+	C(DROP_UNKNOWN_FLOW, drop, "packet of a connection that nobody here knows")                \
+	C(DROP_UNKNOWN_RESET, drop, "RST of a connection that nobody here knows")                  \
+	C(DROP_EARLY_SEGMENT, drop, "later segment came before the first; the client repeats it")  \
+	C(DROP_NO_ROLE, drop, "no role of this node takes this packet")                            \
+	C(DROP_NO_DISTRIBUTOR, drop, "the switch has no live distributor")                         \
+	C(DROP_NO_SERVER, drop, "no live server to decide for")                                    \
+	C(DROP_TTL, drop, "time to live used up between nodes")                                    \
+	C(DROP_LOOP, drop, "would go back to the node it came from")                               \
+	C(DROP_STALE_SOCKET, drop, "socket of an earlier connection would not end")                \
+	C(DROP_OVERTAKEN_RESET, drop, "own stack's RST for a packet that overtook its adoption")   \
+	C(DROP_HANDOFF_MALFORMED, drop, "handoff packet that cannot be read")                      \
+	C(DROP_HANDOFF_FORGED, drop, "handoff packet with a wrong tag or from no member")          \
+	C(DROP_HANDOFF_STALE, drop, "handoff packet too old, or older than what is known")         \
+	C(DROP_HANDOFF_TOO_BIG, drop, "handoff packet would exceed the link's MTU")                \
+	C(RESET_EXPIRED, reset, "request came after the handshake's cookie had expired")           \
+	C(RESET_NO_LISTENER, reset, "no web server listens on the service's port")                 \
+	C(RESET_REFUSED, reset, "the kernel refused the adoption (see baton doctor)")              \
+	C(EVENT_LOST, fault, "user space was too slow to hear of a binding or a close")            \
+	C(FAULT_REWRITE, fault, "a packet could not be rewritten; it was dropped")                 \
 	C(FAULT_MAP, fault, "a table could not take an entry")
 
 #define COUNTER_ENUM(name, kind, text) COUNT_##name,

@@ -116,7 +116,8 @@ inline_always __u16 decide(struct __sk_buff *skb, const struct packet *p, enum c
 	return cached(p, g, target, why);
 }
 
-/* Gives the packet to user space through the hold device; it comes back when there is a decision. */
+/* Gives the packet to user space through the hold device; it comes back when there is a decision.
+ */
 inline_always int hold(enum counter why)
 {
 	count(why);

@@ -112,7 +112,8 @@ inline_always bool well_formed(const struct handoff_header *h)
 	       h->option.version == HANDOFF_VERSION;
 }
 
-/* Opens a handoff packet. Nothing is changed, in packet or tables, before the tag has proved right. */
+/* Opens a handoff packet. Nothing is changed, in packet or tables, before the tag has proved right.
+ */
 inline_always enum parsed open_handoff(struct __sk_buff *skb, struct handoff_option *o,
 				       struct packet *p)
 {

@@ -67,9 +67,8 @@ extern void *bpf_cast_to_kern_ctx(void *obj) __ksym;
 extern int bpf_sk_assign_tcp_reqsk(struct __sk_buff *skb, struct sock *sk,
 				   struct bpf_tcp_req_attrs *attrs, int attrs__sz) __ksym;
 
-
 /* Newer than Debian 12's <linux/bpf.h>. */
-#define NEXT_PROGRAM (-1)		/* TCX_NEXT */
+#define NEXT_PROGRAM (-1)		   /* TCX_NEXT */
 #define ADJ_ROOM_DECAP_L3_IPV4 (1ULL << 7) /* BPF_F_ADJ_ROOM_DECAP_L3_IPV4 */
 
 enum { CHECKSUM_NONE = 0, CHECKSUM_PARTIAL = 3 };

@@ -9,7 +9,7 @@
 const volatile struct {
 	__u16 self;
 	__u16 control_port;
-	__u32 roles;   /* enum role */
+	__u32 roles;	/* enum role */
 	__be32 address; /* this node's */
 	__be16 handoff_port;
 	__u16 mtu; /* of the cluster interface */
@@ -17,12 +17,12 @@ const volatile struct {
 	__u32 hold_ifindex;
 } settings = {};
 
-#define TABLE(kind, entries, k, v, map_name)                                                        \
-	struct {                                                                                    \
-		__uint(type, kind);                                                                 \
-		__uint(max_entries, entries);                                                       \
-		__type(key, k);                                                                     \
-		__type(value, v);                                                                   \
+#define TABLE(kind, entries, k, v, map_name)                                                       \
+	struct {                                                                                   \
+		__uint(type, kind);                                                                \
+		__uint(max_entries, entries);                                                      \
+		__type(key, k);                                                                    \
+		__type(value, v);                                                                  \
 	} map_name SEC(".maps")
 
 /* user space writes, programs read */

@@ -14,7 +14,7 @@ enum {
 struct packet {
 	struct flow_key flow;
 	__u32 seq, ack;
-	__u32 payload;	  /* bytes */
+	__u32 payload;	    /* bytes */
 	__u32 tsval, tsecr; /* with found & FOUND_TIMESTAMPS, after read_options() */
 	__u16 service;
 	__u16 mss; /* as offered, after read_options() */

@@ -5,8 +5,8 @@
  *   METHOD SP /path[?query] SP HTTP/1.(0|1) CR LF     within the first HEAD_MAX bytes
  *
  * METHOD is 1 to 15 upper-case letters, the path printable ASCII. Anything else is left to user
- * space. The target is a keyed FNV-1a of the path (or path and query), finished by a mixer; it needs
- * to spread well, not to resist: a collision costs locality only.
+ * space. The target is a keyed FNV-1a of the path (or path and query), finished by a mixer; it
+ * needs to spread well, not to resist: a collision costs locality only.
  */
 #pragma once
 

@@ -147,8 +147,7 @@ inline_always int answer(struct __sk_buff *skb, const struct packet *p, const st
 		a.tcp.check = ~fold(pseudo + bpf_csum_diff(0, 0, (__be32 *)&a, sizeof(a), 0));
 	ip.check = ~fold(bpf_csum_diff(0, 0, (__be32 *)&ip, sizeof(ip), 0));
 
-	if (length < TCP_MIN || length > sizeof(a) ||
-	    bpf_skb_change_tail(skb, L4 + length, 0) ||
+	if (length < TCP_MIN || length > sizeof(a) || bpf_skb_change_tail(skb, L4 + length, 0) ||
 	    bpf_skb_store_bytes(skb, L3, &ip, sizeof(ip), 0) ||
 	    bpf_skb_store_bytes(skb, L4, &a, length, 0))
 		return drop(COUNT_FAULT_REWRITE);
@@ -179,8 +178,8 @@ inline_always int renumber(struct __sk_buff *skb, const struct packet *p, const 
 
 /*
  * Refuses the connection: the packet becomes a RST to its sender, sequence number where the sender
- * expects it (RFC 9293 3.10.7.1). In place with its payload, because a decapsulated packet cannot be
- * shortened (bpf_skb_change_tail refuses it).
+ * expects it (RFC 9293 3.10.7.1). In place with its payload, because a decapsulated packet cannot
+ * be shortened (bpf_skb_change_tail refuses it).
  */
 inline_always int refuse(struct __sk_buff *skb, const struct packet *p, enum counter why)
 {

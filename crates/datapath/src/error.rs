@@ -5,7 +5,9 @@
 #[non_exhaustive]
 pub enum DatapathError {
     /// The kernel refused the programs.
-    #[error("the kernel refused the eBPF programs: {cause}\n  {log}\n  help: run `baton doctor`; Linux 6.11 or newer, root (or CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN) are needed")]
+    #[error(
+        "the kernel refused the eBPF programs: {cause}\n  {log}\n  help: run `baton doctor`; Linux 6.11 or newer, root (or CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN) are needed"
+    )]
     Load {
         /// libbpf's word on it.
         cause: String,
@@ -13,7 +15,9 @@ pub enum DatapathError {
         log: String,
     },
     /// A program could not be attached to an interface.
-    #[error("cannot attach the {program} program to interface {ifindex}: {cause}\n  help: Linux 6.6 or newer has tcx; is the interface still there?")]
+    #[error(
+        "cannot attach the {program} program to interface {ifindex}: {cause}\n  help: Linux 6.6 or newer has tcx; is the interface still there?"
+    )]
     Attach {
         /// Which program.
         program: &'static str,
@@ -23,7 +27,9 @@ pub enum DatapathError {
         cause: std::io::Error,
     },
     /// The device that holds packets could not be made.
-    #[error("cannot make the hold device {name}: {cause}\n  help: /dev/net/tun and CAP_NET_ADMIN are needed (modprobe tun)")]
+    #[error(
+        "cannot make the hold device {name}: {cause}\n  help: /dev/net/tun and CAP_NET_ADMIN are needed (modprobe tun)"
+    )]
     Hold {
         /// Its name.
         name: String,

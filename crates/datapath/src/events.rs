@@ -85,7 +85,9 @@ impl fmt::Debug for Events {
 fn decode(e: &types::event) -> Option<Event> {
     let (flow, start_seq, service) = (flow_of(&e.flow), e.start_seq, ServiceId(e.service));
     match u32::from(e.kind) {
-        EVENT_BOUND => Some(Event::Bound { flow, start_seq, server: NodeId(e.node), service, issued_ms: e.issued_ms }),
+        EVENT_BOUND => {
+            Some(Event::Bound { flow, start_seq, server: NodeId(e.node), service, issued_ms: e.issued_ms })
+        }
         EVENT_CLOSED => Some(Event::Closed { flow, start_seq, distributor: NodeId(e.distributor), service }),
         _ => None,
     }

@@ -77,7 +77,8 @@ impl Datapath {
     pub fn load(settings: Settings, sizes: Sizes) -> Result<Self, DatapathError> {
         // One small allocation for the life of the process: the skeleton wants to borrow it.
         let storage: &'static mut MaybeUninit<OpenObject> = Box::leak(Box::new(MaybeUninit::uninit()));
-        let failed = |e: libbpf_rs::Error| DatapathError::Load { cause: e.to_string(), log: format!("{e:#}") };
+        let failed =
+            |e: libbpf_rs::Error| DatapathError::Load { cause: e.to_string(), log: format!("{e:#}") };
         let mut open = BatonSkelBuilder::default().open(storage).map_err(failed)?;
         if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
             let s = &mut rodata.settings;

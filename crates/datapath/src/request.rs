@@ -72,10 +72,22 @@ mod tests {
     #[test]
     fn doubtful_lines_have_no_target() {
         for head in [
-            "", "GET", "GET /a", "GET /a HTTP/1.1", "GET /a HTTP/1.1\n", "get /a HTTP/1.1\r\n",
-            "GET  /a HTTP/1.1\r\n", "GET http://x/a HTTP/1.1\r\n", "GET * HTTP/1.1\r\n",
-            "PRI * HTTP/2.0\r\n", "GET /a HTTP/2.0\r\n", "GET /a\tHTTP/1.1\r\n", "GET /\u{e9} HTTP/1.1\r\n",
-            "ABCDEFGHIJKLMNOP /a HTTP/1.1\r\n", " /a HTTP/1.1\r\n", "GET /a  HTTP/1.1\r\n",
+            "",
+            "GET",
+            "GET /a",
+            "GET /a HTTP/1.1",
+            "GET /a HTTP/1.1\n",
+            "get /a HTTP/1.1\r\n",
+            "GET  /a HTTP/1.1\r\n",
+            "GET http://x/a HTTP/1.1\r\n",
+            "GET * HTTP/1.1\r\n",
+            "PRI * HTTP/2.0\r\n",
+            "GET /a HTTP/2.0\r\n",
+            "GET /a\tHTTP/1.1\r\n",
+            "GET /\u{e9} HTTP/1.1\r\n",
+            "ABCDEFGHIJKLMNOP /a HTTP/1.1\r\n",
+            " /a HTTP/1.1\r\n",
+            "GET /a  HTTP/1.1\r\n",
         ] {
             assert_eq!(target(head, TargetKey::Path), None, "{head:?}");
         }

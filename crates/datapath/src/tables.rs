@@ -8,7 +8,8 @@ use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 
 use crate::constants::{
     FLAG_CLOSED, FLAG_SERVING, GUIDE_ASK, GUIDE_CACHED, GUIDE_ROTA, KEY_PATH, KEY_PATH_QUERY, MAGLEV_SLOTS,
-    MAX_REPLICAS, NO_NODE, ORDER_BIND_HELD, ORDER_BIND_TOLD, ORDER_CLOSE_TOLD, ROTA_SLOTS, STATE_BOUND, STATE_HELD, STATE_OPEN,
+    MAX_REPLICAS, NO_NODE, ORDER_BIND_HELD, ORDER_BIND_TOLD, ORDER_CLOSE_TOLD, ROTA_SLOTS, STATE_BOUND,
+    STATE_HELD, STATE_OPEN,
 };
 use crate::counters::{Counter, Counters};
 use crate::error::DatapathError;
@@ -245,7 +246,11 @@ impl Datapath {
     ) -> Result<(), DatapathError> {
         let limit = MAX_REPLICAS as usize;
         if servers.is_empty() || servers.len() > limit {
-            return Err(DatapathError::TooMany { what: "servers of a decision", given: servers.len(), limit });
+            return Err(DatapathError::TooMany {
+                what: "servers of a decision",
+                given: servers.len(),
+                limit,
+            });
         }
         let mut value = types::decision {
             expires_ns: expires.map_or(0, nanoseconds),
@@ -371,8 +376,7 @@ impl Datapath {
         let map = &self.skel.maps.bindings;
         let busy = |key: &Vec<u8>| {
             let bytes = map.lookup(key, MapFlags::ANY).ok().flatten()?;
-            from_bytes::<types::binding>(&bytes)
-                .filter(|b| b.flags & FLAG_SERVING != 0 && b.seen_ns >= since)
+            from_bytes::<types::binding>(&bytes).filter(|b| b.flags & FLAG_SERVING != 0 && b.seen_ns >= since)
         };
         map.keys().filter_map(|k| busy(&k)).count() as u64
     }

@@ -271,8 +271,7 @@ impl Daemon {
         self.with_distributor(Distributor::tick)?;
         let mut busy = false;
         if let Some(server) = &mut self.server {
-            busy =
-                server.tick(now, &self.datapath, &self.cluster, &self.peers, self.me, &mut self.post)?;
+            busy = server.tick(now, &self.datapath, &self.cluster, &self.peers, self.me, &mut self.post)?;
         }
         if let Some(switch) = &mut self.switch {
             switch.tick(&self.cluster, &self.peers, &mut self.datapath)?;

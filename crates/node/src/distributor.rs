@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use baton_cluster::{Cluster, Flow, NodeId, Service, ServiceId, Target};
 use baton_control::message::{self, MOVES_MAX};
-use baton_control::{Answer, Batcher, BatchLimits, Message, Move, Push, Question, Update, Verdict};
+use baton_control::{Answer, BatchLimits, Batcher, Message, Move, Push, Question, Update, Verdict};
 use baton_datapath::constants::{HELD_MS, MAX_REPLICAS};
 use baton_datapath::{Datapath, DatapathError, Frame, Guide, Hold, State, target_of};
 use baton_dispatcher::Loads;
@@ -82,8 +82,7 @@ pub(crate) struct Tools<'a> {
 
 impl Distributor {
     pub(crate) fn new(cluster: &Cluster) -> Self {
-        let servers: Vec<(NodeId, u16)> =
-            cluster.with_role(|r| r.server).map(|n| (n.id, n.weight)).collect();
+        let servers: Vec<(NodeId, u16)> = cluster.with_role(|r| r.server).map(|n| (n.id, n.weight)).collect();
         let held_packets_max = cluster.limits.held_packets as usize;
         let ask_all = |s: &Service| Guided { guide: message::Guide::AskAlways, replicas_for: s.policy.k };
         Self {
@@ -176,11 +175,7 @@ impl Distributor {
         }
     }
 
-    fn send_batch(
-        &mut self,
-        ask: baton_control::Ask,
-        tools: &mut Tools<'_>,
-    ) -> Result<(), DatapathError> {
+    fn send_batch(&mut self, ask: baton_control::Ask, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
         self.tally.batches += 1;
         if !tools.post.send(self.dispatcher, Message::Ask(ask)) {
             return self.dispatcher_lost(tools);
@@ -209,12 +204,7 @@ impl Distributor {
         }
     }
 
-    fn verdict(
-        &mut self,
-        flow: Flow,
-        verdict: &Verdict,
-        tools: &mut Tools<'_>,
-    ) -> Result<(), DatapathError> {
+    fn verdict(&mut self, flow: Flow, verdict: &Verdict, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
         let Some(server) = verdict.server else {
             // Nobody is there to serve it now. The client repeats its request until somebody is.
             self.tally.failed += 1;
@@ -328,7 +318,12 @@ impl Distributor {
     }
 
     /// A server's load.
-    pub(crate) fn load(&mut self, node: NodeId, serving: u32, tools: &Tools<'_>) -> Result<(), DatapathError> {
+    pub(crate) fn load(
+        &mut self,
+        node: NodeId,
+        serving: u32,
+        tools: &Tools<'_>,
+    ) -> Result<(), DatapathError> {
         self.loads.report(node, serving);
         self.tell_load(node, tools)
     }

@@ -21,7 +21,9 @@ pub enum NodeError {
     #[error(transparent)]
     Datapath(#[from] DatapathError),
     /// The control port could not be had.
-    #[error("cannot listen for control connections on {address}: {cause}\n  help: is another baton running here? (control_port in the cluster file)")]
+    #[error(
+        "cannot listen for control connections on {address}: {cause}\n  help: is another baton running here? (control_port in the cluster file)"
+    )]
     Listen {
         /// Where.
         address: std::net::SocketAddr,

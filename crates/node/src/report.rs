@@ -45,8 +45,8 @@ impl Daemon {
     fn connection(&self, peer: &PeerStatus) -> ConnectionStatus {
         let last_error = peer.last_error.as_ref().map(|e| {
             let mut text = e.to_string();
-            let end = text.floor_char_boundary(ConnectionStatus::ERROR_BYTES_MAX);
-            text.truncate(end);
+            let most = text.len().min(ConnectionStatus::ERROR_BYTES_MAX);
+            text.truncate((0..=most).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0));
             text
         });
         ConnectionStatus {

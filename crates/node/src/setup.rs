@@ -42,11 +42,7 @@ impl Setup {
     }
 
     /// Loads the programs for this node and fills the tables that do not change. Nothing is attached.
-    pub(crate) fn load(
-        &self,
-        options: &Options,
-        node: &Node,
-    ) -> Result<(Datapath, Option<Hold>), NodeError> {
+    pub(crate) fn load(&self, options: &Options, node: &Node) -> Result<(Datapath, Option<Hold>), NodeError> {
         let cluster = &options.cluster;
         let hold = node.roles.distributor.then(|| Hold::create(HOLD_NAME)).transpose()?;
         let settings = Settings {
