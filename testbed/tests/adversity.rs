@@ -291,3 +291,31 @@ fn the_update_comes_before_the_handoff() {
     assert!(counted(switch, "forwarded_distributor") > 0);
     cluster.stop();
 }
+
+/// Packets received in lists: a first request of several segments, each in its own handoff packet, and
+/// all of them pass TC before TCP has seen the first. (A veth device batches when GRO is on; software
+/// segmentation at the distributor repeats the wrapping.)
+#[test]
+fn first_requests_that_arrive_in_one_batch() {
+    let bed = Testbed::builder().figure(Figure::Five).one_cpu().build();
+    let files = DocRoot::shared();
+    let page = Content::new("page", 3000);
+    files.add(&page);
+    bed.node(0).run("ethtool", "-K eth0 tso off gso off".split(' '));
+    bed.nodes()[1..].iter().for_each(|node| drop(node.run("ethtool", "-K eth0 gro on".split(' '))));
+    let cluster = Figure::Five.start(&bed, WebServer::nginx, &files, "policy = \"wrr\"");
+    let capture = Capture::start(bed.client(0), 80);
+    for round in 0..12 {
+        let fields: String = (0..3 + round).map(|i| format!("X-{i}: {}\r\n", "y".repeat(990))).collect();
+        let head = format!("GET {} HTTP/1.1\r\nHost: x\r\n{fields}Connection: close\r\n\r\n", page.path());
+        let mut connection = Dial::new(cluster.service()).open(bed.client(0)).expect("answered");
+        connection.send(head.as_bytes()).expect("sent");
+        connection.response_of(&page).unwrap_or_else(|e| panic!("round {round}: {e}"));
+    }
+    let (received, adopted) = (cluster.counted("handoff_received"), cluster.counted("adopted"));
+    assert_eq!(adopted, 12);
+    assert!(received > adopted, "no head came in several handoff packets: {received} for {adopted}");
+    let seen = capture.stop();
+    assert_eq!((seen.resets(), seen.retransmitted()), (0, 0), "{:#?}", seen.flows);
+    cluster.stop();
+}

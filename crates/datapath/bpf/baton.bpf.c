@@ -73,9 +73,9 @@ inline_always int elsewhere(struct __sk_buff *skb, struct packet *p, struct bind
 	__u16 from = sender(skb);
 
 	b->seen_ns = bpf_ktime_get_ns();
-	if (p->flags & RST)
-		set_flag(b, FLAG_CLOSED);
-	if (p->flags & FIN)
+	/* Whether a RST is a valid one only the owner's stack can tell; it will say so by a close.
+	 */
+	if (p->flags & (FIN | RST))
 		set_flag(b, FLAG_FIN_IN);
 	if (from == b->node)
 		return drop(COUNT_DROP_LOOP);

@@ -215,7 +215,7 @@ struct order {
 /*
  * The handoff packet: the client's first data packet inside Geneve (RFC 8926) inside UDP, with this
  * one option. Everything that is not a byte is in network order. `tag` is SipHash-2-4 under the
- * cluster's handoff key over the option's other fields but `hops`, and the inner flow, seq and ack.
+ * cluster's handoff key over the option's other fields but `hops`, and the inner flow and ack.
  */
 enum wire {
 	GENEVE_PROTO_IPV4 = 0x0800,
@@ -307,7 +307,7 @@ _Static_assert(sizeof(struct binding) == 56, "binding has no hidden padding");
 	C(DROP_STALE_SOCKET, drop, "socket of an earlier connection would not end")                \
 	C(DROP_OVERTAKEN_RESET, drop, "own stack's RST for a packet that overtook its adoption")   \
 	C(DROP_HANDOFF_MALFORMED, drop, "handoff packet that cannot be read")                      \
-	C(DROP_HANDOFF_FORGED, drop, "handoff packet with a wrong tag or from no member")          \
+	C(DROP_HANDOFF_FORGED, drop, "handoff packet with a wrong tag")                            \
 	C(DROP_HANDOFF_STALE, drop, "handoff packet too old, or older than what is known")         \
 	C(DROP_HANDOFF_TOO_BIG, drop, "handoff packet would exceed the link's MTU")                \
 	C(RESET_EXPIRED, reset, "request came after the handshake's cookie had expired")           \

@@ -13,7 +13,8 @@ static __noinline __u64 handoff_tag(const struct handoff_option *o, const struct
 		return 0;
 	__u64 *w = s->words;
 	flow_words(&p->flow, w);
-	w[5] = (__u64)p->seq << 32 | p->ack;
+	/* not the segment's own seq: software segmentation repeats the wrapping on each */
+	w[5] = p->ack;
 	w[6] = (__u64)o->version << 16 | (__u64)o->options << 8 | o->snd_wscale;
 	w[7] = (__u64)bpf_ntohl(o->start_seq) << 32 | bpf_ntohl(o->tsval);
 	w[8] = (__u64)bpf_ntohl(o->issued_ms) << 32 | (__u64)bpf_ntohs(o->mss) << 16 |

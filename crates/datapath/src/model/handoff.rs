@@ -50,11 +50,11 @@ pub enum Refusal {
 
 impl Handoff {
     /// The tag over all fields but `hops`, and over the inner flow, seq and ack.
-    pub fn tag(&self, keys: &Keys, flow: &Flow, seq: u32, ack: u32) -> u64 {
+    pub fn tag(&self, keys: &Keys, flow: &Flow, ack: u32) -> u64 {
         let pair = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
         let short = |high: u16, low: u16| u32::from(high) << 16 | u32::from(low);
         let own = [
-            pair(seq, ack),
+            u64::from(ack),
             u64::from(HANDOFF_VERSION) << 16 | u64::from(self.options) << 8 | u64::from(self.snd_wscale),
             pair(self.start_seq, self.tsval),
             pair(self.issued_ms, short(self.mss, self.distributor)),
@@ -77,7 +77,7 @@ impl Handoff {
         port: u16,
     ) -> Option<Vec<u8>> {
         let (ethernet, inner) = frame.split_at_checked(L3)?;
-        let (flow, seq, ack) = inner_of(inner)?;
+        let (flow, ack) = inner_of(inner)?;
         let length = u16::try_from(inner.len() + OVERHEAD).ok()?;
         let mut out = ethernet.to_vec();
         out.extend(ipv4_header(length, 64, 17, from, to));
@@ -96,7 +96,7 @@ impl Handoff {
         for field in [self.mss, self.distributor, self.service, self.rtt_ms] {
             out.extend(field.to_be_bytes());
         }
-        out.extend(self.tag(keys, &flow, seq, ack).to_be_bytes());
+        out.extend(self.tag(keys, &flow, ack).to_be_bytes());
         out.extend(inner);
         Some(out)
     }
@@ -108,8 +108,8 @@ impl Handoff {
     pub fn unwrap(keys: &Keys, frame: &[u8], clock: Clock) -> Result<(Self, Vec<u8>), Refusal> {
         let (handoff, tag) = Self::read(frame).ok_or(Refusal::Malformed)?;
         let inner = frame.get(L3 + OVERHEAD..).ok_or(Refusal::Malformed)?;
-        let (flow, seq, ack) = inner_of(inner).ok_or(Refusal::Malformed)?;
-        if handoff.tag(keys, &flow, seq, ack) != tag {
+        let (flow, ack) = inner_of(inner).ok_or(Refusal::Malformed)?;
+        if handoff.tag(keys, &flow, ack) != tag {
             return Err(Refusal::Forged);
         }
         let age = clock.wall_ms().wrapping_sub(handoff.issued_ms) as i32;
@@ -151,8 +151,8 @@ impl Handoff {
     }
 }
 
-/// Flow, seq and ack of a plain IPv4 packet of TCP.
-fn inner_of(inner: &[u8]) -> Option<(Flow, u32, u32)> {
+/// Flow and ack of a plain IPv4 packet of TCP.
+fn inner_of(inner: &[u8]) -> Option<(Flow, u32)> {
     let tcp = inner.get(20..).filter(|tcp| tcp.len() >= 20)?;
     let plain = *inner.first()? == 0x45 && *inner.get(9)? == 6 && be16(inner, 6)? & 0x3fff == 0;
     let complete = usize::from(be16(inner, 2)?) <= inner.len();
@@ -162,5 +162,5 @@ fn inner_of(inner: &[u8]) -> Option<(Flow, u32, u32)> {
         vip: be32(inner, 16)?.into(),
         vip_port: be16(tcp, 2)?,
     };
-    (plain && complete).then_some((flow, be32(tcp, 4)?, be32(tcp, 8)?))
+    (plain && complete).then_some((flow, be32(tcp, 8)?))
 }

@@ -141,10 +141,7 @@ impl Run<'_> {
 
     fn elsewhere(&mut self, p: &Packet, mut b: Binding, node: NodeId) -> Verdict {
         b.seen_ns = self.clock.kernel_ns;
-        if p.has(RST) {
-            b.flags |= FLAG_CLOSED;
-        }
-        if p.has(FIN) {
+        if p.has(FIN) || p.has(RST) {
             b.flags |= FLAG_FIN_IN;
         }
         let first = !p.payload.is_empty() && p.seq == b.start_seq;
