@@ -159,7 +159,7 @@ fn packets_of_a_connection_that_another_node_owns_go_there() {
         case(world, "a FIN", &ack.frame(), Verdict::Redirect, &["forwarded_binding"]);
         ack.flags = RST;
         case(world, "a RST", &ack.frame(), Verdict::Redirect, &["forwarded_binding"]);
-        world.pass(Duration::from_secs(59));
+        world.pass(Duration::from_secs(299));
         case(
             world,
             "late packets still find the owner",
@@ -167,8 +167,8 @@ fn packets_of_a_connection_that_another_node_owns_go_there() {
             Verdict::Redirect,
             &["forwarded_binding"],
         );
-        world.pass(Duration::from_secs(61));
-        case(world, "a minute later it is forgotten", &ack.frame(), Verdict::Drop, &["drop_unknown_reset"]);
+        world.pass(Duration::from_secs(301));
+        case(world, "five minutes later it is forgotten", &ack.frame(), Verdict::Drop, &["drop_unknown_reset"]);
     });
 }
 
