@@ -125,8 +125,11 @@ impl Dial {
         client.inside(|| self.open_here())
     }
 
-    /// Connects from the calling thread's namespace.
-    pub(crate) fn open_here(&self) -> Result<Connection, Fault> {
+    /// Connects from the calling thread's namespace: on a thread that [`Namespace::inside`] started.
+    ///
+    /// # Errors
+    /// See [`Fault`].
+    pub fn open_here(&self) -> Result<Connection, Fault> {
         let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
         if let Some(bytes) = self.receive_buffer {
             setsockopt(&socket, sockopt::RcvBuf, &bytes)?;

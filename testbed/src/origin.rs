@@ -5,13 +5,13 @@
 use std::io;
 use std::net::SocketAddrV4;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::content::Content;
 use crate::topology::Host;
@@ -27,7 +27,7 @@ const PIECE: usize = 64 * 1024;
 #[derive(Debug)]
 pub struct Origin {
     address: SocketAddrV4,
-    requests: Arc<AtomicU64>,
+    desk: Arc<Desk>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -39,14 +39,34 @@ impl Origin {
     /// When the port is taken.
     #[track_caller]
     pub fn start(host: &Host, port: u16, delay: Duration) -> Self {
+        Self::start_limited(host, port, delay, Semaphore::MAX_PERMITS)
+    }
+
+    /// [`Origin::start`], but it works on at most `at_once` answers, like a disk or a database; the
+    /// other requests queue.
+    ///
+    /// # Panics
+    /// When the port is taken.
+    #[track_caller]
+    pub fn start_limited(host: &Host, port: u16, delay: Duration, at_once: usize) -> Self {
         let address = host.at(port);
-        let requests = Arc::new(AtomicU64::new(0));
+        let desk = Arc::new(Desk {
+            delay,
+            places: Semaphore::new(at_once),
+            requests: AtomicU64::new(0),
+            spoilt: AtomicBool::new(false),
+        });
         let (stop, stopped) = oneshot::channel();
         let listener = host.inside(|| std::net::TcpListener::bind(address));
         let listener = listener.unwrap_or_else(|error| panic!("no origin at {address}: {error}"));
-        let count = Arc::clone(&requests);
-        let thread = host.thread(move || serve_until(stopped, listener, delay, count));
-        Self { address, requests, stop: Some(stop), thread: Some(thread) }
+        let same = Arc::clone(&desk);
+        let thread = host.thread(move || serve_until(stopped, listener, same));
+        Self { address, desk, stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// From now on the last byte of every body is wrong: to test those who check bodies.
+    pub fn spoil(&self) {
+        self.desk.spoilt.store(true, Ordering::Relaxed);
     }
 
     /// Where it listens.
@@ -56,7 +76,7 @@ impl Origin {
 
     /// How many requests it has got: the misses of the caches before it.
     pub fn requests(&self) -> u64 {
-        self.requests.load(Ordering::Relaxed)
+        self.desk.requests.load(Ordering::Relaxed)
     }
 }
 
@@ -69,12 +89,16 @@ impl Drop for Origin {
     }
 }
 
-fn serve_until(
-    stopped: oneshot::Receiver<()>,
-    listener: std::net::TcpListener,
+/// What all connections of an origin share.
+#[derive(Debug)]
+struct Desk {
     delay: Duration,
-    requests: Arc<AtomicU64>,
-) {
+    places: Semaphore,
+    requests: AtomicU64,
+    spoilt: AtomicBool,
+}
+
+fn serve_until(stopped: oneshot::Receiver<()>, listener: std::net::TcpListener, desk: Arc<Desk>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime needs only some descriptors");
     runtime.block_on(async {
@@ -83,9 +107,9 @@ fn serve_until(
         let accept = async {
             loop {
                 if let Ok((client, _)) = listener.accept().await {
-                    let requests = Arc::clone(&requests);
+                    let desk = Arc::clone(&desk);
                     // A client that goes away is its own business.
-                    tokio::spawn(async move { serve(client, delay, &requests).await.ok() });
+                    tokio::spawn(async move { serve(client, &desk).await.ok() });
                 }
             }
         };
@@ -97,10 +121,12 @@ fn serve_until(
 }
 
 /// One request on a connection, then its end.
-async fn serve(mut client: TcpStream, delay: Duration, requests: &AtomicU64) -> io::Result<()> {
+async fn serve(mut client: TcpStream, desk: &Desk) -> io::Result<()> {
     let head = tokio::time::timeout(HEAD_PATIENCE, head(&mut client)).await??;
-    requests.fetch_add(1, Ordering::Relaxed);
-    tokio::time::sleep(delay).await;
+    desk.requests.fetch_add(1, Ordering::Relaxed);
+    let place = desk.places.acquire().await;
+    tokio::time::sleep(desk.delay).await;
+    drop(place);
     let Some(content) = head.split(' ').nth(1).and_then(Content::from_path) else {
         let refusal = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
         return client.write_all(refusal).await;
@@ -109,8 +135,16 @@ async fn serve(mut client: TcpStream, delay: Duration, requests: &AtomicU64) -> 
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {size}\r\nConnection: close\r\n\r\n");
     client.write_all(head.as_bytes()).await?;
     let mut body = content.body();
+    let mut left = size;
     while let Some(piece) = body.next(PIECE) {
-        client.write_all(piece).await?;
+        left -= piece.len() as u64;
+        match piece.split_last() {
+            Some((last, rest)) if left == 0 && desk.spoilt.load(Ordering::Relaxed) => {
+                client.write_all(rest).await?;
+                client.write_all(&[!last]).await?;
+            }
+            _ => client.write_all(piece).await?,
+        }
     }
     client.shutdown().await
 }

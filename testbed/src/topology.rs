@@ -34,7 +34,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// Its name: `a`, `b`, ... for nodes, `router`, `client0`, ...
+    /// Its name: `a`, `b`, ... for nodes unless they were named, `router`, `client0`, ...
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -83,7 +83,7 @@ impl Deref for Host {
 /// What a testbed shall have; made by [`Testbed::builder`].
 #[derive(Debug, Clone)]
 pub struct Builder {
-    nodes: usize,
+    nodes: Vec<String>,
     clients: usize,
     wire: bool,
     one_cpu: bool,
@@ -93,7 +93,12 @@ pub struct Builder {
 impl Builder {
     /// How many nodes (1 if not said).
     pub fn nodes(self, nodes: usize) -> Self {
-        Self { nodes, ..self }
+        Self { nodes: (0..nodes).map(letter).collect(), ..self }
+    }
+
+    /// Nodes of these names, of 1 to 12 characters each.
+    pub fn named_nodes(self, names: &[&str]) -> Self {
+        Self { nodes: names.iter().map(|name| (*name).to_owned()).collect(), ..self }
     }
 
     /// How many clients, each on a network of its own (1 if not said).
@@ -132,10 +137,10 @@ impl Builder {
     #[track_caller]
     pub fn build(&self) -> Testbed {
         let machines = 1..=MACHINES_MAX;
-        assert!(machines.contains(&self.nodes) && machines.contains(&self.clients), "1 to 26 of each");
+        assert!(machines.contains(&self.nodes.len()) && machines.contains(&self.clients), "1 to 26 of each");
         let cpu = self.one_cpu.then(some_cpu);
         let router = self.router(cpu);
-        let nodes = (0..self.nodes).map(|i| self.node(i, cpu, &router)).collect();
+        let nodes = (0..self.nodes.len()).map(|i| self.node(i, cpu, &router)).collect();
         let wire = self.wire.then(|| Namespace::new("wire", cpu));
         if let Some(wire) = &wire {
             bridged_packets_skip_ip_rules(wire);
@@ -163,7 +168,7 @@ impl Builder {
     }
 
     fn node(&self, index: usize, cpu: Option<usize>, router: &Host) -> Host {
-        let name = letter(index);
+        let name = self.nodes[index].clone();
         let last = 10 + index as u8;
         let node = host(name.clone(), Ipv4Addr::new(10, 1, 0, last), Namespace::new(&name, cpu));
         let port = format!("to-{name}");
@@ -223,7 +228,7 @@ pub struct Testbed {
 impl Testbed {
     /// One client, one node, nothing else; then say what more.
     pub fn builder() -> Builder {
-        Builder { nodes: 1, clients: 1, wire: false, one_cpu: false, offloads: true }
+        Builder { nodes: vec![letter(0)], clients: 1, wire: false, one_cpu: false, offloads: true }
     }
 
     /// All nodes, in the order of their names.

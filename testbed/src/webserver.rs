@@ -12,11 +12,14 @@ use crate::topology::Host;
 
 /// For a server to listen.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Where the cache behind Apache listens.
+const CACHE_PORT: u16 = 8081;
 
 /// A web server on port 80 of a node; stopped when dropped.
 #[derive(Debug)]
 pub struct WebServer {
     process: Process,
+    _behind: Option<Box<WebServer>>,
     access_log: PathBuf,
 }
 
@@ -39,17 +42,38 @@ impl WebServer {
     #[track_caller]
     pub fn nginx(node: &Host, files: &DocRoot) -> Self {
         let site = format!("root {};", files.path().display());
-        Self::start_nginx(node, "", &site)
+        Self::start_nginx(node, 80, "auto", "", &site)
     }
 
     /// nginx as a caching proxy before an origin. The cache has room for about `objects` responses;
-    /// one more pushes the least recently used one out at once. `X-Cache` says HIT or MISS.
+    /// one more pushes the least recently used one out at once. It is empty at the start. `X-Cache`
+    /// says HIT or MISS.
     ///
     /// # Panics
     /// When it is not installed or does not start.
     #[track_caller]
     pub fn caching_nginx(node: &Host, origin: SocketAddrV4, objects: usize) -> Self {
+        Self::start_cache(node, 80, origin, objects)
+    }
+
+    /// Apache as a proxy before a small cache on its own machine: the nginx of
+    /// [`WebServer::caching_nginx`], on a port of its own. (Apache's own caches are bounded only by a
+    /// cleaner that runs once a minute, or keep too few of the objects that they have room for.)
+    ///
+    /// # Panics
+    /// When one is not installed or does not start.
+    #[track_caller]
+    pub fn apache_before_cache(node: &Host, origin: SocketAddrV4, objects: usize) -> Self {
+        let cache = Self::start_cache(node, CACHE_PORT, origin, objects);
+        let site = APACHE_PROXY.replace("@PORT@", &CACHE_PORT.to_string());
+        Self { _behind: Some(Box::new(cache)), ..Self::start_apache(node, &site) }
+    }
+
+    #[track_caller]
+    fn start_cache(node: &Host, port: u16, origin: SocketAddrV4, objects: usize) -> Self {
         let cache = node.scratch().path().join("cache");
+        // What an earlier one has left; mostly nothing.
+        let _ = std::fs::remove_dir_all(&cache);
         let cache = format!(
             "proxy_cache_path {} keys_zone=small:{}k inactive=1h;",
             cache.display(),
@@ -61,17 +85,20 @@ impl WebServer {
              add_header X-Node {} always; }}",
             node.name()
         );
-        Self::start_nginx(node, &cache, &site)
+        // One worker: of two, one may take the room that the other has just made in the key zone, which
+        // answers 500 then.
+        Self::start_nginx(node, port, "1", &cache, &site)
     }
 
     #[track_caller]
-    fn start_nginx(node: &Host, http: &str, site: &str) -> Self {
+    fn start_nginx(node: &Host, port: u16, workers: &str, http: &str, site: &str) -> Self {
         let config = NGINX.replace("@HTTP@", http).replace("@SITE@", site);
         let config = config.replace("@NODE@", node.name()).replace("@DIR@", &dir(node));
+        let config = config.replace("@PORT@", &port.to_string()).replace("@WORKERS@", workers);
         let config = node.scratch().write("nginx.conf", config);
         let mut command = node.command("nginx");
         command.arg("-c").arg(config);
-        Self::start(node, "nginx", command)
+        Self::start(node, "nginx", port, command)
     }
 
     /// Apache with static files.
@@ -80,19 +107,25 @@ impl WebServer {
     /// When it is not installed or does not start.
     #[track_caller]
     pub fn apache(node: &Host, files: &DocRoot) -> Self {
-        let config = APACHE.replace("@FILES@", &files.path().display().to_string());
+        Self::start_apache(node, &APACHE_FILES.replace("@FILES@", &files.path().display().to_string()))
+    }
+
+    #[track_caller]
+    fn start_apache(node: &Host, site: &str) -> Self {
+        let config = APACHE.replace("@SITE@", site);
         let config = config.replace("@NODE@", node.name()).replace("@DIR@", &dir(node));
         let config = node.scratch().write("apache.conf", config);
         let mut command = node.command("apache2");
         command.arg("-DFOREGROUND").arg("-f").arg(config);
-        Self::start(node, "apache", command)
+        Self::start(node, "apache", 80, command)
     }
 
     #[track_caller]
-    fn start(node: &Host, name: &str, command: std::process::Command) -> Self {
+    fn start(node: &Host, name: &str, port: u16, command: std::process::Command) -> Self {
         let mut process = node.start(name, command);
-        process.wait_ready(PATIENCE, || node.listens(80));
-        Self { process, access_log: node.scratch().path().join("access.log") }
+        process.wait_ready(PATIENCE, || node.listens(port));
+        let access_log = node.scratch().path().join(format!("{name}-access.log"));
+        Self { process, _behind: None, access_log }
     }
 
     /// The server's main process.
@@ -136,13 +169,13 @@ fn zone_kb(objects: usize) -> usize {
 const NGINX: &str = r#"
 daemon off;
 user www-data;
-worker_processes auto;
+worker_processes @WORKERS@;
 pid @DIR@/nginx.pid;
-error_log @DIR@/error.log;
+error_log @DIR@/nginx-error.log;
 events { worker_connections 4096; }
 http {
     log_format client '$remote_addr $remote_port $status $request';
-    access_log @DIR@/access.log client;
+    access_log @DIR@/nginx-access.log client;
     client_body_temp_path @DIR@/body;
     proxy_temp_path @DIR@/proxy;
     fastcgi_temp_path @DIR@/fastcgi;
@@ -153,7 +186,7 @@ http {
     keepalive_requests 1000000;
     @HTTP@
     server {
-        listen 80;
+        listen @PORT@;
         add_header X-Node @NODE@ always;
         @SITE@
     }
@@ -175,13 +208,9 @@ LoadModule headers_module /usr/lib/apache2/modules/mod_headers.so
 LoadModule dir_module /usr/lib/apache2/modules/mod_dir.so
 User www-data
 Group www-data
-ErrorLog @DIR@/error.log
+ErrorLog @DIR@/apache-error.log
 LogFormat "%a %{remote}p %>s %r" client
-CustomLog @DIR@/access.log client
-DocumentRoot @FILES@
-<Directory @FILES@>
-    Require all granted
-</Directory>
+CustomLog @DIR@/apache-access.log client
 Header always set X-Node @NODE@
 KeepAlive On
 MaxKeepAliveRequests 0
@@ -191,7 +220,21 @@ ThreadsPerChild 200
 MaxRequestWorkers 800
 MinSpareThreads 50
 MaxSpareThreads 800
+@SITE@
 "#;
+
+const APACHE_FILES: &str = "
+DocumentRoot @FILES@
+<Directory @FILES@>
+    Require all granted
+</Directory>
+";
+
+const APACHE_PROXY: &str = "
+LoadModule proxy_module /usr/lib/apache2/modules/mod_proxy.so
+LoadModule proxy_http_module /usr/lib/apache2/modules/mod_proxy_http.so
+ProxyPass / http://127.0.0.1:@PORT@/
+";
 
 #[cfg(test)]
 mod tests {

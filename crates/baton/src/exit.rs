@@ -10,7 +10,7 @@ Exit codes:
    0  done; of `node`: stopped as asked, by SIGTERM or SIGINT
    1  failed; of `check` and `doctor`: there are problems
    2  wrong usage
-  77  of `node` and `status`: missing privileges
+  77  of `node`, `status` and `demo`: missing privileges
   78  of `node` and `doctor`: the cluster file is wrong, or has no such node";
 
 /// Why a command did not do what it was asked. (Wrong usage is found by clap, which exits with 2,

@@ -2,6 +2,7 @@
 
 mod check;
 mod config;
+mod demo;
 mod doctor;
 mod exit;
 mod init;
@@ -27,6 +28,7 @@ struct Cli {
 
 const START: &str = "\
 To begin:
+  baton demo                                           watch a cluster at work on this machine
   baton init                                           write cluster.toml; then edit its nodes
   baton check cluster.toml                             is the file right?
   baton doctor --config cluster.toml --node s1         is this machine right?
@@ -37,6 +39,7 @@ To begin:
 enum Command {
     Init(init::Init),
     Check(check::Check),
+    Demo(demo::Demo),
     Doctor(doctor::Doctor),
     // Boxed for its log filter, the largest of all.
     Node(Box<node::Node>),
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
     exit::code(match Cli::parse().command {
         Command::Init(command) => command.run(),
         Command::Check(command) => command.run(),
+        Command::Demo(command) => command.run(),
         Command::Doctor(command) => command.run(),
         Command::Node(command) => command.run(),
         Command::Status(command) => command.run(),
