@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::cpu::{self, Ticks};
-use crate::front::{FRONT_CPU, Measured, OwnCpu, programs_and_daemons_us};
+use crate::front::{FRONT_CPU, Measured, OwnCpu, parts_us};
 use crate::generator::{Requests, Tally};
 use crate::plan::{Load, Plan, Side};
 use crate::sides::{Running, Sides};
@@ -36,27 +36,25 @@ pub enum Figures {
         rate_rps: f64,
         /// The machine's work for each, microseconds.
         cpu_us: f64,
+        /// What of it the kernel charged to the processes of the comparison, microseconds.
+        own_cpu_us: f64,
         /// Half of the answers took no longer, milliseconds.
         p50_ms: f64,
         /// 99 of 100 answers took no longer, milliseconds.
         p99_ms: f64,
     },
-    /// Of a run for the front tier alone.
-    Front {
-        /// The front's work for each answer, microseconds.
+    /// Of a run in which the front machine had a CPU of its own.
+    OwnCpu {
+        /// What that CPU was busy for each answer, microseconds.
         cpu_us: f64,
-        /// How it was told apart.
-        by: FrontBy,
     },
-}
-
-/// How the front tier's work is told apart; see [`crate::front`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FrontBy {
-    /// It had a CPU of its own.
-    OwnCpu,
-    /// The eBPF programs and the daemons of all nodes.
-    Programs,
+    /// Of a run in which Baton's parts were measured; all nodes' together.
+    Parts {
+        /// The eBPF programs' time for each answer, microseconds.
+        programs_us: f64,
+        /// The daemons' CPU time for each answer, microseconds.
+        daemons_us: f64,
+    },
 }
 
 /// Runs the whole plan. `progress` is told each run.
@@ -74,72 +72,80 @@ pub fn compare(plan: &Plan, sides: &Sides, mut progress: impl FnMut(&Run)) -> Ve
     for round in 0..plan.front_rounds {
         for load in &plan.loads {
             for side in plan.order(round) {
-                let ways = front_ways(side).iter();
-                ways.for_each(|by| keep(front(plan, sides, *load, side, round, *by)));
+                if has_front_machine(side) {
+                    keep(own_cpu(plan, sides, *load, side, round));
+                }
+                if matches!(side, Side::BatonFigure5 | Side::BatonFigure7) {
+                    keep(parts(plan, sides, *load, side, round));
+                }
             }
         }
     }
     runs
 }
 
-fn front_ways(side: Side) -> &'static [FrontBy] {
-    match side {
-        Side::Nginx => &[],
-        Side::BatonFigure5 => &[FrontBy::OwnCpu, FrontBy::Programs],
-        Side::BatonFigure7 => &[FrontBy::Programs],
-        Side::HaproxyHttp | Side::HaproxyTcp | Side::NginxProxy => &[FrontBy::OwnCpu],
-    }
+fn has_front_machine(side: Side) -> bool {
+    !matches!(side, Side::Nginx | Side::BatonFigure7)
 }
 
 fn ordinary(plan: &Plan, sides: &Sides, load: Load, side: Side, round: usize) -> Run {
     let running = sides.start(side, load);
-    let (tally, cpu_us) = measure(plan, sides, load, &running, None, || {
-        let (before, start) = (Ticks::now(None), Instant::now());
-        move || Ticks::now(None).busy_us_since(before, start.elapsed(), cpu::count())
+    let processes = sides.processes();
+    let own = || processes.iter().map(|pid| cpu::of_process(*pid)).sum::<f64>();
+    let (tally, [cpu_us, own_cpu_us]) = measure(plan, sides, load, &running, None, || {
+        let (before, own_before, start) = (Ticks::now(None), own(), Instant::now());
+        move || [Ticks::now(None).busy_us_since(before, start.elapsed(), cpu::count()), own() - own_before]
     });
     running.stop();
     let at = |quantile| tally.latency_us.value_at_quantile(quantile) as f64 / 1e3;
     let figures = Figures::All {
         rate_rps: tally.answers as f64 / plan.measured.as_secs_f64(),
         cpu_us: each(cpu_us, &tally),
+        own_cpu_us: each(own_cpu_us, &tally),
         p50_ms: at(0.5),
         p99_ms: at(0.99),
     };
     run(load, side, round, figures, tally)
 }
 
-fn front(plan: &Plan, sides: &Sides, load: Load, side: Side, round: usize, by: FrontBy) -> Run {
+fn own_cpu(plan: &Plan, sides: &Sides, load: Load, side: Side, round: usize) -> Run {
     let running = sides.start(side, load);
-    let (tally, cpu_us) = match by {
-        FrontBy::OwnCpu => {
-            let _own = OwnCpu::give(sides);
-            measure(plan, sides, load, &running, Some(0), || {
-                let (before, start) = (Ticks::now(Some(FRONT_CPU)), Instant::now());
-                move || Ticks::now(Some(FRONT_CPU)).busy_us_since(before, start.elapsed(), 1)
-            })
-        }
-        FrontBy::Programs => {
-            let _measured = Measured::programs();
-            let running = &running;
-            measure(plan, sides, load, running, None, || {
-                let before = programs_and_daemons_us(running);
-                move || programs_and_daemons_us(running) - before
-            })
-        }
-    };
+    let own = OwnCpu::give(sides);
+    let (tally, cpu_us) = measure(plan, sides, load, &running, Some(0), || {
+        let (before, start) = (Ticks::now(Some(FRONT_CPU)), Instant::now());
+        move || Ticks::now(Some(FRONT_CPU)).busy_us_since(before, start.elapsed(), 1)
+    });
+    drop(own);
     running.stop();
-    run(load, side, round, Figures::Front { cpu_us: each(cpu_us, &tally), by }, tally)
+    run(load, side, round, Figures::OwnCpu { cpu_us: each(cpu_us, &tally) }, tally)
+}
+
+fn parts(plan: &Plan, sides: &Sides, load: Load, side: Side, round: usize) -> Run {
+    let running = sides.start(side, load);
+    let measured = Measured::programs();
+    let (tally, [programs_us, daemons_us]) = measure(plan, sides, load, &running, None, || {
+        let daemons = running.daemons();
+        let before = parts_us(&daemons);
+        move || {
+            let now = parts_us(&daemons);
+            [now[0] - before[0], now[1] - before[1]]
+        }
+    });
+    drop(measured);
+    running.stop();
+    let (programs_us, daemons_us) = (each(programs_us, &tally), each(daemons_us, &tally));
+    run(load, side, round, Figures::Parts { programs_us, daemons_us }, tally)
 }
 
 /// Puts the load on a side; `begin` is called when it is warm, and what it returns at the end.
-fn measure<End: FnOnce() -> f64 + Send>(
+fn measure<Work: Send, End: FnOnce() -> Work + Send>(
     plan: &Plan,
     sides: &Sides,
     load: Load,
     running: &Running<'_>,
     cpu: Option<usize>,
     begin: impl FnOnce() -> End + Send,
-) -> (Tally, f64) {
+) -> (Tally, Work) {
     let requests = Requests {
         to: running.to,
         files: load.files(),

@@ -6,9 +6,9 @@
 //! front's: user space, system calls, and all of receiving, eBPF programs and sending. It treats Baton
 //! and proxies alike. It needs a front machine, so it cannot be used for figure 7.
 //!
-//! *Programs and daemons*: the kernel's own run-time statistics of the programs, and the CPU time of the
-//! daemons, of all nodes. What the kernel does to a packet after a program has chosen its way is not in
-//! it, so it is the lower bound.
+//! *Parts*: the kernel's own run-time statistics of the programs, and the CPU time of the daemons, of all
+//! nodes. What the kernel does to a packet after a program has chosen its way is not in it. It also says
+//! where Baton's time goes.
 
 use std::collections::HashMap;
 use std::fs;
@@ -16,7 +16,7 @@ use std::fs;
 use baton_testbed::{Host, Namespace};
 
 use crate::cpu;
-use crate::sides::{Running, Sides};
+use crate::sides::Sides;
 
 /// The CPU that the front has to itself; all else runs on CPU 0.
 pub const FRONT_CPU: usize = 1;
@@ -79,10 +79,10 @@ impl Drop for Measured {
     }
 }
 
-/// Microseconds that the programs and daemons of a cluster have run so far.
-pub fn programs_and_daemons_us(running: &Running<'_>) -> f64 {
-    let daemons = running.daemons();
-    daemons.iter().map(|pid| programs_us(*pid) + cpu::of_process(*pid)).sum()
+/// Microseconds that programs, and daemons, have run so far, by the daemons' process ids.
+pub fn parts_us(daemons: &[u32]) -> [f64; 2] {
+    let sum = |of: fn(u32) -> f64| daemons.iter().map(|pid| of(*pid)).sum();
+    [sum(programs_us), sum(cpu::of_process)]
 }
 
 /// Of the programs that a process holds descriptors of.

@@ -23,8 +23,12 @@ use clap::Parser;
 use serde::Serialize;
 
 use compare::{Figures, Run};
+use cpu::Ticks;
 use plan::{Load, Plan, Side};
 use report::Comparison;
+
+/// A machine busier than this with other work gives no figures to trust.
+const QUIET_PERCENT: f64 = 5.0;
 
 /// Compare Baton with bare nginx and with proxies
 ///
@@ -92,13 +96,14 @@ fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     let plan = cli.plan();
     fs::create_dir_all(&cli.out).with_context(|| format!("cannot make {}", cli.out.display()))?;
-    let meta = meta::Meta::of(&plan);
+    let mut meta = meta::Meta::of(&plan);
     // First, because they may build: nothing else shall run during the comparison.
     if !cli.quick && !cli.no_micro {
         write(&cli.out, "dispatcher.json", &micro::dispatcher(&meta)?)?;
         write(&cli.out, "packets.json", &micro::packets(&meta)?)?;
     }
     let sides = sides::Sides::build();
+    meta.background_cpu_percent = background();
     let runs = compare::compare(&plan, &sides, progress);
     drop(sides);
     let rows = report::rows(&plan, &runs);
@@ -109,12 +114,28 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How busy the machine is with other work, in percent of its CPUs.
+fn background() -> f64 {
+    let before = Ticks::now(None);
+    std::thread::sleep(Duration::from_secs(1));
+    let share = Ticks::now(None).busy_us_since(before, Duration::from_secs(1), 1) / 1e4;
+    if share > QUIET_PERCENT {
+        println!("WARNING: other work keeps this machine {share:.0} % busy: the figures are its, too");
+    }
+    (share * 10.0).round() / 10.0
+}
+
 fn progress(run: &Run) {
     let what = match run.figures {
-        Figures::All { rate_rps, cpu_us, p50_ms, p99_ms } => {
-            format!("{rate_rps:>8.0}/s {cpu_us:>8.1} us CPU {p50_ms:>7.2} ms p50 {p99_ms:>7.2} ms p99")
+        Figures::All { rate_rps, cpu_us, own_cpu_us, p50_ms, p99_ms } => {
+            format!(
+                "{rate_rps:>8.0}/s {cpu_us:>8.1} us CPU ({own_cpu_us:.1} us own) {p50_ms:>7.2} ms p50 {p99_ms:>7.2} ms p99"
+            )
         }
-        Figures::Front { cpu_us, by } => format!("front: {cpu_us:.2} us CPU ({by:?})"),
+        Figures::OwnCpu { cpu_us } => format!("front, on a CPU of its own: {cpu_us:.2} us"),
+        Figures::Parts { programs_us, daemons_us } => {
+            format!("programs: {programs_us:.2} us, daemons: {daemons_us:.2} us")
+        }
     };
     println!("round {} {:<12} {:<13} {what}", run.round + 1, run.load, run.side.name());
     if let Some(error) = &run.first_error {

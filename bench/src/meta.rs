@@ -31,6 +31,8 @@ pub struct Meta {
     pub seconds: f64,
     /// Seconds that each ran before.
     pub warm_up_seconds: f64,
+    /// How busy the machine's CPUs were with other work just before the comparison.
+    pub background_cpu_percent: f64,
     /// Client connections at any time.
     pub connections: usize,
     /// How the front tier's CPU was told apart.
@@ -40,7 +42,7 @@ pub struct Meta {
 const FRONT_CPU: &str = "nginx: no front tier, 0. baton-figure5, haproxy-*, nginx-proxy: rounds of their own, \
      in which the front machine's processes and packets have a CPU to themselves: what it was busy. \
      baton-figure7, whose front tier is on all nodes: run time of all eBPF programs (bpf_stats) and CPU time \
-     of all daemons; programs_cpu_us_per_request is the same for both figures";
+     of all daemons, which programs_us_per_request and daemons_us_per_request give for both figures";
 
 impl Meta {
     /// Of this machine, now.
@@ -64,6 +66,7 @@ impl Meta {
             front_rounds: plan.front_rounds,
             seconds: plan.measured.as_secs_f64(),
             warm_up_seconds: plan.warm.as_secs_f64(),
+            background_cpu_percent: 0.0,
             connections: plan.connections,
             front_cpu: FRONT_CPU,
         }

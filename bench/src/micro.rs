@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::meta::Meta;
+use crate::spread::Spread;
 
 /// What is written to `dispatcher.json`.
 #[derive(Debug, Serialize)]
@@ -22,15 +23,14 @@ pub struct Dispatcher {
 struct InProcess {
     policy: String,
     mix: String,
-    millions_per_second: Vec<f64>,
+    millions_per_second: Spread,
 }
 
 #[derive(Debug, Serialize)]
 struct OverConnection {
     /// Requests that wait for a decision at any time.
     undecided: u32,
-    /// Each round's.
-    decisions_per_second: Vec<f64>,
+    decisions_per_second: Spread,
 }
 
 /// What is written to `packets.json`.
@@ -61,6 +61,7 @@ pub fn dispatcher(meta: &Meta) -> anyhow::Result<Dispatcher> {
             print!("{undecided} undecided: {text}");
             rates.push(over_connection(&text).context("the control crate's example printed no rate")?);
         }
+        let rates = Spread::of(rates, 0).context("no rounds")?;
         over_a_connection.push(OverConnection { undecided, decisions_per_second: rates });
     }
     Ok(Dispatcher { meta: meta.clone(), in_process, over_a_connection })
@@ -93,7 +94,7 @@ fn in_process(line: &str) -> Option<InProcess> {
     let mut names = names.split_whitespace();
     let (policy, mix, median) = (names.next()?, names.next()?, names.next()?.parse().ok()?);
     let mut extremes = figures.trim().trim_matches(['(', ')']).split(" to ").map(str::parse::<f64>);
-    let millions_per_second = vec![median, extremes.next()?.ok()?, extremes.next()?.ok()?];
+    let millions_per_second = Spread { median, min: extremes.next()?.ok()?, max: extremes.next()?.ok()? };
     Some(InProcess { policy: policy.to_owned(), mix: mix.to_owned(), millions_per_second })
 }
 
@@ -104,13 +105,13 @@ fn over_connection(text: &str) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{in_process, over_connection};
+    use super::{Spread, in_process, over_connection};
 
     #[test]
     fn what_the_benches_print_is_read() {
         let row = in_process("lard/r         busy      12.3 million/s  (11.0 to 13.5)").expect("a rate");
         assert_eq!((row.policy.as_str(), row.mix.as_str()), ("lard/r", "busy"));
-        assert_eq!(row.millions_per_second, [12.3, 11.0, 13.5]);
+        assert_eq!(row.millions_per_second, Spread { median: 12.3, min: 11.0, max: 13.5 });
         assert_eq!(in_process("maglev table of 65537 entries: 1.20 ms"), None);
         let text = "5000000 decisions in 2.10 s: 2380952/s, 1220 batches of 4096.0 on average, 3 us a batch";
         assert_eq!(over_connection(text), Some(2_380_952.0));

@@ -3,7 +3,7 @@
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use crate::compare::{Figures, FrontBy, Run};
+use crate::compare::{Figures, Run};
 use crate::meta::Meta;
 use crate::plan::{Load, Plan, Side};
 use crate::spread::Spread;
@@ -28,10 +28,15 @@ pub struct Row {
     pub rate_rps: Option<Spread>,
     /// The whole machine's CPU time for each answer, client and web servers included.
     pub cpu_us_per_request: Option<Spread>,
+    /// What of it was charged to the processes of the comparison: client, front tier, web servers, with
+    /// the softirqs that ran in their time. Less exact, but it leaves out what else the machine does.
+    pub own_cpu_us_per_request: Option<Spread>,
     /// The front tier's share of it; the bare web server has no front tier: 0.
     pub front_cpu_us_per_request: Option<Spread>,
-    /// Of programs and daemons alone, for Baton: a lower bound that both figures have.
-    pub programs_cpu_us_per_request: Option<Spread>,
+    /// Baton's eBPF programs on all nodes, for each answer.
+    pub programs_us_per_request: Option<Spread>,
+    /// Baton's daemons on all nodes, for each answer.
+    pub daemons_us_per_request: Option<Spread>,
     /// Median latency.
     pub p50_ms: Option<Spread>,
     /// 99th percentile of the latency.
@@ -53,7 +58,7 @@ fn row(load: Load, side: Side, runs: &[Run]) -> Row {
     let rates = |side: Side| {
         all.iter().filter(move |run| run.side == side).filter_map(|run| match run.figures {
             Figures::All { rate_rps, .. } => Some((run.round, rate_rps)),
-            Figures::Front { .. } => None,
+            _ => None,
         })
     };
     let bare: Vec<(usize, f64)> = rates(Side::Nginx).collect();
@@ -64,38 +69,44 @@ fn row(load: Load, side: Side, runs: &[Run]) -> Row {
     let of = |pick: fn(&Figures) -> Option<f64>, digits| {
         Spread::of(mine().filter_map(|run| pick(&run.figures)), digits)
     };
-    let programs = of(|figures| front(figures, FrontBy::Programs), 2);
     let front = match side {
         Side::Nginx => Spread::of([0.0], 2),
         // Its front tier is spread over all nodes.
-        Side::BatonFigure7 => programs,
-        _ => of(|figures| front(figures, FrontBy::OwnCpu), 2),
+        Side::BatonFigure7 => of(|figures| parts(figures).map(|(programs, daemons)| programs + daemons), 2),
+        _ => of(own_cpu, 2),
     };
     Row {
         load: load.name,
         side: side.name(),
         rate_rps: Spread::of(rates(side).map(|(_, rate)| rate), 0),
-        cpu_us_per_request: of(|figures| all_of(figures).map(|(cpu, _, _)| cpu), 2),
+        cpu_us_per_request: of(|figures| all_of(figures).map(|all| all[0]), 2),
+        own_cpu_us_per_request: of(|figures| all_of(figures).map(|all| all[1]), 2),
         front_cpu_us_per_request: front,
-        programs_cpu_us_per_request: programs,
-        p50_ms: of(|figures| all_of(figures).map(|(_, p50, _)| p50), 3),
-        p99_ms: of(|figures| all_of(figures).map(|(_, _, p99)| p99), 3),
+        programs_us_per_request: of(|figures| parts(figures).map(|(programs, _)| programs), 2),
+        daemons_us_per_request: of(|figures| parts(figures).map(|(_, daemons)| daemons), 2),
+        p50_ms: of(|figures| all_of(figures).map(|all| all[2]), 3),
+        p99_ms: of(|figures| all_of(figures).map(|all| all[3]), 3),
         ratio_to_nginx: Spread::of(rates(side).filter_map(ratio), 3),
         errors: mine().map(|run| run.errors).sum(),
     }
 }
 
-fn all_of(figures: &Figures) -> Option<(f64, f64, f64)> {
+fn all_of(figures: &Figures) -> Option<[f64; 4]> {
     match *figures {
-        Figures::All { cpu_us, p50_ms, p99_ms, .. } => Some((cpu_us, p50_ms, p99_ms)),
-        Figures::Front { .. } => None,
+        Figures::All { cpu_us, own_cpu_us, p50_ms, p99_ms, .. } => Some([cpu_us, own_cpu_us, p50_ms, p99_ms]),
+        _ => None,
     }
 }
 
-fn front(figures: &Figures, wanted: FrontBy) -> Option<f64> {
-    match *figures {
-        Figures::Front { cpu_us, by } => (by == wanted).then_some(cpu_us),
-        Figures::All { .. } => None,
+fn own_cpu(figures: &Figures) -> Option<f64> {
+    if let Figures::OwnCpu { cpu_us } = *figures { Some(cpu_us) } else { None }
+}
+
+fn parts(figures: &Figures) -> Option<(f64, f64)> {
+    if let Figures::Parts { programs_us, daemons_us } = *figures {
+        Some((programs_us, daemons_us))
+    } else {
+        None
     }
 }
 
@@ -109,6 +120,7 @@ pub fn table(rows: &[Row]) -> String {
         "requests/s",
         "of nginx",
         "CPU us",
+        "own CPU us",
         "front CPU us",
         "p50 ms",
         "p99 ms",
@@ -129,7 +141,10 @@ pub fn table(rows: &[Row]) -> String {
             spread(row.rate_rps, 0),
             spread(row.ratio_to_nginx, 2),
             figure(row.cpu_us_per_request, 1),
+            figure(row.own_cpu_us_per_request, 1),
             figure(row.front_cpu_us_per_request, 1),
+            figure(row.programs_us_per_request, 1),
+            figure(row.daemons_us_per_request, 1),
             figure(row.p50_ms, 2),
             figure(row.p99_ms, 2),
             if row.errors == 0 { "0".to_owned() } else { format!("{} !", row.errors) },
@@ -146,7 +161,7 @@ mod tests {
     use std::time::Duration;
 
     use super::{Row, rows, table};
-    use crate::compare::{Figures, FrontBy, Run};
+    use crate::compare::{Figures, Run};
     use crate::plan::{Load, Plan, Side};
 
     fn plan() -> Plan {
@@ -160,11 +175,11 @@ mod tests {
     }
 
     fn rate(rate_rps: f64) -> Figures {
-        Figures::All { rate_rps, cpu_us: 1e6 / rate_rps, p50_ms: 1.0, p99_ms: 2.0 }
+        Figures::All { rate_rps, cpu_us: 1e6 / rate_rps, own_cpu_us: 1.0, p50_ms: 1.0, p99_ms: 2.0 }
     }
 
     fn sample() -> Vec<Row> {
-        let front = Figures::Front { cpu_us: 7.0, by: FrontBy::Programs };
+        let front = Figures::Parts { programs_us: 4.0, daemons_us: 3.0 };
         rows(
             &plan(),
             &[

@@ -13,7 +13,7 @@ use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use baton_testbed::{Baton, Dial, DocRoot, Host, Process, Testbed, VIP, wait_until};
+use baton_testbed::{Baton, Dial, DocRoot, Host, Namespace, Process, Testbed, VIP, wait_until};
 
 use crate::plan::{Load, Side};
 
@@ -79,6 +79,15 @@ impl Sides {
     /// Every machine.
     pub fn machines(&self) -> impl Iterator<Item = &Host> {
         self.bed.clients().iter().chain([self.bed.router()]).chain(self.bed.nodes())
+    }
+
+    /// The processes of all machines, this one with the client included.
+    pub fn processes(&self) -> Vec<u32> {
+        let text: String = self
+            .machines()
+            .map(|machine| machine.run("ip", ["netns", "pids", Namespace::name(machine)]))
+            .collect();
+        text.split_whitespace().filter_map(|pid| pid.parse().ok()).chain([std::process::id()]).collect()
     }
 
     /// Starts a side, and has it serve each file of the load once, with every byte checked.
