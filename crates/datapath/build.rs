@@ -46,17 +46,16 @@ fn clang() -> String {
         .to_owned()
 }
 
-/// `NAME = number,` lines inside `enum name { ... };` as constants.
+/// `enum name { NAME = number, ... };` as constants.
 fn constants(header: &str) -> String {
     let mut out = String::new();
-    let mut inside = None;
-    for line in header.lines() {
-        if let Some(name) = line.strip_prefix("enum ").and_then(|l| l.strip_suffix(" {")) {
-            inside = Some(name);
-        } else if line.starts_with("};") {
-            inside = None;
-        } else if let (Some(name), Some((key, rest))) = (inside, line.trim().split_once(" = ")) {
-            let value = rest.split(',').next().unwrap_or(rest).trim();
+    let code: String =
+        header.split("/*").map(|part| part.split_once("*/").map_or(part, |(_comment, code)| code)).collect();
+    for body in code.split("\nenum ").skip(1) {
+        let Some((name, body)) = body.split_once('{') else { continue };
+        let body = body.split('}').next().unwrap_or(body);
+        for (key, value) in body.split(',').filter_map(|one| one.split_once('=')) {
+            let (name, key, value) = (name.trim(), key.trim(), value.trim());
             writeln!(out, "/// `enum {name}` in datapath.h.\npub const {key}: u32 = {value};")
                 .expect("writing to a string");
         }

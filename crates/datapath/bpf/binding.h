@@ -77,6 +77,24 @@ inline_always void end_serving(struct binding *b)
 		count(COUNT_SERVING_ENDED);
 }
 
+/* The connection that this distributor assigned has ended before its server's next report. */
+inline_always void unassign(const struct binding *b)
+{
+	struct load *l = b->distributor == settings.self ? load_of(b->node) : 0;
+
+	if (l && (__s32)l->assigned > 0)
+		__sync_fetch_and_add(&l->assigned, -1);
+}
+
+/*
+ * Counts the client's packets, up to UPDATE_AFTER; true for the one that reaches it. A short
+ * connection has ended before an update would have spared anybody a packet.
+ */
+inline_always bool is_lasting(struct binding *b)
+{
+	return b->packets < UPDATE_AFTER && ++b->packets == UPDATE_AFTER;
+}
+
 /* The connection is over at its owner: load given back, once; the others are told. */
 inline_always void close_binding(const struct flow_key *flow, struct binding *b)
 {
@@ -85,7 +103,9 @@ inline_always void close_binding(const struct flow_key *flow, struct binding *b)
 	end_serving(b);
 	if (b->flags & FLAG_ADOPTED) {
 		count(COUNT_CLOSED);
-		tell(flow, b, EVENT_CLOSED);
+		unassign(b);
+		if (b->packets >= UPDATE_AFTER)
+			tell(flow, b, EVENT_CLOSED);
 	}
 }
 
@@ -104,6 +124,7 @@ inline_always void retire(struct binding *b)
 inline_always void track_in(const struct packet *p, struct binding *b)
 {
 	b->seen_ns = bpf_ktime_get_ns();
+	is_lasting(b);
 	if (p->flags & RST) {
 		close_binding(&p->flow, b);
 		return;

@@ -19,6 +19,8 @@ enum limits {
 	METHOD_MAX = 16, /* bytes of a method that the kernel accepts */
 	TRIES_MAX = 3,	 /* stale sockets that one adoption may end */
 	HOPS_MAX = 4,	 /* times one handoff packet may be handed on */
+	UPDATE_AFTER =
+		6, /* client packets after which a connection is worth an update and a close */
 	NO_NODE = 0xffff,
 };
 
@@ -173,13 +175,14 @@ struct binding {
 	__u8 state;   /* enum binding_state */
 	__u8 options; /* enum tcp_option: what both sides agreed on */
 	__u8 snd_wscale;
-	__u8 tries; /* stale sockets ended for this adoption */
-	__u16 pad;
+	__u8 tries;    /* stale sockets ended for this adoption */
+	__u16 packets; /* the client's, seen here, up to UPDATE_AFTER */
 };
 
 enum event_kind {
-	EVENT_BOUND = 1,  /* this distributor gave the flow to `node` */
-	EVENT_CLOSED = 2, /* the flow ended at this server */
+	EVENT_BOUND = 1, /* the flow that this distributor gave to `node` still comes by here */
+	EVENT_CLOSED =
+		2, /* the flow ended at this server; told of flows that may have been updated */
 };
 
 struct event {

@@ -8,11 +8,6 @@
 #include "binding.h"
 #include "request.h"
 
-inline_always struct load *load_of(__u32 node)
-{
-	return bpf_map_lookup_elem(&loads, &node);
-}
-
 inline_always bool daemon_listens(void)
 {
 	struct live *l = live_values();
@@ -53,7 +48,9 @@ inline_always __u16 least_loaded(const struct decision *d, __u32 limit, bool *ab
 		struct load *l = load_of(d->servers[i]);
 		if (!l || !l->live)
 			continue;
-		__u64 load = l->reported + l->assigned;
+		/* the programs of two CPUs may both have taken back the last one assigned */
+		__s32 assigned = l->assigned;
+		__u64 load = l->reported + (assigned > 0 ? assigned : 0);
 		if (best != NO_NODE && load * best_weight >= best_load * l->weight)
 			continue;
 		best_load = load;

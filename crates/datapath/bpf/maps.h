@@ -99,6 +99,11 @@ inline_always struct scratch *scratch(void)
 	return bpf_map_lookup_elem(&scratches, &zero);
 }
 
+inline_always struct load *load_of(__u32 node)
+{
+	return bpf_map_lookup_elem(&loads, &node);
+}
+
 inline_always struct live *live_values(void)
 {
 	__u32 zero = 0;

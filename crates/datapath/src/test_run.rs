@@ -84,6 +84,7 @@ impl Datapath {
             options: b.options,
             snd_wscale: b.snd_wscale,
             tries: b.tries,
+            packets: b.packets,
         }))
     }
 
@@ -115,6 +116,7 @@ impl Datapath {
             options: b.options,
             snd_wscale: b.snd_wscale,
             tries: b.tries,
+            packets: b.packets,
             ..Default::default()
         };
         let map = &self.skel.maps.bindings;

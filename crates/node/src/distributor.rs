@@ -239,16 +239,15 @@ impl Distributor {
     /// Binds a held connection and lets its packets go on.
     fn settle(&mut self, flow: Flow, server: NodeId, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
         let Some(held) = self.forget(&flow) else { return Ok(()) };
-        let Some(issued_ms) = tools.datapath.bind_held(&flow, held.start_seq, server)? else {
+        if tools.datapath.bind_held(&flow, held.start_seq, server)?.is_none() {
             return Ok(());
-        };
+        }
         self.loads.assign(server);
         tools.datapath.add_assigned(server)?;
         *self.handed.entry(server).or_default() += 1;
         for frame in &held.frames {
             release(tools.hold, frame);
         }
-        self.moves.push(Move { flow, server, start_seq: held.start_seq, issued_ms });
         Ok(())
     }
 
@@ -298,9 +297,8 @@ impl Distributor {
         Ok(())
     }
 
-    /// The kernel has bound a connection by itself.
+    /// A connection bound here lasts, and its packets still take the detour.
     pub(crate) fn bound(&mut self, moved: Move) {
-        self.loads.assign(moved.server);
         self.moves.push(moved);
     }
 

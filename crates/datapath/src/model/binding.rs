@@ -6,7 +6,7 @@ use super::packet::flag::{FIN, RST};
 use super::{Packet, Run};
 use crate::constants::{
     FLAG_ADOPTED, FLAG_ANSWERED, FLAG_CLOSED, FLAG_CONFIRMED, FLAG_FIN_IN, FLAG_FIN_OUT, FLAG_SERVING,
-    FLAG_SYN_SEEN, HALF_CLOSED_MS, HELD_MS, IDLE_MS, LINGER_MS,
+    FLAG_SYN_SEEN, HALF_CLOSED_MS, HELD_MS, IDLE_MS, LINGER_MS, UPDATE_AFTER,
 };
 use crate::counters::Counter;
 use crate::events::Event;
@@ -32,12 +32,20 @@ pub struct Binding {
     pub options: u8,
     pub snd_wscale: u8,
     pub tries: u8,
+    pub packets: u16,
 }
 
 impl Binding {
     /// Whether any of these flags is set.
     pub fn has(&self, flags: u32) -> bool {
         self.flags & flags != 0
+    }
+
+    /// One more packet of the client: whether it is the one that makes an update worth while.
+    pub(super) fn becomes_lasting(&mut self) -> bool {
+        let before = u32::from(self.packets);
+        self.packets = (before + 1).min(UPDATE_AFTER) as u16;
+        before + 1 == UPDATE_AFTER
     }
 
     /// Known from another node's word only: where it is, but not what its handshake agreed on.
@@ -92,13 +100,27 @@ impl Run<'_> {
 
     /// The connection is over at its owner: load given back, once; the others are told.
     pub(super) fn close(&mut self, flow: Flow, b: &mut Binding) {
-        if self.retire(b) {
+        if !self.retire(b) {
+            return;
+        }
+        self.unassign(b);
+        if u32::from(b.packets) >= UPDATE_AFTER {
             self.events.push(Event::Closed {
                 flow,
                 start_seq: b.start_seq,
                 distributor: NodeId(b.distributor),
                 service: b.service,
             });
+        }
+    }
+
+    /// A connection that this distributor assigned has ended.
+    pub(super) fn unassign(&mut self, b: &Binding) {
+        let State::Bound(node) = b.state else { return };
+        if b.distributor == self.model.settings.node.0
+            && let Some(load) = self.model.tables.loads.get_mut(&node)
+        {
+            load.assigned = load.assigned.saturating_sub(1);
         }
     }
 
@@ -118,6 +140,7 @@ impl Run<'_> {
     /// The owner hears from the client.
     pub(super) fn track_in(&mut self, p: &Packet, b: &mut Binding) {
         b.seen_ns = self.clock.kernel_ns;
+        b.becomes_lasting();
         if p.has(RST) {
             return self.close(p.flow, b);
         }
