@@ -122,6 +122,8 @@ pub fn table(rows: &[Row]) -> String {
         "CPU us",
         "own CPU us",
         "front CPU us",
+        "programs us",
+        "daemons us",
         "p50 ms",
         "p99 ms",
         "errors",
