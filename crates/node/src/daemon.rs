@@ -23,10 +23,10 @@ use crate::{NodeError, Options, clock};
 
 /// Loads are told, and waits looked at, this often; while the server takes connections, more often:
 /// what a distributor adds up between two reports counts connections that have ended meanwhile.
-const TICK: Duration = Duration::from_millis(20);
-const BUSY_TICK: Duration = Duration::from_millis(2);
+const TICK: Duration = Duration::from_millis(50);
+const BUSY_TICK: Duration = Duration::from_millis(10);
 /// Events of the programs gather for this long, so that one message tells of many.
-const GATHER: Duration = Duration::from_millis(1);
+const GATHER: Duration = Duration::from_millis(5);
 /// The kernel decides alone when user space has not been heard of for this long.
 const SILENCE: Duration = Duration::from_secs(2);
 /// Held packets taken at once, before anything else is looked at.
@@ -41,6 +41,8 @@ pub(crate) struct Daemon {
     pub(crate) started: Instant,
     pub(crate) datapath: Datapath,
     hold: Option<Watched<Hold>>,
+    /// Where held packets are read into.
+    buffer: Vec<u8>,
     events: Watched<Events>,
     pub(crate) mesh: Mesh,
     mesh_events: mpsc::Receiver<MeshEvent>,
@@ -88,6 +90,7 @@ impl Daemon {
             me: node.id,
             started: now,
             hold,
+            buffer: Vec::new(),
             events,
             mesh: mesh.clone(),
             mesh_events,
@@ -237,13 +240,15 @@ impl Daemon {
     }
 
     fn held(&mut self) -> Result<(), NodeError> {
-        let mut buffer = vec![0; FRAME_MAX];
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.resize(FRAME_MAX, 0);
         for _ in 0..FRAMES_AT_ONCE {
-            let Some(hold) = &self.hold else { return Ok(()) };
+            let Some(hold) = &self.hold else { break };
             let Ok(length) = hold.try_read(|h| h.read(&mut buffer)) else { break };
-            let frame = buffer.get(..length).unwrap_or(&[]).to_vec();
-            self.with_distributor(|distributor, tools| distributor.frame(&frame, tools))?;
+            let frame = buffer.get(..length).unwrap_or(&[]);
+            self.with_distributor(|distributor, tools| distributor.frame(frame, tools))?;
         }
+        self.buffer = buffer;
         Ok(())
     }
 
