@@ -82,8 +82,6 @@ inline_always int elsewhere(struct __sk_buff *skb, struct packet *p, struct bind
 	if (p->payload && p->seq == b->start_seq && (settings.roles & ROLE_DISTRIBUTOR) &&
 	    !is_hearsay(b))
 		return hand_off(skb, p, b);
-	if (b->distributor == settings.self && is_lasting(b) && !(b->flags & FLAG_FIN_IN))
-		tell(&p->flow, b, EVENT_BOUND);
 	return forward(skb, p, b->node, COUNT_FORWARDED_BINDING);
 }
 
@@ -113,6 +111,7 @@ inline_always int first_request(struct __sk_buff *skb, struct packet *p, struct 
 	b->node = server;
 	b->state = STATE_BOUND;
 	b->issued_ms = wall_ns() / 1000000;
+	tell(&p->flow, b, EVENT_BOUND);
 	if (server == settings.self) {
 		count(COUNT_HANDOFF_LOCAL);
 		return own(skb, p, b);

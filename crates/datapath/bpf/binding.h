@@ -51,7 +51,7 @@ inline_always void tell(const struct flow_key *flow, const struct binding *b, en
 {
 	struct scratch *s = scratch();
 
-	if (!s)
+	if (!s || !settings.has_switch)
 		return;
 	struct event *e = &s->event;
 	e->flow = *flow;
@@ -86,13 +86,10 @@ inline_always void unassign(const struct binding *b)
 		__sync_fetch_and_add(&l->assigned, -1);
 }
 
-/*
- * Counts the client's packets, up to UPDATE_AFTER; true for the one that reaches it. A short
- * connection has ended before an update would have spared anybody a packet.
- */
-inline_always bool is_lasting(struct binding *b)
+/* A short connection has ended before an update would have spared anybody a packet. */
+inline_always bool has_lasted(const struct binding *b)
 {
-	return b->packets < UPDATE_AFTER && ++b->packets == UPDATE_AFTER;
+	return bpf_ktime_get_ns() - b->since_ns > (__u64)LASTING_MS * MS;
 }
 
 /* The connection is over at its owner: load given back, once; the others are told. */
@@ -104,7 +101,7 @@ inline_always void close_binding(const struct flow_key *flow, struct binding *b)
 	if (b->flags & FLAG_ADOPTED) {
 		count(COUNT_CLOSED);
 		unassign(b);
-		if (b->packets >= UPDATE_AFTER)
+		if (has_lasted(b))
 			tell(flow, b, EVENT_CLOSED);
 	}
 }
@@ -124,7 +121,6 @@ inline_always void retire(struct binding *b)
 inline_always void track_in(const struct packet *p, struct binding *b)
 {
 	b->seen_ns = bpf_ktime_get_ns();
-	is_lasting(b);
 	if (p->flags & RST) {
 		close_binding(&p->flow, b);
 		return;

@@ -19,8 +19,6 @@ enum limits {
 	METHOD_MAX = 16, /* bytes of a method that the kernel accepts */
 	TRIES_MAX = 3,	 /* stale sockets that one adoption may end */
 	HOPS_MAX = 4,	 /* times one handoff packet may be handed on */
-	UPDATE_AFTER =
-		6, /* client packets after which a connection is worth an update and a close */
 	NO_NODE = 0xffff,
 };
 
@@ -29,6 +27,7 @@ enum times {
 	COOKIE_SLOTS_OLD = 8,	/* slots looked back to tell "expired" from "never ours" */
 	HELD_MS = 3000,		/* a connection held longer is decided afresh */
 	YOUNG_MS = 2000,	/* how long after adoption a stray RST of our own stack is eaten */
+	LASTING_MS = 10,	/* a connection that lives longer is worth an update and a close */
 	LINGER_MS = 60000,	/* a closed binding still leads late packets to the old owner */
 	HALF_CLOSED_MS = 300000,
 	IDLE_MS = 7200000,
@@ -175,12 +174,12 @@ struct binding {
 	__u8 state;   /* enum binding_state */
 	__u8 options; /* enum tcp_option: what both sides agreed on */
 	__u8 snd_wscale;
-	__u8 tries;    /* stale sockets ended for this adoption */
-	__u16 packets; /* the client's, seen here, up to UPDATE_AFTER */
+	__u8 tries; /* stale sockets ended for this adoption */
+	__u16 pad;
 };
 
 enum event_kind {
-	EVENT_BOUND = 1, /* the flow that this distributor gave to `node` still comes by here */
+	EVENT_BOUND = 1, /* this distributor gave the flow to `node` */
 	EVENT_CLOSED =
 		2, /* the flow ended at this server; told of flows that may have been updated */
 };

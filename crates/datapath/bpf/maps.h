@@ -15,6 +15,7 @@ const volatile struct {
 	__u16 mtu; /* of the cluster interface */
 	__u32 cluster_ifindex;
 	__u32 hold_ifindex;
+	__u32 has_switch; /* somewhere in the cluster, to be told of bindings and ends */
 } settings = {};
 
 #define TABLE(kind, entries, k, v, map_name)                                                       \

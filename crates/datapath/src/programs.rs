@@ -50,6 +50,8 @@ pub struct Settings {
     pub cluster_ifindex: u32,
     /// The hold device.
     pub hold_ifindex: u32,
+    /// Whether the cluster has a switch: without one nobody is told of bindings and ends.
+    pub has_switch: bool,
 }
 
 /// Sizes of the bounded tables, in entries.
@@ -65,6 +67,7 @@ pub struct Sizes {
 pub struct Datapath {
     pub(crate) skel: BatonSkel<'static>,
     links: Vec<Link>,
+    serves: bool,
     /// What the switch's table holds now; empty before it is first written.
     pub(crate) maglev: Vec<u16>,
 }
@@ -89,11 +92,12 @@ impl Datapath {
             s.mtu = settings.mtu;
             s.cluster_ifindex = settings.cluster_ifindex;
             s.hold_ifindex = settings.hold_ifindex;
+            s.has_switch = u32::from(settings.has_switch);
         }
         open.maps.bindings.set_max_entries(sizes.bindings).map_err(failed)?;
         open.maps.decisions.set_max_entries(sizes.decisions).map_err(failed)?;
         let skel = open.load().map_err(failed)?;
-        Ok(Self { skel, links: Vec::new(), maglev: Vec::new() })
+        Ok(Self { skel, links: Vec::new(), serves: settings.roles.server, maglev: Vec::new() })
     }
 
     /// Attaches to one of the node's interfaces, both directions.
@@ -102,8 +106,12 @@ impl Datapath {
     /// When the interface is gone, or the kernel has no tcx.
     pub fn attach(&mut self, ifindex: u32) -> Result<(), DatapathError> {
         let inward = attach_tcx(&self.skel.progs.ingress, "ingress", ifindex)?;
-        let outward = attach_tcx(&self.skel.progs.egress, "egress", ifindex)?;
-        self.links.extend([inward, outward]);
+        self.links.push(inward);
+        if self.serves {
+            // What leaves a node without a server is nothing that egress would look at.
+            let outward = attach_tcx(&self.skel.progs.egress, "egress", ifindex)?;
+            self.links.push(outward);
+        }
         Ok(())
     }
 

@@ -7,9 +7,9 @@ use baton_cluster::{Flow, NodeId, ServiceId, Target};
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 
 use crate::constants::{
-    FLAG_CLOSED, FLAG_SERVING, GUIDE_ASK, GUIDE_CACHED, GUIDE_ROTA, KEY_PATH, KEY_PATH_QUERY, MAGLEV_SLOTS,
-    MAX_REPLICAS, NO_NODE, ORDER_BIND_HELD, ORDER_BIND_TOLD, ORDER_CLOSE_TOLD, ROTA_SLOTS, STATE_BOUND,
-    STATE_HELD, STATE_OPEN,
+    FLAG_CLOSED, FLAG_FIN_IN, FLAG_SERVING, GUIDE_ASK, GUIDE_CACHED, GUIDE_ROTA, KEY_PATH, KEY_PATH_QUERY,
+    MAGLEV_SLOTS, MAX_REPLICAS, NO_NODE, ORDER_BIND_HELD, ORDER_BIND_TOLD, ORDER_CLOSE_TOLD, ROTA_SLOTS,
+    STATE_BOUND, STATE_HELD, STATE_OPEN,
 };
 use crate::counters::{Counter, Counters};
 use crate::error::DatapathError;
@@ -63,8 +63,8 @@ pub struct Binding {
     pub state: State,
     /// Sequence number of the client's first data byte.
     pub start_seq: u32,
-    /// Ended; kept for late packets.
-    pub closed: bool,
+    /// Ended, or about to: the client's FIN was seen. Kept for late packets.
+    pub ending: bool,
 }
 
 const SELF: u32 = 0; // the one entry of the one-entry maps
@@ -401,7 +401,7 @@ fn read_binding(b: &types::binding) -> Option<Binding> {
         STATE_BOUND => State::Bound(NodeId(b.node)),
         _ => return None,
     };
-    Some(Binding { state, start_seq: b.start_seq, closed: b.flags & FLAG_CLOSED != 0 })
+    Some(Binding { state, start_seq: b.start_seq, ending: b.flags & (FLAG_CLOSED | FLAG_FIN_IN) != 0 })
 }
 
 fn new_order(flow: &Flow, kind: u32) -> types::order {

@@ -84,7 +84,6 @@ impl Datapath {
             options: b.options,
             snd_wscale: b.snd_wscale,
             tries: b.tries,
-            packets: b.packets,
         }))
     }
 
@@ -116,7 +115,6 @@ impl Datapath {
             options: b.options,
             snd_wscale: b.snd_wscale,
             tries: b.tries,
-            packets: b.packets,
             ..Default::default()
         };
         let map = &self.skel.maps.bindings;

@@ -17,6 +17,7 @@ fn the_verifier_accepts_every_mix_of_roles() {
             mtu: 1500,
             cluster_ifindex: 1,
             hold_ifindex: 1,
+            has_switch: bits & 1 != 0,
         };
         Datapath::load(settings, Sizes { bindings: 1024, decisions: 1024 })
             .unwrap_or_else(|e| panic!("roles {roles:?}: {e}"));

@@ -68,7 +68,7 @@ fn the_first_request_is_decided_by_what_user_space_said() {
         let sent = ["request_first", "decided_cache", "handoff_sent"];
         let said = case(world, "the least loaded of two", &request, Verdict::Redirect, &sent);
         assert_eq!(state(world, &f), Some(State::Bound(THIRD)));
-        assert!(said.events.is_empty(), "a short connection is not worth an update");
+        assert!(matches!(said.events[..], [Event::Bound { server: THIRD, start_seq: 1001, .. }]));
         let (h, inner) = Handoff::unwrap(&keys(), &said.frame, world.clock()).expect("a good handoff packet");
         assert_eq!((h.start_seq, h.mss, h.snd_wscale, h.options), (1001, 1460, 9, 7));
         assert_eq!(inner[14..], request[14..], "the client's packet, byte for byte");
@@ -155,14 +155,6 @@ fn packets_of_a_connection_that_another_node_owns_go_there() {
         ack.ttl = 61;
         let back = ack.clone().by(mac(OTHER)).frame();
         case(world, "the owner sends it back", &back, Verdict::Drop, &["drop_loop"]);
-        // One has been forwarded, one had no hops left; the fourth after these makes an update.
-        let told: Vec<usize> = (0..6)
-            .map(|_| {
-                let ack = ack.frame();
-                case(world, "more ACKs", &ack, Verdict::Redirect, &["forwarded_binding"]).events.len()
-            })
-            .collect();
-        assert_eq!(told, [0, 0, 0, 1, 0, 0], "the switch is told once, of a connection that lasts");
         ack.flags = FIN | ACK;
         case(world, "a FIN", &ack.frame(), Verdict::Redirect, &["forwarded_binding"]);
         ack.flags = RST;
@@ -399,9 +391,7 @@ fn the_owner_follows_its_server() {
         case(world, "not all is acknowledged", &ack.frame(), Verdict::Stack, &["owned"]);
         ack.ack = c.ack.wrapping_add(19);
         case(world, "all is: idle", &ack.frame(), Verdict::Stack, &["owned", "serving_ended"]);
-        for _ in 0..4 {
-            case(world, "more ACKs", &ack.frame(), Verdict::Stack, &["owned"]);
-        }
+        world.pass(Duration::from_millis(11)); // long enough for the end to be worth a message
         let mut next = c.requests();
         (next.seq, next.ack) = (ack.seq, ack.ack);
         case(world, "the next request: busy", &next.frame(), Verdict::Stack, &["owned", "serving_started"]);

@@ -151,7 +151,7 @@ impl Daemon {
             while let Some(message) = self.post.take_local() {
                 self.message(self.me, message)?;
             }
-            self.send_news();
+            self.send_news()?;
         }
         self.mesh.stop().await;
         Ok(())
@@ -254,11 +254,12 @@ impl Daemon {
 
     fn events(&mut self) -> Result<(), NodeError> {
         self.events.clear();
+        let now = Instant::now();
         for event in self.events.get().take() {
             match event {
                 Event::Bound { flow, start_seq, server, issued_ms, .. } => {
                     if let Some(distributor) = &mut self.distributor {
-                        distributor.bound(Move { flow, server, start_seq, issued_ms });
+                        distributor.bound(Move { flow, server, start_seq, issued_ms }, now);
                     }
                 }
                 Event::Closed { flow, start_seq, distributor, .. } => {
@@ -282,15 +283,17 @@ impl Daemon {
             switch.tick(&self.cluster, &self.peers, &mut self.datapath)?;
         }
         self.socket.tick(now);
-        Ok(busy)
+        let has_news = self.distributor.as_ref().is_some_and(Distributor::has_news);
+        Ok(busy || has_news)
     }
 
     /// Moves before ends: what has ended must not be bound again by its own, later news.
-    fn send_news(&mut self) {
+    fn send_news(&mut self) -> Result<(), NodeError> {
         if let Some(distributor) = &mut self.distributor {
-            distributor.send_moves(&self.cluster, &self.peers, &mut self.post);
+            distributor.send_moves(&self.cluster, &self.peers, &self.datapath, &mut self.post)?;
         }
         self.ends.send(&self.cluster, &self.peers, &mut self.post);
+        Ok(())
     }
 
     fn status_asked(&mut self, stream: tokio::net::UnixStream) -> Result<(), NodeError> {

@@ -2,13 +2,13 @@
 //! Each held connection is asked of the dispatcher, once; the answer binds it and lets its packets go
 //! on. Without a dispatcher the fallback decides, which every node computes alike.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use baton_cluster::{Cluster, Flow, NodeId, Service, ServiceId, Target};
 use baton_control::message::{self, MOVES_MAX};
 use baton_control::{Answer, BatchLimits, Batcher, Message, Move, Push, Question, Update, Verdict};
-use baton_datapath::constants::{HELD_MS, MAX_REPLICAS};
+use baton_datapath::constants::{HELD_MS, LASTING_MS, MAX_REPLICAS};
 use baton_datapath::{Datapath, DatapathError, Frame, Guide, Hold, State, target_of};
 use baton_dispatcher::Loads;
 use baton_dispatcher::fallback::Ring;
@@ -64,7 +64,7 @@ pub(crate) struct Distributor {
     ring: Ring,
     least_weight: u16,
     generation: u32,
-    moves: Vec<Move>,
+    moves: VecDeque<(Instant, Move)>,
     handed: HashMap<NodeId, u64>,
     pub(crate) tally: Tally,
     target_secret: u64,
@@ -100,7 +100,7 @@ impl Distributor {
             ring: Ring::new(servers.iter().copied()),
             least_weight: servers.iter().map(|(_, w)| *w).min().unwrap_or(1),
             generation: 1,
-            moves: Vec::new(),
+            moves: VecDeque::new(),
             handed: HashMap::new(),
             tally: Tally::default(),
             target_secret: cluster.keys().target,
@@ -239,15 +239,16 @@ impl Distributor {
     /// Binds a held connection and lets its packets go on.
     fn settle(&mut self, flow: Flow, server: NodeId, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
         let Some(held) = self.forget(&flow) else { return Ok(()) };
-        if tools.datapath.bind_held(&flow, held.start_seq, server)?.is_none() {
+        let Some(issued_ms) = tools.datapath.bind_held(&flow, held.start_seq, server)? else {
             return Ok(());
-        }
+        };
         self.loads.assign(server);
         tools.datapath.add_assigned(server)?;
         *self.handed.entry(server).or_default() += 1;
         for frame in &held.frames {
             release(tools.hold, frame);
         }
+        self.bound(Move { flow, server, start_seq: held.start_seq, issued_ms }, tools.now);
         Ok(())
     }
 
@@ -297,22 +298,46 @@ impl Distributor {
         Ok(())
     }
 
-    /// A connection bound here lasts, and its packets still take the detour.
-    pub(crate) fn bound(&mut self, moved: Move) {
-        self.moves.push(moved);
+    /// A connection was bound, here or by the kernel.
+    pub(crate) fn bound(&mut self, moved: Move, now: Instant) {
+        self.moves.push_back((now, moved));
     }
 
-    /// Tells the switches what has moved.
-    pub(crate) fn send_moves(&mut self, cluster: &Cluster, peers: &Peers, post: &mut Post) {
-        let moves = std::mem::take(&mut self.moves);
-        if moves.is_empty() {
-            return;
+    /// Whether moves wait for being told.
+    pub(crate) fn has_news(&self) -> bool {
+        !self.moves.is_empty()
+    }
+
+    /// Tells the switches what has moved, of the connections that last.
+    pub(crate) fn send_moves(
+        &mut self,
+        cluster: &Cluster,
+        peers: &Peers,
+        datapath: &Datapath,
+        post: &mut Post,
+    ) -> Result<(), DatapathError> {
+        let mut due = Vec::new();
+        let now = Instant::now();
+        let lasting = Duration::from_millis(u64::from(LASTING_MS));
+        while let Some((since, moved)) = self.moves.front().copied() {
+            if now - since < lasting {
+                break;
+            }
+            self.moves.pop_front();
+            let binding = datapath.binding(&moved.flow)?;
+            if binding.is_some_and(|b| b.start_seq == moved.start_seq && !b.ending) {
+                due.push(moved);
+            }
+        }
+        if due.is_empty() {
+            return Ok(());
         }
         for switch in peers.others(cluster, |r| r.switch) {
-            for moves in moves.chunks(MOVES_MAX) {
+            for moves in due.chunks(MOVES_MAX) {
                 post.send(switch, Message::Update(Update { moves: moves.to_vec() }));
             }
         }
+        Ok(())
     }
 
     /// A server's load.

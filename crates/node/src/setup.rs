@@ -53,6 +53,7 @@ impl Setup {
             mtu: u16::try_from(self.cluster_interface.mtu).unwrap_or(u16::MAX),
             cluster_ifindex: self.cluster_interface.index,
             hold_ifindex: hold.as_ref().map_or(0, Hold::index),
+            has_switch: cluster.has_switch(),
         };
         let limits = cluster.limits;
         let sizes = Sizes { bindings: limits.bindings, decisions: limits.decisions };

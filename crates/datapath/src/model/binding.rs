@@ -6,7 +6,7 @@ use super::packet::flag::{FIN, RST};
 use super::{Packet, Run};
 use crate::constants::{
     FLAG_ADOPTED, FLAG_ANSWERED, FLAG_CLOSED, FLAG_CONFIRMED, FLAG_FIN_IN, FLAG_FIN_OUT, FLAG_SERVING,
-    FLAG_SYN_SEEN, HALF_CLOSED_MS, HELD_MS, IDLE_MS, LINGER_MS, UPDATE_AFTER,
+    FLAG_SYN_SEEN, HALF_CLOSED_MS, HELD_MS, IDLE_MS, LASTING_MS, LINGER_MS,
 };
 use crate::counters::Counter;
 use crate::events::Event;
@@ -32,7 +32,6 @@ pub struct Binding {
     pub options: u8,
     pub snd_wscale: u8,
     pub tries: u8,
-    pub packets: u16,
 }
 
 impl Binding {
@@ -41,11 +40,9 @@ impl Binding {
         self.flags & flags != 0
     }
 
-    /// One more packet of the client: whether it is the one that makes an update worth while.
-    pub(super) fn becomes_lasting(&mut self) -> bool {
-        let before = u32::from(self.packets);
-        self.packets = (before + 1).min(UPDATE_AFTER) as u16;
-        before + 1 == UPDATE_AFTER
+    /// It lives long enough for an update to be worth while.
+    fn has_lasted(&self, now_ns: u64) -> bool {
+        now_ns.saturating_sub(self.since_ns) > u64::from(LASTING_MS) * 1_000_000
     }
 
     /// Known from another node's word only: where it is, but not what its handshake agreed on.
@@ -104,7 +101,7 @@ impl Run<'_> {
             return;
         }
         self.unassign(b);
-        if u32::from(b.packets) >= UPDATE_AFTER {
+        if self.model.settings.has_switch && b.has_lasted(self.clock.kernel_ns) {
             self.events.push(Event::Closed {
                 flow,
                 start_seq: b.start_seq,
@@ -140,7 +137,6 @@ impl Run<'_> {
     /// The owner hears from the client.
     pub(super) fn track_in(&mut self, p: &Packet, b: &mut Binding) {
         b.seen_ns = self.clock.kernel_ns;
-        b.becomes_lasting();
         if p.has(RST) {
             return self.close(p.flow, b);
         }

@@ -151,10 +151,6 @@ impl Run<'_> {
         } else if first && self.model.settings.roles.distributor && !b.is_hearsay() {
             self.hand_off(p, &mut b, node)
         } else {
-            if b.distributor == self.model.settings.node.0 && b.becomes_lasting() && !b.has(FLAG_FIN_IN) {
-                let (flow, start_seq, service, issued_ms) = (p.flow, b.start_seq, b.service, b.issued_ms);
-                self.events.push(Event::Bound { flow, start_seq, server: node, service, issued_ms });
-            }
             self.forward(p, node, Counter::ForwardedBinding)
         };
         self.put(p.flow, b);
@@ -234,6 +230,10 @@ impl Run<'_> {
         }
         b.state = State::Bound(server);
         b.issued_ms = self.clock.wall_ms();
+        if self.model.settings.has_switch {
+            let (flow, start_seq, service, issued_ms) = (p.flow, b.start_seq, b.service, b.issued_ms);
+            self.events.push(Event::Bound { flow, start_seq, server, service, issued_ms });
+        }
         if server == self.model.settings.node {
             self.count(Counter::HandoffLocal);
             return self.own(p, b);
@@ -323,7 +323,6 @@ impl Run<'_> {
             options: offer.agreed(p.options.timestamps.is_some()),
             snd_wscale: offer.wscale.unwrap_or(0),
             tries: 0,
-            packets: 0,
         }
     }
 

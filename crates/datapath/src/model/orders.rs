@@ -91,5 +91,4 @@ const NOTHING: Binding = Binding {
     options: 0,
     snd_wscale: 0,
     tries: 0,
-    packets: 0,
 };

@@ -79,6 +79,7 @@ impl World {
             mtu: 1500,
             cluster_ifindex: ifindex,
             hold_ifindex: ifindex,
+            has_switch: true,
         };
         let programs = Datapath::load(settings, Sizes { bindings: 32_768, decisions: 4096 })?;
         let tables = Tables {
