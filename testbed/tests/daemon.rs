@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use baton_testbed::{Baton, Host, Scratch, Testbed};
 
-/// `$1` is `node` or `status`; then `--config FILE --node NAME --run-dir DIR` in some order.
+/// `$1` is `node` or `status`; then `--node NAME --run-dir DIR`, for `node` with `--config FILE`, in some
+/// order.
 const STAND_IN: &str = r#"#!/bin/sh
 command=$1; shift
 while [ $# -gt 0 ]; do
@@ -19,7 +20,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 if [ "$command" = status ]; then
-    echo "{\"node\": \"$node\", \"config\": \"$(cat "$config")\", \"pins\": $(ls -d /sys/fs/bpf/*/ | wc -l)}"
+    echo "{\"node\": \"$node\", \"started\": $(cat "$dir/$node.ready"), \"pins\": $(ls -d /sys/fs/bpf/*/ | wc -l)}"
     exit
 fi
 case $(cat "$config") in
@@ -29,7 +30,7 @@ case $(cat "$config") in
 esac
 trap 'rm -f "$dir/$node.ready"; exit $code' TERM
 mkdir -p /sys/fs/bpf/"$node"
-touch "$dir/$node.ready"
+echo $$ > "$dir/$node.ready"
 while :; do sleep 0.05; done
 "#;
 
@@ -70,9 +71,11 @@ fn daemons_start_answer_stop_and_start_again() {
         assert_eq!(status["pins"], 1);
     }
     batons.into_iter().for_each(Baton::stop);
-    fixture.start(fixture.bed.node(0), &config).kill();
+    let first = fixture.start(fixture.bed.node(0), &config);
+    let before = first.status()["started"].clone();
+    first.kill();
     let again = fixture.start(fixture.bed.node(0), &config);
-    assert_eq!(again.status()["config"], "fine");
+    assert_ne!(again.status()["started"], before);
     again.stop();
 }
 
