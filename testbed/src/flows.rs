@@ -55,6 +55,9 @@ pub struct Direction {
     pub out_of_order: u64,
     /// RSTs.
     pub resets: u64,
+    /// RSTs before both ends' FINs had been seen: those that break a connection. Later ones answer what
+    /// is repeated after the end, which happens when packets are lost.
+    pub early_resets: u64,
     /// Segments with a TSval before the highest one seen.
     pub timestamp_regressions: u64,
 }
@@ -66,6 +69,7 @@ impl Direction {
         self.retransmitted += other.retransmitted;
         self.out_of_order += other.out_of_order;
         self.resets += other.resets;
+        self.early_resets += other.early_resets;
         self.timestamp_regressions += other.timestamp_regressions;
     }
 }
@@ -110,6 +114,11 @@ impl Analysis {
         self.from_clients().resets + self.from_servers().resets
     }
 
+    /// RSTs in both directions that came before both ends had sent their FINs.
+    pub fn early_resets(&self) -> u64 {
+        self.from_clients().early_resets + self.from_servers().early_resets
+    }
+
     /// Retransmitted segments in both directions.
     pub fn retransmitted(&self) -> u64 {
         self.from_clients().retransmitted + self.from_servers().retransmitted
@@ -143,6 +152,9 @@ impl Analysis {
             }
             let Some((index, [from_client, from_server])) = live.get_mut(&key) else { continue };
             let Some(flow) = flows.get_mut(*index) else { continue };
+            let early = u64::from(segment.rst && !(from_client.ended && from_server.ended));
+            let direction = if to_server { &mut flow.from_client } else { &mut flow.from_server };
+            direction.early_resets += early;
             if to_server {
                 flow.syn = flow.syn.or(segment.options);
                 from_client.note(&segment, &mut flow.from_client);
@@ -166,6 +178,8 @@ impl Flow {
 #[derive(Debug, Default)]
 struct Tracker {
     first: Option<u32>,
+    /// Its FIN has been seen.
+    ended: bool,
     /// The highest sequence number seen so far, and where it is on the unbounded line.
     last: (u32, i64),
     /// The ranges seen, on a line without wrap-around: start to end, apart from each other.
@@ -186,6 +200,7 @@ impl Tracker {
             counts.resets += 1;
             return;
         }
+        self.ended |= segment.fin;
         self.note_timestamp(segment.timestamp, counts);
         let length = i64::from(segment.payload) + i64::from(segment.syn) + i64::from(segment.fin);
         if length == 0 {

@@ -69,12 +69,9 @@ fn three_percent_loss_in_each_direction() {
         assert!(closed.is_clean() && kept.is_clean(), "{figure:?}: {closed}\n{kept}");
         assert!(losses.iter().all(|loss| loss.lost() > 0), "nothing was lost");
         drop(losses);
-        // A client answers with a RST when a repeated FIN arrives after it has closed: with bare nginx and
-        // this loss too, in some runs of this many connections. None may come from the cluster.
-        let seen = capture.stop();
-        let reset = |flow: &&baton_testbed::Flow| flow.from_server.resets > 0;
-        let resets: Vec<_> = seen.flows.iter().filter(reset).collect();
-        assert!(resets.is_empty(), "{figure:?}: {resets:#?}");
+        // After both FINs a RST answers what is repeated because its answer was lost, with bare nginx
+        // and this loss too. No connection may be broken by one.
+        assert_eq!(capture.stop().early_resets(), 0, "{figure:?}");
         // Behind a switch a lost handoff is decided afresh by whom the switch believes to be the owner.
         let repeated = cluster.counted("handoff_again") + cluster.counted("request_first");
         assert!(repeated > 40 * 7, "{figure:?}: no first packet was repeated");
@@ -100,7 +97,7 @@ fn the_first_packets_lost_one_by_one() {
             }
             assert_eq!(loss.lost(), 1, "{figure:?} {packets:?}");
             drop(loss);
-            assert_eq!(capture.stop().resets(), 0, "{figure:?} {packets:?}");
+            assert_eq!(capture.stop().early_resets(), 0, "{figure:?} {packets:?}");
         }
         cluster.stop();
     }
