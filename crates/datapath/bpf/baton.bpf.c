@@ -64,7 +64,7 @@ inline_always int hand_off(struct __sk_buff *skb, struct packet *p, struct bindi
 {
 	count(set_flag(b, FLAG_HANDED) & FLAG_HANDED ? COUNT_HANDOFF_AGAIN : COUNT_HANDOFF_SENT);
 	read_options(skb, p);
-	return send_handoff(skb, p, b, b->node, 0);
+	return send_handoff(skb, p, b);
 }
 
 /* A packet for a connection that another node owns. */
@@ -338,15 +338,21 @@ inline_always int handoff(struct __sk_buff *skb)
 
 	if (!s || !(settings.roles & ROLE_SERVER))
 		return drop(COUNT_DROP_NO_ROLE);
-	if (open_handoff(skb, &o, &p) != PARSED_TCP)
+	if (verify_handoff(skb, &o, &p) != PARSED_TCP)
 		return TC_ACT_SHOT;
-	count(COUNT_HANDOFF_RECEIVED);
-	read_options(skb, &p);
 	struct binding *b = binding_of(&p.flow);
 	if (b && b->state != STATE_BOUND)
 		b = 0;
+	bool later = b && (__s32)(bpf_ntohl(o.issued_ms) - b->issued_ms) > 0;
+	if (b && b->start_seq == bpf_ntohl(o.start_seq) && b->node != settings.self && !later) {
+		count(COUNT_HANDOFF_RECEIVED);
+		return hand_on(skb, &p, b, &o);
+	}
+	if (open_handoff(skb, &p) != PARSED_TCP)
+		return TC_ACT_SHOT;
+	count(COUNT_HANDOFF_RECEIVED);
+	read_options(skb, &p);
 	if (b) {
-		bool later = (__s32)(bpf_ntohl(o.issued_ms) - b->issued_ms) > 0;
 		if (b->start_seq != bpf_ntohl(o.start_seq)) {
 			if ((__s32)(b->issued_ms - bpf_ntohl(o.issued_ms)) > 0)
 				return drop(COUNT_DROP_HANDOFF_STALE);
@@ -355,7 +361,7 @@ inline_always int handoff(struct __sk_buff *skb)
 		} else if (b->node == settings.self) {
 			if (is_hearsay(b))
 				learn(b, &o, &p);
-		} else if (later) {
+		} else {
 			/*
 			 * The node we had handed it to never got it, and has decided the client's
 			 * repetition afresh: for us.
@@ -363,10 +369,6 @@ inline_always int handoff(struct __sk_buff *skb)
 			learn(b, &o, &p);
 			b->node = settings.self;
 			b->flags = 0;
-		} else {
-			if (is_hearsay(b))
-				learn(b, &o, &p);
-			return send_handoff(skb, &p, b, b->node, o.hops + 1);
 		}
 	}
 	if (!b) {

@@ -38,40 +38,16 @@ inline_always __u32 clock_for(const struct packet *p, __u16 rtt_ms)
 	return p->tsecr + (ahead > cap ? cap : ahead);
 }
 
-/* Wraps the packet and sends it to the server's node. read_options() must have been called. */
-inline_always int send_handoff(struct __sk_buff *skb, const struct packet *p, struct binding *b,
-			       __u32 to, __u8 hops)
+/* Everything of the wrapping but what the option says; its tag is made here. */
+inline_always void seal(struct handoff_header *h, const struct packet *p, __u32 inner, __be32 to)
 {
-	struct node *n = bpf_map_lookup_elem(&nodes, &to);
-	__u32 inner = skb->len - L3;
-	struct scratch *s = scratch();
-
-	if (!n || !n->address || !s)
-		return drop(COUNT_FAULT_MAP);
-	if (hops >= HOPS_MAX)
-		return drop(COUNT_DROP_LOOP);
-	if (!skb->gso_size && inner + sizeof(struct handoff_header) > settings.mtu)
-		return drop(COUNT_DROP_HANDOFF_TOO_BIG);
-
-	struct handoff_header *h = &s->handoff;
 	struct iphdr *ip = (struct iphdr *)h->ip;
 	struct udphdr *udp = (struct udphdr *)h->udp;
 
-	__builtin_memset(h, 0, sizeof(*h));
 	h->option.option_class = bpf_htons(HANDOFF_OPTION_CLASS);
 	h->option.type = HANDOFF_OPTION_TYPE;
 	h->option.length = (sizeof(h->option) - 4) / 4;
 	h->option.version = HANDOFF_VERSION;
-	h->option.hops = hops;
-	h->option.options = b->options;
-	h->option.snd_wscale = b->snd_wscale;
-	h->option.start_seq = bpf_htonl(b->start_seq);
-	h->option.tsval = bpf_htonl(clock_for(p, b->rtt_ms));
-	h->option.issued_ms = bpf_htonl(b->issued_ms);
-	h->option.mss = bpf_htons(b->mss);
-	h->option.distributor = bpf_htons(b->distributor);
-	h->option.service = bpf_htons(b->service);
-	h->option.rtt_ms = bpf_htons(b->rtt_ms);
 	__u64 tag = handoff_tag(&h->option, p);
 	h->option.tag[0] = bpf_htonl(tag >> 32);
 	h->option.tag[1] = bpf_htonl((__u32)tag);
@@ -91,8 +67,36 @@ inline_always int send_handoff(struct __sk_buff *skb, const struct packet *p, st
 	ip->ttl = 64;
 	ip->protocol = IPPROTO_UDP;
 	ip->saddr = settings.address;
-	ip->daddr = n->address;
+	ip->daddr = to;
 	ip->check = ~fold(bpf_csum_diff(0, 0, (__be32 *)ip, sizeof(*ip), 0));
+}
+
+/* Wraps the packet and sends it to the server's node. read_options() must have been called. */
+inline_always int send_handoff(struct __sk_buff *skb, const struct packet *p,
+			       const struct binding *b)
+{
+	__u32 to = b->node, inner = skb->len - L3;
+	struct node *n = bpf_map_lookup_elem(&nodes, &to);
+	struct scratch *s = scratch();
+
+	if (!n || !n->address || !s)
+		return drop(COUNT_FAULT_MAP);
+	if (!skb->gso_size && inner + sizeof(struct handoff_header) > settings.mtu)
+		return drop(COUNT_DROP_HANDOFF_TOO_BIG);
+
+	struct handoff_header *h = &s->handoff;
+
+	__builtin_memset(h, 0, sizeof(*h));
+	h->option.options = b->options;
+	h->option.snd_wscale = b->snd_wscale;
+	h->option.start_seq = bpf_htonl(b->start_seq);
+	h->option.tsval = bpf_htonl(clock_for(p, b->rtt_ms));
+	h->option.issued_ms = bpf_htonl(b->issued_ms);
+	h->option.mss = bpf_htons(b->mss);
+	h->option.distributor = bpf_htons(b->distributor);
+	h->option.service = bpf_htons(b->service);
+	h->option.rtt_ms = bpf_htons(b->rtt_ms);
+	seal(h, p, inner, n->address);
 
 	if (bpf_skb_adjust_room(skb, sizeof(*h), BPF_ADJ_ROOM_MAC,
 				BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 |
@@ -113,10 +117,40 @@ inline_always bool well_formed(const struct handoff_header *h)
 	       h->option.version == HANDOFF_VERSION;
 }
 
-/* Opens a handoff packet. Nothing is changed, in packet or tables, before the tag has proved right.
+/*
+ * Sends a handoff packet on, as it is, to the node that the connection has been decided for since.
+ * It must not have been opened: a packet that was wrapped on this machine before cannot be wrapped
+ * again.
  */
-inline_always enum parsed open_handoff(struct __sk_buff *skb, struct handoff_option *o,
-				       struct packet *p)
+inline_always int hand_on(struct __sk_buff *skb, const struct packet *p, struct binding *b,
+			  const struct handoff_option *o)
+{
+	__u32 to = b->node, inner = skb->len - L3 - sizeof(struct handoff_header);
+	struct node *n = bpf_map_lookup_elem(&nodes, &to);
+	struct scratch *s = scratch();
+
+	if (!n || !n->address || !s)
+		return drop(COUNT_FAULT_MAP);
+	if (o->hops + 1 >= HOPS_MAX)
+		return drop(COUNT_DROP_LOOP);
+	struct handoff_header *h = &s->handoff;
+
+	__builtin_memset(h, 0, sizeof(*h));
+	__builtin_memcpy(&h->option, o, sizeof(*o));
+	h->option.hops = o->hops + 1;
+	h->option.issued_ms = bpf_htonl(b->issued_ms);
+	seal(h, p, inner, n->address);
+	if (bpf_skb_store_bytes(skb, L3, h, sizeof(*h), 0))
+		return drop(COUNT_FAULT_REWRITE);
+	return redirect_to(n->address);
+}
+
+/*
+ * Reads and verifies a handoff packet: the option, and the flow and ack of the packet in it.
+ * Nothing is changed, in packet or tables, before the tag has proved right.
+ */
+inline_always enum parsed verify_handoff(struct __sk_buff *skb, struct handoff_option *o,
+					 struct packet *p)
 {
 	struct scratch *s = scratch();
 	struct headers inner;
@@ -150,7 +184,13 @@ inline_always enum parsed open_handoff(struct __sk_buff *skb, struct handoff_opt
 		count(COUNT_DROP_HANDOFF_STALE);
 		return PARSED_DROP;
 	}
-	if (bpf_skb_adjust_room(skb, -(__s32)sizeof(*h), BPF_ADJ_ROOM_MAC,
+	return PARSED_TCP;
+}
+
+/* Takes the wrapping off, and reads what was in it. */
+inline_always enum parsed open_handoff(struct __sk_buff *skb, struct packet *p)
+{
+	if (bpf_skb_adjust_room(skb, -(__s32)sizeof(struct handoff_header), BPF_ADJ_ROOM_MAC,
 				BPF_F_ADJ_ROOM_FIXED_GSO | ADJ_ROOM_DECAP_L3_IPV4)) {
 		count(COUNT_FAULT_REWRITE);
 		return PARSED_DROP;

@@ -152,7 +152,7 @@ impl Handoff {
 }
 
 /// Flow and ack of a plain IPv4 packet of TCP.
-fn inner_of(inner: &[u8]) -> Option<(Flow, u32)> {
+pub(super) fn inner_of(inner: &[u8]) -> Option<(Flow, u32)> {
     let tcp = inner.get(20..).filter(|tcp| tcp.len() >= 20)?;
     let plain = *inner.first()? == 0x45 && *inner.get(9)? == 6 && be16(inner, 6)? & 0x3fff == 0;
     let complete = usize::from(be16(inner, 2)?) <= inner.len();

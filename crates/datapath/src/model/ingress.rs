@@ -4,7 +4,8 @@ use baton_cluster::{NodeId, ServiceId};
 
 use super::cookie::Offer;
 use super::decide::Choice;
-use super::handoff::{Handoff, Refusal};
+use super::handoff::{Handoff, Refusal, inner_of};
+use super::packet::L3;
 use super::packet::flag::{ACK, FIN, RST, SYN};
 use super::rewrite::{Reply, checksum_is_right};
 use super::{Binding, Packet, Parsed, Run, Socket, Verdict, cookie_age, cookie_of, flow_clock, maglev_slot};
@@ -247,7 +248,7 @@ impl Run<'_> {
     fn hand_off(&mut self, p: &Packet, b: &mut Binding, to: NodeId) -> Verdict {
         self.count(if b.has(FLAG_HANDED) { Counter::HandoffAgain } else { Counter::HandoffSent });
         b.flags |= FLAG_HANDED;
-        self.send_handoff(p, b, to, 0)
+        self.send_handoff(p, b, to)
     }
 
     fn unknown(&mut self, p: &Packet, from: Option<NodeId>) -> Verdict {
@@ -336,6 +337,19 @@ impl Run<'_> {
             Err(Refusal::Forged) => return self.drop(Counter::DropHandoffForged),
             Err(Refusal::Stale) => return self.drop(Counter::DropHandoffStale),
         };
+        let known = inner.get(L3..).and_then(inner_of);
+        let known = known.and_then(|(flow, _)| Some((flow, self.binding_of(&flow)?)));
+        if let Some((flow, b)) = known
+            && let State::Bound(node) = b.state
+            && node != self.model.settings.node
+            && b.start_seq == h.start_seq
+            && h.issued_ms.wrapping_sub(b.issued_ms) as i32 <= 0
+        {
+            self.count(Counter::HandoffReceived);
+            let verdict = self.hand_on(&inner, &h, &b, node);
+            self.put(flow, b);
+            return verdict;
+        }
         self.frame = inner;
         let p = match self.model.parse(&self.frame) {
             Parsed::Tcp(p) => p,
@@ -345,7 +359,6 @@ impl Run<'_> {
         self.count(Counter::HandoffReceived);
         let known = self.binding_of(&p.flow).filter(|b| matches!(b.state, State::Bound(_)));
         let own_node = State::Bound(self.model.settings.node);
-        let decided_later = |b: &Binding| h.issued_ms.wrapping_sub(b.issued_ms) as i32 > 0;
         let b = match known {
             None => self.fresh(&p, &h),
             Some(b) if b.start_seq != h.start_seq && b.issued_ms.wrapping_sub(h.issued_ms) as i32 > 0 => {
@@ -356,7 +369,7 @@ impl Run<'_> {
                 self.fresh(&p, &h)
             }
             // The node that was to own it never did; the client's repetition was decided afresh, for us.
-            Some(mut b) if b.state != own_node && decided_later(&b) => {
+            Some(mut b) if b.state != own_node => {
                 learn(&mut b, &p, &h);
                 b.state = own_node;
                 b.flags = 0;
@@ -368,13 +381,6 @@ impl Run<'_> {
             }
             Some(b) => b,
         };
-        if let State::Bound(node) = b.state
-            && node != self.model.settings.node
-        {
-            let verdict = self.send_handoff(&p, &b, node, h.hops.wrapping_add(1));
-            self.put(p.flow, b);
-            return verdict;
-        }
         self.own(&p, b)
     }
 

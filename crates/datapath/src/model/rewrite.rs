@@ -169,19 +169,16 @@ impl Run<'_> {
     }
 
     /// Wraps the packet for the server's node and sends it there.
-    pub(super) fn send_handoff(&mut self, p: &Packet, b: &Binding, to: NodeId, hops: u8) -> Verdict {
+    pub(super) fn send_handoff(&mut self, p: &Packet, b: &Binding, to: NodeId) -> Verdict {
         let settings = self.model.settings;
         let Some(address) = self.model.tables.nodes.get(&to).copied() else {
             return self.drop(Counter::FaultMap);
         };
-        if u32::from(hops) >= HOPS_MAX {
-            return self.drop(Counter::DropLoop);
-        }
         if self.frame.len() - L3 + OVERHEAD > usize::from(settings.mtu) {
             return self.drop(Counter::DropHandoffTooBig);
         }
         let handoff = Handoff {
-            hops,
+            hops: 0,
             options: b.options,
             snd_wscale: b.snd_wscale,
             start_seq: b.start_seq,
@@ -194,6 +191,25 @@ impl Run<'_> {
         };
         let keys = self.model.tables.keys;
         match handoff.wrap(&keys, &self.frame, settings.address, address, settings.handoff_port) {
+            Some(frame) => self.frame = frame,
+            None => return self.drop(Counter::FaultRewrite),
+        }
+        Verdict::Redirect
+    }
+
+    /// A handoff packet goes on to the node that its connection was decided for since: what it says
+    /// stays, but for the time of that decision.
+    pub(super) fn hand_on(&mut self, frame: &[u8], h: &Handoff, b: &Binding, to: NodeId) -> Verdict {
+        let settings = self.model.settings;
+        let Some(address) = self.model.tables.nodes.get(&to).copied() else {
+            return self.drop(Counter::FaultMap);
+        };
+        if u32::from(h.hops) + 1 >= HOPS_MAX {
+            return self.drop(Counter::DropLoop);
+        }
+        let on = Handoff { hops: h.hops + 1, issued_ms: b.issued_ms, ..*h };
+        let keys = self.model.tables.keys;
+        match on.wrap(&keys, frame, settings.address, address, settings.handoff_port) {
             Some(frame) => self.frame = frame,
             None => return self.drop(Counter::FaultRewrite),
         }
