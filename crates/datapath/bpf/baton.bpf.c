@@ -20,6 +20,7 @@
  */
 #include "adopt.h"
 #include "decide.h"
+#include "order.h"
 
 /* What the distributor knows of a connection whose handshake is complete. */
 inline_always void describe(struct packet *p, struct binding *b)
@@ -451,60 +452,6 @@ SEC("tcx/ingress")
 int release(struct __sk_buff *skb)
 {
 	return bpf_redirect(settings.cluster_ifindex, BPF_F_INGRESS);
-}
-
-/* Binds, or closes, what user space decided or was told. */
-SEC("syscall")
-int apply_order(struct order *o)
-{
-	struct flow_key flow = o->flow;
-	struct binding *b = bpf_map_lookup_elem(&bindings, &flow);
-	__u64 now = bpf_ktime_get_ns();
-
-	o->done = 0;
-	if (o->kind == ORDER_BIND_HELD) {
-		if (!b || b->state != STATE_HELD || b->start_seq != o->start_seq)
-			return 0;
-		b->node = o->node;
-		b->seen_ns = b->since_ns = now;
-		b->issued_ms = o->issued_ms = wall_ns() / 1000000;
-		b->state = STATE_BOUND;
-	} else if (o->kind == ORDER_CLOSE_TOLD) {
-		if (!b || b->start_seq != o->start_seq || b->node == settings.self)
-			return 0;
-		b->seen_ns = now;
-		set_flag(b, FLAG_CLOSED);
-	} else {
-		/* news may be late: what is known of a younger connection stands */
-		if (b && b->state == STATE_BOUND && (__s32)(o->issued_ms - b->issued_ms) <= 0)
-			return 0;
-		if (b && b->state == STATE_BOUND && b->start_seq == o->start_seq) {
-			/* decided afresh elsewhere, because the handoff packet was lost */
-			if (b->flags & FLAG_ADOPTED)
-				return 0;
-			b->node = o->node;
-			b->issued_ms = o->issued_ms;
-			o->done = 1;
-			return 0;
-		}
-		struct scratch *s = scratch();
-		if (!s)
-			return 0;
-		if (b)
-			retire(b);
-		struct binding *fresh = &s->told;
-		__builtin_memset(fresh, 0, sizeof(*fresh));
-		fresh->seen_ns = fresh->since_ns = now;
-		fresh->start_seq = o->start_seq;
-		fresh->issued_ms = o->issued_ms;
-		fresh->node = o->node;
-		fresh->distributor = o->distributor;
-		fresh->state = STATE_BOUND;
-		if (bpf_map_update_elem(&bindings, &flow, fresh, BPF_ANY))
-			return 0;
-	}
-	o->done = 1;
-	return 0;
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";
