@@ -151,6 +151,10 @@ impl Daemon {
             while let Some(message) = self.post.take_local() {
                 self.message(self.me, message)?;
             }
+            // At once: until then clients are sent to who is gone, or to nobody.
+            if let Some(switch) = &mut self.switch {
+                switch.refresh(&self.cluster, &self.peers, &mut self.datapath)?;
+            }
             self.send_news()?;
         }
         self.mesh.stop().await;
@@ -278,9 +282,6 @@ impl Daemon {
         let mut busy = false;
         if let Some(server) = &mut self.server {
             busy = server.tick(now, &self.datapath, &self.cluster, &self.peers, self.me, &mut self.post)?;
-        }
-        if let Some(switch) = &mut self.switch {
-            switch.tick(&self.cluster, &self.peers, &mut self.datapath)?;
         }
         self.socket.tick(now);
         let has_news = self.distributor.as_ref().is_some_and(Distributor::has_news);

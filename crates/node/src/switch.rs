@@ -18,12 +18,13 @@ impl SwitchRole {
         Self { stale: true }
     }
 
-    /// A distributor came or went: the table is made anew on the next tick.
+    /// A distributor came or went: the table is to be made anew.
     pub(crate) fn distributors_changed(&mut self) {
         self.stale = true;
     }
 
-    pub(crate) fn tick(
+    /// Makes the table if it is not as the distributors are.
+    pub(crate) fn refresh(
         &mut self,
         cluster: &Cluster,
         peers: &Peers,
