@@ -40,6 +40,27 @@ impl ServiceId {
     }
 }
 
+/// A pool: a set of servers with a policy of its own. Numbered over all services, in the order of the
+/// cluster file: the pools of the first service come first. At most [`PoolId::MAX_POOLS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PoolId(pub u16);
+
+impl PoolId {
+    /// The most pools one cluster may have, over all services.
+    pub const MAX_POOLS: usize = 64;
+
+    /// The pool's place in a table of pools.
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+impl fmt::Display for PoolId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pool {}", self.0)
+    }
+}
+
 /// What is requested, as the policies see it: a keyed 64-bit hash of the request's key (ATC'00 5.4
 /// sends 32 bits; 64 make collisions of popular targets improbable).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

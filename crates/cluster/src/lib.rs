@@ -16,6 +16,6 @@ mod warning;
 
 pub use cluster::{Cluster, Consult, Key, Limits, Node, PolicyConfig, PolicyKind, Roles, Service};
 pub use error::{ConfigError, ConfigErrors};
-pub use id::{Flow, NodeId, ServiceId, Target};
+pub use id::{Flow, NodeId, PoolId, ServiceId, Target};
 pub use keys::Keys;
 pub use warning::Warning;
