@@ -1,0 +1,176 @@
+//! Which pool of a service a request belongs to. The cluster file makes [`Rules`]; the node's user
+//! space asks them for each request that it reads, and fills the packet path's tables from them, so
+//! that both choose alike. They never look at load or at servers.
+
+use std::borrow::Cow;
+use std::cmp::Reverse;
+
+use crate::head::Request;
+use crate::key::Key;
+
+/// Which hosts a route is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum HostMatch {
+    /// Every host, and requests without one.
+    #[default]
+    Any,
+    /// This host alone, in lower case without port.
+    Exact(String),
+    /// Hosts that end so and have something before it: `.example.com` for `*.example.com`.
+    Suffix(String),
+}
+
+/// Which paths a route is about. Compared with the normalised path, byte by byte.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum PathMatch {
+    /// Every path.
+    #[default]
+    Any,
+    /// Paths that begin so: `/img` is also the beginning of `/imgs`, `/img/` is not.
+    Prefix(String),
+    /// This path alone.
+    Exact(String),
+}
+
+/// Requests for which host, path and method all match belong to this pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Route {
+    /// Which hosts.
+    pub host: HostMatch,
+    /// Which paths.
+    pub path: PathMatch,
+    /// Which methods (upper case); empty means any.
+    pub methods: Vec<String>,
+    /// The pool's index within the service.
+    pub pool: usize,
+}
+
+/// A service's routes in order of precedence, its default pool and its pools' keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    routes: Vec<Route>,
+    default_pool: usize,
+    keys: Vec<Key>,
+}
+
+impl HostMatch {
+    /// The match that `img.example.com` or `*.example.com` stands for, whatever its case.
+    pub fn named(host: &str) -> Self {
+        let host = host.to_ascii_lowercase();
+        match host.strip_prefix('*') {
+            Some(suffix) if suffix.starts_with('.') => Self::Suffix(suffix.into()),
+            _ => Self::Exact(host),
+        }
+    }
+
+    fn matches(&self, host: Option<&str>) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Exact(name) => host == Some(name),
+            Self::Suffix(suffix) => {
+                host.is_some_and(|h| h.len() > suffix.len() && h.ends_with(suffix.as_str()))
+            }
+        }
+    }
+
+    fn rank(&self) -> (u8, usize) {
+        match self {
+            Self::Any => (0, 0),
+            Self::Suffix(suffix) => (1, suffix.len()),
+            Self::Exact(_) => (2, 0),
+        }
+    }
+}
+
+impl PathMatch {
+    fn matches(&self, path: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Prefix(prefix) => path.starts_with(prefix.as_str()),
+            Self::Exact(exact) => path == exact,
+        }
+    }
+
+    fn rank(&self) -> (u8, usize) {
+        match self {
+            Self::Any => (0, 0),
+            Self::Prefix(prefix) => (1, prefix.len()),
+            Self::Exact(_) => (2, 0),
+        }
+    }
+}
+
+impl Route {
+    /// Whether the request's host, path and method all match.
+    pub fn matches(&self, request: &Request<'_>) -> bool {
+        self.host.matches(request.host.as_deref())
+            && self.path.matches(&request.path)
+            && (self.methods.is_empty() || self.methods.iter().any(|m| m == request.method))
+    }
+
+    fn rank(&self) -> impl Ord + use<> {
+        (self.host.rank(), self.path.rank(), !self.methods.is_empty())
+    }
+}
+
+impl Rules {
+    /// The rules of a service: its routes in any order, the pool of requests that no route matches, and
+    /// each pool's key by index (a pool without one is keyed by path).
+    pub fn new(mut routes: Vec<Route>, default_pool: usize, keys: Vec<Key>) -> Self {
+        routes.sort_by_key(|route| Reverse(route.rank()));
+        Self { routes, default_pool, keys }
+    }
+
+    /// The pool of this request: that of the first route that matches, else the default pool.
+    pub fn choose(&self, request: &Request<'_>) -> usize {
+        self.routes.iter().find(|route| route.matches(request)).map_or(self.default_pool, |route| route.pool)
+    }
+
+    /// The bytes that the request's target is made from in this pool; see [`Key::of`].
+    pub fn target_bytes<'r>(&self, pool: usize, request: &'r Request<'_>) -> Option<Cow<'r, [u8]>> {
+        self.key(pool).of(request)
+    }
+
+    /// The key of a pool.
+    pub fn key(&self, pool: usize) -> &Key {
+        self.keys.get(pool).unwrap_or(&Key::Path)
+    }
+
+    /// The pool of requests that no route matches.
+    pub fn default_pool(&self) -> usize {
+        self.default_pool
+    }
+
+    /// The routes by precedence: exact host before longer before shorter suffix before any host; then
+    /// exact path before longer before shorter prefix before any path; then methods named before any
+    /// method; then as they were given. The first that matches is the one.
+    pub fn routes(&self) -> &[Route] {
+        &self.routes
+    }
+
+    /// Whether any route names a host or a wildcard: then the request line alone does not choose.
+    pub fn look_at_hosts(&self) -> bool {
+        self.routes.iter().any(|route| route.host != HostMatch::Any)
+    }
+
+    /// Whether any route names a host with a wildcard.
+    pub fn look_at_wildcards(&self) -> bool {
+        self.routes.iter().any(|route| matches!(route.host, HostMatch::Suffix(_)))
+    }
+
+    /// Whether any route names a path.
+    pub fn look_at_paths(&self) -> bool {
+        self.routes.iter().any(|route| route.path != PathMatch::Any)
+    }
+
+    /// Whether any route names methods.
+    pub fn look_at_methods(&self) -> bool {
+        self.routes.iter().any(|route| !route.methods.is_empty())
+    }
+
+    /// Whether path alone chooses the pool and the request line alone gives the key in every pool: the
+    /// case that a table of paths can decide.
+    pub fn need_only_the_path(&self) -> bool {
+        !self.look_at_hosts() && !self.look_at_methods() && self.keys.iter().all(Key::is_in_request_line)
+    }
+}
