@@ -1,7 +1,65 @@
-//! A request head as Baton sees it. Made by the strict parser from bytes of a client; asked by rules and
-//! keys. It never guesses: what is not clear has no [`Request`].
+//! The strict parser of request heads. The slow path, the model of the packet path and the tests call it
+//! with bytes of a client; rules and keys ask the [`Request`] it gives. It never guesses: what is not
+//! clear has no [`Request`], and a head that can no longer become clear is in doubt at once.
 
 use std::borrow::Cow;
+
+use crate::normal::normalise;
+use crate::reason::Reason;
+use crate::scan::{Phase, Scan, Side};
+
+/// What some bytes are, read as the beginning of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Parsed<'a> {
+    /// They begin with a clear head of so many bytes, the empty line included.
+    Complete(Request<'a>, usize),
+    /// More bytes may make a clear head of them.
+    Incomplete,
+    /// No more bytes can.
+    Doubt(Reason),
+}
+
+/// What the bytes are, read as the beginning of a request. For a head that comes in pieces, a
+/// [`Reading`] looks at each byte once.
+pub fn parse_request(bytes: &[u8]) -> Parsed<'_> {
+    Reading::default().parse(bytes)
+}
+
+/// A head being read in pieces.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    scan: Scan,
+    read: usize,
+    doubt: Option<Reason>,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        Self { scan: Scan::new(Side::Requests), read: 0, doubt: None }
+    }
+}
+
+impl Reading {
+    /// What has been received so far: all of it, from the request's first byte, each time. Only what was
+    /// not there the last time is looked at.
+    pub fn parse<'a>(&mut self, received: &'a [u8]) -> Parsed<'a> {
+        for c in received.iter().skip(self.read) {
+            if self.doubt.is_some() || self.scan.phase == Phase::HeadDone {
+                break;
+            }
+            self.doubt = self.scan.step(*c).err();
+            self.read += 1;
+        }
+        match self.doubt {
+            Some(reason) => Parsed::Doubt(reason),
+            None if self.scan.phase != Phase::HeadDone => Parsed::Incomplete,
+            None => match Request::of_clear(received, &self.scan) {
+                Some(request) => Parsed::Complete(request, self.read),
+                None => Parsed::Incomplete,
+            },
+        }
+    }
+}
 
 /// A clear request. Everything borrows from the bytes it was read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +108,33 @@ pub struct Headers<'a> {
 }
 
 impl<'a> Request<'a> {
+    /// The request that begins these bytes, which the scan has found to begin with a clear head.
+    fn of_clear(bytes: &'a [u8], scan: &Scan) -> Option<Self> {
+        let (method, rest) = split(bytes, b' ')?;
+        let (target, rest) = split(rest, b' ')?;
+        let (_version, fields) = split(rest, b'\n')?;
+        let target = str::from_utf8(target).ok()?;
+        let (raw_path, query) = match target.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (target, None),
+        };
+        let host = Headers { rest: fields }.find(|(name, _)| name.eq_ignore_ascii_case(b"host"));
+        Some(Self {
+            method: str::from_utf8(method).ok()?,
+            path: normalise(raw_path)?,
+            raw_path,
+            query,
+            version: if scan.is_http10() { Version::Http10 } else { Version::Http11 },
+            host: host.and_then(|(_, value)| host_of(value)),
+            body: match scan.left {
+                _ if scan.is_chunked() => Body::Chunked,
+                0 => Body::None,
+                length => Body::Length(length),
+            },
+            fields,
+        })
+    }
+
     /// The headers, in the order they were sent.
     pub fn headers(&self) -> Headers<'a> {
         Headers { rest: self.fields }
@@ -60,11 +145,34 @@ impl<'a> Iterator for Headers<'a> {
     type Item = (&'a [u8], &'a [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let end = self.rest.windows(2).position(|pair| pair == b"\r\n")?;
-        let (line, rest) = self.rest.split_at_checked(end)?;
-        self.rest = rest.get(2..)?;
-        let colon = line.iter().position(|c| *c == b':')?;
-        let (name, value) = line.split_at_checked(colon)?;
-        Some((name, value.get(1..)?.trim_ascii()))
+        // The empty line at the end has no colon; a clear line ends in the only CRLF it has.
+        let (line, rest) = split(self.rest, b'\n')?;
+        let (name, value) = split(line, b':')?;
+        self.rest = rest;
+        Some((name, value.trim_ascii()))
+    }
+}
+
+/// What stands before and behind the first `at`.
+fn split(bytes: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
+    let mut parts = bytes.splitn(2, |c| *c == at);
+    Some((parts.next()?, parts.next()?))
+}
+
+/// A Host header's value as routes compare it (RFC 9110 4.2.3): lower case, without port and final dot.
+fn host_of(value: &[u8]) -> Option<Cow<'_, str>> {
+    let host = String::from_utf8_lossy(value);
+    let end = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|c| c.is_ascii_digit()) => name.len(),
+        _ => host.len(),
+    };
+    let name = host.get(..end)?;
+    let name = name.strip_suffix('.').unwrap_or(name);
+    match (&host, name) {
+        (_, "") => None,
+        (Cow::Borrowed(whole), _) if !name.bytes().any(|c| c.is_ascii_uppercase()) => {
+            whole.get(..name.len()).map(Cow::Borrowed)
+        }
+        _ => Some(Cow::Owned(name.to_ascii_lowercase())),
     }
 }

@@ -4,10 +4,18 @@
 //! I/O, keeps no time and decides no server. Rules and examples for operators: `docs/requests.md`.
 
 mod bytes;
+mod framing;
 mod head;
 mod key;
+mod normal;
+mod reason;
 mod rules;
+mod scan;
 
-pub use head::{Body, Headers, Request, Version};
+pub use framing::{Exchange, Fed, Follower, Outstanding};
+pub use head::{Body, Headers, Parsed, Reading, Request, Version, parse_request};
 pub use key::{Key, KeyError};
+pub use normal::{is_normal, normalise};
+pub use reason::Reason;
 pub use rules::{HostMatch, PathMatch, Route, Rules};
+pub use scan::Phase;

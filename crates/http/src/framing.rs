@@ -1,0 +1,299 @@
+//! Where each message on a connection ends, followed over the packets of both directions (RFC 9112 6).
+//! The reference model of the packet path's follower: a fixed number of words, resumable at every byte.
+//! It sees packets as they come, lost, doubled or out of order, and never decides what happens to them.
+
+use crate::reason::Reason;
+use crate::scan::{Phase, Scan, Side};
+
+/// The most requests that may be unanswered: one bit is kept of each.
+const OUTSTANDING_MAX: u32 = 32;
+
+/// What became of a packet's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fed {
+    /// Taken from the next byte expected on; what lay before it in the packet was old.
+    Followed,
+    /// Nothing in it is new.
+    Old,
+    /// It began beyond the next byte expected, but all between them is body: taken.
+    Skipped,
+    /// It begins beyond the next byte expected, and what lies between matters: not taken.
+    Gap,
+    /// The connection is in doubt, since now or before: not followed any more.
+    Doubt(Reason),
+}
+
+/// One direction of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Follower {
+    at: u32,
+    boundary: u32,
+    scan: Scan,
+}
+
+/// The requests that have been asked, and which of the unanswered ones are HEAD requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outstanding {
+    asked: u32,
+    answered: u32,
+    heads: u32,
+}
+
+/// Both directions of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exchange {
+    requests: Follower,
+    responses: Follower,
+    outstanding: Outstanding,
+    doubt: Option<Reason>,
+}
+
+/// What a packet is to a follower, before its bytes are looked at.
+enum Place {
+    Old,
+    Gap,
+    /// Its bytes from here on are the next ones.
+    Next(usize),
+    /// Its first byte is, once so much body is skipped.
+    Beyond(u32),
+}
+
+impl Follower {
+    fn new(side: Side, at: u32) -> Self {
+        Self { at, boundary: at, scan: Scan::new(side) }
+    }
+
+    /// The sequence number of the next byte to look at; in doubt, of the byte that brought it.
+    pub fn at(&self) -> u32 {
+        self.at
+    }
+
+    /// The sequence number at which the last message ended and the present or next one begins.
+    pub fn boundary(&self) -> u32 {
+        self.boundary
+    }
+
+    /// Where in a message the next byte stands.
+    pub fn phase(&self) -> Phase {
+        self.scan.phase
+    }
+
+    /// Bytes of the body or chunk still to come that are skipped unseen.
+    pub fn left(&self) -> u64 {
+        self.scan.skippable()
+    }
+
+    /// Whether no message is under way.
+    pub fn is_between_messages(&self) -> bool {
+        self.scan.phase == Phase::Start
+    }
+
+    fn place(&self, seq: u32, len: usize) -> Place {
+        let ahead = seq.wrapping_sub(self.at);
+        let behind = self.at.wrapping_sub(seq);
+        // Half of the numbers are ahead, half behind (RFC 9293 3.4).
+        match usize::try_from(behind) {
+            _ if len == 0 => Place::Old,
+            Ok(behind) if ahead == 0 || ahead >= 1 << 31 => {
+                if behind < len {
+                    Place::Next(behind)
+                } else {
+                    Place::Old
+                }
+            }
+            _ if u64::from(ahead) <= self.scan.skippable() => Place::Beyond(ahead),
+            _ => Place::Gap,
+        }
+    }
+
+    /// Takes the bytes up to the end of a run, at least one; there must be one.
+    fn take(&mut self, bytes: &[u8], outstanding: &mut Outstanding) -> Result<usize, Reason> {
+        let run = usize::try_from(self.scan.skippable()).unwrap_or(usize::MAX).min(bytes.len());
+        if run > 0 {
+            self.pass(run as u32, outstanding);
+            return Ok(run);
+        }
+        let Some(c) = bytes.first() else { return Ok(0) };
+        if self.is_between_messages() && self.scan.side == Side::Responses && outstanding.is_none() {
+            return Err(Reason::Unasked);
+        }
+        self.scan.step(*c)?;
+        self.at = self.at.wrapping_add(1);
+        if self.scan.phase == Phase::HeadDone {
+            match self.scan.side {
+                Side::Requests => self.asked(outstanding)?,
+                Side::Responses => self.answering(outstanding)?,
+            }
+        }
+        self.note_end(outstanding);
+        Ok(1)
+    }
+
+    /// Passes over body, at most what is left of it.
+    fn pass(&mut self, n: u32, outstanding: &mut Outstanding) {
+        self.scan.skip(n.into());
+        self.at = self.at.wrapping_add(n);
+        self.note_end(outstanding);
+    }
+
+    fn asked(&mut self, outstanding: &mut Outstanding) -> Result<(), Reason> {
+        outstanding.ask(self.scan.is_head())?;
+        self.scan.enter_body();
+        Ok(())
+    }
+
+    /// RFC 9112 6.3, as far as a length is known.
+    fn answering(&mut self, outstanding: &Outstanding) -> Result<(), Reason> {
+        let bodiless = matches!(self.scan.response_status(), 204 | 304) || outstanding.next_is_head();
+        if bodiless || self.is_interim() {
+            self.scan.skip_body();
+        } else if self.scan.is_chunked() || self.scan.has_length() {
+            self.scan.enter_body();
+        } else {
+            return Err(Reason::UntilClose);
+        }
+        Ok(())
+    }
+
+    /// RFC 9110 15.2: the response to the same request is still to come.
+    fn is_interim(&self) -> bool {
+        (100..200).contains(&self.scan.response_status())
+    }
+
+    fn note_end(&mut self, outstanding: &mut Outstanding) {
+        if self.is_between_messages() {
+            self.boundary = self.at;
+            if self.scan.side == Side::Responses && !self.is_interim() {
+                outstanding.answered = outstanding.answered.wrapping_add(1);
+            }
+        }
+    }
+}
+
+impl Outstanding {
+    /// Requests whose heads have been seen, modulo 2^32.
+    pub fn asked(&self) -> u32 {
+        self.asked
+    }
+
+    /// Final responses that have ended, modulo 2^32.
+    pub fn answered(&self) -> u32 {
+        self.answered
+    }
+
+    /// Whether every request has been answered.
+    pub fn is_none(&self) -> bool {
+        self.asked == self.answered
+    }
+
+    fn ask(&mut self, head: bool) -> Result<(), Reason> {
+        if self.asked.wrapping_sub(self.answered) >= OUTSTANDING_MAX {
+            return Err(Reason::TooManyAsked);
+        }
+        let bit = 1 << (self.asked % OUTSTANDING_MAX);
+        self.heads = if head { self.heads | bit } else { self.heads & !bit };
+        self.asked = self.asked.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Whether the oldest unanswered request is a HEAD request.
+    fn next_is_head(&self) -> bool {
+        self.heads & (1 << (self.answered % OUTSTANDING_MAX)) != 0
+    }
+}
+
+impl Exchange {
+    /// A connection on which nothing is under way: the sequence numbers of the next request's and the
+    /// next response's first bytes.
+    pub fn new(request: u32, response: u32) -> Self {
+        Self {
+            requests: Follower::new(Side::Requests, request),
+            responses: Follower::new(Side::Responses, response),
+            outstanding: Outstanding::default(),
+            doubt: None,
+        }
+    }
+
+    /// Takes a packet of the client: the sequence number of its first byte, and its payload.
+    pub fn request(&mut self, seq: u32, payload: &[u8]) -> Fed {
+        self.feed(Side::Requests, seq, payload, false).0
+    }
+
+    /// Takes a packet of the server.
+    pub fn response(&mut self, seq: u32, payload: &[u8]) -> Fed {
+        self.feed(Side::Responses, seq, payload, false).0
+    }
+
+    /// As [`Exchange::request`], but stops behind the next end of a request; also says how many bytes of
+    /// the payload are done with. What is left begins with the next request.
+    pub fn one_request(&mut self, seq: u32, payload: &[u8]) -> (Fed, usize) {
+        self.feed(Side::Requests, seq, payload, true)
+    }
+
+    /// As [`Exchange::response`], but stops behind the next end of a response, interim or final.
+    pub fn one_response(&mut self, seq: u32, payload: &[u8]) -> (Fed, usize) {
+        self.feed(Side::Responses, seq, payload, true)
+    }
+
+    /// Whether nothing is under way: every request has been answered, both directions are between
+    /// messages, nothing is in doubt. Then the next byte of the client at
+    /// `requests().at()` begins a request.
+    pub fn is_idle(&self) -> bool {
+        self.doubt.is_none()
+            && self.outstanding.is_none()
+            && self.requests.is_between_messages()
+            && self.responses.is_between_messages()
+    }
+
+    /// Why the connection is not followed any more, if so.
+    pub fn doubt(&self) -> Option<Reason> {
+        self.doubt
+    }
+
+    /// The client's direction.
+    pub fn requests(&self) -> &Follower {
+        &self.requests
+    }
+
+    /// The server's direction.
+    pub fn responses(&self) -> &Follower {
+        &self.responses
+    }
+
+    /// What has been asked and answered.
+    pub fn outstanding(&self) -> &Outstanding {
+        &self.outstanding
+    }
+
+    fn feed(&mut self, side: Side, seq: u32, payload: &[u8], one: bool) -> (Fed, usize) {
+        if let Some(reason) = self.doubt {
+            return (Fed::Doubt(reason), 0);
+        }
+        let follower = match side {
+            Side::Requests => &mut self.requests,
+            Side::Responses => &mut self.responses,
+        };
+        let (fed, mut used) = match follower.place(seq, payload.len()) {
+            Place::Old => return (Fed::Old, payload.len()),
+            Place::Gap => return (Fed::Gap, 0),
+            Place::Next(from) => (Fed::Followed, from),
+            Place::Beyond(ahead) => {
+                follower.pass(ahead, &mut self.outstanding);
+                (Fed::Skipped, 0)
+            }
+        };
+        let mut ended = fed == Fed::Skipped && follower.is_between_messages();
+        while !(one && ended) {
+            let Some(rest) = payload.get(used..).filter(|rest| !rest.is_empty()) else { break };
+            match follower.take(rest, &mut self.outstanding) {
+                Ok(taken) => used += taken,
+                Err(reason) => {
+                    self.doubt = Some(reason);
+                    return (Fed::Doubt(reason), used);
+                }
+            }
+            ended = follower.is_between_messages();
+        }
+        (fed, used)
+    }
+}
