@@ -42,7 +42,7 @@ fn clients_without_timestamps_sack_or_window_scaling() {
             assert_eq!(agreed.timestamps, !without.contains(&"timestamps"));
             assert_eq!(agreed.sack, !without.contains(&"sack"));
             assert_eq!(agreed.window_scale.is_some(), !without.contains(&"window_scaling"));
-            assert_eq!(agreed.mss, Some(1388), "room for the handoff packet's wrapping");
+            assert_eq!(agreed.mss, Some(1384), "room for the handoff packet's wrapping");
         }
     }
     cluster.stop();

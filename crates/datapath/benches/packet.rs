@@ -163,7 +163,7 @@ fn server(rows: Vec<Row>) -> Vec<Row> {
             snd_wscale: 9,
             start_seq: 1001,
             tsval: 3,
-            issued_ms: w.clock().wall_ms(),
+            issued: w.clock().wall_ns,
             mss: 1460,
             distributor: 1,
             service: 0,
@@ -179,7 +179,7 @@ fn switch(rows: Vec<Row>) -> Vec<Row> {
     let slots = vec![Some(OTHER); 65_537];
     b.world.programs.set_maglev(&slots).expect("maglev");
     b.ingress("switch: spread by Maglev", Counter::ForwardedDistributor, ack);
-    let issued = b.world.clock().wall_ms();
+    let issued = b.world.clock().wall_ns;
     for f in flows() {
         b.world.programs.bind_told(&f, 1001, OTHER, OTHER, issued).expect("bindings");
     }

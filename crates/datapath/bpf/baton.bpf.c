@@ -98,8 +98,9 @@ inline_always int first_request(struct __sk_buff *skb, struct packet *p, struct 
 	if (server == NO_NODE) {
 		if (why == COUNT_DROP_NO_SERVER || why == COUNT_DECIDED_ALONE)
 			return drop(COUNT_DROP_NO_SERVER);
+		b->held = 0;
 		b->state = STATE_HELD;
-		return hold(why);
+		return hold(b, why);
 	}
 	struct load *l = load_of(server);
 	if (l)
@@ -111,7 +112,7 @@ inline_always int first_request(struct __sk_buff *skb, struct packet *p, struct 
 	count(why);
 	b->node = server;
 	b->state = STATE_BOUND;
-	b->issued_ms = wall_ns() / 1000000;
+	b->issued = wall_ns();
 	tell(&p->flow, b, EVENT_BOUND);
 	if (server == settings.self) {
 		count(COUNT_HANDOFF_LOCAL);
@@ -164,6 +165,17 @@ inline_always int open(struct __sk_buff *skb, struct packet *p, struct binding *
 	return drop(COUNT_HANDSHAKE_ACK);
 }
 
+/*
+ * While user space gives back what it held, nothing may overtake that: the server's node would drop
+ * what comes before the handoff packet, and the client would have to repeat it.
+ */
+inline_always bool may_pass(struct binding *b, bool released)
+{
+	if (b->state == STATE_RELEASING && held_too_long(b))
+		b->state = STATE_BOUND;
+	return released || b->state == STATE_BOUND;
+}
+
 inline_always int held(struct __sk_buff *skb, struct packet *p, struct binding *b)
 {
 	if (p->flags & RST) {
@@ -172,7 +184,7 @@ inline_always int held(struct __sk_buff *skb, struct packet *p, struct binding *
 	}
 	if (!p->payload && !(p->flags & FIN))
 		return drop(COUNT_DROP_HELD_ACK);
-	return hold(COUNT_HELD_MORE);
+	return hold(b, COUNT_HELD_MORE);
 }
 
 /* A flow that has no binding, at a node that may make one. */
@@ -216,7 +228,7 @@ inline_always int unknown(struct __sk_buff *skb, struct packet *p, __u16 from)
 		b->node = settings.self;
 		b->state = STATE_BOUND;
 		b->distributor = from;
-		b->issued_ms = wall_ns() / 1000000;
+		b->issued = wall_ns();
 		count(COUNT_ADOPTED_BY_COOKIE);
 	} else if (!p->payload) {
 		if (p->flags & FIN)
@@ -280,7 +292,12 @@ inline_always int for_service(struct __sk_buff *skb, struct packet *p)
 {
 	struct binding *b = binding_of(&p->flow);
 	__u16 from = NO_NODE;
+	bool released = skb->mark == MARK_RELEASED;
 
+	if (released) {
+		count(COUNT_RELEASED);
+		skb->mark = 0;
+	}
 	if ((p->flags & SYN) ? (p->flags & (ACK | RST | FIN)) : !(p->flags & (ACK | RST)))
 		return drop(COUNT_DROP_FLAGS);
 	if (b && (p->flags & SYN)) {
@@ -292,9 +309,9 @@ inline_always int for_service(struct __sk_buff *skb, struct packet *p)
 				     p->seq - b->syn_isn - 1 < 65536)))
 		b = 0;
 	/* Told that the connection is ours: without its handoff packet we cannot own it. */
-	if (b && b->state == STATE_BOUND && b->node == settings.self && is_hearsay(b))
+	if (b && is_decided(b) && b->node == settings.self && is_hearsay(b))
 		b = 0;
-	if (b && b->state == STATE_BOUND)
+	if (b && is_decided(b) && may_pass(b, released))
 		return b->node == settings.self ? own(skb, p, b) : elsewhere(skb, p, b);
 
 	if (settings.roles & ROLE_SWITCH || !(settings.roles & ROLE_DISTRIBUTOR))
@@ -309,7 +326,7 @@ inline_always int for_service(struct __sk_buff *skb, struct packet *p)
 	if (p->flags & SYN)
 		return syn(skb, p, b);
 	if (b)
-		return b->state == STATE_HELD && !held_too_long(b) ? held(skb, p, b)
+		return b->state != STATE_OPEN && !held_too_long(b) ? held(skb, p, b)
 								   : open(skb, p, b);
 	if (!(settings.roles & (ROLE_DISTRIBUTOR | ROLE_SERVER)))
 		return drop(COUNT_DROP_NO_ROLE);
@@ -321,7 +338,7 @@ inline_always void learn(struct binding *b, const struct handoff_option *o, cons
 {
 	b->start_ack = p->ack;
 	b->snd_end = p->ack;
-	b->issued_ms = bpf_ntohl(o->issued_ms);
+	b->issued = issued_of(o);
 	b->distributor = bpf_ntohs(o->distributor);
 	b->service = p->service;
 	b->mss = bpf_ntohs(o->mss);
@@ -342,9 +359,9 @@ inline_always int handoff(struct __sk_buff *skb)
 	if (verify_handoff(skb, &o, &p) != PARSED_TCP)
 		return TC_ACT_SHOT;
 	struct binding *b = binding_of(&p.flow);
-	if (b && b->state != STATE_BOUND)
+	if (b && !is_decided(b))
 		b = 0;
-	bool later = b && (__s32)(bpf_ntohl(o.issued_ms) - b->issued_ms) > 0;
+	bool later = b && (__s64)(issued_of(&o) - b->issued) > 0;
 	if (b && b->start_seq == bpf_ntohl(o.start_seq) && b->node != settings.self && !later) {
 		count(COUNT_HANDOFF_RECEIVED);
 		return hand_on(skb, &p, b, &o);
@@ -355,7 +372,7 @@ inline_always int handoff(struct __sk_buff *skb)
 	read_options(skb, &p);
 	if (b) {
 		if (b->start_seq != bpf_ntohl(o.start_seq)) {
-			if ((__s32)(b->issued_ms - bpf_ntohl(o.issued_ms)) > 0)
+			if ((__s64)(b->issued - issued_of(&o)) > 0)
 				return drop(COUNT_DROP_HANDOFF_STALE);
 			retire(b);
 			b = 0;
@@ -369,6 +386,7 @@ inline_always int handoff(struct __sk_buff *skb)
 			 */
 			learn(b, &o, &p);
 			b->node = settings.self;
+			b->state = STATE_BOUND;
 			b->flags = 0;
 		}
 	}
@@ -427,7 +445,7 @@ int egress(struct __sk_buff *skb)
 	p.flow.client_port = h.tcp.dest;
 	p.flow.vip_port = h.tcp.source;
 	struct binding *b = bpf_map_lookup_elem(&bindings, &p.flow);
-	if (!b || b->state != STATE_BOUND || b->node != settings.self)
+	if (!b || !is_decided(b) || b->node != settings.self)
 		return NEXT_PROGRAM;
 	p.header = h.tcp.doff * 4;
 	if (p.header < TCP_MIN || skb->len < L4 + p.header)
@@ -451,6 +469,7 @@ int egress(struct __sk_buff *skb)
 SEC("tcx/ingress")
 int release(struct __sk_buff *skb)
 {
+	skb->mark = MARK_RELEASED;
 	return bpf_redirect(settings.cluster_ifindex, BPF_F_INGRESS);
 }
 

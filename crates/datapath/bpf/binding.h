@@ -5,9 +5,7 @@
  */
 #pragma once
 
-#include "packet.h"
-
-enum { MS = 1000000 };
+#include "cookie.h"
 
 inline_always __u32 set_flag(struct binding *b, __u32 flag)
 {
@@ -41,6 +39,12 @@ inline_always bool held_too_long(const struct binding *b)
 	return (__s64)(bpf_ktime_get_ns() - b->since_ns) > (__s64)HELD_MS * MS;
 }
 
+/* It is known whose the connection is. */
+inline_always bool is_decided(const struct binding *b)
+{
+	return b->state == STATE_BOUND || b->state == STATE_RELEASING;
+}
+
 /* Known by another node's word alone: whose it is, but not what its handshake agreed on. */
 inline_always bool is_hearsay(const struct binding *b)
 {
@@ -60,7 +64,7 @@ inline_always void tell(const struct flow_key *flow, const struct binding *b, en
 	e->node = b->node;
 	e->service = b->service;
 	e->distributor = b->distributor;
-	e->issued_ms = b->issued_ms;
+	e->issued = b->issued;
 	if (bpf_ringbuf_output(&events, e, sizeof(*e), 0))
 		count(COUNT_EVENT_LOST);
 }

@@ -20,6 +20,8 @@ enum domain {
 	DOMAIN_MAGLEV = 3,
 };
 
+enum { MS = 1000000 };
+
 inline_always __u64 wall_ns(void)
 {
 	struct live *l = live_values();

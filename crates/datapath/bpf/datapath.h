@@ -36,6 +36,10 @@ enum times {
 	HANDOFF_AGE_MS = 120000, /* handoffs decided longer ago (or in the future) are refused */
 };
 
+enum marks {
+	MARK_RELEASED = 0xba700001, /* skb->mark of what user space gives back, until ingress */
+};
+
 enum offer {
 	SYNACK_WINDOW = 64000, /* bytes, unscaled */
 	RCV_WSCALE = 7,
@@ -136,6 +140,8 @@ enum binding_state {
 	STATE_OPEN = 1,	 /* handshake complete, no request yet */
 	STATE_HELD = 2,	 /* its request waits in user space for a decision */
 	STATE_BOUND = 3, /* packets belong to `node` */
+	STATE_RELEASING =
+		4, /* decided for `node`; what user space holds goes there before anything else */
 };
 
 enum binding_flag {
@@ -160,12 +166,13 @@ enum tcp_option {
 struct binding {
 	__u64 seen_ns;
 	__u64 since_ns;	   /* when it took its present state */
+	__u64 issued;	   /* wall clock of the decision, ns; later than the one before it */
 	__u32 flags;	   /* enum binding_flag; changed atomically */
 	__u32 start_seq;   /* the client's first data byte */
 	__u32 start_ack;   /* our first data byte: the cookie + 1 */
 	__u32 syn_isn;	   /* with FLAG_SYN_SEEN: ISN of the newer SYN */
 	__u32 snd_end;	   /* owner: end of what the server has sent */
-	__u32 issued_ms;   /* wall clock of the decision, truncated */
+	__u32 held;	   /* packets given to user space since it is held */
 	__u16 node;	   /* with STATE_BOUND: the owner */
 	__u16 distributor; /* who handed it off */
 	__u16 service;
@@ -191,7 +198,7 @@ struct event {
 	__u16 node;
 	__u16 service;
 	__u16 distributor;
-	__u32 issued_ms; /* wall clock of the decision, truncated */
+	__u64 issued; /* wall clock of the decision, ns */
 };
 
 /*
@@ -200,6 +207,7 @@ struct event {
  */
 enum order_kind {
 	ORDER_BIND_HELD = 1,  /* the held connection belongs to `node` */
+	ORDER_RELEASED = 4,   /* `held` packets were held, and all were given back */
 	ORDER_BIND_TOLD = 2,  /* another node says that the flow belongs to `node` */
 	ORDER_CLOSE_TOLD = 3, /* another node says that the connection has ended */
 };
@@ -207,11 +215,13 @@ enum order_kind {
 struct order {
 	struct flow_key flow;
 	__u32 start_seq;
-	__u32 issued_ms;
+	__u64 issued;
+	__u32 held;
 	__u16 kind; /* enum order_kind */
 	__u16 node;
 	__u16 distributor;
 	__u16 done; /* answer: 1 when the binding was changed */
+	__u32 pad;
 };
 
 /*
@@ -236,7 +246,7 @@ struct handoff_option {
 	__u8 snd_wscale;
 	__be32 start_seq;
 	__be32 tsval; /* the value the server's clock for this flow has now */
-	__be32 issued_ms;
+	__be32 issued[2];
 	__be16 mss;
 	__be16 distributor;
 	__be16 service;
@@ -252,9 +262,11 @@ struct handoff_header {
 };
 
 _Static_assert(sizeof(struct flow_key) == 36, "flow_key has no padding");
-_Static_assert(sizeof(struct handoff_option) == 36, "handoff option is 36 bytes");
-_Static_assert(sizeof(struct handoff_header) == 72, "handoff header is 72 bytes");
-_Static_assert(sizeof(struct binding) == 56, "binding has no hidden padding");
+_Static_assert(sizeof(struct handoff_option) == 40, "handoff option is 40 bytes");
+_Static_assert(sizeof(struct handoff_header) == 76, "handoff header is 76 bytes");
+_Static_assert(sizeof(struct binding) == 64, "binding has no hidden padding");
+_Static_assert(sizeof(struct event) == 56, "event has no hidden padding");
+_Static_assert(sizeof(struct order) == 64, "order has no hidden padding");
 
 /*
  * Counters: C(NAME, kind, "sentence"). Kinds: normal (the cluster at work), drop (a packet was
@@ -292,6 +304,7 @@ _Static_assert(sizeof(struct binding) == 56, "binding has no hidden padding");
 	C(FIN_ANSWERED, normal, "FIN of a connection without request answered")                    \
 	C(KEEPALIVE_ANSWERED, normal, "keepalive of a connection without request answered")        \
 	C(OPEN_RESET, normal, "client reset a connection before its request")                      \
+	C(RELEASED, normal, "given back by user space, after a decision")                          \
 	C(DROP_HELD_ACK, drop, "bare ACK of a held connection")                                    \
 	C(DROP_FRAGMENT, drop, "IP fragment for a service")                                        \
 	C(DROP_IP_OPTIONS, drop, "IP header with options for a service")                           \

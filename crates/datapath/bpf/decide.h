@@ -115,8 +115,9 @@ inline_always __u16 decide(struct __sk_buff *skb, const struct packet *p, enum c
 
 /* Gives the packet to user space through the hold device; it comes back when there is a decision.
  */
-inline_always int hold(enum counter why)
+inline_always int hold(struct binding *b, enum counter why)
 {
+	__sync_fetch_and_add(&b->held, 1);
 	count(why);
 	return bpf_redirect(settings.hold_ifindex, 0);
 }

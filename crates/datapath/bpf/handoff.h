@@ -4,6 +4,17 @@
 
 #include "rewrite.h"
 
+inline_always __u64 issued_of(const struct handoff_option *o)
+{
+	return (__u64)bpf_ntohl(o->issued[0]) << 32 | bpf_ntohl(o->issued[1]);
+}
+
+inline_always void set_issued(struct handoff_option *o, __u64 issued)
+{
+	o->issued[0] = bpf_htonl(issued >> 32);
+	o->issued[1] = bpf_htonl((__u32)issued);
+}
+
 static __noinline __u64 handoff_tag(const struct handoff_option *o, const struct packet *p)
 {
 	struct scratch *s = scratch();
@@ -17,9 +28,9 @@ static __noinline __u64 handoff_tag(const struct handoff_option *o, const struct
 	w[5] = p->ack;
 	w[6] = (__u64)o->version << 16 | (__u64)o->options << 8 | o->snd_wscale;
 	w[7] = (__u64)bpf_ntohl(o->start_seq) << 32 | bpf_ntohl(o->tsval);
-	w[8] = (__u64)bpf_ntohl(o->issued_ms) << 32 | (__u64)bpf_ntohs(o->mss) << 16 |
-	       bpf_ntohs(o->distributor);
-	w[9] = (__u64)bpf_ntohs(o->service) << 16 | bpf_ntohs(o->rtt_ms);
+	w[8] = issued_of(o);
+	w[9] = (__u64)bpf_ntohs(o->mss) << 48 | (__u64)bpf_ntohs(o->distributor) << 32 |
+	       (__u64)bpf_ntohs(o->service) << 16 | bpf_ntohs(o->rtt_ms);
 	return siphash(w, FLOW_WORDS + 5, k->handoff, 2, 4);
 }
 
@@ -91,7 +102,7 @@ inline_always int send_handoff(struct __sk_buff *skb, const struct packet *p,
 	h->option.snd_wscale = b->snd_wscale;
 	h->option.start_seq = bpf_htonl(b->start_seq);
 	h->option.tsval = bpf_htonl(clock_for(p, b->rtt_ms));
-	h->option.issued_ms = bpf_htonl(b->issued_ms);
+	set_issued(&h->option, b->issued);
 	h->option.mss = bpf_htons(b->mss);
 	h->option.distributor = bpf_htons(b->distributor);
 	h->option.service = bpf_htons(b->service);
@@ -138,7 +149,7 @@ inline_always int hand_on(struct __sk_buff *skb, const struct packet *p, struct 
 	__builtin_memset(h, 0, sizeof(*h));
 	__builtin_memcpy(&h->option, o, sizeof(*o));
 	h->option.hops = o->hops + 1;
-	h->option.issued_ms = bpf_htonl(b->issued_ms);
+	set_issued(&h->option, b->issued);
 	seal(h, p, inner, n->address);
 	if (bpf_skb_store_bytes(skb, L3, h, sizeof(*h), 0))
 		return drop(COUNT_FAULT_REWRITE);
@@ -179,8 +190,8 @@ inline_always enum parsed verify_handoff(struct __sk_buff *skb, struct handoff_o
 		count(COUNT_DROP_HANDOFF_FORGED);
 		return PARSED_DROP;
 	}
-	__s32 age = (__u32)(wall_ns() / 1000000) - bpf_ntohl(o->issued_ms);
-	if (age > HANDOFF_AGE_MS || age < -HANDOFF_AGE_MS) {
+	__s64 age = wall_ns() - issued_of(o), limit = (__s64)HANDOFF_AGE_MS * MS;
+	if (age > limit || age < -limit) {
 		count(COUNT_DROP_HANDOFF_STALE);
 		return PARSED_DROP;
 	}

@@ -22,7 +22,12 @@ int apply_order(struct order *o)
 			return 0;
 		b->node = o->node;
 		b->seen_ns = b->since_ns = now;
-		b->issued_ms = o->issued_ms = wall_ns() / 1000000;
+		b->issued = o->issued = wall_ns();
+		b->state = STATE_RELEASING;
+	} else if (o->kind == ORDER_RELEASED) {
+		if (!b || b->state != STATE_RELEASING || b->start_seq != o->start_seq ||
+		    b->held != o->held)
+			return 0;
 		b->state = STATE_BOUND;
 	} else if (o->kind == ORDER_CLOSE_TOLD) {
 		if (!b || b->start_seq != o->start_seq || b->node == settings.self)
@@ -31,14 +36,14 @@ int apply_order(struct order *o)
 		set_flag(b, FLAG_CLOSED);
 	} else {
 		/* news may be late: what is known of a younger connection stands */
-		if (b && b->state == STATE_BOUND && (__s32)(o->issued_ms - b->issued_ms) <= 0)
+		if (b && is_decided(b) && (__s64)(o->issued - b->issued) <= 0)
 			return 0;
-		if (b && b->state == STATE_BOUND && b->start_seq == o->start_seq) {
+		if (b && is_decided(b) && b->start_seq == o->start_seq) {
 			/* decided afresh elsewhere, because the handoff packet was lost */
 			if (b->flags & FLAG_ADOPTED)
 				return 0;
 			b->node = o->node;
-			b->issued_ms = o->issued_ms;
+			b->issued = o->issued;
 			o->done = 1;
 			return 0;
 		}
@@ -51,7 +56,7 @@ int apply_order(struct order *o)
 		__builtin_memset(fresh, 0, sizeof(*fresh));
 		fresh->seen_ns = fresh->since_ns = now;
 		fresh->start_seq = o->start_seq;
-		fresh->issued_ms = o->issued_ms;
+		fresh->issued = o->issued;
 		fresh->node = o->node;
 		fresh->distributor = o->distributor;
 		fresh->state = STATE_BOUND;

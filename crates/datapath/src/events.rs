@@ -25,8 +25,8 @@ pub enum Event {
         server: NodeId,
         /// Of which service.
         service: ServiceId,
-        /// Wall clock of the decision, milliseconds, truncated: of two bindings the younger stands.
-        issued_ms: u32,
+        /// Wall clock of the decision, nanoseconds: of two bindings the younger stands.
+        issued: u64,
     },
     /// A connection that this node served has ended.
     Closed {
@@ -86,7 +86,7 @@ fn decode(e: &types::event) -> Option<Event> {
     let (flow, start_seq, service) = (flow_of(&e.flow), e.start_seq, ServiceId(e.service));
     match u32::from(e.kind) {
         EVENT_BOUND => {
-            Some(Event::Bound { flow, start_seq, server: NodeId(e.node), service, issued_ms: e.issued_ms })
+            Some(Event::Bound { flow, start_seq, server: NodeId(e.node), service, issued: e.issued })
         }
         EVENT_CLOSED => Some(Event::Closed { flow, start_seq, distributor: NodeId(e.distributor), service }),
         _ => None,

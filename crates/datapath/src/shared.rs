@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn no_padding() {
         assert_eq!(size_of::<types::flow_key>(), 36);
-        assert_eq!(size_of::<types::binding>(), 16 + 6 * 4 + 5 * 2 + 4 + 2);
+        assert_eq!(size_of::<types::binding>(), 24 + 6 * 4 + 5 * 2 + 4 + 2);
         assert_eq!(size_of::<types::service_key>(), 20);
         assert_eq!(size_of::<types::service>(), 4);
         assert_eq!(size_of::<types::guide>(), 16);
@@ -114,8 +114,8 @@ mod tests {
         assert_eq!(size_of::<types::node>(), 8);
         assert_eq!(size_of::<types::live>(), 16);
         assert_eq!(size_of::<types::keys>(), 64);
-        assert_eq!(size_of::<types::event>(), 36 + 4 + 8 + 4);
-        assert_eq!(size_of::<types::order>(), 36 + 4 + 4 + 8);
+        assert_eq!(size_of::<types::event>(), 36 + 4 + 8 + 8);
+        assert_eq!(size_of::<types::order>(), 36 + 4 + 8 + 4 + 8 + 4);
     }
 
     #[test]

@@ -8,8 +8,8 @@ use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 
 use crate::constants::{
     FLAG_CLOSED, FLAG_FIN_IN, FLAG_SERVING, GUIDE_ASK, GUIDE_CACHED, GUIDE_ROTA, KEY_PATH, KEY_PATH_QUERY,
-    MAGLEV_SLOTS, MAX_REPLICAS, NO_NODE, ORDER_BIND_HELD, ORDER_BIND_TOLD, ORDER_CLOSE_TOLD, ROTA_SLOTS,
-    STATE_BOUND, STATE_HELD, STATE_OPEN,
+    MAGLEV_SLOTS, MAX_REPLICAS, NO_NODE, ORDER_BIND_HELD, ORDER_BIND_TOLD, ORDER_CLOSE_TOLD, ORDER_RELEASED,
+    ROTA_SLOTS, STATE_BOUND, STATE_HELD, STATE_OPEN, STATE_RELEASING,
 };
 use crate::counters::{Counter, Counters};
 use crate::error::DatapathError;
@@ -52,6 +52,8 @@ pub enum State {
     Open,
     /// Its request waits in user space.
     Held,
+    /// Decided for a node; what user space holds is given back before anything else may pass.
+    Releasing(NodeId),
     /// Its packets belong to a node.
     Bound(NodeId),
 }
@@ -280,7 +282,8 @@ impl Datapath {
         Ok(self.raw_binding(flow)?.and_then(|b| read_binding(&b)))
     }
 
-    /// Binds a held connection to a server; the wall clock of that, milliseconds, truncated. `None`
+    /// Binds a held connection to a server; the wall clock of that, nanoseconds. Until
+    /// [`Datapath::released`] only packets that user space gives back pass. `None`
     /// when it is not held any more (the client gave up, or it was decided meanwhile): its packets
     /// need not be released then.
     ///
@@ -291,9 +294,19 @@ impl Datapath {
         flow: &Flow,
         start_seq: u32,
         server: NodeId,
-    ) -> Result<Option<u32>, DatapathError> {
+    ) -> Result<Option<u64>, DatapathError> {
         let order = types::order { start_seq, node: server.0, ..new_order(flow, ORDER_BIND_HELD) };
-        self.apply(order).map(|o| (o.done != 0).then_some(o.issued_ms))
+        self.apply(order).map(|o| (o.done != 0).then_some(o.issued))
+    }
+
+    /// `held` packets of the connection have been read from the hold device, and those that count were
+    /// given back. `false` when more are on their way up: call again when they have been given back.
+    ///
+    /// # Errors
+    /// When the program cannot be run.
+    pub fn released(&self, flow: &Flow, start_seq: u32, held: u32) -> Result<bool, DatapathError> {
+        let order = types::order { start_seq, held, ..new_order(flow, ORDER_RELEASED) };
+        self.apply(order).map(|o| o.done != 0)
     }
 
     /// What an update message says: the flow's packets go to this server now. Of two connections of
@@ -307,11 +320,11 @@ impl Datapath {
         start_seq: u32,
         server: NodeId,
         distributor: NodeId,
-        issued_ms: u32,
+        issued: u64,
     ) -> Result<bool, DatapathError> {
         self.apply(types::order {
             start_seq,
-            issued_ms,
+            issued,
             node: server.0,
             distributor: distributor.0,
             ..new_order(flow, ORDER_BIND_TOLD)
@@ -399,6 +412,7 @@ fn read_binding(b: &types::binding) -> Option<Binding> {
         STATE_OPEN => State::Open,
         STATE_HELD => State::Held,
         STATE_BOUND => State::Bound(NodeId(b.node)),
+        STATE_RELEASING => State::Releasing(NodeId(b.node)),
         _ => return None,
     };
     Some(Binding { state, start_seq: b.start_seq, ending: b.flags & (FLAG_CLOSED | FLAG_FIN_IN) != 0 })

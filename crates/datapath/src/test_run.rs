@@ -10,7 +10,7 @@ use std::time::Duration;
 use baton_cluster::{Flow, ServiceId};
 use libbpf_rs::{MapCore, MapFlags, ProgramInput, ProgramMut};
 
-use crate::constants::{NO_NODE, STATE_BOUND, STATE_HELD, STATE_OPEN};
+use crate::constants::{MARK_RELEASED, NO_NODE, STATE_BOUND, STATE_HELD, STATE_OPEN, STATE_RELEASING};
 use crate::error::DatapathError;
 use crate::model::{Binding, Verdict};
 use crate::programs::Datapath;
@@ -21,6 +21,9 @@ use crate::tables::State;
 const HEADROOM: usize = 256;
 /// The shortest frame that a test-run takes: an Ethernet header.
 pub const FRAME_MIN: usize = 14;
+
+/// Where `struct __sk_buff`, the programs' context, has its mark.
+const MARK_AT: usize = 8;
 
 const TC_ACT_OK: i32 = 0;
 const TC_ACT_SHOT: i32 = 2;
@@ -44,7 +47,15 @@ impl Datapath {
     /// # Errors
     /// When the kernel refuses the run, or the program returns what no program of ours does.
     pub fn run_ingress(&self, frame: &[u8]) -> Result<Run, DatapathError> {
-        run(&self.skel.progs.ingress, frame)
+        run(&self.skel.progs.ingress, frame, 0)
+    }
+
+    /// Runs the ingress program on a frame that user space gives back.
+    ///
+    /// # Errors
+    /// As for [`Datapath::run_ingress`].
+    pub fn run_released(&self, frame: &[u8]) -> Result<Run, DatapathError> {
+        run(&self.skel.progs.ingress, frame, MARK_RELEASED)
     }
 
     /// Runs the egress program on a frame.
@@ -52,7 +63,7 @@ impl Datapath {
     /// # Errors
     /// As for [`Datapath::run_ingress`].
     pub fn run_egress(&self, frame: &[u8]) -> Result<Run, DatapathError> {
-        run(&self.skel.progs.egress, frame)
+        run(&self.skel.progs.egress, frame, 0)
     }
 
     /// All fields of a flow's binding, whatever its age.
@@ -71,9 +82,11 @@ impl Datapath {
             start_ack: b.start_ack,
             syn_isn: b.syn_isn,
             snd_end: b.snd_end,
-            issued_ms: b.issued_ms,
+            issued: b.issued,
+            held: b.held,
             state: match u32::from(b.state) {
                 STATE_BOUND => State::Bound(baton_cluster::NodeId(b.node)),
+                STATE_RELEASING => State::Releasing(baton_cluster::NodeId(b.node)),
                 STATE_HELD => State::Held,
                 _ => State::Open,
             },
@@ -96,6 +109,7 @@ impl Datapath {
             State::Open => (STATE_OPEN, NO_NODE as u16),
             State::Held => (STATE_HELD, NO_NODE as u16),
             State::Bound(node) => (STATE_BOUND, node.0),
+            State::Releasing(node) => (STATE_RELEASING, node.0),
         };
         let value = types::binding {
             seen_ns: b.seen_ns,
@@ -105,7 +119,8 @@ impl Datapath {
             start_ack: b.start_ack,
             syn_isn: b.syn_isn,
             snd_end: b.snd_end,
-            issued_ms: b.issued_ms,
+            issued: b.issued,
+            held: b.held,
             node,
             distributor: b.distributor,
             service: b.service.0,
@@ -126,11 +141,18 @@ fn refused(e: libbpf_rs::Error) -> DatapathError {
     DatapathError::Table { table: "bindings", cause: e.to_string() }
 }
 
-fn run(program: &ProgramMut<'_>, frame: &[u8]) -> Result<Run, DatapathError> {
+fn run(program: &ProgramMut<'_>, frame: &[u8], mark: u32) -> Result<Run, DatapathError> {
     let failed = |cause| DatapathError::Table { table: "(test-run)", cause };
     let mut out = vec![0; frame.len() + HEADROOM];
-    let input =
-        ProgramInput { data_in: Some(frame), data_out: Some(&mut out), repeat: 1, ..Default::default() };
+    let mut context = [0; MARK_AT + 4];
+    context[MARK_AT..].copy_from_slice(&mark.to_ne_bytes());
+    let input = ProgramInput {
+        context_in: (mark != 0).then_some(&mut context[..]),
+        data_in: Some(frame),
+        data_out: Some(&mut out),
+        repeat: 1,
+        ..Default::default()
+    };
     let output = program.test_run(input).map_err(|e| failed(e.to_string()))?;
     let verdict = match output.return_value as i32 {
         TCX_NEXT => Verdict::Next,

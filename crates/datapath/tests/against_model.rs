@@ -15,7 +15,7 @@ use baton_datapath::model::flag::{ACK, FIN, PSH, RST, SYN};
 use baton_datapath::model::{Handoff, Offer, Options, Verdict, cookie_of};
 use baton_datapath::{Counter, Guide, State};
 use common::frames::{INNER, MSS, ROUTER_MAC, SACK, VIP, WSCALE, fix_checksums, flow, read, timestamps};
-use common::world::{HANDOFF_PORT, OTHER, QUERY, SELF, THIRD, WEB, address, keys, mac};
+use common::world::{HANDOFF_PORT, OTHER, QUERY, SELF, THIRD, WEB, Way, address, keys, mac};
 use common::{Tcp, World, in_netns};
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::sample::select;
@@ -66,6 +66,11 @@ enum Step {
     Held {
         flow: u8,
         node: u16,
+    },
+    /// So many packets were read from the hold device, and given back.
+    Released {
+        flow: u8,
+        held: u32,
     },
     Told {
         flow: u8,
@@ -169,7 +174,7 @@ fn steps() -> impl Strategy<Value = Step> {
     let times =
         select(vec![1, 200, 2_001, 3_001, 59_000, 61_000, 70_000, 140_000, 301_000, 700_000, 7_201_000]);
     prop_oneof![
-        24 => (flows(), 0..4_u8, kinds(), mutations())
+        24 => (flows(), 0..5_u8, kinds(), mutations())
             .prop_map(|(flow, from, kind, mutation)| Step::Packet { flow, from, kind, mutation }),
         4 => (flows(), near(), 0..6_u8, late(), kinds(), mutations())
             .prop_map(|(flow, seq, hops, late_ms, kind, mutation)| {
@@ -178,6 +183,7 @@ fn steps() -> impl Strategy<Value = Step> {
         5 => (flows(), select(vec![ACK, FIN | ACK, RST, RST | ACK]), near(), 0..8_u8, mutations())
             .prop_map(|(flow, flags, at, payload, mutation)| Step::Egress { flow, flags, at, payload, mutation }),
         2 => (flows(), nodes()).prop_map(|(flow, node)| Step::Held { flow, node }),
+        1 => (flows(), 1..3_u32).prop_map(|(flow, held)| Step::Released { flow, held }),
         2 => (flows(), near(), nodes(), late())
             .prop_map(|(flow, seq, node, late_ms)| Step::Told { flow, seq, node, late_ms }),
         2 => flows().prop_map(|flow| Step::Adopted { flow }),
@@ -208,6 +214,10 @@ struct Client {
 struct Play<'w> {
     world: &'w mut World,
     clients: HashMap<u8, Client>,
+}
+
+fn earlier(wall_ns: u64, ms: i32) -> u64 {
+    wall_ns.wrapping_add_signed(-i64::from(ms) * 1_000_000)
 }
 
 fn flow_of(number: u8) -> Flow {
@@ -253,10 +263,11 @@ impl Play<'_> {
         kind: &Kind,
         mutation: Option<&Mutation>,
     ) -> Result<(), String> {
-        let macs = [ROUTER_MAC, mac(OTHER), mac(THIRD), ROUTER_MAC];
+        let macs = [ROUTER_MAC, mac(OTHER), mac(THIRD), ROUTER_MAC, ROUTER_MAC];
         let mut frame = self.build(number, kind).by(macs[usize::from(from)]).frame();
         mutate(&mut frame, mutation);
-        let said = self.world.step(&frame, true)?;
+        let way = if from == 4 { Way::Released } else { Way::In };
+        let said = self.world.step(&frame, way)?;
         if mutation.is_none() && matches!(kind, Kind::Syn { .. }) && said.verdict == Verdict::Redirect {
             let tcp = read(&said.frame);
             if tcp.ack {
@@ -289,7 +300,7 @@ impl Play<'_> {
             snd_wscale: 9,
             start_seq: client.isn.wrapping_add(1).wrapping_add_signed(*seq),
             tsval: 5,
-            issued_ms: self.world.clock().wall_ms().wrapping_sub(*late_ms as u32),
+            issued: earlier(self.world.clock().wall_ns, *late_ms),
             mss: 1460,
             distributor: 1,
             service: 0,
@@ -298,13 +309,13 @@ impl Play<'_> {
         let wrapped = handoff.wrap(&keys(), &inner, address(OTHER), address(SELF), HANDOFF_PORT);
         let mut frame = wrapped.expect("a whole packet");
         mutate(&mut frame, mutation.as_ref());
-        self.world.step(&frame, true).map(drop)
+        self.world.step(&frame, Way::In).map(drop)
     }
 
     fn told(&mut self, number: u8, seq: i32, node: u16, late_ms: i32) -> Result<(), String> {
         let start_seq = self.client(number).isn.wrapping_add(1).wrapping_add_signed(seq);
         let clock = self.world.clock();
-        let issued = clock.wall_ms().wrapping_sub(late_ms as u32);
+        let issued = earlier(clock.wall_ns, late_ms);
         let flow = flow_of(number);
         let told = self.world.programs.bind_told(&flow, start_seq, NodeId(node), OTHER, issued);
         told.map_err(|e| e.to_string())?;
@@ -327,7 +338,7 @@ impl Play<'_> {
                 }
                 let mut frame = tcp.frame();
                 mutate(&mut frame, mutation.as_ref());
-                self.world.step(&frame, false).map(drop)
+                self.world.step(&frame, Way::Out).map(drop)
             }
             Step::Held { flow, node } => {
                 let start_seq = self.client(*flow).isn.wrapping_add(1);
@@ -336,6 +347,17 @@ impl Play<'_> {
                 let said = self.world.model.bind_held(&flow, start_seq, NodeId(*node), clock);
                 if bound.map_err(|e| e.to_string())?.is_some() != said {
                     return Err(format!("bind_held: the model says {said}"));
+                }
+                self.world.settle(clock)
+            }
+            Step::Released { flow, held } => {
+                let start_seq = self.client(*flow).isn.wrapping_add(1);
+                let (flow, clock) = (flow_of(*flow), self.world.clock());
+                let done =
+                    self.world.programs.released(&flow, start_seq, *held).map_err(|e| e.to_string())?;
+                let said = self.world.model.released(&flow, start_seq, *held);
+                if done != said {
+                    return Err(format!("released: the model says {said}"));
                 }
                 self.world.settle(clock)
             }

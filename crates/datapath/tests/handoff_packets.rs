@@ -22,7 +22,7 @@ fn handoff(world: &World, f: Flow, seq: u32) -> Vec<u8> {
         snd_wscale: 9,
         start_seq: seq,
         tsval: 3,
-        issued_ms: world.clock().wall_ms(),
+        issued: world.clock().wall_ns,
         mss: 1460,
         distributor: 1,
         service: 0,
@@ -122,8 +122,8 @@ fn one_that_went_to_the_wrong_node_is_handed_on_a_few_times() {
     server("s", |world, f| {
         let frame = handoff(world, f, 1001);
         let clock = world.clock();
-        world.programs.bind_told(&f, 1001, THIRD, OTHER, clock.wall_ms()).expect("bindings");
-        world.model.bind_told(&f, 1001, THIRD, OTHER, clock.wall_ms(), clock);
+        world.programs.bind_told(&f, 1001, THIRD, OTHER, clock.wall_ns).expect("bindings");
+        world.model.bind_told(&f, 1001, THIRD, OTHER, clock.wall_ns, clock);
         world.settle(clock).expect("equal");
         let said = world.ingress(&frame);
         assert_eq!((said.verdict, &world.counted[..]), (Verdict::Redirect, &["handoff_received"][..]));

@@ -39,7 +39,7 @@ fn a_syn_is_answered_with_what_it_offered_and_no_more() {
             let elements: Vec<_> =
                 tcp.options_iterator().map(|o| format!("{:?}", o.expect("whole"))).collect();
             let has = |name: &str| elements.iter().any(|e| e.contains(name));
-            assert!(has("MaximumSegmentSize(1388)"), "{elements:?}");
+            assert!(has("MaximumSegmentSize(1384)"), "{elements:?}");
             assert_eq!(has("SelectiveAcknowledgementPermitted"), offers(1));
             assert_eq!(has("WindowScale(7)"), offers(2));
             assert_eq!(has(", 305419896)"), offers(3), "the client's TSval comes back: {elements:?}");
@@ -281,8 +281,8 @@ fn a_switch_spreads_by_maglev_and_follows_updates() {
             &["drop_no_role"],
         );
         let clock = world.clock();
-        assert!(world.programs.bind_told(&f, 9, THIRD, OTHER, clock.wall_ms()).expect("bindings"));
-        world.model.bind_told(&f, 9, THIRD, OTHER, clock.wall_ms(), clock);
+        assert!(world.programs.bind_told(&f, 9, THIRD, OTHER, clock.wall_ns).expect("bindings"));
+        world.model.bind_told(&f, 9, THIRD, OTHER, clock.wall_ns, clock);
         world.settle(clock).expect("equal");
         case(
             &mut world,
@@ -307,8 +307,8 @@ fn what_was_only_heard_of_is_neither_adopted_nor_handed_off() {
             world.rest().expect("tables");
             let c = Client::greeted(&mut world, f, 1000);
             let clock = world.clock();
-            world.programs.bind_told(&f, c.seq, owner, THIRD, clock.wall_ms()).expect("bindings");
-            world.model.bind_told(&f, c.seq, owner, THIRD, clock.wall_ms(), clock);
+            world.programs.bind_told(&f, c.seq, owner, THIRD, clock.wall_ns).expect("bindings");
+            world.model.bind_told(&f, c.seq, owner, THIRD, clock.wall_ns, clock);
             world.settle(clock).expect("equal");
             case(&mut world, "no MSS is known", &c.requests().frame(), Verdict::Redirect, counted);
         }

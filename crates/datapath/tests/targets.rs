@@ -10,7 +10,7 @@ use baton_datapath::model::flag::{ACK, PSH};
 use baton_datapath::model::{Offer, Options, Verdict, cookie_of};
 use baton_datapath::{TargetKey, target_of};
 use common::frames::flow;
-use common::world::{OTHER, QUERY, WEB, keys};
+use common::world::{OTHER, QUERY, WEB, Way, keys};
 use common::{Tcp, World, in_netns};
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::sample::{Index, select};
@@ -69,7 +69,7 @@ fn kernel_and_rust_read_the_same_target() {
             let offer = Offer::of(&Options::default());
             let ack = cookie_of(&keys(), &f, 7, offer, world.clock()).wrapping_add(1);
             let frame = Tcp::new(f, ACK | PSH, 8, ack).data(&head).frame();
-            let said = world.step(&frame, true).map_err(TestCaseError::fail)?;
+            let said = world.step(&frame, Way::In).map_err(TestCaseError::fail)?;
             let why = if target.is_some() { "decided_cache" } else { "held_head" };
             assert!(said.verdict == Verdict::Redirect && world.counted.contains(&why), "{:?}", world.counted);
             read.borrow_mut()[usize::from(target.is_some())] += 1;

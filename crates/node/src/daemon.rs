@@ -261,7 +261,8 @@ impl Daemon {
         let now = Instant::now();
         for event in self.events.get().take() {
             match event {
-                Event::Bound { flow, start_seq, server, issued_ms, .. } => {
+                Event::Bound { flow, start_seq, server, issued, .. } => {
+                    let issued_ms = clock::to_ms(issued);
                     if let Some(distributor) = &mut self.distributor {
                         distributor.bound(Move { flow, server, start_seq, issued_ms }, now);
                     }

@@ -39,7 +39,16 @@ struct Held {
     service: ServiceId,
     target: Option<Target>,
     frames: Vec<Frame>,
+    /// Packets of it read from the hold device, repetitions included.
+    read: u32,
     since: Instant,
+}
+
+/// A decided connection whose packets are on their way up here still, and back.
+#[derive(Debug)]
+struct Releasing {
+    start_seq: u32,
+    read: u32,
 }
 
 /// What a service's requests are decided by, as last told.
@@ -56,6 +65,7 @@ pub(crate) struct Distributor {
     dispatcher: NodeId,
     batcher: Batcher<Flow>,
     held: HashMap<Flow, Held>,
+    releasing: HashMap<Flow, Releasing>,
     held_packets: usize,
     held_packets_max: usize,
     guided: Vec<Guided>,
@@ -92,6 +102,7 @@ impl Distributor {
                 answer_timeout: ANSWER_TIMEOUT,
             }),
             held: HashMap::new(),
+            releasing: HashMap::new(),
             held_packets: 0,
             held_packets_max,
             guided: cluster.services.iter().map(ask_all).collect(),
@@ -125,7 +136,13 @@ impl Distributor {
     /// A packet that the kernel holds.
     pub(crate) fn frame(&mut self, bytes: &[u8], tools: &mut Tools<'_>) -> Result<(), DatapathError> {
         let Some(frame) = Frame::parse(bytes) else { return Ok(()) };
+        if let Some(releasing) = self.releasing.get_mut(&frame.flow) {
+            releasing.read += 1;
+            release(tools.hold, &frame);
+            return self.finish_release(frame.flow, tools);
+        }
         if let Some(held) = self.held.get_mut(&frame.flow) {
+            held.read += 1;
             let again = held.frames.iter().any(|f| f.seq == frame.seq);
             if again {
                 return Ok(());
@@ -141,7 +158,7 @@ impl Distributor {
         let Some(binding) = tools.datapath.binding(&frame.flow)? else { return Ok(()) };
         match binding.state {
             // Decided while this packet was on its way up here.
-            State::Bound(_) => release(tools.hold, &frame),
+            State::Bound(_) | State::Releasing(_) => release(tools.hold, &frame),
             State::Held if binding.start_seq == frame.seq => self.hold(frame, tools)?,
             // A later segment whose first one is not here: the client repeats both.
             State::Held | State::Open => {}
@@ -162,7 +179,7 @@ impl Distributor {
         self.held_packets += 1;
         self.held.insert(
             flow,
-            Held { start_seq, service: service.id, target, frames: vec![frame], since: tools.now },
+            Held { start_seq, service: service.id, target, frames: vec![frame], read: 1, since: tools.now },
         );
         if !tools.peers.is_up(self.dispatcher) {
             return self.decide_alone(flow, tools);
@@ -239,7 +256,7 @@ impl Distributor {
     /// Binds a held connection and lets its packets go on.
     fn settle(&mut self, flow: Flow, server: NodeId, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
         let Some(held) = self.forget(&flow) else { return Ok(()) };
-        let Some(issued_ms) = tools.datapath.bind_held(&flow, held.start_seq, server)? else {
+        let Some(issued) = tools.datapath.bind_held(&flow, held.start_seq, server)? else {
             return Ok(());
         };
         self.loads.assign(server);
@@ -248,7 +265,23 @@ impl Distributor {
         for frame in &held.frames {
             release(tools.hold, frame);
         }
-        self.bound(Move { flow, server, start_seq: held.start_seq, issued_ms }, tools.now);
+        self.releasing.insert(flow, Releasing { start_seq: held.start_seq, read: held.read });
+        self.finish_release(flow, tools)?;
+        self.bound(
+            Move { flow, server, start_seq: held.start_seq, issued_ms: clock::to_ms(issued) },
+            tools.now,
+        );
+        Ok(())
+    }
+
+    /// Lets the connection's packets pass by themselves, when none is on its way up here any more:
+    /// before that, they would overtake those.
+    fn finish_release(&mut self, flow: Flow, tools: &Tools<'_>) -> Result<(), DatapathError> {
+        if let Some(r) = self.releasing.get(&flow)
+            && tools.datapath.released(&flow, r.start_seq, r.read)?
+        {
+            self.releasing.remove(&flow);
+        }
         Ok(())
     }
 

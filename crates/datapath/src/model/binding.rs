@@ -23,7 +23,8 @@ pub struct Binding {
     pub start_ack: u32,
     pub syn_isn: u32,
     pub snd_end: u32,
-    pub issued_ms: u32,
+    pub issued: u64,
+    pub held: u32,
     pub state: State,
     pub distributor: u16,
     pub service: ServiceId,
@@ -43,6 +44,14 @@ impl Binding {
     /// It lives long enough for an update to be worth while.
     fn has_lasted(&self, now_ns: u64) -> bool {
         now_ns.saturating_sub(self.since_ns) > u64::from(LASTING_MS) * 1_000_000
+    }
+
+    /// Whose the connection is, when that is known.
+    pub(super) fn owner(&self) -> Option<NodeId> {
+        match self.state {
+            State::Bound(node) | State::Releasing(node) => Some(node),
+            State::Open | State::Held => None,
+        }
     }
 
     /// Known from another node's word only: where it is, but not what its handshake agreed on.
@@ -113,7 +122,7 @@ impl Run<'_> {
 
     /// A connection that this distributor assigned has ended.
     pub(super) fn unassign(&mut self, b: &Binding) {
-        let State::Bound(node) = b.state else { return };
+        let Some(node) = b.owner() else { return };
         if b.distributor == self.model.settings.node.0
             && let Some(load) = self.model.tables.loads.get_mut(&node)
         {

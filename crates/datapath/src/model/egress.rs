@@ -7,7 +7,6 @@ use super::packet::{L3, L4, be16, be32};
 use super::{Run, Verdict};
 use crate::constants::{FLAG_CLOSED, FLAG_CONFIRMED, YOUNG_MS};
 use crate::counters::Counter;
-use crate::tables::State;
 
 struct Sent {
     flow: Flow,
@@ -43,7 +42,7 @@ impl Run<'_> {
     pub(super) fn egress(&mut self) -> Verdict {
         let Some(s) = sent(&self.frame) else { return Verdict::Next };
         let owned = self.model.tables.bindings.get(&s.flow).copied();
-        let Some(mut b) = owned.filter(|b| b.state == State::Bound(self.model.settings.node)) else {
+        let Some(mut b) = owned.filter(|b| b.owner() == Some(self.model.settings.node)) else {
             return Verdict::Next;
         };
         // A packet that overtook the adopting one finds no socket: its RST would kill the connection.

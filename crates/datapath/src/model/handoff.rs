@@ -15,7 +15,7 @@ use crate::constants::{
     GENEVE_PROTO_IPV4, HANDOFF_AGE_MS, HANDOFF_OPTION_CLASS, HANDOFF_OPTION_TYPE, HANDOFF_VERSION,
 };
 
-const OPTION_LEN: usize = 36;
+const OPTION_LEN: usize = 40;
 /// What wrapping adds to a packet: IPv4, UDP, Geneve and its option.
 pub(super) const OVERHEAD: usize = 20 + 8 + 8 + OPTION_LEN;
 const GENEVE: usize = L4 + 8;
@@ -30,7 +30,7 @@ pub struct Handoff {
     pub snd_wscale: u8,
     pub start_seq: u32,
     pub tsval: u32,
-    pub issued_ms: u32,
+    pub issued: u64,
     pub mss: u16,
     pub distributor: u16,
     pub service: u16,
@@ -57,8 +57,8 @@ impl Handoff {
             u64::from(ack),
             u64::from(HANDOFF_VERSION) << 16 | u64::from(self.options) << 8 | u64::from(self.snd_wscale),
             pair(self.start_seq, self.tsval),
-            pair(self.issued_ms, short(self.mss, self.distributor)),
-            u64::from(short(self.service, self.rtt_ms)),
+            self.issued,
+            pair(short(self.mss, self.distributor), short(self.service, self.rtt_ms)),
         ];
         let mut hasher = SipHasher24::new_with_keys(keys.handoff[0], keys.handoff[1]);
         for word in flow_words(flow).into_iter().chain(own) {
@@ -90,9 +90,10 @@ impl Handoff {
         out.extend((HANDOFF_OPTION_CLASS as u16).to_be_bytes());
         out.extend([HANDOFF_OPTION_TYPE as u8, (OPTION_LEN / 4 - 1) as u8]);
         out.extend([HANDOFF_VERSION as u8, self.hops, self.options, self.snd_wscale]);
-        for field in [self.start_seq, self.tsval, self.issued_ms] {
+        for field in [self.start_seq, self.tsval] {
             out.extend(field.to_be_bytes());
         }
+        out.extend(self.issued.to_be_bytes());
         for field in [self.mss, self.distributor, self.service, self.rtt_ms] {
             out.extend(field.to_be_bytes());
         }
@@ -112,8 +113,8 @@ impl Handoff {
         if handoff.tag(keys, &flow, ack) != tag {
             return Err(Refusal::Forged);
         }
-        let age = clock.wall_ms().wrapping_sub(handoff.issued_ms) as i32;
-        if age.unsigned_abs() > HANDOFF_AGE_MS {
+        let age = clock.wall_ns.wrapping_sub(handoff.issued).cast_signed();
+        if age.unsigned_abs() > u64::from(HANDOFF_AGE_MS) * 1_000_000 {
             return Err(Refusal::Stale);
         }
         Ok((handoff, [frame.get(..L3).unwrap_or(&[]), inner].concat()))
@@ -140,13 +141,13 @@ impl Handoff {
             snd_wscale,
             start_seq: be32(option, 8)?,
             tsval: be32(option, 12)?,
-            issued_ms: be32(option, 16)?,
-            mss: be16(option, 20)?,
-            distributor: be16(option, 22)?,
-            service: be16(option, 24)?,
-            rtt_ms: be16(option, 26)?,
+            issued: u64::from(be32(option, 16)?) << 32 | u64::from(be32(option, 20)?),
+            mss: be16(option, 24)?,
+            distributor: be16(option, 26)?,
+            service: be16(option, 28)?,
+            rtt_ms: be16(option, 30)?,
         };
-        let tag = u64::from(be32(option, 28)?) << 32 | u64::from(be32(option, 32)?);
+        let tag = u64::from(be32(option, 32)?) << 32 | u64::from(be32(option, 36)?);
         well_formed.then_some((handoff, tag))
     }
 }

@@ -20,16 +20,19 @@ use crate::tables::State;
 const WINDOW: u16 = SYNACK_WINDOW as u16;
 
 impl Run<'_> {
-    pub(super) fn ingress(&mut self) -> Verdict {
+    pub(super) fn ingress(&mut self, released: bool) -> Verdict {
         match self.model.parse(&self.frame) {
             Parsed::Other => Verdict::Next,
             Parsed::Refused(why) => self.drop(why),
             Parsed::Handoff => self.handoff(),
-            Parsed::Tcp(p) => self.for_service(&p),
+            Parsed::Tcp(p) => self.for_service(&p, released),
         }
     }
 
-    fn for_service(&mut self, p: &Packet) -> Verdict {
+    fn for_service(&mut self, p: &Packet, released: bool) -> Verdict {
+        if released {
+            self.count(Counter::Released);
+        }
         let roles = self.model.settings.roles;
         let syn = p.has(SYN);
         let possible = if syn { p.flags & (ACK | RST | FIN) == 0 } else { p.flags & (ACK | RST) != 0 };
@@ -43,16 +46,24 @@ impl Run<'_> {
             let b = *b;
             self.put(p.flow, b);
         }
-        let own_node = State::Bound(self.model.settings.node);
-        let known = known
+        let this = Some(self.model.settings.node);
+        let mut known = known
             .filter(|b| !syn && b.is_about(p))
             // Told that the connection is ours, without its handoff packet: that one must come first.
-            .filter(|b| !(b.state == own_node && b.is_hearsay()));
-        if let Some(b) = known.filter(|b| b.state == own_node) {
-            return self.own(p, b);
+            .filter(|b| !(b.owner() == this && b.is_hearsay()));
+        if let Some(b) = known.as_mut()
+            && let State::Releasing(node) = b.state
+            && b.waited_enough(self.clock.kernel_ns)
+        {
+            b.state = State::Bound(node);
+            let b = *b;
+            self.put(p.flow, b);
         }
-        if let Some((b, State::Bound(node))) = known.map(|b| (b, b.state)) {
-            return self.elsewhere(p, b, node);
+        let passes = known.filter(|b| released || matches!(b.state, State::Bound(_)));
+        match passes.and_then(|b| Some((b, b.owner()?))) {
+            Some((b, node)) if Some(node) == this => return self.own(p, b),
+            Some((b, node)) => return self.elsewhere(p, b, node),
+            None => {}
         }
         let from = self.sender();
         if roles.switch && from.is_none() {
@@ -69,7 +80,7 @@ impl Run<'_> {
             return self.syn(p);
         }
         match known {
-            Some(b) if b.state == State::Held && !b.waited_enough(self.clock.kernel_ns) => self.held(p),
+            Some(b) if b.state != State::Open && !b.waited_enough(self.clock.kernel_ns) => self.held(p, b),
             Some(b) => self.open(p, b),
             None if roles.distributor || roles.server => self.unknown(p, from),
             None => self.drop(Counter::DropNoRole),
@@ -158,7 +169,7 @@ impl Run<'_> {
         verdict
     }
 
-    fn held(&mut self, p: &Packet) -> Verdict {
+    fn held(&mut self, p: &Packet, mut b: Binding) -> Verdict {
         if p.has(RST) {
             self.model.tables.bindings.remove(&p.flow);
             return self.drop(Counter::OpenReset);
@@ -166,6 +177,8 @@ impl Run<'_> {
         if p.payload.is_empty() && !p.has(FIN) {
             return self.drop(Counter::DropHeldAck);
         }
+        b.held += 1;
+        self.put(p.flow, b);
         self.count(Counter::HeldMore);
         Verdict::Redirect
     }
@@ -213,6 +226,7 @@ impl Run<'_> {
             Choice::NoServer => self.drop(Counter::DropNoServer),
             Choice::Hold(why) => {
                 b.state = State::Held;
+                b.held = 1;
                 self.count(why);
                 Verdict::Redirect
             }
@@ -230,10 +244,10 @@ impl Run<'_> {
             load.assigned = load.assigned.wrapping_add(1);
         }
         b.state = State::Bound(server);
-        b.issued_ms = self.clock.wall_ms();
+        b.issued = self.clock.wall_ns;
         if self.model.settings.has_switch {
-            let (flow, start_seq, service, issued_ms) = (p.flow, b.start_seq, b.service, b.issued_ms);
-            self.events.push(Event::Bound { flow, start_seq, server, service, issued_ms });
+            let (flow, start_seq, service, issued) = (p.flow, b.start_seq, b.service, b.issued);
+            self.events.push(Event::Bound { flow, start_seq, server, service, issued });
         }
         if server == self.model.settings.node {
             self.count(Counter::HandoffLocal);
@@ -296,7 +310,7 @@ impl Run<'_> {
         };
         b.state = State::Bound(self.model.settings.node);
         b.distributor = from.0;
-        b.issued_ms = self.clock.wall_ms();
+        b.issued = self.clock.wall_ns;
         self.count(Counter::AdoptedByCookie);
         self.own(p, b)
     }
@@ -315,7 +329,8 @@ impl Run<'_> {
             start_ack: p.ack,
             syn_isn: 0,
             snd_end: p.ack,
-            issued_ms: 0,
+            issued: 0,
+            held: 0,
             state: State::Open,
             distributor: self.model.settings.node.0,
             service: p.service,
@@ -340,10 +355,10 @@ impl Run<'_> {
         let known = inner.get(L3..).and_then(inner_of);
         let known = known.and_then(|(flow, _)| Some((flow, self.binding_of(&flow)?)));
         if let Some((flow, b)) = known
-            && let State::Bound(node) = b.state
+            && let Some(node) = b.owner()
             && node != self.model.settings.node
             && b.start_seq == h.start_seq
-            && h.issued_ms.wrapping_sub(b.issued_ms) as i32 <= 0
+            && h.issued.wrapping_sub(b.issued).cast_signed() <= 0
         {
             self.count(Counter::HandoffReceived);
             let verdict = self.hand_on(&inner, &h, &b, node);
@@ -357,11 +372,11 @@ impl Run<'_> {
             Parsed::Other | Parsed::Handoff => return self.drop(Counter::DropHandoffMalformed),
         };
         self.count(Counter::HandoffReceived);
-        let known = self.binding_of(&p.flow).filter(|b| matches!(b.state, State::Bound(_)));
-        let own_node = State::Bound(self.model.settings.node);
+        let known = self.binding_of(&p.flow).filter(|b| b.owner().is_some());
+        let this = self.model.settings.node;
         let b = match known {
             None => self.fresh(&p, &h),
-            Some(b) if b.start_seq != h.start_seq && b.issued_ms.wrapping_sub(h.issued_ms) as i32 > 0 => {
+            Some(b) if b.start_seq != h.start_seq && b.issued.wrapping_sub(h.issued).cast_signed() > 0 => {
                 return self.drop(Counter::DropHandoffStale);
             }
             Some(mut b) if b.start_seq != h.start_seq => {
@@ -369,9 +384,9 @@ impl Run<'_> {
                 self.fresh(&p, &h)
             }
             // The node that was to own it never did; the client's repetition was decided afresh, for us.
-            Some(mut b) if b.state != own_node => {
+            Some(mut b) if b.owner() != Some(this) => {
                 learn(&mut b, &p, &h);
-                b.state = own_node;
+                b.state = State::Bound(this);
                 b.flags = 0;
                 b
             }
@@ -397,7 +412,7 @@ impl Run<'_> {
 fn learn(b: &mut Binding, p: &Packet, h: &Handoff) {
     b.start_ack = p.ack;
     b.snd_end = p.ack;
-    b.issued_ms = h.issued_ms;
+    b.issued = h.issued;
     b.distributor = h.distributor;
     b.service = ServiceId(p.service.0);
     b.mss = h.mss;

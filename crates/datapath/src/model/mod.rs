@@ -39,7 +39,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// The wall clock as packets carry it: milliseconds, truncated.
+    /// The wall clock as timestamps have it: milliseconds, truncated.
     pub fn wall_ms(self) -> u32 {
         (self.wall_ns / 1_000_000) as u32
     }
@@ -175,7 +175,12 @@ pub struct Outcome {
 impl Model {
     /// A packet arrives at the node.
     pub fn ingress(&mut self, frame: &[u8], clock: Clock) -> Outcome {
-        Run::over(self, frame, clock, Run::ingress)
+        Run::over(self, frame, clock, |run| run.ingress(false))
+    }
+
+    /// A packet arrives that user space has given back.
+    pub fn ingress_released(&mut self, frame: &[u8], clock: Clock) -> Outcome {
+        Run::over(self, frame, clock, |run| run.ingress(true))
     }
 
     /// The node's stack sends a packet.

@@ -13,11 +13,23 @@ impl Model {
         let Some(b) = held.filter(|b| b.state == State::Held && b.start_seq == start_seq) else {
             return false;
         };
-        b.state = State::Bound(server);
+        b.state = State::Releasing(server);
         b.seen_ns = clock.kernel_ns;
         b.since_ns = clock.kernel_ns;
-        b.issued_ms = clock.wall_ms();
+        b.issued = clock.wall_ns;
         true
+    }
+
+    /// What user space held of the connection, so many packets, it has given back.
+    pub fn released(&mut self, flow: &Flow, start_seq: u32, held: u32) -> bool {
+        let Some(b) = self.tables.bindings.get_mut(flow) else { return false };
+        match b.state {
+            State::Releasing(node) if b.start_seq == start_seq && b.held == held => {
+                b.state = State::Bound(node);
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Another node says that the flow belongs to a server. Of two decisions the later one
@@ -28,19 +40,24 @@ impl Model {
         start_seq: u32,
         server: NodeId,
         distributor: NodeId,
-        issued_ms: u32,
+        issued: u64,
         clock: Clock,
     ) -> Outcome {
         Run::over(self, &[], clock, |run| {
             let known = run.model.tables.bindings.get(flow).copied();
-            let bound = known.filter(|b| matches!(b.state, State::Bound(_)));
-            if bound.is_some_and(|b| issued_ms.wrapping_sub(b.issued_ms) as i32 <= 0) {
+            let decided = known.filter(|b| b.owner().is_some());
+            if decided.is_some_and(|b| issued.wrapping_sub(b.issued).cast_signed() <= 0) {
                 return Verdict::Next;
             }
-            if let Some(mut b) = bound.filter(|b| b.start_seq == start_seq) {
+            if let Some(mut b) = decided.filter(|b| b.start_seq == start_seq) {
                 // Decided afresh elsewhere, because its handoff packet was lost: unless it was not.
                 if !b.has(FLAG_ADOPTED) {
-                    (b.state, b.issued_ms) = (State::Bound(server), issued_ms);
+                    b.issued = issued;
+                    b.state = if matches!(b.state, State::Bound(_)) {
+                        State::Bound(server)
+                    } else {
+                        State::Releasing(server)
+                    };
                     run.put(*flow, b);
                 }
                 return Verdict::Next;
@@ -53,7 +70,7 @@ impl Model {
                 seen_ns: now,
                 since_ns: now,
                 start_seq,
-                issued_ms,
+                issued,
                 state: State::Bound(server),
                 distributor: distributor.0,
                 ..NOTHING
@@ -65,9 +82,9 @@ impl Model {
 
     /// Another node says that the connection has ended there.
     pub fn close_told(&mut self, flow: &Flow, start_seq: u32, clock: Clock) {
-        let own = State::Bound(self.settings.node);
+        let this = Some(self.settings.node);
         let known = self.tables.bindings.get_mut(flow);
-        if let Some(b) = known.filter(|b| b.start_seq == start_seq && b.state != own) {
+        if let Some(b) = known.filter(|b| b.start_seq == start_seq && b.owner() != this) {
             b.seen_ns = clock.kernel_ns;
             b.flags |= FLAG_CLOSED;
         }
@@ -82,7 +99,8 @@ const NOTHING: Binding = Binding {
     start_ack: 0,
     syn_isn: 0,
     snd_end: 0,
-    issued_ms: 0,
+    issued: 0,
+    held: 0,
     state: State::Open,
     distributor: 0,
     service: ServiceId(0),

@@ -183,7 +183,7 @@ impl Run<'_> {
             snd_wscale: b.snd_wscale,
             start_seq: b.start_seq,
             tsval: self.clock_for(p, b.rtt_ms),
-            issued_ms: b.issued_ms,
+            issued: b.issued,
             mss: b.mss,
             distributor: b.distributor,
             service: b.service.0,
@@ -207,7 +207,7 @@ impl Run<'_> {
         if u32::from(h.hops) + 1 >= HOPS_MAX {
             return self.drop(Counter::DropLoop);
         }
-        let on = Handoff { hops: h.hops + 1, issued_ms: b.issued_ms, ..*h };
+        let on = Handoff { hops: h.hops + 1, issued: b.issued, ..*h };
         let keys = self.model.tables.keys;
         match on.wrap(&keys, frame, settings.address, address, settings.handoff_port) {
             Some(frame) => self.frame = frame,

@@ -58,6 +58,27 @@ pub struct World {
     last: Counters,
 }
 
+/// How a packet meets the programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// It arrives.
+    In,
+    /// User space gives it back.
+    Released,
+    /// The node's stack sends it.
+    Out,
+}
+
+impl Way {
+    fn through(self, model: &mut Model, frame: &[u8], clock: Clock) -> Outcome {
+        match self {
+            Self::In => model.ingress(frame, clock),
+            Self::Released => model.ingress_released(frame, clock),
+            Self::Out => model.egress(frame, clock),
+        }
+    }
+}
+
 /// The kernel programs' clock.
 pub fn kernel_ns() -> u64 {
     let t = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every Linux has it");
@@ -201,20 +222,24 @@ impl World {
     /// A packet arrives. Panics when programs and model disagree.
     #[track_caller]
     pub fn ingress(&mut self, frame: &[u8]) -> Outcome {
-        self.step(frame, true).unwrap_or_else(|disagreement| panic!("{disagreement}"))
+        self.step(frame, Way::In).unwrap_or_else(|disagreement| panic!("{disagreement}"))
     }
 
     /// The node's stack sends a packet.
     #[track_caller]
     pub fn egress(&mut self, frame: &[u8]) -> Outcome {
-        self.step(frame, false).unwrap_or_else(|disagreement| panic!("{disagreement}"))
+        self.step(frame, Way::Out).unwrap_or_else(|disagreement| panic!("{disagreement}"))
     }
 
     /// One packet through both. `Err`: in what they differ.
-    pub fn step(&mut self, frame: &[u8], inward: bool) -> Result<Outcome, String> {
+    pub fn step(&mut self, frame: &[u8], way: Way) -> Result<Outcome, String> {
         self.begin_millisecond();
         let before = self.clock();
-        let run = if inward { self.programs.run_ingress(frame) } else { self.programs.run_egress(frame) };
+        let run = match way {
+            Way::In => self.programs.run_ingress(frame),
+            Way::Released => self.programs.run_released(frame),
+            Way::Out => self.programs.run_egress(frame),
+        };
         let run = run.map_err(|e| e.to_string())?;
         let after = self.clock();
         let counters = self.programs.counters().map_err(|e| e.to_string())?;
@@ -225,10 +250,17 @@ impl World {
 
         // Packets carry milliseconds; the program may have run in any of those that passed meanwhile.
         let mut differences = String::new();
-        for ms in before.wall_ns / 1_000_000..=after.wall_ns / 1_000_000 {
-            let clock = Clock { wall_ns: before.wall_ns.max(ms * 1_000_000), ..before };
+        // A decision's own time, which is exact, is in the binding that it made.
+        let span = before.wall_ns..=after.wall_ns;
+        let mut walls: Vec<u64> = (before.wall_ns / 1_000_000..=after.wall_ns / 1_000_000)
+            .map(|ms| before.wall_ns.max(ms * 1_000_000))
+            .collect();
+        let issued = |flow| self.programs.whole_binding(flow).expect("bindings").map(|b| b.issued);
+        walls.extend(self.flows.iter().filter_map(issued).filter(|issued| span.contains(issued)));
+        for wall_ns in walls {
+            let clock = Clock { wall_ns, ..before };
             let mut model = self.model.clone();
-            let said = if inward { model.ingress(frame, clock) } else { model.egress(frame, clock) };
+            let said = way.through(&mut model, frame, clock);
             let mut wrong = String::new();
             let mut differ = |what: &str, program: &dyn std::fmt::Debug, model: &dyn std::fmt::Debug| {
                 let _ = write!(wrong, "\n  {what}\n    program {program:02x?}\n    model   {model:02x?}");
@@ -260,8 +292,7 @@ impl World {
         }
         if before.wall_ms() != after.wall_ms() {
             // The program was interrupted for so long that it read two milliseconds: nothing is said.
-            let said =
-                if inward { self.model.ingress(frame, before) } else { self.model.egress(frame, before) };
+            let said = way.through(&mut self.model, frame, before);
             self.adopt_times();
             return Ok(said);
         }
@@ -308,10 +339,10 @@ impl World {
             let mut model = model;
             // as in step(): the order may have been carried out in any millisecond up to now
             if let (Some(p), Some(m)) = (program, &mut model)
-                && (before.wall_ms()..=after.wall_ms()).contains(&p.issued_ms)
-                && m.issued_ms == before.wall_ms()
+                && (before.wall_ns..=after.wall_ns).contains(&p.issued)
+                && m.issued == before.wall_ns
             {
-                m.issued_ms = p.issued_ms;
+                m.issued = p.issued;
             }
             if !same_binding(program, model, before.kernel_ns, after.kernel_ns) {
                 return Err(format!("binding of {flow}\n    program {program:x?}\n    model   {model:x?}"));
