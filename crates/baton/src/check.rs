@@ -3,7 +3,8 @@
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
-use baton_cluster::{Cluster, Node, Service, Warning};
+use baton_cluster::{Cluster, Node, Pool, Service, Warning};
+use baton_http::{HostMatch, PathMatch, Route};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -66,6 +67,12 @@ fn describe(file: &Path, cluster: &Cluster) -> String {
     told.push_str(&nodes(cluster));
     told.push('\n');
     told.push_str(&services(cluster));
+    told.push('\n');
+    told.push_str(&pools(cluster));
+    let routes = routes(cluster);
+    if !routes.is_empty() {
+        told.push_str(&format!("\n{routes}"));
+    }
     told.push_str(&format!("\n{} is right", file.display()));
     if !warnings.is_empty() {
         told.push_str(&format!(", with {}", count(warnings.len(), "warning")));
@@ -93,11 +100,76 @@ fn nodes(cluster: &Cluster) -> String {
 
 fn services(cluster: &Cluster) -> String {
     let rows = cluster.services.iter().map(|service| {
-        let Service { name, vips, port, policy, consult, key, .. } = service;
+        let Service { name, vips, port, .. } = service;
         let vips = vips.iter().map(|vip| format!("{vip}:{port}")).collect::<Vec<_>>().join(", ");
-        [name.clone(), vips, policy.kind.to_string(), consult.name().to_owned(), key.name().to_owned()]
+        let strict = if service.is_strict(cluster) { "in their pool alone" } else { "anywhere" };
+        [name.clone(), vips, strict.to_owned()]
     });
-    table(["SERVICE", "CLIENTS CONNECT TO", "POLICY", "CONSULT", "KEY"], rows)
+    table(["SERVICE", "CLIENTS CONNECT TO", "REQUESTS ARE SERVED"], rows)
+}
+
+fn pools(cluster: &Cluster) -> String {
+    let rows = cluster.services.iter().flat_map(|service| {
+        cluster.pools_of(service.id).map(|pool| {
+            [
+                service.name.clone(),
+                pool.name.clone(),
+                names(cluster, pool),
+                pool.policy.kind.to_string(),
+                pool.consult.name().to_owned(),
+                pool.key.to_string(),
+                pool.p_http.name().to_owned(),
+            ]
+        })
+    });
+    table(["SERVICE", "POOL", "SERVERS", "POLICY", "CONSULT", "KEY", "P-HTTP"], rows)
+}
+
+/// Routes by precedence, each service's last row being what no route takes; nothing when there are
+/// none.
+fn routes(cluster: &Cluster) -> String {
+    let rows = cluster.services.iter().filter(|service| !service.routes.is_empty()).flat_map(|service| {
+        let rules = cluster.rules(service.id).unwrap_or_default();
+        let pools: Vec<_> = cluster.pools_of(service.id).collect();
+        let name = |place: usize| pools.get(place).map_or_else(String::new, |pool| pool.name.clone());
+        let row = |route: &Route| {
+            let host = host(&route.host).unwrap_or_else(|| "any".to_owned());
+            [service.name.clone(), host, path(&route.path), methods(&route.methods), name(route.pool)]
+        };
+        let nothing = String::new;
+        let default = name(rules.default_pool());
+        let rest = [service.name.clone(), "any other".to_owned(), nothing(), nothing(), default];
+        rules.routes().iter().map(row).chain([rest]).collect::<Vec<_>>()
+    });
+    table(["SERVICE", "HOST", "PATH", "METHODS", "POOL"], rows)
+}
+
+/// The hosts of a route as the cluster file writes them; `None`: any.
+fn host(host: &HostMatch) -> Option<String> {
+    match host {
+        HostMatch::Any => None,
+        HostMatch::Exact(host) => Some(host.clone()),
+        HostMatch::Suffix(suffix) => Some(format!("*{suffix}")),
+    }
+}
+
+/// The paths of a route, the beginning of many marked by dots.
+fn path(path: &PathMatch) -> String {
+    match path {
+        PathMatch::Any => "any".to_owned(),
+        PathMatch::Prefix(prefix) => format!("{prefix}..."),
+        PathMatch::Exact(path) => path.clone(),
+    }
+}
+
+fn methods(methods: &[String]) -> String {
+    if methods.is_empty() { "any".to_owned() } else { methods.join(", ") }
+}
+
+/// The names of a pool's servers.
+fn names(cluster: &Cluster, pool: &Pool) -> String {
+    let names = pool.servers.iter().filter_map(|server| cluster.node(*server));
+    names.map(|node| node.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 /// The VIPs that a node announces on its link.
@@ -142,15 +214,40 @@ fn cluster_json(cluster: &Cluster) -> Value {
             "announces": announced(cluster, node),
         })
     };
+    let pool = |pool: &Pool| {
+        json!({
+            "name": pool.name,
+            "id": pool.id,
+            "servers": pool.servers,
+            "policy": pool.policy.kind,
+            "consult": pool.consult,
+            "key": pool.key,
+            "p_http": pool.p_http,
+        })
+    };
+    let route = |service: &Service, route: &Route| {
+        let (path, exact) = match &route.path {
+            PathMatch::Any => (None, None),
+            PathMatch::Prefix(prefix) => (Some(prefix), None),
+            PathMatch::Exact(path) => (None, Some(path)),
+        };
+        json!({
+            "host": host(&route.host),
+            "path": path,
+            "path_exact": exact,
+            "methods": route.methods,
+            "pool": cluster.pools_of(service.id).nth(route.pool).map(|pool| &pool.name),
+        })
+    };
     let service = |service: &Service| {
         json!({
             "name": service.name,
             "id": service.id,
             "vips": service.vips,
             "port": service.port,
-            "policy": service.policy.kind,
-            "consult": service.consult,
-            "key": service.key,
+            "strict": service.is_strict(cluster),
+            "pools": cluster.pools_of(service.id).map(pool).collect::<Vec<_>>(),
+            "routes": service.routes.iter().map(|r| route(service, r)).collect::<Vec<_>>(),
         })
     };
     json!({

@@ -27,8 +27,11 @@ front  10.1.0.10  distributor, dispatcher  -       by address  10.99.0.1
 s1     10.1.0.11  server                   1       by address  -
 s2     10.1.0.12  server                   1       by address  -
 
-SERVICE  CLIENTS CONNECT TO  POLICY  CONSULT  KEY
-www      10.99.0.1:80        lard    cached   path
+SERVICE  CLIENTS CONNECT TO  REQUESTS ARE SERVED
+www      10.99.0.1:80        anywhere
+
+SERVICE  POOL  SERVERS  POLICY  CONSULT  KEY   P-HTTP
+www      www   s1, s2   lard    cached   path  stay
 
 cluster.toml is right
 ";
@@ -125,8 +128,9 @@ fn check_never_prints_a_secret() {
 #[test]
 fn check_describes_the_examples() {
     let dir = Scratch::new("examples");
-    for (name, nodes) in [("all-on-one", 1), ("figure5", 4), ("figure6", 6), ("figure7", 5), ("no-switch", 3)]
-    {
+    let examples =
+        [("all-on-one", 1), ("figure5", 4), ("figure6", 6), ("figure7", 5), ("no-switch", 3), ("pools", 5)];
+    for (name, nodes) in examples {
         let text = fs::read_to_string(workspace(&format!("examples/{name}.toml"))).expect("an example");
         let at = text.find("\nsecret = ").expect("an example has a secret") + 1;
         let end = at + text[at..].find('\n').expect("another line");
@@ -138,6 +142,44 @@ fn check_describes_the_examples() {
         assert_eq!(json["cluster"]["nodes"].as_array().map(Vec::len), Some(nodes), "{name}");
         assert!(!json.to_string().contains(SECRET));
     }
+}
+
+#[test]
+fn check_shows_pools_and_routes_by_precedence() {
+    let dir = Scratch::new("pools");
+    let text = fs::read_to_string(workspace("examples/pools.toml")).expect("an example");
+    let text = text.replace("replace me: baton init prints a fresh one", SECRET);
+    dir.write("pools.toml", &text);
+    let check = baton(&dir, &["check", "pools.toml"]).exits(0);
+    let expected = "
+SERVICE  CLIENTS CONNECT TO  REQUESTS ARE SERVED
+www      10.99.0.1:80        in their pool alone
+
+SERVICE  POOL    SERVERS         POLICY        CONSULT  KEY             P-HTTP
+www      site    w1, w2          lard          cached   cookie:session  stay
+www      images  i1, i2          lard/r        cached   path            extended-lard
+www      search  w1, w2, i1, i2  least-loaded  cached   path            stay
+
+SERVICE  HOST             PATH             METHODS    POOL
+www      img.example.com  any              any        images
+www      any              /favicon.ico     any        images
+www      any              /img/upload/...  any        site
+www      any              /search...       GET, HEAD  search
+www      any              /img/...         any        images
+www      any other                                    site
+
+pools.toml is right
+";
+    assert!(check.out.ends_with(expected), "{}", check.out);
+    let json = baton(&dir, &["check", "--json", "pools.toml"]).exits(0).json();
+    let service = &json["cluster"]["services"][0];
+    assert_eq!(service["strict"], true);
+    assert_eq!(service["pools"][1]["servers"], serde_json::json!([3, 4]));
+    assert_eq!(service["pools"][0]["key"], "cookie:session");
+    let route = serde_json::json!(
+        { "host": null, "path": "/search", "path_exact": null, "methods": ["GET", "HEAD"], "pool": "search" }
+    );
+    assert_eq!(service["routes"][4], route);
 }
 
 #[test]

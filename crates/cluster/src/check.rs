@@ -7,7 +7,7 @@ use std::hash::Hash;
 
 use crate::parse::{Draft, NodeDraft};
 use crate::read::{Located, Problems};
-use crate::{NodeId, Roles, ServiceId};
+use crate::{NodeId, Roles, ServiceId, pool_check};
 
 /// Reports everything that is wrong between parts of the file.
 pub(crate) fn together(draft: &Draft, problems: &mut Problems) {
@@ -16,18 +16,19 @@ pub(crate) fn together(draft: &Draft, problems: &mut Problems) {
     addresses(draft, problems);
     ports(draft, problems);
     roles(&draft.nodes, problems);
+    pool_check::together(draft, problems);
 }
 
 /// What was seen so far, and on which line first.
-struct Seen<T>(HashMap<T, usize>);
+pub(crate) struct Seen<T>(HashMap<T, usize>);
 
 impl<T: Eq + Hash> Seen<T> {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(HashMap::new())
     }
 
     /// The line where an equal value stood before; remembers this one if there was none.
-    fn before(&mut self, value: T, line: usize) -> Option<usize> {
+    pub(crate) fn before(&mut self, value: T, line: usize) -> Option<usize> {
         match self.0.entry(value) {
             Entry::Occupied(first) => Some(*first.get()),
             Entry::Vacant(place) => {
@@ -59,7 +60,8 @@ fn names(draft: &Draft, problems: &mut Problems) {
     unique_names("service", draft.services.iter().map(|service| &service.name), problems);
 }
 
-fn unique_names<'d>(
+/// Reports each name that was given before; `of` says what is named.
+pub(crate) fn unique_names<'d>(
     of: &str,
     names: impl Iterator<Item = &'d Option<Located<String>>>,
     problems: &mut Problems,

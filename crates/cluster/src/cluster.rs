@@ -3,12 +3,14 @@
 
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use baton_http::{Route, Rules};
 use serde::{Deserialize, Serialize};
 
 use crate::keys::Secret;
-use crate::{NodeId, ServiceId};
+use crate::{NodeId, Pool, PoolId, ServiceId};
 
 /// The machines that act as one server, and the services they offer.
 #[derive(Clone, Debug)]
@@ -28,6 +30,9 @@ pub struct Cluster {
     /// The services, in file order: `services[i].id` is `ServiceId(i)`. 1 to
     /// [`ServiceId::MAX_SERVICES`].
     pub services: Vec<Service>,
+    /// The pools of all services, in file order: `pools[i].id` is `PoolId(i)`. 1 to
+    /// [`PoolId::MAX_POOLS`].
+    pub pools: Vec<Pool>,
     /// Bounds of tables and queues.
     pub limits: Limits,
     pub(crate) secret: Secret,
@@ -51,6 +56,9 @@ pub struct Node {
     /// Whether the node answers for VIPs on its link (ARP) when packets for them are to arrive at
     /// it. `false`: the operator routes the VIPs to it, or it is the clients' router itself.
     pub announce: bool,
+    /// A file with a number from 0 to 100: how busy the server's disk is, in percent. `None`: what the
+    /// kernel says of it, the share of the last ten seconds in which some task waited for a disk (PSI).
+    pub pressure_file: Option<PathBuf>,
 }
 
 /// Which parts of the cluster's work a node does. Any mix is allowed.
@@ -66,7 +74,7 @@ pub struct Roles {
     pub server: bool,
 }
 
-/// What clients connect to: a port on one or more VIPs, and how its requests are spread.
+/// What clients connect to: a port on one or more VIPs, and which pool serves which requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     /// Its place in the cluster file.
@@ -77,65 +85,12 @@ pub struct Service {
     pub vips: Vec<Ipv4Addr>,
     /// The TCP port that clients connect to, and that the web servers listen on.
     pub port: u16,
-    /// Which server serves a target.
-    pub policy: PolicyConfig,
-    /// When the dispatcher is asked.
-    pub consult: Consult,
-    /// Which part of a request names its target.
-    pub key: Key,
-}
-
-/// When a distributor asks the dispatcher.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Consult {
-    /// Only when the kernel's decision cache does not hold the answer.
-    #[default]
-    Cached,
-    /// For every request, as ATC'00 did: the baseline for measuring the cache.
-    Always,
-}
-
-/// Which part of a request names its target.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Key {
-    /// The path, without the query.
-    #[default]
-    #[serde(rename = "path")]
-    Path,
-    /// The path with its query.
-    #[serde(rename = "path+query")]
-    PathQuery,
-}
-
-/// The rule that chooses a server for a target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum PolicyKind {
-    /// Weighted round robin: blind to content and load.
-    #[serde(rename = "wrr")]
-    WeightedRoundRobin,
-    /// The server with the least load for its weight: blind to content.
-    #[serde(rename = "least-loaded")]
-    LeastLoaded,
-    /// Locality-aware request distribution, one server a target (ASPLOS'98 section 2.4).
-    #[serde(rename = "lard")]
-    Lard,
-    /// LARD with replication, a set of servers a target (ASPLOS'98 section 2.5).
-    #[serde(rename = "lard/r")]
-    LardReplicated,
-}
-
-/// A policy with its constants, which LARD and LARD/R alone use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct PolicyConfig {
-    /// The rule.
-    pub kind: PolicyKind,
-    /// Below this many active connections a server is under-used. Less than `t_high`.
-    pub t_low: u32,
-    /// Above this many active connections a server's latency suffers.
-    pub t_high: u32,
-    /// LARD/R: a target whose set of servers has not changed for this long gives one up.
-    pub k: Duration,
+    /// Its pools, in file order: one at least. The first is the default: it serves what no route
+    /// takes elsewhere.
+    pub pools: Vec<PoolId>,
+    /// Which requests go to which pool, in file order, of which nothing depends: the most specific
+    /// route wins. `pool` is a place in `pools`.
+    pub routes: Vec<Route>,
 }
 
 /// Bounds of kernel tables and user-space queues, per node.
@@ -147,6 +102,15 @@ pub struct Limits {
     pub decisions: u32,
     /// Packets that wait in user space for a decision. 16 to 65,536.
     pub held_packets: u32,
+    /// Connections whose request heads user space reads, because one packet did not hold enough of
+    /// them. 16 to 65,536, default 1,024.
+    pub reader_connections: u32,
+    /// The longest request head that is read, in bytes; a longer one is answered 431. 1,024 to 65,536,
+    /// default 65,536.
+    pub head_bytes: u32,
+    /// A request head that is not complete after this time is answered 408. 100 ms to 10 min, default
+    /// 10 s.
+    pub head_timeout: Duration,
 }
 
 impl Cluster {
@@ -163,6 +127,25 @@ impl Cluster {
     /// The service with this id; `None` if the cluster has fewer services.
     pub fn service(&self, id: ServiceId) -> Option<&Service> {
         self.services.get(id.index())
+    }
+
+    /// The pool with this id; `None` if the cluster has fewer pools.
+    pub fn pool(&self, id: PoolId) -> Option<&Pool> {
+        self.pools.get(id.index())
+    }
+
+    /// The pools of a service, the default first; none if there is no such service.
+    pub fn pools_of(&self, service: ServiceId) -> impl Iterator<Item = &Pool> {
+        self.pools.iter().filter(move |pool| pool.service == service)
+    }
+
+    /// The rules by which kernel and user space alike choose a pool for a request of the service, and
+    /// the part of it that names its target. They name a pool by its place among the service's
+    /// `pools`. `None` if there is no such service.
+    pub fn rules(&self, service: ServiceId) -> Option<Rules> {
+        let routes = self.service(service)?.routes.clone();
+        let keys = self.pools_of(service).map(|pool| pool.key.clone()).collect();
+        Some(Rules::new(routes, 0, keys))
     }
 
     /// The nodes whose roles `wanted` accepts, in file order: `with_role(|roles| roles.server)`.
@@ -220,6 +203,18 @@ impl Service {
     /// The most VIPs one service may have: with [`ServiceId::MAX_SERVICES`] it bounds the kernel's
     /// table of VIP and port.
     pub const MAX_VIPS: usize = 64;
+
+    /// The most routes one service may have.
+    pub const MAX_ROUTES: usize = 256;
+
+    /// Whether the service's pools differ in their servers, so that a request must never be served
+    /// outside its pool. Otherwise any server may serve any request, and pools differ only in how
+    /// they spread theirs.
+    pub fn is_strict(&self, cluster: &Cluster) -> bool {
+        let mut pools = cluster.pools_of(self.id).map(|pool| &pool.servers);
+        let first = pools.next();
+        pools.any(|servers| Some(servers) != first)
+    }
 }
 
 impl Roles {
@@ -242,68 +237,15 @@ impl fmt::Display for Roles {
     }
 }
 
-impl Consult {
-    /// Every value.
-    pub const ALL: [Self; 2] = [Self::Cached, Self::Always];
-
-    /// The value's name in the cluster file.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Cached => "cached",
-            Self::Always => "always",
-        }
-    }
-}
-
-impl Key {
-    /// Every value.
-    pub const ALL: [Self; 2] = [Self::Path, Self::PathQuery];
-
-    /// The value's name in the cluster file.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Path => "path",
-            Self::PathQuery => "path+query",
-        }
-    }
-}
-
-impl PolicyKind {
-    /// Every policy, in the order in which documentation lists them.
-    pub const ALL: [Self; 4] =
-        [Self::WeightedRoundRobin, Self::LeastLoaded, Self::Lard, Self::LardReplicated];
-
-    /// The policy's name in the cluster file, the CLI and metrics.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::WeightedRoundRobin => "wrr",
-            Self::LeastLoaded => "least-loaded",
-            Self::Lard => "lard",
-            Self::LardReplicated => "lard/r",
-        }
-    }
-
-    /// Whether the policy looks at targets, and so has the constants of LARD.
-    pub fn is_lard(self) -> bool {
-        matches!(self, Self::Lard | Self::LardReplicated)
-    }
-}
-
-impl fmt::Display for PolicyKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl PolicyConfig {
-    /// The policy with the papers' constants: T_low 25, T_high 65, K 20 s (ASPLOS'98 section 2.4).
-    pub fn new(kind: PolicyKind) -> Self {
-        Self { kind, t_low: 25, t_high: 65, k: Duration::from_secs(20) }
-    }
-}
-
 impl Default for Limits {
     fn default() -> Self {
-        Self { bindings: 262_144, decisions: 262_144, held_packets: 1024 }
+        Self {
+            bindings: 262_144,
+            decisions: 262_144,
+            held_packets: 1024,
+            reader_connections: 1024,
+            head_bytes: 65_536,
+            head_timeout: Duration::from_secs(10),
+        }
     }
 }

@@ -2,16 +2,17 @@
 //! order of keys, or defaults written out have the same; every other difference shows. Nodes
 //! compare it when they meet.
 
+use baton_http::{HostMatch, PathMatch, Route};
 use sha2::{Digest, Sha256};
 
-use crate::{Cluster, Node, Service};
+use crate::{Cluster, Node, Pool, Service};
 
 /// Names the encoding below; to be changed with it.
-const VERSION: &str = "baton cluster 1";
+const VERSION: &str = "baton cluster 2";
 
 impl Cluster {
-    /// SHA-256 of what the file means. The order of nodes, services and VIPs has a meaning, that
-    /// of roles and interfaces has none. Of the secret only a derived value goes in.
+    /// SHA-256 of what the file means. The order of nodes, services, pools and VIPs has a meaning,
+    /// that of roles, interfaces, a pool's servers and routes has none. Of the secret only a derived value goes in.
     pub fn digest(&self) -> [u8; 32] {
         let mut canon = Canon(Sha256::new());
         canon.text(VERSION);
@@ -22,9 +23,13 @@ impl Cluster {
         canon.number(self.handoff_port);
         canon.list(&self.nodes, Canon::node);
         canon.list(&self.services, Canon::service);
+        canon.list(&self.pools, Canon::pool);
         canon.number(self.limits.bindings);
         canon.number(self.limits.decisions);
         canon.number(self.limits.held_packets);
+        canon.number(self.limits.reader_connections);
+        canon.number(self.limits.head_bytes);
+        canon.number(self.limits.head_timeout.as_millis());
         canon.0.finalize().into()
     }
 }
@@ -43,18 +48,33 @@ impl Canon {
         self.text(&node.roles.to_string());
         self.number(node.weight);
         self.number(node.announce);
+        self.text(&node.pressure_file.as_ref().map(|file| file.to_string_lossy()).unwrap_or_default());
     }
 
     fn service(&mut self, service: &Service) {
         self.text(&service.name);
         self.list(&service.vips, |canon, vip| canon.bytes(&vip.octets()));
         self.number(service.port);
-        self.text(service.policy.kind.name());
-        self.number(service.policy.t_low);
-        self.number(service.policy.t_high);
-        self.number(service.policy.k.as_millis());
-        self.text(service.consult.name());
-        self.text(service.key.name());
+        let mut routes: Vec<_> = service.routes.iter().map(plain).collect();
+        routes.sort_unstable();
+        self.list(&routes, |canon, (texts, pool)| {
+            canon.list(texts, |canon, text| canon.text(text));
+            canon.number(*pool as u64);
+        });
+    }
+
+    fn pool(&mut self, pool: &Pool) {
+        self.text(&pool.name);
+        self.number(pool.service.0);
+        self.list(&pool.servers, |canon, server| canon.number(server.0));
+        self.text(pool.policy.kind.name());
+        self.number(pool.policy.t_low);
+        self.number(pool.policy.t_high);
+        self.number(pool.policy.k.as_millis());
+        self.text(pool.consult.name());
+        self.text(&pool.key.to_string());
+        self.text(pool.p_http.name());
+        self.number(pool.pressure_low);
     }
 
     fn list<T>(&mut self, items: &[T], mut one: impl FnMut(&mut Self, &T)) {
@@ -74,4 +94,21 @@ impl Canon {
     fn number(&mut self, number: impl Into<u128>) {
         self.0.update(number.into().to_be_bytes());
     }
+}
+
+/// A route as texts that compare: which hosts, which paths, which methods; and its pool.
+fn plain(route: &Route) -> (Vec<String>, usize) {
+    let host = match &route.host {
+        HostMatch::Any => "any".to_owned(),
+        HostMatch::Exact(host) => format!("is {host}"),
+        HostMatch::Suffix(suffix) => format!("ends in {suffix}"),
+    };
+    let path = match &route.path {
+        PathMatch::Any => "any".to_owned(),
+        PathMatch::Exact(path) => format!("is {path}"),
+        PathMatch::Prefix(prefix) => format!("begins with {prefix}"),
+    };
+    let mut methods = route.methods.clone();
+    methods.sort_unstable();
+    (vec![host, path, methods.join(" ")], route.pool)
 }

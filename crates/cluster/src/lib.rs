@@ -10,12 +10,16 @@ mod fresh;
 mod id;
 mod keys;
 mod parse;
+mod pool;
+mod pool_check;
+mod pool_draft;
 mod read;
 mod value;
 mod warning;
 
-pub use cluster::{Cluster, Consult, Key, Limits, Node, PolicyConfig, PolicyKind, Roles, Service};
+pub use cluster::{Cluster, Limits, Node, Roles, Service};
 pub use error::{ConfigError, ConfigErrors};
 pub use id::{Flow, NodeId, PoolId, ServiceId, Target};
 pub use keys::Keys;
+pub use pool::{Consult, PHttp, PolicyConfig, PolicyKind, Pool};
 pub use warning::Warning;

@@ -3,19 +3,18 @@
 //! together.
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use toml::de::{DeTable, Error};
 
 use crate::check;
 use crate::keys::Secret;
+use crate::pool_draft::{self, PoolDraft, RouteDraft, read_pools, read_routes};
 use crate::read::Give::{Advice, Value};
 use crate::read::{KnownKey, Located, Problems, Section};
 use crate::value;
-use crate::{
-    Cluster, ConfigErrors, Consult, Key, Limits, Node, NodeId, PolicyConfig, PolicyKind, Roles, Service,
-    ServiceId,
-};
+use crate::{Cluster, ConfigErrors, Limits, Node, NodeId, Pool, PoolId, Roles, Service, ServiceId};
 
 /// The longest text that is read: a full cluster, well commented, takes a tenth of it.
 const TEXT_MAX: usize = 1 << 20;
@@ -32,6 +31,7 @@ const CLUSTER: &[KnownKey] = &[
     ("failure_timeout_ms", Value("1000")),
     ("control_port", Value("7654")),
     ("handoff_port", Value("6081")),
+    pool_draft::PRESSURE_LOW,
 ];
 const NODE: &[KnownKey] = &[
     ("name", Value("\"n1\"")),
@@ -40,19 +40,30 @@ const NODE: &[KnownKey] = &[
     ("roles", Value("[\"distributor\", \"server\"]")),
     ("weight", Value("1")),
     ("announce", Value("true")),
+    ("pressure_file", Value("\"/run/pressure\"")),
 ];
 const SERVICE: &[KnownKey] = &[
     ("name", Value("\"www\"")),
     ("vips", Value("[\"10.99.0.1\"]")),
     ("port", Value("80")),
-    ("policy", Value("\"lard\"")),
-    ("consult", Value("\"cached\"")),
-    ("key", Value("\"path\"")),
-    ("lard", Value("{ t_low = 25, t_high = 65, k_s = 20 }")),
+    pool_draft::POLICY,
+    pool_draft::CONSULT,
+    pool_draft::KEY,
+    pool_draft::P_HTTP,
+    pool_draft::PRESSURE_LOW,
+    pool_draft::MECHANISM,
+    pool_draft::LARD,
+    ("pool", Advice("head each one with [[service.pool]]")),
+    ("route", Advice("head each one with [[service.route]]")),
 ];
-const LARD: &[KnownKey] = &[("t_low", Value("25")), ("t_high", Value("65")), ("k_s", Value("20"))];
-const LIMITS: &[KnownKey] =
-    &[("bindings", Value("262144")), ("decisions", Value("262144")), ("held_packets", Value("1024"))];
+const LIMITS: &[KnownKey] = &[
+    ("bindings", Value("262144")),
+    ("decisions", Value("262144")),
+    ("held_packets", Value("1024")),
+    ("reader_connections", Value("1024")),
+    ("head_bytes", Value("65536")),
+    ("head_timeout_ms", Value("10000")),
+];
 
 /// A cluster file as read, before its parts are compared: what could not be read is `None`.
 pub(crate) struct Draft {
@@ -70,6 +81,7 @@ pub(crate) struct NodeDraft {
     interfaces: Vec<String>,
     weight: u16,
     announce: bool,
+    pressure_file: Option<PathBuf>,
 }
 
 /// A `[[service]]` as read.
@@ -78,9 +90,8 @@ pub(crate) struct ServiceDraft {
     pub(crate) name: Option<Located<String>>,
     pub(crate) vips: Vec<Located<Ipv4Addr>>,
     pub(crate) port: Option<Located<u16>>,
-    policy: Option<PolicyConfig>,
-    consult: Consult,
-    key: Key,
+    pub(crate) pools: Vec<PoolDraft>,
+    pub(crate) routes: Vec<RouteDraft>,
 }
 
 /// The `[cluster]` section as read.
@@ -90,6 +101,7 @@ struct Header {
     failure_timeout: Duration,
     control_port: Located<u16>,
     handoff_port: u16,
+    pressure_low: u8,
 }
 
 impl Cluster {
@@ -144,27 +156,19 @@ fn read_file(table: &DeTable<'_>, problems: &mut Problems) -> Option<Cluster> {
         }
     };
     let limits = file.section("limits", "[limits]", LIMITS).map_or_else(Limits::default, read_limits);
-    let nodes = file.tables("node", "add a [[node]] for each machine");
-    let services = file.tables("service", "add a [[service]] with the VIP and port that clients connect to");
+    let nodes = file.required_tables("node", "[[node]]", "add a [[node]] for each machine");
+    let needed = "add a [[service]] with the VIP and port that clients connect to";
+    let services = file.required_tables("service", "[[service]]", needed);
+    let node = |at| read_node(Section::open_at("[[node]]", NODE, at, problems));
+    let nodes = nodes.into_iter().map(node).collect();
+    let service = |at| read_service(Section::open_at("[[service]]", SERVICE, at, problems));
     let draft = Draft {
         control_port: header.as_ref().map_or(Located { value: 0, line: 1 }, |header| header.control_port),
-        nodes: nodes.iter().map(|at| read_node(section(at, "[[node]]", NODE, problems))).collect(),
-        services: services
-            .iter()
-            .map(|at| read_service(section(at, "[[service]]", SERVICE, problems)))
-            .collect(),
+        nodes,
+        services: services.into_iter().map(service).collect(),
     };
     check::together(&draft, problems);
     build(header?, draft, limits)
-}
-
-fn section<'t, 'p>(
-    at: &Located<&'t DeTable<'t>>,
-    title: &'static str,
-    keys: &'static [KnownKey],
-    problems: &'p mut Problems,
-) -> Section<'t, 'p> {
-    Section::open(title, keys, at.value, at.line, problems)
 }
 
 fn read_header(mut section: Section<'_, '_>) -> Header {
@@ -181,6 +185,7 @@ fn read_header(mut section: Section<'_, '_>) -> Header {
             .number("control_port", 1..=u16::MAX)
             .unwrap_or(Located { value: 7654, line: header_line }),
         handoff_port: section.number("handoff_port", 1..=u16::MAX).map_or(6081, |at| at.value),
+        pressure_low: section.number("pressure_low", 1..=100).map_or(Pool::PRESSURE_LOW, |at| at.value),
     }
 }
 
@@ -189,6 +194,8 @@ fn read_node(mut section: Section<'_, '_>) -> NodeDraft {
     let address = section.required_string("address").and_then(|at| value::address(at, section.problems));
     let interfaces = section.strings("interfaces").map(|at| value::interfaces(&at.value, section.problems));
     let roles = section.required_strings("roles").and_then(|at| value::roles(&at, section.problems));
+    let pressure_file =
+        section.string("pressure_file").and_then(|at| value::pressure_file(at, section.problems));
     NodeDraft {
         line: section.line(),
         name,
@@ -197,6 +204,7 @@ fn read_node(mut section: Section<'_, '_>) -> NodeDraft {
         interfaces: interfaces.unwrap_or_default(),
         weight: section.number("weight", 1..=100).map_or(1, |at| at.value),
         announce: section.boolean("announce").unwrap_or(true),
+        pressure_file,
     }
 }
 
@@ -204,68 +212,44 @@ fn read_service(mut section: Section<'_, '_>) -> ServiceDraft {
     let name =
         section.required_string("name").and_then(|at| value::name(at, "the service's", section.problems));
     let vips = section.required_strings("vips").map(|at| value::vips(&at, section.problems));
-    let policy = section.required_string("policy");
-    let policy = policy
-        .and_then(|at| value::choice(at, "policy", &PolicyKind::ALL, PolicyKind::name, section.problems));
-    let consult = section.string("consult");
-    let consult =
-        consult.and_then(|at| value::choice(at, "consult", &Consult::ALL, Consult::name, section.problems));
-    let key =
-        section.string("key").and_then(|at| value::choice(at, "key", &Key::ALL, Key::name, section.problems));
-    ServiceDraft {
-        line: section.line(),
-        name,
-        vips: vips.unwrap_or_default(),
-        port: section.required_number("port", 1..=u16::MAX),
-        // The constants are read even without a valid policy, for the sake of what is wrong with them.
-        policy: read_lard(&mut section, policy.unwrap_or(PolicyKind::Lard)).filter(|_| policy.is_some()),
-        consult: consult.unwrap_or_default(),
-        key: key.unwrap_or_default(),
-    }
-}
-
-fn read_lard(service: &mut Section<'_, '_>, kind: PolicyKind) -> Option<PolicyConfig> {
-    let mut policy = PolicyConfig::new(kind);
-    let Some(mut section) = service.section("lard", "[service.lard]", LARD) else {
-        return Some(policy);
-    };
-    let t_low = section.number("t_low", 1..=1_000_000);
-    let t_high = section.number("t_high", 1..=1_000_000);
-    policy.t_low = t_low.map_or(policy.t_low, |at| at.value);
-    policy.t_high = t_high.map_or(policy.t_high, |at| at.value);
-    if let Some(k_s) = section.number("k_s", 1..=3600) {
-        policy.k = Duration::from_secs(k_s.value);
-    }
-    if policy.t_low >= policy.t_high {
-        let line = t_low.or(t_high).map_or(section.line(), |at| at.line);
-        let what = format!("t_low ({}) is not below t_high ({})", policy.t_low, policy.t_high);
-        section.problems.add(line, what, "lower t_low or raise t_high; the papers' values are 25 and 65");
-        return None;
-    }
-    Some(policy)
+    let port = section.required_number("port", 1..=u16::MAX);
+    let pools = read_pools(&mut section, name.as_ref());
+    let routes = read_routes(&mut section);
+    ServiceDraft { line: section.line(), name, vips: vips.unwrap_or_default(), port, pools, routes }
 }
 
 fn read_limits(mut section: Section<'_, '_>) -> Limits {
     let default = Limits::default();
+    let head_timeout = section.number("head_timeout_ms", 100..=600_000_u64);
     let mut limit = |key, default, range| section.number(key, range).map_or(default, |at| at.value);
     Limits {
         bindings: limit("bindings", default.bindings, 1 << 10..=1 << 24),
         decisions: limit("decisions", default.decisions, 1 << 10..=1 << 24),
         held_packets: limit("held_packets", default.held_packets, 1 << 4..=1 << 16),
+        reader_connections: limit("reader_connections", default.reader_connections, 1 << 4..=1 << 16),
+        head_bytes: limit("head_bytes", default.head_bytes, 1 << 10..=1 << 16),
+        head_timeout: head_timeout.map_or(default.head_timeout, |at| Duration::from_millis(at.value)),
     }
 }
 
 /// The cluster, if every part of it could be read.
 fn build(header: Header, draft: Draft, limits: Limits) -> Option<Cluster> {
     let nodes = (0..).zip(draft.nodes).map(|(id, node)| node.build(NodeId(id)));
-    let services = (0..).zip(draft.services).map(|(id, service)| service.build(ServiceId(id)));
+    let nodes: Vec<Node> = nodes.collect::<Option<_>>()?;
+    let servers: Vec<(String, NodeId)> =
+        nodes.iter().filter(|node| node.roles.server).map(|node| (node.name.clone(), node.id)).collect();
+    let (mut services, mut pools) = (Vec::new(), Vec::new());
+    for (id, service) in (0..).zip(draft.services) {
+        services.push(service.build(ServiceId(id), &mut pools, &servers, header.pressure_low)?);
+    }
     Some(Cluster {
         name: header.name?,
         failure_timeout: header.failure_timeout,
         control_port: header.control_port.value,
         handoff_port: header.handoff_port,
-        nodes: nodes.collect::<Option<_>>()?,
-        services: services.collect::<Option<_>>()?,
+        nodes,
+        services,
+        pools,
         limits,
         secret: header.secret?,
     })
@@ -281,20 +265,33 @@ impl NodeDraft {
             roles: self.roles?.value,
             weight: self.weight,
             announce: self.announce,
+            pressure_file: self.pressure_file,
         })
     }
 }
 
 impl ServiceDraft {
-    fn build(self, id: ServiceId) -> Option<Service> {
+    /// The service; its pools are added to those of the services before it.
+    fn build(
+        self,
+        id: ServiceId,
+        pools: &mut Vec<Pool>,
+        servers: &[(String, NodeId)],
+        pressure_low: u8,
+    ) -> Option<Service> {
+        let first = pools.len();
+        for pool in self.pools {
+            let place = PoolId(u16::try_from(pools.len()).ok()?);
+            pools.push(pool.build(place, id, servers, pressure_low)?);
+        }
+        let own = pools.get(first..)?;
         Some(Service {
             id,
             name: self.name?.value,
             vips: self.vips.into_iter().map(|at| at.value).collect(),
             port: self.port?.value,
-            policy: self.policy?,
-            consult: self.consult,
-            key: self.key,
+            pools: own.iter().map(|pool| pool.id).collect(),
+            routes: self.routes.into_iter().map(|route| route.build(own)).collect::<Option<_>>()?,
         })
     }
 }

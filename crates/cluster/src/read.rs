@@ -70,6 +70,11 @@ impl Problems {
         self.found.is_empty()
     }
 
+    /// How many were found so far, at most as many as are kept.
+    pub(crate) fn count(&self) -> usize {
+        self.found.len()
+    }
+
     /// All problems in the order of their lines, those of the whole file last.
     pub(crate) fn into_errors(mut self) -> Vec<ConfigError> {
         self.found.sort_by_key(|error| error.line.unwrap_or(usize::MAX));
@@ -99,6 +104,16 @@ impl<'t, 'p> Section<'t, 'p> {
             }
         }
         Self { title, keys, line, table, problems }
+    }
+
+    /// [`Section::open`] for one table of a list.
+    pub(crate) fn open_at(
+        title: &'static str,
+        keys: &'static [KnownKey],
+        at: Located<&'t DeTable<'t>>,
+        problems: &'p mut Problems,
+    ) -> Self {
+        Self::open(title, keys, at.value, at.line, problems)
     }
 
     /// The line of the section's header.
@@ -218,23 +233,38 @@ impl<'t, 'p> Section<'t, 'p> {
         Some(Section::open(title, keys, table.value, table.line, self.problems))
     }
 
-    /// The tables of a list (`[[key]]`), each with the line of its header. None at all is a problem,
-    /// which `needed` helps with.
-    pub(crate) fn tables(&mut self, key: &str, needed: &str) -> Vec<Located<&'t DeTable<'t>>> {
-        let kind = format!("a list of tables, [[{key}]] with double brackets");
+    /// The line of a key's value, if it is given.
+    pub(crate) fn line_of(&self, key: &str) -> Option<usize> {
+        self.table.get(key).map(|value| self.problems.line_at(value.span().start))
+    }
+
+    /// The tables of a list, each with the line of its header, which is as `header` says.
+    pub(crate) fn tables(&mut self, key: &str, header: &str) -> Vec<Located<&'t DeTable<'t>>> {
+        let kind = format!("a list of tables, {header} with double brackets");
         let list = self.value(key, &kind, |value| {
             let list = value.as_array()?;
             list.iter().all(|item| item.get_ref().is_table()).then_some(list)
         });
-        let empty = list.is_some_and(|list| list.value.is_empty());
-        if empty || !self.table.contains_key(key) {
-            self.problems.add(None, format_args!("there is no {key}"), needed);
-        }
         let located = |item: &'t Spanned<DeValue<'t>>| {
             let line = self.problems.line_at(item.span().start);
             item.get_ref().as_table().map(|value| Located { value, line })
         };
         list.into_iter().flat_map(|list| list.value.iter()).filter_map(located).collect()
+    }
+
+    /// The tables of a list that must hold one at least; `needed` says what to do if it does not.
+    pub(crate) fn required_tables(
+        &mut self,
+        key: &str,
+        header: &str,
+        needed: &str,
+    ) -> Vec<Located<&'t DeTable<'t>>> {
+        let before = self.problems.count();
+        let tables = self.tables(key, header);
+        if tables.is_empty() && self.problems.count() == before {
+            self.problems.add(None, format_args!("there is no {key}"), needed);
+        }
+        tables
     }
 }
 

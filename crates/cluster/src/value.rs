@@ -1,8 +1,11 @@
-//! Single values of a cluster file: names, addresses, roles, the secret. Each function reports
+//! Single values of a cluster file: names, addresses, roles, hosts, paths, the secret. Each function reports
 //! what is wrong with the value and gives `None` then. Called by `parse`; compares nothing with
 //! the rest of the file.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+
+use baton_http::{HostMatch, Key, KeyError};
 
 use crate::read::{Located, Problems};
 use crate::{Roles, Service};
@@ -11,6 +14,14 @@ const NAME_LEN_MAX: usize = 32;
 /// IFNAMSIZ less its NUL.
 const INTERFACE_LEN_MAX: usize = 15;
 const INTERFACES_MAX: usize = 16;
+/// RFC 1035 2.3.4.
+const HOST_LEN_MAX: usize = 253;
+const LABEL_LEN_MAX: usize = 63;
+const ROUTE_PATH_LEN_MAX: usize = 255;
+/// The longest that a clear request head may have.
+const METHOD_LEN_MAX: usize = 15;
+/// Less than Linux's PATH_MAX.
+const FILE_LEN_MAX: usize = 1024;
 /// What to do about a bad secret, or none.
 pub(crate) const SECRET_HELP: &str =
     "run `baton init`, and copy the secret from the file that it prints; it is the same on every node";
@@ -158,6 +169,132 @@ pub(crate) fn choice<T: Copy>(
     found
 }
 
+/// Which part of a request names its target.
+pub(crate) fn key(at: Located<&str>, problems: &mut Problems) -> Option<Key> {
+    let (what, help) = match at.value.parse() {
+        Ok(key) => return Some(key),
+        Err(KeyError::Form(_)) => (
+            "is not a value of `key`",
+            "it takes \"path\", \"path+query\", \"query:NAME\", \"header:NAME\", \"cookie:NAME\"",
+        ),
+        Err(KeyError::Name(_)) => (
+            "names nothing that a request can carry",
+            "after the colon write the name alone, as in \"query:id\"",
+        ),
+    };
+    problems.add(at.line, format_args!("{} {what}", quoted(at.value)), help);
+    None
+}
+
+/// How connections get to a pool's servers. There is one way in this version.
+pub(crate) fn mechanism(at: Located<&str>, problems: &mut Problems) {
+    match at.value {
+        "handoff" => {}
+        "relay" => problems.add(
+            at.line,
+            "the mechanism \"relay\" is not built yet: this version only hands connections off",
+            "write mechanism = \"handoff\", or leave it out",
+        ),
+        _ => {
+            let what = format!("{} is not a value of `mechanism`", quoted(at.value));
+            problems.add(at.line, what, "it takes \"handoff\"");
+        }
+    }
+}
+
+/// A host name as requests carry it, or all names below one; in any case.
+pub(crate) fn host(at: Located<&str>, problems: &mut Problems) -> Option<HostMatch> {
+    let name = at.value.strip_prefix("*.").unwrap_or(at.value);
+    let allowed = |c: u8| c.is_ascii_alphanumeric() || c == b'-' || c == b'_';
+    let label = |label: &str| (1..=LABEL_LEN_MAX).contains(&label.len()) && label.bytes().all(allowed);
+    if at.value.len() <= HOST_LEN_MAX && name.split('.').all(label) {
+        return Some(HostMatch::named(at.value));
+    }
+    problems.add(
+        at.line,
+        format_args!("{} is not a host", quoted(at.value)),
+        "write a name without port, such as \"img.example.com\", or \"*.example.com\" for all names below one",
+    );
+    None
+}
+
+/// A path, or the beginning of paths, as it is after normalisation: nothing else would ever match.
+pub(crate) fn route_path(at: Located<&str>, problems: &mut Problems) -> Option<String> {
+    let (what, help) = if !at.value.starts_with('/') {
+        ("does not begin with a slash", "write the path alone, such as \"/img/\"")
+    } else if at.value.bytes().any(|c| !c.is_ascii_graphic() || c == b'?' || c == b'#') {
+        ("is more than a path", "write printable ASCII without '?' and '#', other characters as %-escapes")
+    } else if !is_normal(at.value) {
+        (
+            "is not normal, so that no request would match it",
+            "write no \"//\", \"/./\" and \"/../\"; escapes in capitals (%C3), and none of letters, digits and -._~",
+        )
+    } else if at.value.len() > ROUTE_PATH_LEN_MAX {
+        ("is too long", "a route's path has at most 255 characters")
+    } else {
+        return Some(at.value.to_owned());
+    };
+    problems.add(at.line, format_args!("the path {} {what}", quoted(at.value)), help);
+    None
+}
+
+/// Whether a path stays as it is when it is normalised (RFC 3986 6.2.2, and merged slashes).
+fn is_normal(path: &str) -> bool {
+    let mut escapes = path.split('%').skip(1);
+    let escape = |rest: &str| {
+        let digits = rest.get(..2).filter(|d| d.bytes().all(|c| matches!(c, b'0'..=b'9' | b'A'..=b'F')));
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        byte.is_some_and(|byte| !byte.is_ascii_alphanumeric() && !b"-._~".contains(&byte))
+    };
+    let mut segments = path.split('/').skip(1);
+    let last = path.matches('/').count() - 1;
+    escapes.all(escape)
+        && !segments.clone().any(|segment| segment == "." || segment == "..")
+        && segments.position(str::is_empty).is_none_or(|at| at == last)
+}
+
+/// The methods that a route takes; those that are wrong are left out.
+pub(crate) fn methods(list: &Located<Vec<Located<&str>>>, problems: &mut Problems) -> Vec<String> {
+    let mut methods: Vec<String> = Vec::new();
+    if list.value.is_empty() {
+        problems.add(
+            list.line,
+            "the route takes no method",
+            "name one, or leave `methods` out for all of them",
+        );
+    }
+    for Located { value, line } in &list.value {
+        let good =
+            (1..=METHOD_LEN_MAX).contains(&value.len()) && value.bytes().all(|c| c.is_ascii_uppercase());
+        if !good {
+            let what = format!("{} is not a method", quoted(value));
+            problems.add(*line, what, "write 1 to 15 capital letters, such as \"GET\"");
+        } else if *value == "CONNECT" {
+            let what = "no route takes CONNECT: such a connection stays with the service's first pool";
+            problems.add(*line, what, "take it out of the list");
+        } else if methods.iter().any(|method| method == value) {
+            problems.add(*line, format_args!("method {} is named twice", quoted(value)), "name it once");
+        } else {
+            methods.push((*value).to_owned());
+        }
+    }
+    methods
+}
+
+/// The file that tells how busy a server's disk is.
+pub(crate) fn pressure_file(at: Located<&str>, problems: &mut Problems) -> Option<PathBuf> {
+    let path = Path::new(at.value);
+    if path.is_absolute() && at.value.len() <= FILE_LEN_MAX && !at.value.contains(char::is_control) {
+        return Some(path.to_owned());
+    }
+    problems.add(
+        at.line,
+        format_args!("{} is not the whole path of a file", quoted(at.value)),
+        "begin with a slash, such as \"/run/pressure\"",
+    );
+    None
+}
+
 /// The secret. No message tells any of it.
 pub(crate) fn secret(at: Located<&str>, problems: &mut Problems) -> Option<String> {
     let len = at.value.chars().count();
@@ -195,7 +332,7 @@ fn is_monotonous(secret: &str) -> bool {
 }
 
 /// A value for a message: in quotes, with control characters shown, cut when long.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     const SHOWN_MAX: usize = 48;
     let shown: String = text.chars().take(SHOWN_MAX).collect();
     let more = if shown.len() < text.len() { "..." } else { "" };

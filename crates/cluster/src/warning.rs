@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::{Cluster, Node, PolicyConfig, Service};
+use crate::{Cluster, Node, PHttp, PolicyConfig, Pool, Service};
 
 /// A suspicion about a cluster file, and what to do if it is right.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +74,12 @@ impl Cluster {
                 "remove the weight, or give it the role \"server\"",
             ));
         }
+        if node.pressure_file.is_some() && !node.roles.server {
+            found.push(Warning::new(
+                format!("{name} has a pressure_file, but is no server"),
+                "remove it, or give it the role \"server\"",
+            ));
+        }
         let arrival = if self.has_switch() { node.roles.switch } else { node.roles.distributor };
         if !node.announce && !arrival {
             let (which, why) = if self.has_switch() {
@@ -90,27 +96,57 @@ impl Cluster {
     }
 
     fn about_service(&self, service: &Service) -> Vec<Warning> {
-        let Service { name, policy, .. } = service;
         let mut found = Vec::new();
         if service.port == 443 {
             found.push(Warning::new(
-                format!("service {name} is on port 443, and requests inside TLS cannot be read"),
+                format!("service {} is on port 443, and requests inside TLS cannot be read", service.name),
                 "offer plain HTTP on this VIP, with TLS ended before it",
             ));
         }
+        for (place, pool) in self.pools_of(service.id).enumerate() {
+            found.extend(self.about_pool(pool));
+            if place > 0 && !service.routes.iter().any(|route| route.pool == place) {
+                found.push(Warning::new(
+                    format!("no route leads to {}", self.pool_title(pool)),
+                    format!("add a [[service.route]] with pool = \"{}\", or remove the pool", pool.name),
+                ));
+            }
+        }
+        found
+    }
+
+    fn about_pool(&self, pool: &Pool) -> Vec<Warning> {
+        let Pool { policy, .. } = pool;
+        let title = self.pool_title(pool);
+        let mut found = Vec::new();
         if !policy.kind.is_lard() && *policy != PolicyConfig::new(policy.kind) {
             found.push(Warning::new(
-                format!("service {name} has constants of LARD, but its policy is {}", policy.kind),
-                "remove [service.lard], or choose the policy \"lard\" or \"lard/r\"",
+                format!("{title} has constants of LARD, but its policy is {}", policy.kind),
+                "remove its `lard` section, or choose the policy \"lard\" or \"lard/r\"",
             ));
         }
-        if policy.kind.is_lard() && self.with_role(|roles| roles.server).count() == 1 {
+        if policy.kind.is_lard() && pool.servers.len() == 1 {
             found.push(Warning::new(
-                format!("service {name} has the policy {}, but there is one server only", policy.kind),
+                format!("{title} has the policy {}, but there is one server only", policy.kind),
                 "add servers: with one, every policy chooses it",
             ));
         }
+        if pool.p_http == PHttp::Move && !policy.kind.is_lard() {
+            found.push(Warning::new(
+                format!("{title} moves connections for each request, but its policy {} is blind to content: they will stay", policy.kind),
+                "choose the policy \"lard\" or \"lard/r\", or p_http = \"stay\"",
+            ));
+        }
         found
+    }
+
+    /// A pool as the operator knows it.
+    fn pool_title(&self, pool: &Pool) -> String {
+        match self.service(pool.service) {
+            Some(service) if service.pools.len() == 1 => format!("service {}", service.name),
+            Some(service) => format!("pool {} of service {}", pool.name, service.name),
+            None => format!("pool {}", pool.name),
+        }
     }
 }
 

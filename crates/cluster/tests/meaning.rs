@@ -3,9 +3,11 @@
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::time::Duration;
 
-use baton_cluster::{Cluster, Consult, Key, Limits, NodeId, PolicyKind, Roles, ServiceId};
+use baton_cluster::{Cluster, Consult, Limits, NodeId, PHttp, PolicyKind, PoolId, Roles, ServiceId};
+use baton_http::Key;
 
 const SECRET: &str = "k3YvT9qLw0ZsB7nXfR2mJc8HdPu5GaE1";
 const PLACEHOLDER: &str = "replace me: baton init prints a fresh one";
@@ -18,6 +20,7 @@ secret = "k3YvT9qLw0ZsB7nXfR2mJc8HdPu5GaE1"
 failure_timeout_ms = 500
 control_port = 7000
 handoff_port = 7001
+pressure_low = 30
 
 [[node]]
 name = "front"
@@ -31,6 +34,7 @@ name = "s1"
 address = "10.1.0.11"
 roles = ["server"]
 weight = 3
+pressure_file = "/run/busy"
 
 [[service]]
 name = "www"
@@ -39,6 +43,9 @@ port = 80
 policy = "lard/r"
 consult = "always"
 key = "path+query"
+p_http = "extended-lard"
+pressure_low = 20
+mechanism = "handoff"
 [service.lard]
 t_low = 10
 t_high = 20
@@ -54,6 +61,9 @@ policy = "wrr"
 bindings = 2048
 decisions = 4096
 held_packets = 64
+reader_connections = 16
+head_bytes = 1024
+head_timeout_ms = 2500
 "#;
 
 fn example(name: &str) -> String {
@@ -90,11 +100,27 @@ fn every_value_arrives() {
     let www = cluster.service(ServiceId(0)).unwrap();
     assert_eq!((www.name.as_str(), www.port), ("www", 80));
     assert_eq!(www.vips, [vip(1), vip(2)]);
-    assert_eq!(www.policy.kind, PolicyKind::LardReplicated);
-    assert_eq!((www.policy.t_low, www.policy.t_high, www.policy.k), (10, 20, Duration::from_secs(5)));
-    assert_eq!((www.consult, www.key), (Consult::Always, Key::PathQuery));
+    let pool = cluster.pool(PoolId(0)).unwrap();
+    assert_eq!((pool.name.as_str(), pool.service, &*pool.servers), ("www", ServiceId(0), &[NodeId(1)][..]));
+    assert_eq!(pool.policy.kind, PolicyKind::LardReplicated);
+    assert_eq!((pool.policy.t_low, pool.policy.t_high, pool.policy.k), (10, 20, Duration::from_secs(5)));
+    assert_eq!((pool.consult, &pool.key), (Consult::Always, &Key::PathQuery));
+    assert_eq!((pool.p_http, pool.pressure_low), (PHttp::ExtendedLard, 20));
+    let alt = cluster.pool(PoolId(1)).unwrap();
+    assert_eq!((alt.name.as_str(), alt.service, alt.pressure_low), ("alt", ServiceId(1), 30));
     assert_eq!(cluster.vips(), [vip(1), vip(2), vip(3)]);
-    assert_eq!(cluster.limits, Limits { bindings: 2048, decisions: 4096, held_packets: 64 });
+    assert_eq!(
+        cluster.limits,
+        Limits {
+            bindings: 2048,
+            decisions: 4096,
+            held_packets: 64,
+            reader_connections: 16,
+            head_bytes: 1024,
+            head_timeout: Duration::from_millis(2500),
+        }
+    );
+    assert_eq!(s1.pressure_file.as_deref(), Some(Path::new("/run/busy")));
 }
 
 #[test]
@@ -102,12 +128,25 @@ fn what_is_left_out_has_its_default() {
     let cluster = parsed(&example("all-on-one").replace(PLACEHOLDER, SECRET));
     assert_eq!(cluster.failure_timeout, Duration::from_secs(1));
     assert_eq!((cluster.control_port, cluster.handoff_port), (7654, 6081));
-    assert_eq!(cluster.limits, Limits { bindings: 262_144, decisions: 262_144, held_packets: 1024 });
+    assert_eq!(
+        cluster.limits,
+        Limits {
+            bindings: 262_144,
+            decisions: 262_144,
+            held_packets: 1024,
+            reader_connections: 1024,
+            head_bytes: 65_536,
+            head_timeout: Duration::from_secs(10),
+        }
+    );
     let node = &cluster.nodes[0];
     assert_eq!((node.interfaces.len(), node.weight, node.announce), (0, 1, true));
-    let service = &cluster.services[0];
-    assert_eq!((service.consult, service.key), (Consult::Cached, Key::Path));
-    let policy = service.policy;
+    let (service, pool) = (&cluster.services[0], &cluster.pools[0]);
+    assert_eq!((service.pools.as_slice(), service.routes.len()), (&[PoolId(0)][..], 0));
+    assert_eq!((pool.consult, &pool.key), (Consult::Cached, &Key::Path));
+    assert_eq!((pool.p_http, pool.pressure_low), (PHttp::Stay, 10));
+    assert_eq!(node.pressure_file, None);
+    let policy = pool.policy;
     assert_eq!((policy.t_low, policy.t_high, policy.k), (25, 65, Duration::from_secs(20)));
 }
 
@@ -115,25 +154,29 @@ fn what_is_left_out_has_its_default() {
 fn names_in_the_file_and_in_serde_are_the_same() {
     for kind in PolicyKind::ALL {
         let text = FULL.replace("\"lard/r\"", &format!("\"{kind}\""));
-        assert_eq!(parsed(&text).services[0].policy.kind, kind);
+        let text = text.replace("p_http = \"extended-lard\"", "");
+        assert_eq!(parsed(&text).pools[0].policy.kind, kind);
         assert_eq!(toml::Value::try_from(kind).unwrap().as_str(), Some(kind.name()));
     }
     for consult in Consult::ALL {
         assert_eq!(toml::Value::try_from(consult).unwrap().as_str(), Some(consult.name()));
     }
-    for key in Key::ALL {
-        assert_eq!(toml::Value::try_from(key).unwrap().as_str(), Some(key.name()));
+    for p_http in PHttp::ALL {
+        let text = FULL.replace("\"extended-lard\"", &format!("\"{}\"", p_http.name()));
+        assert_eq!(parsed(&text).pools[0].p_http, p_http);
+        assert_eq!(toml::Value::try_from(p_http).unwrap().as_str(), Some(p_http.name()));
     }
 }
 
 #[test]
 fn examples_are_good_but_for_their_secret() {
-    let announcing: [(&str, &[(u8, &str)]); 5] = [
+    let announcing: [(&str, &[(u8, &str)]); 6] = [
         ("figure5", &[(1, "front")]),
         ("figure6", &[(1, "d1"), (2, "d2")]),
         ("figure7", &[(1, "switch")]),
         ("no-switch", &[(1, "n1"), (2, "n2"), (3, "n3")]),
         ("all-on-one", &[(1, "one")]),
+        ("pools", &[(1, "front")]),
     ];
     for (name, vips) in announcing {
         let text = example(name);
@@ -249,7 +292,10 @@ fn digest_is_blind_to_writing() {
     same(&FULL.replace('\n', "  # a remark\r\n").replace("=", "   ="));
     same(&FULL.replace("[\"eth0\", \"eth1\"]", "[\"eth1\",\n\"eth0\"]"));
     same(&FULL.replace("\"switch\", \"distributor\"", "\"distributor\", \"switch\""));
-    same(&FULL.replace("port = 8080", "port = 8_080\nconsult = \"cached\"\nkey = \"path\""));
+    same(&FULL.replace(
+        "port = 8080",
+        "port = 8_080\npressure_low = 30\np_http = \"stay\"\nconsult = \"cached\"\nkey = \"path\"",
+    ));
     // Sections and keys the other way round.
     let mut sections: Vec<_> = FULL.trim().split("\n\n").collect();
     sections.swap(0, 1);
@@ -296,6 +342,14 @@ fn digest_sees_every_value() {
         ("bindings = 2048", "bindings = 2049"),
         ("decisions = 4096", "decisions = 4097"),
         ("held_packets = 64", "held_packets = 65"),
+        ("reader_connections = 16", "reader_connections = 17"),
+        ("head_bytes = 1024", "head_bytes = 1025"),
+        ("head_timeout_ms = 2500", "head_timeout_ms = 2501"),
+        ("pressure_low = 30", "pressure_low = 31"),
+        ("pressure_low = 20", "pressure_low = 21"),
+        ("extended-lard", "move"),
+        ("/run/busy", "/run/idle"),
+        ("path+query", "query:path"),
     ];
     let mut digests = HashSet::from([parsed(FULL).digest()]);
     for (from, to) in changes {

@@ -1,7 +1,7 @@
 //! Whatever the text, parsing ends in a cluster that keeps its promises or in problems that point
 //! into the text; it never panics.
 
-use baton_cluster::{Cluster, NodeId, ServiceId};
+use baton_cluster::{Cluster, NodeId, PoolId, ServiceId};
 use proptest::prelude::{Just, Strategy, any, prop, prop_oneof, proptest};
 
 /// A change to the text at some place: cut, repeat, or put something in.
@@ -20,6 +20,12 @@ fn changes() -> impl Strategy<Value = Vec<(prop::sample::Index, Change)>> {
         "]",
         "[[node]]",
         "[[service]]",
+        "[[service.pool]]\npolicy = \"lard\"\nname = \"p\"",
+        "[[service.route]]\npool = \"p\"\n",
+        "servers = [\"s1\"]",
+        "host = \"*.a.b\"",
+        "path = \"/x\"",
+        "methods = [\"GET\"]",
         "[limits]",
         "\n",
         "=",
@@ -88,8 +94,18 @@ fn judge(text: &str) {
             }
             for (i, service) in cluster.services.iter().enumerate() {
                 assert_eq!(service.id.index(), i);
-                assert!(service.policy.t_low < service.policy.t_high);
-                assert!(!service.vips.is_empty());
+                assert!(!service.vips.is_empty() && !service.pools.is_empty());
+                assert!(service.routes.iter().all(|route| route.pool < service.pools.len()));
+                assert!(cluster.rules(service.id).is_some());
+                service.is_strict(&cluster);
+            }
+            assert!((1..=PoolId::MAX_POOLS).contains(&cluster.pools.len()));
+            for (i, pool) in cluster.pools.iter().enumerate() {
+                assert_eq!(pool.id.index(), i);
+                assert!(cluster.services[pool.service.index()].pools.contains(&pool.id));
+                assert!(pool.policy.t_low < pool.policy.t_high);
+                assert!(pool.servers.is_sorted() && !pool.servers.is_empty());
+                assert!(pool.servers.iter().all(|server| cluster.nodes[server.index()].roles.server));
             }
             cluster.warnings();
             cluster.keys();
@@ -110,6 +126,13 @@ proptest! {
     #[test]
     fn mutated_files_never_panic(changes in changes()) {
         judge(&changed(&Cluster::fresh("web", "k3YvT9qLw0ZsB7nXfR2mJc8HdPu5GaE1"), changes));
+    }
+
+    #[test]
+    fn mutated_pools_never_panic(changes in changes()) {
+        let text = include_str!("../../../examples/pools.toml");
+        let text = text.replace("replace me: baton init prints a fresh one", "k3YvT9qLw0ZsB7nXfR2mJc8HdPu5GaE1");
+        judge(&changed(&text, changes));
     }
 
     #[test]

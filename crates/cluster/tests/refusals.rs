@@ -25,8 +25,7 @@ port = 80
 policy = "lard"
 "#;
 
-const NODE_KEYS: &str =
-    "[[node]] takes name, address, interfaces, roles, weight, announce; remove or correct this one";
+const NODE_KEYS: &str = "[[node]] takes name, address, interfaces, roles, weight, announce, pressure_file; remove or correct this one";
 const SECRET_HELP: &str =
     "run `baton init`, and copy the secret from the file that it prints; it is the same on every node";
 const NAME_HELP: &str = "use 1 to 32 lower-case letters, digits and '-'";
@@ -70,13 +69,13 @@ fn unknown_keys() {
         "name = \"web\"",
         "name = \"web\"\nport = 7 #!",
         "unknown key `port` in [cluster]",
-        "[cluster] takes name, secret, failure_timeout_ms, control_port, handoff_port; remove or correct this one",
+        "[cluster] takes name, secret, failure_timeout_ms, control_port, handoff_port, pressure_low; remove or correct this one",
     );
     refused(
         "port = 80",
         "port = 80\nvip = \"10.99.0.2\" #!",
         "unknown key `vip` in [[service]]",
-        "[[service]] takes name, vips, port, policy, consult, key, lard; remove or correct this one",
+        "[[service]] takes name, vips, port, policy, consult, key, p_http, pressure_low, mechanism, lard, pool, route; remove or correct this one",
     );
     refused(
         "policy = \"lard\"",
@@ -88,7 +87,7 @@ fn unknown_keys() {
         "[[service]]",
         "[limits]\npackets = 20 #!\n[[service]]",
         "unknown key `packets` in [limits]",
-        "[limits] takes bindings, decisions, held_packets; remove or correct this one",
+        "[limits] takes bindings, decisions, held_packets, reader_connections, head_bytes, head_timeout_ms; remove or correct this one",
     );
 }
 
@@ -199,6 +198,9 @@ fn numbers_out_of_range() {
     limit("bindings", 1023, 1024, 1 << 24);
     limit("decisions", (1 << 24) + 1, 1024, 1 << 24);
     limit("held_packets", 15, 16, 65_536);
+    limit("reader_connections", 15, 16, 65_536);
+    limit("head_bytes", 1023, 1024, 65_536);
+    limit("head_timeout_ms", 99, 100, 600_000);
     let range = |key: &str, low: u64, high: u64| {
         let what = format!("`{key}` is 0, which is not within {low} to {high}");
         (what, format!("choose a value from {low} to {high}"))
@@ -379,7 +381,7 @@ fn bad_policies() {
         "port = 80",
         "port = 80\nkey = \"host\" #!",
         "\"host\" is not a value of `key`",
-        "it takes \"path\", \"path+query\"",
+        "it takes \"path\", \"path+query\", \"query:NAME\", \"header:NAME\", \"cookie:NAME\"",
     );
     let help = "lower t_low or raise t_high; the papers' values are 25 and 65";
     let lard = |lines: &str, what: &str| {

@@ -108,7 +108,8 @@ impl Dispatcher {
         let services = cluster
             .services
             .iter()
-            .map(|service| ServiceRule { policy: service.policy, consult: service.consult });
+            .filter_map(|service| cluster.pool(*service.pools.first()?))
+            .map(|pool| ServiceRule { policy: pool.policy, consult: pool.consult });
         let targets_max = usize::try_from(cluster.limits.decisions).unwrap_or(usize::MAX);
         Self::new(servers, services, targets_max)
     }

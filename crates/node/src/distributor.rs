@@ -94,7 +94,10 @@ impl Distributor {
     pub(crate) fn new(cluster: &Cluster) -> Self {
         let servers: Vec<(NodeId, u16)> = cluster.with_role(|r| r.server).map(|n| (n.id, n.weight)).collect();
         let held_packets_max = cluster.limits.held_packets as usize;
-        let ask_all = |s: &Service| Guided { guide: message::Guide::AskAlways, replicas_for: s.policy.k };
+        let ask_all = |s: &Service| Guided {
+            guide: message::Guide::AskAlways,
+            replicas_for: cluster.pools_of(s.id).next().map_or(Duration::ZERO, |pool| pool.policy.k),
+        };
         Self {
             dispatcher: cluster.dispatcher().id,
             batcher: Batcher::new(BatchLimits {
@@ -173,7 +176,8 @@ impl Distributor {
             self.tally.overflowed += 1;
             return Ok(());
         }
-        let target = target_of(frame.payload(), target_key(service.key), self.target_secret);
+        let Some(pool) = tools.cluster.pools_of(service.id).next() else { return Ok(()) };
+        let target = target_of(frame.payload(), target_key(&pool.key), self.target_secret);
         let question = Question { service: service.id, target };
         let (flow, start_seq) = (frame.flow, frame.seq);
         self.held_packets += 1;

@@ -4,9 +4,10 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
-use baton_cluster::{Cluster, Key, Node};
+use baton_cluster::{Cluster, Node};
 use baton_datapath::{Datapath, Hold, Roles, ServiceEntry, Settings, Sizes, TargetKey};
 use baton_host::{Interface, Undo, Wanted};
+use baton_http::Key;
 
 use crate::{NodeError, Options};
 
@@ -67,7 +68,7 @@ impl Setup {
                 id: service.id,
                 vips: service.vips.clone(),
                 port: service.port,
-                key: target_key(service.key),
+                key: target_key(cluster.rules(service.id).unwrap_or_default().key(0)),
             })?;
         }
         Ok((datapath, hold))
@@ -152,9 +153,11 @@ fn datapath_roles(node: &Node) -> Roles {
     Roles { switch: node.roles.switch, distributor: node.roles.distributor, server: node.roles.server }
 }
 
-pub(crate) fn target_key(key: Key) -> TargetKey {
+/// What the programs make targets from. They know the request line alone: by the other keys requests
+/// have no target for them yet, and the path stands for one.
+pub(crate) fn target_key(key: &Key) -> TargetKey {
     match key {
-        Key::Path => TargetKey::Path,
         Key::PathQuery => TargetKey::PathQuery,
+        Key::Path | Key::Query(_) | Key::Header(_) | Key::Cookie(_) => TargetKey::Path,
     }
 }

@@ -1,0 +1,98 @@
+//! What the pools and routes of a cluster file mean together: pools of one name, servers that are none,
+//! routes that lead nowhere or take each other's requests. Called by `check`.
+
+use baton_http::{HostMatch, PathMatch};
+
+use crate::check::{Seen, unique_names};
+use crate::parse::{Draft, NodeDraft, ServiceDraft};
+use crate::pool_draft::{PoolDraft, Takes};
+use crate::read::{Located, Problems};
+use crate::value::quoted;
+use crate::{PoolId, Service};
+
+/// Reports everything that is wrong between pools, routes and nodes.
+pub(crate) fn together(draft: &Draft, problems: &mut Problems) {
+    let pools = || draft.services.iter().flat_map(|service| &service.pools);
+    if let Some(pool) = pools().nth(PoolId::MAX_POOLS) {
+        let what = format!("there are {} pools, {} are the most", pools().count(), PoolId::MAX_POOLS);
+        problems.add(pool.line, what, "let services share fewer pools, or make it several clusters");
+    }
+    for service in &draft.services {
+        unique_names("pool of the service", service.pools.iter().map(|pool| &pool.name), problems);
+        service.pools.iter().for_each(|pool| servers(pool, &draft.nodes, problems));
+        routes(service, problems);
+    }
+}
+
+fn servers(pool: &PoolDraft, nodes: &[NodeDraft], problems: &mut Problems) {
+    let Some(list) = &pool.servers else { return };
+    if list.value.is_empty() {
+        let help = "name nodes that have the role \"server\", or leave `servers` out for all of them";
+        problems.add(list.line, "the pool has no server", help);
+    }
+    // A node whose name could not be read may be the one that is missed below.
+    let all_named = nodes.iter().all(|node| node.name.is_some());
+    let mut seen = Seen::new();
+    for Located { value, line } in &list.value {
+        let node = nodes.iter().find(|node| node.name.as_ref().is_some_and(|at| at.value == *value));
+        match node {
+            None if all_named => {
+                let names: Vec<_> = nodes.iter().flat_map(|node| &node.name).map(|at| &*at.value).collect();
+                let what = format!("there is no node {}", quoted(value));
+                problems.add(*line, what, format_args!("the nodes are {}", names.join(", ")));
+            }
+            Some(node) if node.roles.is_some_and(|roles| !roles.value.server) => {
+                let what = format!("node \"{value}\" is no server");
+                problems.add(*line, what, "add \"server\" to its roles, or take it out of the pool");
+            }
+            _ if seen.before(value, *line).is_some() => {
+                problems.add(*line, format_args!("server \"{value}\" is named twice"), "name it once");
+            }
+            _ => {}
+        }
+    }
+}
+
+fn routes(service: &ServiceDraft, problems: &mut Problems) {
+    if let Some(route) = service.routes.get(Service::MAX_ROUTES) {
+        let (count, max) = (service.routes.len(), Service::MAX_ROUTES);
+        let what = format!("the service has {count} routes, {max} are the most");
+        problems.add(route.line, what, "let one route of a shorter path stand for several");
+    }
+    let named: Option<Vec<_>> = service.pools.iter().map(|pool| Some(&*pool.name.as_ref()?.value)).collect();
+    let mut seen = Seen::new();
+    for route in &service.routes {
+        // A pool whose name could not be read may be the one that is missed here.
+        if let (Some(at), Some(pools)) = (&route.pool, &named)
+            && !pools.contains(&&*at.value)
+        {
+            let what = format!("the service has no pool {}", quoted(&at.value));
+            problems.add(at.line, what, format_args!("its pools are {}", pools.join(", ")));
+        }
+        let Some(takes) = &route.takes else { continue };
+        if takes.everything() {
+            let help =
+                "give it a `host`, `path`, `path_exact` or `methods`; the first pool has all other requests";
+            problems.add(route.line, "a route that takes every request", help);
+            continue;
+        }
+        let first = takes.each_method().filter_map(|one| seen.before(one, route.line)).min();
+        if let Some(first) = first {
+            let what = format!("the route on line {first} takes the same requests");
+            problems.add(route.line, what, "remove one of them, or let them differ in host, path or methods");
+        }
+    }
+}
+
+impl Takes {
+    fn everything(&self) -> bool {
+        self.host == HostMatch::Any && self.path == PathMatch::Any && self.methods.is_empty()
+    }
+
+    /// What it takes, one method at a time: two routes of which neither wins have one of these alike.
+    fn each_method(&self) -> impl Iterator<Item = (&HostMatch, &PathMatch, Option<&str>)> {
+        let any = self.methods.is_empty().then_some(None);
+        let methods = self.methods.iter().map(|method| Some(method.as_str()));
+        any.into_iter().chain(methods).map(|method| (&self.host, &self.path, method))
+    }
+}
