@@ -35,6 +35,7 @@ demo: setup rust ## a cluster of four nodes at work, for about a minute; KEEP=1 
 	$(SUDO) $(TARGET)/release/baton demo $(if $(KEEP),--keep)
 
 test: setup rust ## every test, against the kernel's own TCP, nginx and Apache
+	@scripts/setup test
 	@echo "== building Baton and its tests"
 	cargo test --workspace --no-run
 	@echo "== running the tests, $(TEST_THREADS) at once"

@@ -14,6 +14,7 @@ use nix::sys::socket::{
 };
 
 use crate::content::Content;
+use crate::exchange::Exchange;
 use crate::netns::Namespace;
 
 /// The longest response head taken.
@@ -130,6 +131,20 @@ impl Dial {
     /// # Errors
     /// See [`Fault`].
     pub fn open_here(&self) -> Result<Connection, Fault> {
+        let stream = self.stream_here()?;
+        Ok(Connection { stream, patience: self.patience, buffer: vec![0; READ], pending: 0..0 })
+    }
+
+    /// Connects from a client, for a conversation that is not requests and responses: a plain socket,
+    /// of which reading and writing fail after the patience.
+    ///
+    /// # Errors
+    /// See [`Fault`].
+    pub fn stream(&self, client: &Namespace) -> Result<TcpStream, Fault> {
+        client.inside(|| self.stream_here())
+    }
+
+    fn stream_here(&self) -> Result<TcpStream, Fault> {
         let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
         if let Some(bytes) = self.receive_buffer {
             setsockopt(&socket, sockopt::RcvBuf, &bytes)?;
@@ -138,8 +153,9 @@ impl Dial {
         let stream = TcpStream::from(socket);
         stream.set_write_timeout(Some(self.patience))?;
         self.connect(&stream)?;
+        stream.set_read_timeout(Some(self.patience))?;
         stream.set_nodelay(true)?;
-        Ok(Connection { stream, patience: self.patience, buffer: vec![0; READ], pending: 0..0 })
+        Ok(stream)
     }
 
     /// A chosen port is free only when its last connection's FIN has been acknowledged, a moment after
@@ -185,6 +201,17 @@ pub struct Connection {
     /// What of the buffer is received and not yet taken: with pipelining, the next response's
     /// beginning.
     pending: Range<usize>,
+}
+
+/// Which body a response should have.
+#[derive(Debug)]
+pub(crate) enum Right<'a> {
+    /// Whatever comes is kept; it must be short.
+    Any,
+    /// None, whatever its length would be: the answer to HEAD.
+    None,
+    /// This part of a content.
+    Body(&'a Content, Range<u64>),
 }
 
 /// A response that was received in whole.
@@ -274,7 +301,18 @@ impl Connection {
     /// # Errors
     /// See [`Fault`].
     pub fn response_of(&mut self, content: &Content) -> Result<Response, Fault> {
-        self.receive(Some(content))
+        self.receive(200, Right::Body(content, 0..content.size()))
+    }
+
+    /// Receives the response to an [`Exchange`]'s request, and checks it.
+    ///
+    /// # Errors
+    /// See [`Fault`].
+    pub fn response_to(&mut self, exchange: &Exchange) -> Result<Response, Fault> {
+        let (status, right) = exchange.right();
+        let response = self.receive(status, right)?;
+        exchange.judge(&response)?;
+        Ok(response)
     }
 
     /// Receives whatever response comes (not that to a HEAD), of any status; its body must be short.
@@ -282,7 +320,7 @@ impl Connection {
     /// # Errors
     /// See [`Fault`].
     pub fn response(&mut self) -> Result<Response, Fault> {
-        self.receive(None)
+        self.receive(0, Right::Any)
     }
 
     /// Checks that the server closes, and sends nothing before.
@@ -303,20 +341,23 @@ impl Connection {
         Ok(setsockopt(&self.stream, sockopt::Linger, &now)?)
     }
 
-    fn receive(&mut self, right: Option<&Content>) -> Result<Response, Fault> {
+    /// `status` 0 stands for any.
+    fn receive(&mut self, status: u16, right: Right<'_>) -> Result<Response, Fault> {
         let start = Instant::now();
         let deadline = start + self.patience;
+        let wanted = status;
         let (status, headers) = self.head(deadline)?;
         let mut response = Response { status, headers, body: Vec::new(), length: 0, took: Duration::ZERO };
-        if right.is_some() && status != 200 {
+        if wanted != 0 && status != wanted {
             return Err(Fault::Status(status));
         }
         let length = body_length(&response)?;
-        match right {
-            Some(content) => self.checked_body(content, length, deadline)?,
-            None => response.body = self.kept_body(length, deadline)?,
-        }
         response.length = length;
+        match right {
+            Right::Body(content, part) => self.checked_body(content, part, length, deadline)?,
+            Right::Any => response.body = self.kept_body(length, deadline)?,
+            Right::None => response.length = 0,
+        }
         response.took = start.elapsed();
         Ok(response)
     }
@@ -339,8 +380,14 @@ impl Connection {
         }
     }
 
-    fn checked_body(&mut self, content: &Content, length: u64, deadline: Instant) -> Result<(), Fault> {
-        let mut check = content.check();
+    fn checked_body(
+        &mut self,
+        content: &Content,
+        part: Range<u64>,
+        length: u64,
+        deadline: Instant,
+    ) -> Result<(), Fault> {
+        let mut check = content.check_range(part);
         self.body(length, deadline, |piece| check.push(piece))?;
         match check.wrong_at() {
             None => Ok(()),

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -55,9 +56,18 @@ impl Content {
         Body { block, head, position: 0, size: self.size }
     }
 
-    /// Checks a body that arrives piece by piece.
-    pub(crate) fn check(&self) -> Check {
-        Check { body: self.body(), wrong_at: None }
+    /// Checks a part of a body that arrives piece by piece.
+    pub(crate) fn check_range(&self, part: Range<u64>) -> Check {
+        let mut body = self.body();
+        body.cut(part);
+        Check { body, wrong_at: None }
+    }
+
+    /// Whether these bytes are the body.
+    pub fn is(&self, bytes: &[u8]) -> bool {
+        let mut check = self.check_range(0..self.size);
+        check.push(bytes);
+        check.wrong_at().is_none()
     }
 
     /// The body's SHA-256 in lower-case hexadecimal, for a comparison with another tool's.
@@ -91,18 +101,29 @@ pub(crate) struct Body {
 }
 
 impl Body {
+    /// Leaves only this part of it.
+    fn cut(&mut self, part: Range<u64>) {
+        self.size = part.end.min(self.size);
+        self.position = part.start.min(self.size);
+        self.number();
+    }
+
+    /// Writes the number of the block that the position is in.
+    fn number(&mut self) {
+        let head = (self.head ^ (self.position / BLOCK as u64)).to_le_bytes();
+        let length = self.block.len().min(head.len());
+        self.block[..length].copy_from_slice(&head[..length]);
+    }
+
     /// The next bytes, at most `max` of them; `None` at the end.
     pub(crate) fn next(&mut self, max: usize) -> Option<&[u8]> {
         let left = self.size - self.position;
         if left == 0 || max == 0 {
             return None;
         }
-        let number = self.position / BLOCK as u64;
         let start = (self.position % BLOCK as u64) as usize;
         if start == 0 {
-            let head = (self.head ^ number).to_le_bytes();
-            let length = self.block.len().min(head.len());
-            self.block[..length].copy_from_slice(&head[..length]);
+            self.number();
         }
         let length = max.min(BLOCK - start).min(usize::try_from(left).unwrap_or(usize::MAX));
         self.position += length as u64;
@@ -147,7 +168,7 @@ fn seed(path: &str) -> u64 {
 }
 
 /// SplitMix64 (Steele, Lea, Flood, OOPSLA'14): enough to make bodies differ everywhere.
-fn splitmix(state: &mut u64) -> u64 {
+pub(crate) fn splitmix(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut mixed = *state;
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -187,6 +208,17 @@ impl DocRoot {
         &self.path
     }
 
+    /// Writes a file that is not a content, such as a page.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    #[track_caller]
+    pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+        let file = self.path.join(name);
+        std::fs::write(&file, bytes).unwrap_or_else(|error| panic!("cannot write {file:?}: {error}"));
+        file
+    }
+
     /// Writes the file of a content, unless it is there, and returns where it is.
     ///
     /// # Panics
@@ -223,7 +255,7 @@ mod tests {
     }
 
     fn wrong_at(content: &Content, pieces: &[&[u8]]) -> Option<u64> {
-        let mut check = content.check();
+        let mut check = content.check_range(0..content.size());
         pieces.iter().for_each(|piece| check.push(piece));
         check.wrong_at()
     }
@@ -241,6 +273,20 @@ mod tests {
             }
         }
         assert_eq!(Content::from_path("/index.html"), None);
+    }
+
+    #[test]
+    fn parts_are_those_of_the_whole() {
+        let content = Content::new("x", 2 * BLOCK as u64 + 77);
+        let body = bytes(&content);
+        for part in [0..0, 0..1, 5..9, 65_530..65_540, 70_000..body.len(), 0..body.len()] {
+            let mut check = content.check_range(part.start as u64..part.end as u64);
+            check.push(&body[part.clone()]);
+            assert_eq!(check.wrong_at(), None, "{part:?}");
+        }
+        let mut check = content.check_range(100..200);
+        check.push(&body[101..201]);
+        assert_eq!(check.wrong_at(), Some(100));
     }
 
     #[test]

@@ -20,6 +20,14 @@ const PACKAGES: &[(&str, &str)] = &[
     ("nginx", "nginx"),
     ("apache2", "apache2"),
     ("curl", "curl"),
+    ("lighttpd", "lighttpd"),
+    ("caddy", "caddy"),
+    ("node", "nodejs"),
+    ("wget", "wget"),
+    ("ab", "apache2-utils"),
+    ("wrk", "wrk"),
+    ("h2load", "nghttp2-client"),
+    ("chromium", "chromium"),
 ];
 
 /// Waits until `condition` holds.

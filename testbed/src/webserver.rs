@@ -1,6 +1,6 @@
-//! nginx and Apache on a node, from their Debian packages and configured as anyone would: they
-//! know nothing of what stands before them. Each names its node in the header `X-Node`, and logs
-//! who the client was.
+//! Web servers on a node, from their Debian packages and configured as anyone would: they know
+//! nothing of what stands before them. Each names its node in the header `X-Node`, and logs who the
+//! client was. Here are nginx and Apache, and what all of them log; [`crate::servers`] has the rest.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
@@ -18,6 +18,7 @@ const CACHE_PORT: u16 = 8081;
 /// A web server on port 80 of a node; stopped when dropped.
 #[derive(Debug)]
 pub struct WebServer {
+    node: String,
     process: Process,
     _behind: Option<Box<WebServer>>,
     access_log: PathBuf,
@@ -66,7 +67,7 @@ impl WebServer {
     pub fn apache_before_cache(node: &Host, origin: SocketAddrV4, objects: usize) -> Self {
         let cache = Self::start_cache(node, CACHE_PORT, origin, objects);
         let site = APACHE_PROXY.replace("@PORT@", &CACHE_PORT.to_string());
-        Self { _behind: Some(Box::new(cache)), ..Self::start_apache(node, &site) }
+        Self::start_apache(node, &site).before(cache)
     }
 
     #[track_caller]
@@ -91,7 +92,7 @@ impl WebServer {
     }
 
     #[track_caller]
-    fn start_nginx(node: &Host, port: u16, workers: &str, http: &str, site: &str) -> Self {
+    pub(crate) fn start_nginx(node: &Host, port: u16, workers: &str, http: &str, site: &str) -> Self {
         let config = NGINX.replace("@HTTP@", http).replace("@SITE@", site);
         let config = config.replace("@NODE@", node.name()).replace("@DIR@", &dir(node));
         let config = config.replace("@PORT@", &port.to_string()).replace("@WORKERS@", workers);
@@ -121,11 +122,21 @@ impl WebServer {
     }
 
     #[track_caller]
-    fn start(node: &Host, name: &str, port: u16, command: std::process::Command) -> Self {
+    pub(crate) fn start(node: &Host, name: &str, port: u16, command: std::process::Command) -> Self {
         let mut process = node.start(name, command);
         process.wait_ready(PATIENCE, || node.listens(port));
         let access_log = node.scratch().path().join(format!("{name}-access.log"));
-        Self { process, _behind: None, access_log }
+        Self { node: node.name().to_owned(), process, _behind: None, access_log }
+    }
+
+    /// This server, which passes requests on to another one.
+    pub(crate) fn before(self, behind: Self) -> Self {
+        Self { _behind: Some(Box::new(behind)), ..self }
+    }
+
+    /// The name of the node that it runs on.
+    pub fn on_node(&self) -> &str {
+        &self.node
     }
 
     /// The server's main process.
@@ -146,17 +157,32 @@ impl WebServer {
     }
 }
 
-fn dir(node: &Host) -> String {
+pub(crate) fn dir(node: &Host) -> String {
     node.scratch().path().display().to_string()
 }
 
-/// `10.2.0.2 40000 200 GET /x.1 HTTP/1.1`, the same in both servers.
+/// `10.2.0.2 40000 200 GET /x.1 HTTP/1.1`, the same in all servers but caddy, whose lines are JSON.
 fn logged(line: &str) -> Option<Logged> {
+    if line.starts_with('{') {
+        return logged_json(line);
+    }
     let mut words = line.split(' ');
     let address: IpAddr = words.next()?.parse().ok()?;
     let client = SocketAddr::new(address.to_canonical(), words.next()?.parse().ok()?);
     let status = words.next()?.parse().ok()?;
     Some(Logged { client, status, path: words.nth(1)?.to_owned() })
+}
+
+fn logged_json(line: &str) -> Option<Logged> {
+    let line: serde_json::Value = serde_json::from_str(line).ok()?;
+    let request = &line["request"];
+    let address: IpAddr = request["remote_ip"].as_str()?.parse().ok()?;
+    let port = request["remote_port"].as_str()?.parse().ok()?;
+    Some(Logged {
+        client: SocketAddr::new(address.to_canonical(), port),
+        status: line["status"].as_u64()?.try_into().ok()?,
+        path: request["uri"].as_str()?.to_owned(),
+    })
 }
 
 /// The size of nginx's key zone, in KiB, that holds about so many keys. nginx bounds a cache by
@@ -246,5 +272,8 @@ mod tests {
         assert_eq!(line.client, "10.2.0.2:40000".parse().expect("an address"));
         assert_eq!((line.status, line.path.as_str()), (200, "/x.1"));
         assert!(logged("10.2.0.2 - 200").is_none());
+        let json = r#"{"request":{"remote_ip":"10.2.0.2","remote_port":"4","uri":"/x"},"status":200}"#;
+        let line = logged(json).expect("a line");
+        assert_eq!((line.client.to_string().as_str(), line.path.as_str()), ("10.2.0.2:4", "/x"));
     }
 }
