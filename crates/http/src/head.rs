@@ -111,12 +111,12 @@ impl<'a> Request<'a> {
     /// The request that begins these bytes, which the scan has found to begin with a clear head.
     fn of_clear(bytes: &'a [u8], scan: &Scan) -> Option<Self> {
         let (method, rest) = split(bytes, b' ')?;
-        let (target, rest) = split(rest, b' ')?;
+        let (asked_for, rest) = split(rest, b' ')?;
         let (_version, fields) = split(rest, b'\n')?;
-        let target = str::from_utf8(target).ok()?;
-        let (raw_path, query) = match target.split_once('?') {
+        let asked_for = str::from_utf8(asked_for).ok()?;
+        let (raw_path, query) = match asked_for.split_once('?') {
             Some((path, query)) => (path, Some(query)),
-            None => (target, None),
+            None => (asked_for, None),
         };
         let host = Headers { rest: fields }.find(|(name, _)| name.eq_ignore_ascii_case(b"host"));
         Some(Self {

@@ -19,15 +19,15 @@ pub enum Reason {
     #[error("CONNECT asks for a tunnel")]
     Connect,
     /// Absolute form, authority form, `*` (also HTTP/2's preface), or a second space.
-    #[error("the request target does not begin with a slash after one space")]
-    TargetForm,
+    #[error("what is asked for does not begin with a slash after one space")]
+    PathForm,
     /// A control character or a byte beyond ASCII.
-    #[error("the request target has a byte that is not printable ASCII")]
-    TargetByte,
+    #[error("the path or query has a byte that is not printable ASCII")]
+    PathByte,
     /// A percent sign that no two hexadecimal digits follow.
     #[error("the path has a percent sign without two hexadecimal digits")]
     Escape,
-    /// Anything but one of the two versions and CRLF after the target.
+    /// Anything but a space, one of the two versions and CRLF after path and query.
     #[error("the request line does not end in HTTP/1.0 or HTTP/1.1 after one space")]
     Version,
     /// A line feed that no carriage return precedes.
@@ -99,8 +99,8 @@ impl Reason {
         Self::Method,
         Self::MethodLength,
         Self::Connect,
-        Self::TargetForm,
-        Self::TargetByte,
+        Self::PathForm,
+        Self::PathByte,
         Self::Escape,
         Self::Version,
         Self::BareLf,

@@ -21,7 +21,7 @@ pub enum Phase {
     /// In the method.
     Method,
     /// After the space that ends the method.
-    Target,
+    Slash,
     /// In the path.
     Path,
     /// After a percent sign in the path.
@@ -30,7 +30,7 @@ pub enum Phase {
     EscapeLow,
     /// In the query.
     Query,
-    /// In what follows the target, up to and with the CR.
+    /// In what follows path and query, up to and with the CR.
     Version,
     /// In the fixed part of a status line.
     Status,
@@ -52,7 +52,7 @@ pub enum Phase {
     CodingTail,
     /// After the CR of the empty line that ends a head or a trailer.
     HeadEnd,
-    /// After a head; never seen between packets.
+    /// After a head; between packets only when in doubt.
     HeadDone,
     /// In a body of known length, which is skipped.
     Body,
@@ -115,11 +115,11 @@ impl Scan {
         self.phase = match self.phase {
             Phase::Start => self.start(c)?,
             Phase::Method => self.method(c)?,
-            Phase::Target if c == b'/' => Phase::Path,
-            Phase::Target => return Err(Reason::TargetForm),
+            Phase::Slash if c == b'/' => Phase::Path,
+            Phase::Slash => return Err(Reason::PathForm),
             Phase::Path if c == b'%' => Phase::EscapeHigh,
             Phase::Path if c == b'?' => Phase::Query,
-            Phase::Path | Phase::Query => self.target(c)?,
+            Phase::Path | Phase::Query => self.path(c)?,
             Phase::EscapeHigh if c.is_ascii_hexdigit() => Phase::EscapeLow,
             Phase::EscapeLow if c.is_ascii_hexdigit() => Phase::Path,
             Phase::EscapeHigh | Phase::EscapeLow => return Err(Reason::Escape),
@@ -230,14 +230,14 @@ impl Scan {
                 if self.word(&METHODS) == Some(0) {
                     self.seen |= SEEN_HEAD;
                 }
-                Ok(Phase::Target)
+                Ok(Phase::Slash)
             }
             b'\n' => Err(Reason::BareLf),
             _ => Err(Reason::Method),
         }
     }
 
-    fn target(&mut self, c: u8) -> Result<Phase, Reason> {
+    fn path(&mut self, c: u8) -> Result<Phase, Reason> {
         match c {
             0x21..=0x7e => Ok(self.phase),
             b' ' => {
@@ -246,7 +246,7 @@ impl Scan {
             }
             b'\r' => Err(Reason::Version),
             b'\n' => Err(Reason::BareLf),
-            _ => Err(Reason::TargetByte),
+            _ => Err(Reason::PathByte),
         }
     }
 
