@@ -29,7 +29,7 @@ pub fn normalise(path: &str) -> Option<Cow<'_, str>> {
         normal.push('/');
         normal.push_str(segment);
     }
-    if ends_in_slash || kept.is_empty() {
+    if ends_in_slash {
         normal.push('/');
     }
     Some(normal.into())

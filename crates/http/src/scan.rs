@@ -171,7 +171,6 @@ impl Scan {
 
     /// After a head: its message has no body, whatever its headers announce.
     pub(crate) fn skip_body(&mut self) {
-        self.left = 0;
         self.phase = Phase::Start;
     }
 
@@ -385,8 +384,7 @@ impl Scan {
     }
 
     fn next_chunk(&mut self) -> Phase {
-        self.count = 0;
-        self.left = 0;
+        self.count = 0; // what was left is passed
         Phase::ChunkSize
     }
 

@@ -175,6 +175,15 @@ fn bodies_of_many_gigabytes_are_followed() {
 }
 
 #[test]
+fn half_of_all_numbers_lie_ahead() {
+    let exchange = whole(9, b"PUT /a HTTP/1.1\r\nContent-Length: 9999999999\r\n\r\n");
+    let at = exchange.requests().at();
+    assert_eq!({ exchange }.request(at.wrapping_add((1 << 31) - 1), b"x"), Fed::Skipped);
+    assert_eq!({ exchange }.request(at.wrapping_add(1 << 31), b"x"), Fed::Old);
+    assert_eq!({ exchange }.request(at.wrapping_sub(1), b"x"), Fed::Old);
+}
+
+#[test]
 fn heads_of_any_length_are_followed() {
     let filler = "x".repeat(1 << 20);
     let head = format!("GET /{filler} HTTP/1.1\r\n{filler}: {filler}\r\nContent-Length: 1\r\n\r\n.");
