@@ -279,6 +279,14 @@ impl Connection {
         Ok(self.stream.write_all(bytes)?)
     }
 
+    /// Sends an [`Exchange`]'s request, whose body may be longer than memory.
+    ///
+    /// # Errors
+    /// See [`Fault`].
+    pub fn send_request(&mut self, exchange: &Exchange) -> Result<(), Fault> {
+        Ok(exchange.write_to(&mut self.stream)?)
+    }
+
     /// Sends bytes cut in front of each of the positions `cuts` (rising), one segment for each
     /// piece, the next after `pause`.
     ///
@@ -330,6 +338,18 @@ impl Connection {
     pub fn expect_end(&mut self) -> Result<(), Fault> {
         self.more(Instant::now() + self.patience)?;
         if self.pending.is_empty() { Ok(()) } else { Err(Fault::Trailing) }
+    }
+
+    /// Asks the kernel to probe the other end when nothing has been heard of it for so long (whole
+    /// seconds), and as often.
+    ///
+    /// # Errors
+    /// When the socket refuses.
+    pub fn keepalive(&self, every: Duration) -> Result<(), Fault> {
+        let seconds = every.as_secs() as u32;
+        setsockopt(&self.stream, sockopt::TcpKeepIdle, &seconds)?;
+        setsockopt(&self.stream, sockopt::TcpKeepInterval, &seconds)?;
+        Ok(setsockopt(&self.stream, sockopt::KeepAlive, &true)?)
     }
 
     /// Ends the connection with a RST.

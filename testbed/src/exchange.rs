@@ -2,7 +2,7 @@
 //! more than GET. Uploads need a server with the testbed's application ([`crate::WebServer::node`] or
 //! [`crate::WebServer::nginx_before_app`]).
 
-use std::io::Write as _;
+use std::io::{self, Write};
 
 use crate::client::{Fault, Response, Right};
 use crate::content::Content;
@@ -60,42 +60,60 @@ impl Exchange {
     }
 
     /// The bytes of the request, its body included.
+    ///
+    /// # Panics
+    /// Never.
     pub fn request(&self) -> Vec<u8> {
-        let path = self.content.path();
-        let head = |method, field: &str| format!("{method} {path} HTTP/1.1\r\nHost: testbed\r\n{field}\r\n");
+        let mut bytes = Vec::new();
+        self.write_to(&mut bytes).expect("writing to a vector does not fail");
+        bytes
+    }
+
+    /// Writes the request, its body included, which may be longer than memory.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn write_to(&self, mut out: impl Write) -> io::Result<()> {
+        let head = self.head();
         match self.kind {
-            Kind::Get => head("GET", "").into_bytes(),
-            Kind::Head => head("HEAD", "").into_bytes(),
-            Kind::Range(start, end) => {
-                head("GET", &format!("Range: bytes={start}-{}\r\n", end.saturating_sub(1))).into_bytes()
-            }
-            Kind::Echo(Framing::Length) | Kind::Check(Framing::Length) => {
-                let field = format!("Content-Length: {}\r\n", self.content.size());
-                let mut bytes = head("POST", &field).into_bytes();
-                self.body(usize::MAX, |piece| bytes.extend_from_slice(piece));
-                bytes
-            }
-            Kind::Echo(Framing::Chunked(most)) | Kind::Check(Framing::Chunked(most)) => {
-                let field = "Transfer-Encoding: chunked\r\nTrailer: X-After\r\n";
-                let mut bytes = head("POST", field).into_bytes();
-                self.body(most.max(1), |piece| {
-                    let extension = if piece.len() % 3 == 0 { ";of=three" } else { "" };
-                    // Writing to a vector does not fail.
-                    let _ = write!(bytes, "{:x}{extension}\r\n", piece.len());
-                    bytes.extend_from_slice(piece);
-                    bytes.extend_from_slice(b"\r\n");
-                });
-                bytes.extend_from_slice(b"0\r\nX-After: all\r\n\r\n");
-                bytes
+            Kind::Get | Kind::Head | Kind::Range(..) => out.write_all(head.as_bytes()),
+            Kind::Echo(framing) | Kind::Check(framing) => {
+                out.write_all(head.as_bytes())?;
+                self.write_body(out, framing)
             }
         }
     }
 
-    fn body(&self, most: usize, mut take: impl FnMut(&[u8])) {
+    fn head(&self) -> String {
+        let (method, fields) = match self.kind {
+            Kind::Get => ("GET", String::new()),
+            Kind::Head => ("HEAD", String::new()),
+            Kind::Range(start, end) => ("GET", format!("Range: bytes={start}-{}\r\n", end.saturating_sub(1))),
+            Kind::Echo(Framing::Length) | Kind::Check(Framing::Length) => {
+                ("POST", format!("Content-Length: {}\r\n", self.content.size()))
+            }
+            Kind::Echo(Framing::Chunked(_)) | Kind::Check(Framing::Chunked(_)) => {
+                ("POST", "Transfer-Encoding: chunked\r\nTrailer: X-After\r\n".to_owned())
+            }
+        };
+        format!("{method} {} HTTP/1.1\r\nHost: testbed\r\n{fields}\r\n", self.content.path())
+    }
+
+    fn write_body(&self, mut out: impl Write, framing: Framing) -> io::Result<()> {
         let mut body = self.content.body();
-        while let Some(piece) = body.next(most) {
-            take(piece);
+        let Framing::Chunked(most) = framing else {
+            while let Some(piece) = body.next(usize::MAX) {
+                out.write_all(piece)?;
+            }
+            return Ok(());
+        };
+        while let Some(piece) = body.next(most.max(1)) {
+            let extension = if piece.len() % 3 == 0 { ";of=three" } else { "" };
+            write!(out, "{:x}{extension}\r\n", piece.len())?;
+            out.write_all(piece)?;
+            out.write_all(b"\r\n")?;
         }
+        out.write_all(b"0\r\nX-After: all\r\n\r\n")
     }
 
     /// The status and the body that are right.
