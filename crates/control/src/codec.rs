@@ -5,7 +5,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use baton_cluster::{NodeId, ServiceId};
+use baton_cluster::{NodeId, PoolId};
 use serde::Serialize;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _, SeqAccess, Visitor};
 
@@ -13,12 +13,15 @@ use crate::error::Error;
 use crate::message::{
     Answer, Ask, CHANGES_MAX, Close, ENDS_MAX, Guidance, Guide, Kind, Live, Load, MESSAGE_BYTES_MAX,
     MOVES_MAX, Message, PROTOCOL_VERSION, Push, QUESTIONS_MAX, ROTA_MAX, SERVERS_MAX, STATUS_BYTES_MAX,
-    StatusReply, StatusRequest, Update,
+    StatusReply, StatusRequest, Taken, Update,
 };
 use crate::session::{Bye, Heartbeat, Hello, NAME_BYTES_MAX};
 
 /// How many choices a [`Guide`] has.
 const GUIDES: u32 = 3;
+
+/// All of something.
+const PERCENT_MAX: u8 = 100;
 
 /// How many choices a [`Bye`] has.
 const BYES: u32 = 2;
@@ -55,6 +58,7 @@ impl Message {
             Message::Live(body) => put(Kind::Live, body, out),
             Message::StatusRequest(body) => put(Kind::StatusRequest, body, out),
             Message::StatusReply(body) => put(Kind::StatusReply, body, out),
+            Message::Taken(body) => put(Kind::Taken, body, out),
         }
     }
 
@@ -110,6 +114,7 @@ impl Word {
             Kind::Live => Word::Message(Message::Live(take::<Live>(kind, body)?)),
             Kind::StatusRequest => Word::Message(Message::StatusRequest(take::<StatusRequest>(kind, body)?)),
             Kind::StatusReply => Word::Message(Message::StatusReply(take::<StatusReply>(kind, body)?)),
+            Kind::Taken => Word::Message(Message::Taken(take::<Taken>(kind, body)?)),
         };
         match &word {
             Word::Hello(hello) => check_hello(hello)?,
@@ -147,7 +152,7 @@ fn take<T: DeserializeOwned>(kind: Kind, bytes: &[u8]) -> Result<T, Error> {
 /// The error for a choice that this version does not know, if that is what is wrong.
 fn no_choice(kind: Kind, bytes: &[u8]) -> Option<Error> {
     let (choice, choices) = match kind {
-        Kind::Guide => (postcard::take_from_bytes::<(ServiceId, u32)>(bytes).ok()?.0.1, GUIDES),
+        Kind::Guide => (postcard::take_from_bytes::<(PoolId, u32)>(bytes).ok()?.0.1, GUIDES),
         Kind::Bye => (postcard::take_from_bytes::<u32>(bytes).ok()?.0, BYES),
         _ => return None,
     };
@@ -160,7 +165,10 @@ fn check(message: &Message) -> Result<(), Error> {
     match message {
         Message::Ask(ask) => {
             few(kind, ask.questions.len(), QUESTIONS_MAX)?;
-            ask.questions.iter().try_for_each(|question| service(kind, question.service))
+            ask.questions.iter().try_for_each(|question| {
+                pool(kind, question.pool)?;
+                question.at.map_or(Ok(()), |at| node(kind, at))
+            })
         }
         Message::Answer(answer) => {
             few(kind, answer.answers.len(), QUESTIONS_MAX)?;
@@ -170,12 +178,12 @@ fn check(message: &Message) -> Result<(), Error> {
             })
         }
         Message::Push(push) => {
-            service(kind, push.service)?;
+            pool(kind, push.pool)?;
             few(kind, push.changes.len(), CHANGES_MAX)?;
             push.changes.iter().try_for_each(|change| nodes(kind, &change.servers, SERVERS_MAX))
         }
         Message::Guide(guidance) => {
-            service(kind, guidance.service)?;
+            pool(kind, guidance.pool)?;
             match &guidance.guide {
                 Guide::AskAlways | Guide::Cached { .. } => Ok(()),
                 Guide::Rota(rota) => nodes(kind, rota, ROTA_MAX),
@@ -183,12 +191,18 @@ fn check(message: &Message) -> Result<(), Error> {
         }
         Message::Update(update) => {
             few(kind, update.moves.len(), MOVES_MAX)?;
-            update.moves.iter().try_for_each(|moved| node(kind, moved.server))
+            update.moves.iter().try_for_each(|moved| {
+                node(kind, moved.server)?;
+                node(kind, moved.from)
+            })
         }
         Message::Close(close) => few(kind, close.ends.len(), ENDS_MAX),
         Message::Live(live) => nodes(kind, &live.nodes, NodeId::MAX_NODES),
         Message::StatusReply(reply) => few(kind, reply.body.len(), STATUS_BYTES_MAX),
-        Message::Load(_) | Message::StatusRequest(_) => Ok(()),
+        Message::Load(load) if load.pressure > PERCENT_MAX => {
+            Err(Error::BadPercent { kind, percent: load.pressure })
+        }
+        Message::Load(_) | Message::StatusRequest(_) | Message::Taken(_) => Ok(()),
     }
 }
 
@@ -211,8 +225,8 @@ fn node(kind: Kind, id: NodeId) -> Result<(), Error> {
     if id.index() < NodeId::MAX_NODES { Ok(()) } else { Err(Error::BadNode { kind, id: id.0 }) }
 }
 
-fn service(kind: Kind, id: ServiceId) -> Result<(), Error> {
-    if id.index() < ServiceId::MAX_SERVICES { Ok(()) } else { Err(Error::BadService { kind, id: id.0 }) }
+fn pool(kind: Kind, id: PoolId) -> Result<(), Error> {
+    if id.index() < PoolId::MAX_POOLS { Ok(()) } else { Err(Error::BadPool { kind, id: id.0 }) }
 }
 
 /// Deserializes a list of at most `MAX` items, setting aside memory for no more than that however

@@ -75,16 +75,24 @@ pub enum Error {
         /// The number that came.
         id: u16,
     },
-    /// A service that no cluster can have.
+    /// A pool that no cluster can have.
     #[error(
-        "{kind}: service {id} is beyond the {} services that a cluster may have",
-        baton_cluster::ServiceId::MAX_SERVICES
+        "{kind}: pool {id} is beyond the {} pools that a cluster may have",
+        baton_cluster::PoolId::MAX_POOLS
     )]
-    BadService {
+    BadPool {
         /// The message's kind.
         kind: Kind,
         /// The number that came.
         id: u16,
+    },
+    /// More than all of something.
+    #[error("{kind}: {percent} percent, which is more than all")]
+    BadPercent {
+        /// The message's kind.
+        kind: Kind,
+        /// The number that came.
+        percent: u8,
     },
     /// A kind that may not come at this point.
     #[error("{kind} came where it must not")]

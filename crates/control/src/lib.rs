@@ -23,6 +23,6 @@ pub use error::{Error, SendError};
 pub use link::{DownReason, Event, Mesh, MeshConfig, PeerState, PeerStatus};
 pub use message::{
     Answer, Ask, Change, Close, End, Guidance, Guide, Kind, Live, Load, Message, Move, Push, Question,
-    StatusReply, StatusRequest, Update, Verdict,
+    StatusReply, StatusRequest, Taken, Update, Verdict,
 };
 pub use session::Hello;

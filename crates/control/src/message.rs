@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use baton_cluster::{Flow, NodeId, ServiceId, Target};
+use baton_cluster::{Flow, NodeId, PoolId, Target};
 use serde::{Deserialize, Serialize};
 
 use crate::codec::at_most;
@@ -34,7 +34,7 @@ pub const CHANGES_MAX: usize = 1024;
 pub const ROTA_MAX: usize = 256;
 
 /// The most moves of one [`Update`].
-pub const MOVES_MAX: usize = 2048;
+pub const MOVES_MAX: usize = 1536;
 
 /// The most ends of one [`Close`].
 pub const ENDS_MAX: usize = 2048;
@@ -42,17 +42,21 @@ pub const ENDS_MAX: usize = 2048;
 /// The longest body of a [`StatusReply`], in bytes: leaves room for its head in one frame.
 pub const STATUS_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64;
 
-/// One question of a distributor: which server should serve this request?
+/// One question: which server should serve this request?
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Question {
-    /// The service whose VIP and port the client connected to.
-    pub service: ServiceId,
-    /// What is requested. `None`: the head was not understood, so there is nothing to be local to.
+    /// The pool that the request is routed to.
+    pub pool: PoolId,
+    /// What is requested. `None`: the head was not understood, or has nothing of what names a target
+    /// in this pool, so there is nothing to be local to.
     pub target: Option<Target>,
+    /// The server that has the connection, when the request is not its first one. `None`: nobody has
+    /// it yet.
+    pub at: Option<NodeId>,
 }
 
-/// Distributor to dispatcher: a batch of questions (ATC'00 5.4). Lost: the distributor's batcher
-/// times out and the distributor decides without the dispatcher.
+/// Distributor, or the server that has the connection, to dispatcher: a batch of questions
+/// (ATC'00 5.4). Lost: the asker's batcher times out and it decides without the dispatcher.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ask {
     /// The batch's number, to recognise its answer. Wraps around.
@@ -65,7 +69,7 @@ pub struct Ask {
 /// The answer to one [`Question`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// The server to hand this request to. `None`: the service has no live server.
+    /// The server to hand this request to. `None`: the pool has no live server.
     pub server: Option<NodeId>,
     /// `Some`: the servers that the distributor may remember for this target and choose from by
     /// itself from now on, best first, at most [`SERVERS_MAX`]. `None`: ask again next time.
@@ -97,14 +101,14 @@ pub struct Change {
 /// distributor forgets what it remembers when its dispatcher goes down.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Push {
-    /// The service whose targets these are.
-    pub service: ServiceId,
+    /// The pool whose targets these are.
+    pub pool: PoolId,
     /// What changed, at most [`CHANGES_MAX`], in the order in which it changed.
     #[serde(deserialize_with = "at_most::<CHANGES_MAX, _, _>")]
     pub changes: Vec<Change>,
 }
 
-/// What a distributor may decide by itself for one service.
+/// What a distributor may decide by itself for one pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Guide {
     /// Nothing: ask for every request, as in the paper.
@@ -119,12 +123,12 @@ pub enum Guide {
     Rota(#[serde(deserialize_with = "at_most::<ROTA_MAX, _, _>")] Vec<NodeId>),
 }
 
-/// Dispatcher to distributor: how to decide for one service from now on. Replaces what was said
+/// Dispatcher to distributor: how to decide for one pool from now on. Replaces what was said
 /// before; sent when a distributor comes up and whenever it changes. Lost only with the connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Guidance {
-    /// The service it is about.
-    pub service: ServiceId,
+    /// The pool it is about.
+    pub pool: PoolId,
     /// What may be decided without asking.
     pub guide: Guide,
 }
@@ -138,6 +142,8 @@ pub struct Load {
     pub adopted_total: u64,
     /// Adopted connections that have ended since.
     pub closed_total: u64,
+    /// How busy the server's disk is, in percent; at most 100.
+    pub pressure: u8,
 }
 
 /// One flow that has moved to a server.
@@ -150,9 +156,13 @@ pub struct Move {
     /// The client's sequence number at which the binding starts: tells this connection from an
     /// older or newer one with the same addresses and ports.
     pub start_seq: u32,
-    /// Wall clock of the decision, milliseconds, truncated to 32 bits: of two bindings of one flow
-    /// the younger stands, whichever is told last.
-    pub issued_ms: u32,
+    /// When the move was decided: the wall clock in nanoseconds, or one more than the connection's
+    /// move before, if that is later (a hybrid logical clock: Kulkarni et al., OPODIS'14). Of two
+    /// moves of one flow the later stands, whichever is told last.
+    pub issued: u64,
+    /// Who decided it. A node that is told that a flow is its own, and has not got the handoff packet,
+    /// sends the client's packets there: only that node can hand the connection off again.
+    pub from: NodeId,
 }
 
 /// Distributor (or owning server) to switch: flows that have moved (ATC'00 5.2). Lost: packets take
@@ -191,6 +201,17 @@ pub struct Live {
     pub nodes: Vec<NodeId>,
 }
 
+/// Server to the node whose user space read a request and replayed it: the server's socket has
+/// acknowledged the whole replay, so it need not be sent again. Lost: the replay is sent again, and
+/// this with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taken {
+    /// The client connection.
+    pub flow: Flow,
+    /// The `start_seq` of its binding.
+    pub start_seq: u32,
+}
+
 /// Any node to any node: tell me how you are. Lost: whoever asked times out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusRequest {
@@ -222,6 +243,7 @@ pub enum Message {
     Live(Live),
     StatusRequest(StatusRequest),
     StatusReply(StatusReply),
+    Taken(Taken),
 }
 
 /// What kind of message: its number is the second byte on the wire and never changes its meaning.
@@ -242,11 +264,12 @@ pub enum Kind {
     Live = 23,
     StatusRequest = 24,
     StatusReply = 25,
+    Taken = 26,
 }
 
 impl Kind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Kind; 13] = [
+    pub const ALL: [Kind; 14] = [
         Kind::Hello,
         Kind::Heartbeat,
         Kind::Bye,
@@ -260,6 +283,7 @@ impl Kind {
         Kind::Live,
         Kind::StatusRequest,
         Kind::StatusReply,
+        Kind::Taken,
     ];
 
     /// The kind with this number, if there is one.
@@ -299,6 +323,7 @@ impl Message {
             Message::Live(_) => Kind::Live,
             Message::StatusRequest(_) => Kind::StatusRequest,
             Message::StatusReply(_) => Kind::StatusReply,
+            Message::Taken(_) => Kind::Taken,
         }
     }
 }

@@ -45,7 +45,7 @@ fn config(me: u16, boot: u64, all: &[(NodeId, SocketAddr)], failure_timeout: Dur
 }
 
 fn load(serving: u32) -> Message {
-    Message::Load(Load { serving, adopted_total: 0, closed_total: 0 })
+    Message::Load(Load { serving, adopted_total: 0, closed_total: 0, pressure: 0 })
 }
 
 #[track_caller]

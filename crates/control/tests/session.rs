@@ -36,7 +36,7 @@ fn encoded(message: &Message) -> Vec<u8> {
 }
 
 fn load(serving: u32) -> Message {
-    Message::Load(Load { serving, adopted_total: 0, closed_total: 0 })
+    Message::Load(Load { serving, adopted_total: 0, closed_total: 0, pressure: 0 })
 }
 
 /// One end of a connection in memory.

@@ -9,8 +9,8 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use baton_cluster::{Consult, NodeId, PolicyConfig, PolicyKind, ServiceId, Target};
-use baton_dispatcher::{Dispatcher, Loads, ServiceRule, fallback, maglev};
+use baton_cluster::{NodeId, PHttp, PolicyConfig, PolicyKind, PoolId, Target};
+use baton_dispatcher::{Dispatcher, Loads, PoolRule, Question, fallback, maglev};
 
 const TARGETS: u64 = 100_000;
 const SERVERS: u16 = 16;
@@ -52,8 +52,12 @@ fn workload() -> Vec<Target> {
     (0..DECISIONS).map(|_| draw()).collect()
 }
 
-fn dispatcher(kind: PolicyKind) -> Dispatcher {
-    let rule = ServiceRule { policy: PolicyConfig::new(kind), consult: Consult::Cached };
+fn servers() -> Vec<NodeId> {
+    (0..SERVERS).map(NodeId).collect()
+}
+
+fn dispatcher(kind: PolicyKind, p_http: PHttp) -> Dispatcher {
+    let rule = PoolRule { p_http, ..PoolRule::new(servers(), PolicyConfig::new(kind)) };
     let mut dispatcher = Dispatcher::new((0..SERVERS).map(|id| (NodeId(id), 1)), [rule], 262_144);
     for id in 0..SERVERS {
         dispatcher.server_up(NodeId(id));
@@ -73,7 +77,8 @@ fn ask_all(dispatcher: &mut Dispatcher, targets: &[Target], serving: usize, now:
     for (turn, questions) in (0..4).cycle().zip(targets.chunks(BATCH)) {
         *now += Duration::from_micros(100);
         for target in questions {
-            let decision = dispatcher.ask(NodeId(100 + turn), ServiceId(0), Some(*target), *now);
+            let question = Question { pool: PoolId(0), target: Some(*target), at: None };
+            let decision = dispatcher.ask(NodeId(100 + turn), question, *now);
             let server = black_box(decision).expect("servers are up").server;
             counts[server.index()] += 1;
             let ended = ends[oldest.next().unwrap_or(0)].replace(server);
@@ -82,7 +87,7 @@ fn ask_all(dispatcher: &mut Dispatcher, targets: &[Target], serving: usize, now:
             }
         }
         for server in (turn..SERVERS).step_by(4).map(NodeId) {
-            dispatcher.load_reported(server, counts[server.index()]);
+            dispatcher.load_reported(server, counts[server.index()], 0);
         }
         black_box(dispatcher.take_pushes());
     }
@@ -120,22 +125,25 @@ fn main() {
     }
     let rounds = std::env::args().find_map(|arg| arg.parse().ok()).unwrap_or(5).clamp(1, 50);
     let targets = workload();
-    for kind in PolicyKind::ALL {
+    let stay = PolicyKind::ALL.map(|kind| (kind.name(), kind, PHttp::Stay));
+    let extended = ("extended-lard", PolicyKind::Lard, PHttp::ExtendedLard);
+    for (name, kind, p_http) in stay.into_iter().chain([extended]) {
         for (mix, serving) in [("calm", 16 * 20), ("busy", 15 * 65 + 24)] {
-            let (mut dispatcher, mut now) = (dispatcher(kind), Duration::ZERO);
+            let (mut dispatcher, mut now) = (dispatcher(kind, p_http), Duration::ZERO);
             let rates =
                 measure(rounds, targets.len(), || ask_all(&mut dispatcher, &targets, serving, &mut now));
-            report(kind.name(), mix, rates);
+            report(name, mix, rates);
         }
     }
     let mut loads = Loads::new((0..SERVERS).map(|id| (NodeId(id), 1)));
     for id in 0..SERVERS {
         loads.set_live(NodeId(id), true);
     }
+    let all = servers();
     let ring = fallback::Ring::new(loads.servers());
     let rates = measure(rounds, targets.len(), || {
         for target in &targets {
-            black_box(ring.choose(Some(*target), &loads));
+            black_box(ring.choose(Some(*target), loads.of(&all)));
         }
     });
     report("fallback", "idle", rates);

@@ -1,10 +1,10 @@
 //! The dispatcher of one cluster: events in (a question, a load, a death), decisions and news out.
-//! It owns the loads, each service's policy, and what distributors have yet to be told. The node
+//! It owns the loads, each pool's policy, and what distributors have yet to be told. The node
 //! daemon calls it from one task, the simulator from its event loop; it never waits or sends.
 
 use std::time::Duration;
 
-use baton_cluster::{Cluster, Consult, NodeId, PolicyConfig, ServiceId, Target};
+use baton_cluster::{Cluster, Consult, NodeId, PHttp, PolicyConfig, Pool as ClusterPool, PoolId, Target};
 use thiserror::Error;
 
 use crate::pushes::Pushes;
@@ -18,21 +18,23 @@ use crate::{Change, Decision, Guide, Loads, Policy, Push, policy};
 ///
 /// ```
 /// # use std::time::Duration;
-/// # use baton_cluster::{Consult, NodeId, PolicyConfig, PolicyKind, ServiceId, Target};
-/// # use baton_dispatcher::{Dispatcher, Refusal, ServiceRule};
+/// # use baton_cluster::{NodeId, PolicyConfig, PolicyKind, PoolId, Target};
+/// # use baton_dispatcher::{Dispatcher, PoolRule, Question, Refusal};
 /// # fn main() -> Result<(), Refusal> {
-/// let rule = ServiceRule { policy: PolicyConfig::new(PolicyKind::Lard), consult: Consult::Cached };
-/// let mut dispatcher = Dispatcher::new([(NodeId(0), 1), (NodeId(1), 1)], [rule], 1000);
+/// let servers = [NodeId(0), NodeId(1)];
+/// let rule = PoolRule::new(servers, PolicyConfig::new(PolicyKind::Lard));
+/// let mut dispatcher = Dispatcher::new(servers.map(|server| (server, 1)), [rule], 1000);
 /// dispatcher.server_up(NodeId(0));
 /// dispatcher.server_up(NodeId(1));
 ///
-/// let (distributor, web, picture) = (NodeId(2), ServiceId(0), Some(Target(7)));
-/// let first = dispatcher.ask(distributor, web, picture, Duration::ZERO)?;
-/// let again = dispatcher.ask(distributor, web, picture, Duration::from_millis(1))?;
+/// let distributor = NodeId(2);
+/// let picture = Question { pool: PoolId(0), target: Some(Target(7)), at: None };
+/// let first = dispatcher.ask(distributor, picture, Duration::ZERO)?;
+/// let again = dispatcher.ask(distributor, picture, Duration::from_millis(1))?;
 /// assert_eq!(again.server, first.server); // the picture is in that server's cache by now
 ///
-/// dispatcher.load_reported(first.server, 66); // above T_high, and the other one is idle
-/// let moved = dispatcher.ask(distributor, web, picture, Duration::from_millis(2))?;
+/// dispatcher.load_reported(first.server, 66, 0); // above T_high, and the other one is idle
+/// let moved = dispatcher.ask(distributor, picture, Duration::from_millis(2))?;
 /// assert_ne!(moved.server, first.server);
 /// # Ok(())
 /// # }
@@ -40,21 +42,38 @@ use crate::{Change, Decision, Guide, Loads, Policy, Push, policy};
 #[derive(Debug)]
 pub struct Dispatcher {
     loads: Loads,
-    /// `ServiceId` -> its policy.
-    services: Vec<Service>,
+    /// `PoolId` -> its policy.
+    pools: Vec<Pool>,
     pushes: Pushes,
     asked: u64,
     refused: u64,
     moved: u64,
 }
 
-/// How one service's requests are spread.
-#[derive(Clone, Copy, Debug)]
-pub struct ServiceRule {
+/// How one pool's requests are spread.
+#[derive(Clone, Debug)]
+pub struct PoolRule {
+    /// The pool's servers.
+    pub servers: Vec<NodeId>,
     /// The policy and its constants.
     pub policy: PolicyConfig,
     /// Whether distributors may decide anything by themselves.
     pub consult: Consult,
+    /// Where the later requests of a connection are served.
+    pub p_http: PHttp,
+    /// Extended LARD: below this pressure, in percent, a disk is idle enough.
+    pub pressure_low: u8,
+}
+
+/// Which server should serve this request?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The pool that the request belongs to.
+    pub pool: PoolId,
+    /// What is requested, if that could be told.
+    pub target: Option<Target>,
+    /// The server that has the connection, when the request is not its first one.
+    pub at: Option<NodeId>,
 }
 
 /// What a distributor has to know before its first decision.
@@ -62,19 +81,19 @@ pub struct ServiceRule {
 pub struct Welcome {
     /// The servers that are up, in order of id.
     pub live: Vec<NodeId>,
-    /// A guide for each service, in order of id.
-    pub guides: Vec<(ServiceId, Guide)>,
+    /// A guide for each pool, in order of id.
+    pub guides: Vec<(PoolId, Guide)>,
 }
 
 /// Why there is no decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Refusal {
-    /// The cluster file of this node has no such service.
-    #[error("no service {0:?} in the cluster file: give the same file to every node")]
-    UnknownService(ServiceId),
+    /// The cluster file of this node has no such pool.
+    #[error("no {0} in the cluster file: give the same file to every node")]
+    UnknownPool(PoolId),
     /// There is nobody to serve the request.
-    #[error("no server is up: start the web server on a node with the server role, or see `baton status`")]
-    NoServer,
+    #[error("no server of {0} is up: start the web server on one of its nodes, or see `baton status`")]
+    NoServer(PoolId),
 }
 
 /// What the dispatcher has done since its start.
@@ -88,79 +107,89 @@ pub struct Stats {
     pub moved: u64,
     /// Moves that distributors were not told of, because too many waited.
     pub changes_dropped: u64,
-    /// Targets remembered now, over all services.
+    /// Targets remembered now, over all pools.
     pub targets: usize,
     /// Targets forgotten for want of room.
     pub targets_evicted: u64,
 }
 
 #[derive(Debug)]
-struct Service {
+struct Pool {
+    /// In ascending order.
+    servers: Vec<NodeId>,
     policy: Box<dyn Policy>,
     consult: Consult,
+    p_http: PHttp,
+}
+
+impl PoolRule {
+    /// The rule of a pool that lets distributors cache, and in which connections stay.
+    pub fn new(servers: impl Into<Vec<NodeId>>, policy: PolicyConfig) -> Self {
+        Self {
+            servers: servers.into(),
+            policy,
+            consult: Consult::Cached,
+            p_http: PHttp::Stay,
+            pressure_low: ClusterPool::PRESSURE_LOW,
+        }
+    }
+}
+
+impl From<&ClusterPool> for PoolRule {
+    fn from(pool: &ClusterPool) -> Self {
+        let ClusterPool { policy, consult, p_http, pressure_low, .. } = *pool;
+        Self { servers: pool.servers.clone(), policy, consult, p_http, pressure_low }
+    }
 }
 
 impl Dispatcher {
-    /// The dispatcher of `cluster`. It remembers as many targets per service as a distributor
+    /// The dispatcher of `cluster`. It remembers as many targets per pool as a distributor
     /// caches decisions.
     pub fn of(cluster: &Cluster) -> Self {
         let servers = cluster.with_role(|roles| roles.server).map(|node| (node.id, node.weight));
-        let services = cluster
-            .services
-            .iter()
-            .filter_map(|service| cluster.pool(*service.pools.first()?))
-            .map(|pool| ServiceRule { policy: pool.policy, consult: pool.consult });
         let targets_max = usize::try_from(cluster.limits.decisions).unwrap_or(usize::MAX);
-        Self::new(servers, services, targets_max)
+        Self::new(servers, cluster.pools.iter().map(PoolRule::from), targets_max)
     }
 
-    /// A dispatcher for `servers` with their weights, all of them down, and for `services` in
-    /// order of id. Each service remembers at most `targets_max` targets.
+    /// A dispatcher for `servers` with their weights, all of them down, and for `pools` in
+    /// order of id. Each pool remembers at most `targets_max` targets.
     pub fn new(
         servers: impl IntoIterator<Item = (NodeId, u16)>,
-        services: impl IntoIterator<Item = ServiceRule>,
+        pools: impl IntoIterator<Item = PoolRule>,
         targets_max: usize,
     ) -> Self {
-        let services = services
-            .into_iter()
-            .map(|rule| Service { policy: policy::build(&rule.policy, targets_max), consult: rule.consult })
-            .collect();
+        let pools = pools.into_iter().map(|rule| Pool::new(rule, targets_max)).collect();
         let loads = Loads::new(servers);
-        Self { loads, services, pushes: Pushes::default(), asked: 0, refused: 0, moved: 0 }
+        Self { loads, pools, pushes: Pushes::default(), asked: 0, refused: 0, moved: 0 }
     }
 
-    /// Distributor `from` asks who is to serve a request; the server in the answer counts as
-    /// busier by one from now on. If a target's servers change by this, the other distributors
-    /// are told with the next [`Dispatcher::take_pushes`]. `now` is the time since any fixed start.
+    /// Node `from` (a distributor, or the server that has the connection) asks who is to serve a
+    /// request; the server in the answer counts as busier by one from now on. If a target's servers
+    /// change by this, the other nodes that decide are told with the next
+    /// [`Dispatcher::take_pushes`]. `now` is the time since any fixed start.
     ///
     /// # Errors
-    /// [`Refusal`] when there is no such service or no server.
-    pub fn ask(
-        &mut self,
-        from: NodeId,
-        service: ServiceId,
-        target: Option<Target>,
-        now: Duration,
-    ) -> Result<Decision, Refusal> {
+    /// [`Refusal`] when there is no such pool, or none of its servers is up.
+    pub fn ask(&mut self, from: NodeId, question: Question, now: Duration) -> Result<Decision, Refusal> {
         self.asked += 1;
-        let decided = self.decide(service, target, now);
+        let decided = self.decide(question, now);
         match decided {
-            Ok(decision) => self.account(from, service, target, &decision),
+            Ok(decision) => self.account(from, question, &decision),
             Err(_) => self.refused += 1,
         }
         decided
     }
 
-    /// A server reports how many connections it is serving.
-    pub fn load_reported(&mut self, node: NodeId, serving: u32) {
-        self.loads.report(node, serving);
+    /// A server reports how many connections it is serving, and how busy its disk is, in percent.
+    pub fn load_reported(&mut self, node: NodeId, serving: u32, pressure: u8) {
+        self.loads.report(node, serving, pressure);
     }
 
     /// A server came up: it may be chosen from now on. Ignored if it was up.
     pub fn server_up(&mut self, node: NodeId) {
         if self.loads.set_live(node, true) {
-            for service in &mut self.services {
-                service.policy.server_joined(node);
+            for pool in self.pools.iter_mut().filter(|pool| pool.has(node)) {
+                pool.policy.server_joined(node);
             }
             self.pushes.server_joined();
         }
@@ -174,7 +203,8 @@ impl Dispatcher {
             return 0;
         }
         self.pushes.server_left(node);
-        self.services.iter_mut().map(|service| service.policy.server_left(node)).sum()
+        let pools = self.pools.iter_mut().filter(|pool| pool.has(node));
+        pools.map(|pool| pool.policy.server_left(node)).sum()
     }
 
     /// A distributor connected; from now on it gets pushes. It must have forgotten whatever it
@@ -200,7 +230,7 @@ impl Dispatcher {
     pub fn take_pushes(&mut self) -> Vec<Push> {
         let mut pushes = std::mem::take(&mut self.pushes);
         let taken = pushes.take(|| {
-            let guides = self.guides().map(|(service, guide)| Change::Guide { service, guide });
+            let guides = self.guides().map(|(pool, guide)| Change::Guide { pool, guide });
             std::iter::once(Change::Live(self.live())).chain(guides).collect()
         });
         self.pushes = pushes;
@@ -212,14 +242,14 @@ impl Dispatcher {
         &self.loads
     }
 
-    /// A service's policy, to look at; `None` if there is no such service.
-    pub fn policy(&self, service: ServiceId) -> Option<&dyn Policy> {
-        self.services.get(service.index()).map(|service| service.policy.as_ref())
+    /// A pool's policy, to look at; `None` if there is no such pool.
+    pub fn policy(&self, pool: PoolId) -> Option<&dyn Policy> {
+        self.pools.get(pool.index()).map(|pool| pool.policy.as_ref())
     }
 
     /// What was done since the start.
     pub fn stats(&self) -> Stats {
-        let remembered = self.services.iter().map(|service| service.policy.remembered());
+        let remembered = self.pools.iter().map(|pool| pool.policy.remembered());
         let (targets, targets_evicted) = remembered.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         Stats {
             asked: self.asked,
@@ -231,28 +261,20 @@ impl Dispatcher {
         }
     }
 
-    fn decide(
-        &mut self,
-        service: ServiceId,
-        target: Option<Target>,
-        now: Duration,
-    ) -> Result<Decision, Refusal> {
-        let known = self.services.get_mut(service.index()).ok_or(Refusal::UnknownService(service))?;
-        let decision = known.policy.decide(target, &self.loads, now).ok_or(Refusal::NoServer)?;
-        Ok(match known.consult {
-            Consult::Cached => decision,
-            Consult::Always => Decision { mapping: None, ..decision },
-        })
+    fn decide(&mut self, question: Question, now: Duration) -> Result<Decision, Refusal> {
+        let id = question.pool;
+        let pool = self.pools.get_mut(id.index()).ok_or(Refusal::UnknownPool(id))?;
+        pool.decide(question, &self.loads, now).ok_or(Refusal::NoServer(id))
     }
 
-    fn account(&mut self, from: NodeId, service: ServiceId, target: Option<Target>, decision: &Decision) {
+    fn account(&mut self, from: NodeId, question: Question, decision: &Decision) {
         self.loads.assign(decision.server);
         if !decision.moved {
             return;
         }
         self.moved += 1;
-        if let (Some(target), Some(mapping)) = (target, decision.mapping) {
-            self.pushes.target_moved(service, target, mapping, from);
+        if let (Some(target), Some(mapping)) = (question.target, decision.mapping) {
+            self.pushes.target_moved(question.pool, target, mapping, from);
         }
     }
 
@@ -260,15 +282,40 @@ impl Dispatcher {
         self.loads.live().map(|(node, _)| node).collect()
     }
 
-    fn guides(&self) -> impl Iterator<Item = (ServiceId, Guide)> {
-        self.services.iter().zip(0..).map(|(service, id)| (ServiceId(id), service.guide(&self.loads)))
+    fn guides(&self) -> impl Iterator<Item = (PoolId, Guide)> {
+        self.pools.iter().zip(0..).map(|(pool, id)| (PoolId(id), pool.guide(&self.loads)))
     }
 }
 
-impl Service {
+impl Pool {
+    fn new(rule: PoolRule, targets_max: usize) -> Self {
+        let policy = policy::build(&rule, targets_max);
+        let PoolRule { mut servers, consult, p_http, .. } = rule;
+        servers.sort_unstable();
+        servers.dedup();
+        Self { servers, policy, consult, p_http }
+    }
+
+    fn has(&self, node: NodeId) -> bool {
+        self.servers.binary_search(&node).is_ok()
+    }
+
+    fn decide(&mut self, question: Question, loads: &Loads, now: Duration) -> Option<Decision> {
+        let Question { target, at, .. } = question;
+        let loads = loads.of(&self.servers);
+        if let (PHttp::Stay, Some(here)) = (self.p_http, loads.keeper(at)) {
+            return Some(Decision::unmapped(here));
+        }
+        let decision = self.policy.decide(target, at, loads, now)?;
+        Some(match self.consult {
+            Consult::Cached => decision,
+            Consult::Always => Decision { mapping: None, ..decision },
+        })
+    }
+
     fn guide(&self, loads: &Loads) -> Guide {
         match self.consult {
-            Consult::Cached => self.policy.guide(loads),
+            Consult::Cached => self.policy.guide(loads.of(&self.servers)),
             Consult::Always => Guide::AskAlways,
         }
     }

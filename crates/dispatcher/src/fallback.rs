@@ -8,7 +8,7 @@
 
 use baton_cluster::{NodeId, Target};
 
-use crate::Loads;
+use crate::View;
 use crate::hash::mix;
 
 /// Points that a server of mean weight has on the ring: keeps arcs within some 10 % of each other.
@@ -17,7 +17,7 @@ const POINTS_MEAN: u64 = 128;
 /// The bound on a server's load over its fair share: 1.25, as a fraction.
 const BOUND: (u64, u64) = (5, 4);
 
-/// The servers of the cluster, up or down, on a ring.
+/// The servers of a pool, up or down, on a ring.
 #[derive(Clone, Debug)]
 pub struct Ring {
     /// In order of place.
@@ -41,9 +41,9 @@ impl Ring {
         Self { points }
     }
 
-    /// The server for a target, of those that `loads` has as up; `None` when none is. Without a
+    /// The server for a target, of those that `loads` has as up (a pool has a ring of its own); `None` when none is. Without a
     /// target: the least loaded. Takes a step per server at its bound, at most one per point.
-    pub fn choose(&self, target: Option<Target>, loads: &Loads) -> Option<NodeId> {
+    pub fn choose(&self, target: Option<Target>, loads: View<'_>) -> Option<NodeId> {
         let Some(target) = target else { return loads.least_loaded() };
         let share = Share::of(loads);
         let start = self.points.partition_point(|(place, _)| *place < mix(target.0));
@@ -60,7 +60,7 @@ struct Share {
 }
 
 impl Share {
-    fn of(loads: &Loads) -> Self {
+    fn of(loads: View<'_>) -> Self {
         let live = loads.live().map(|(node, weight)| (loads.load(node).unwrap_or(0), weight));
         let (load, weight) =
             live.fold((1, 0), |(load, weight), (its, w)| (load + u64::from(its), weight + u64::from(w)));
@@ -69,7 +69,7 @@ impl Share {
 
     /// Whether the server stays within `ceil(1.25 * share)` with one request more. Some server
     /// always does: all bounds together exceed all loads together.
-    fn has_room(&self, node: NodeId, loads: &Loads) -> bool {
+    fn has_room(&self, node: NodeId, loads: View<'_>) -> bool {
         let load = u64::from(loads.load(node).unwrap_or(0));
         let weight = u64::from(loads.weight(node).unwrap_or(0));
         load < (BOUND.0 * self.load * weight).div_ceil(BOUND.1 * self.weight.max(1))
@@ -88,6 +88,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::Loads;
 
     fn up(weights: &[u16]) -> Loads {
         let mut loads = Loads::new((0u16..).map(NodeId).zip(weights.iter().copied()));
@@ -95,6 +96,19 @@ mod tests {
             loads.set_live(node, true);
         }
         loads
+    }
+
+    fn all(loads: &Loads) -> View<'_> {
+        const ALL: [NodeId; 16] = {
+            let mut all = [NodeId(0); 16];
+            let mut id = 0;
+            while id < 16 {
+                all[id] = NodeId(id as u16);
+                id += 1;
+            }
+            all
+        };
+        loads.of(&ALL)
     }
 
     fn targets(n: u64) -> impl Iterator<Item = Target> {
@@ -107,7 +121,7 @@ mod tests {
         let ring = Ring::new(loads.servers());
         let mut counts = BTreeMap::new();
         for target in targets(80_000) {
-            *counts.entry(ring.choose(Some(target), &loads).unwrap()).or_insert(0u32) += 1;
+            *counts.entry(ring.choose(Some(target), all(&loads)).unwrap()).or_insert(0u32) += 1;
         }
         for (node, weight) in loads.live() {
             let fair = f64::from(weight) * 10_000.0;
@@ -119,10 +133,11 @@ mod tests {
     fn a_death_moves_only_the_dead_ones_targets() {
         let mut loads = up(&[1, 1, 1, 1]);
         let ring = Ring::new(loads.servers());
-        let before: Vec<_> = targets(5_000).map(|t| (t, ring.choose(Some(t), &loads).unwrap())).collect();
+        let before: Vec<_> =
+            targets(5_000).map(|t| (t, ring.choose(Some(t), all(&loads)).unwrap())).collect();
         loads.set_live(NodeId(2), false);
         for (target, server) in before {
-            let now = ring.choose(Some(target), &loads).unwrap();
+            let now = ring.choose(Some(target), all(&loads)).unwrap();
             assert!(if server == NodeId(2) { now != server } else { now == server });
         }
     }
@@ -131,9 +146,9 @@ mod tests {
     fn nobody_up_is_nobody_chosen() {
         let loads = Loads::new([(NodeId(0), 1)]);
         let ring = Ring::new(loads.servers());
-        assert_eq!(ring.choose(Some(Target(1)), &loads), None);
-        assert_eq!(ring.choose(None, &loads), None);
-        assert_eq!(Ring::new([]).choose(Some(Target(1)), &up(&[])), None);
+        assert_eq!(ring.choose(Some(Target(1)), all(&loads)), None);
+        assert_eq!(ring.choose(None, all(&loads)), None);
+        assert_eq!(Ring::new([]).choose(Some(Target(1)), all(&up(&[]))), None);
     }
 
     proptest! {
@@ -153,8 +168,8 @@ mod tests {
             let total: u64 = weights.iter().map(|w| u64::from(*w)).sum();
             for n in 0..requests {
                 let target = Some(Target(if n % 3 == 0 { mix(n) } else { hot }));
-                let server = ring.choose(target, &loads).unwrap();
-                prop_assert_eq!(same_ring.choose(target, &loads), Some(server));
+                let server = ring.choose(target, all(&loads)).unwrap();
+                prop_assert_eq!(same_ring.choose(target, all(&loads)), Some(server));
                 loads.assign(server);
                 let weight = u64::from(weights[server.index()]);
                 let bound = (1.25 * ((n + 1) * weight) as f64 / total as f64).ceil() as u32;

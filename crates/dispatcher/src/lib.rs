@@ -22,9 +22,11 @@ mod policy;
 mod pushes;
 mod targets;
 
-pub use dispatcher::{Dispatcher, Refusal, ServiceRule, Stats, Welcome};
-pub use loads::{Loads, load_limit};
+pub use dispatcher::{Dispatcher, PoolRule, Question, Refusal, Stats, Welcome};
+pub use loads::{Loads, View, load_limit};
 pub use mapping::{Mapping, Replicas};
-pub use policy::{Decision, Guide, Lard, LardReplicated, LeastLoaded, Policy, WeightedRoundRobin, build};
+pub use policy::{
+    Decision, ExtendedLard, Guide, Lard, LardReplicated, LeastLoaded, Policy, WeightedRoundRobin, build,
+};
 pub use pushes::{Change, Push};
 pub use targets::Targets;

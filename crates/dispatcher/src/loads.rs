@@ -1,6 +1,6 @@
 //! How busy each server is, as the dispatcher knows it: what the server last reported plus what
 //! was assigned to it since. Written by [`crate::Dispatcher`] alone; policies and the fallback
-//! read it. It decides nothing.
+//! read it through a [`View`] of their pool's servers. It decides nothing.
 //!
 //! **Load** is a number of connections being served. A report replaces the assignments counted
 //! since the one before, so between reports a load can only be too high by requests already
@@ -15,6 +15,8 @@
 //! **Ties** go to the server that was assigned something longest ago (never counts as longest),
 //! then to the smaller id. So a cold cluster is filled in turns, and the choice is a function of
 //! what happened before.
+//!
+//! **Pressure** is how busy a server's disk is, in percent, as it last reported; none until it does.
 
 use std::cmp::Ordering;
 
@@ -41,6 +43,16 @@ struct Server {
     reported: u32,
     assigned: u32,
     last_assigned: u64,
+    pressure: u8,
+}
+
+/// The loads as one pool sees them: of its servers alone. Loads themselves are of the whole cluster: a
+/// server that is in several pools is as busy for one as for another.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'l> {
+    loads: &'l Loads,
+    /// In order of id.
+    pool: &'l [NodeId],
 }
 
 /// The most connections that a server of weight `weight` may serve without being above
@@ -73,12 +85,13 @@ impl Loads {
         Self { servers, places, least_weight, assignments: 0 }
     }
 
-    /// Notes that the server itself counts `serving` connections. Reports of other nodes are
-    /// ignored.
-    pub fn report(&mut self, node: NodeId, serving: u32) {
+    /// Notes that the server itself counts `serving` connections, and that its disk is busy for
+    /// `pressure` percent of the time. Reports of other nodes are ignored.
+    pub fn report(&mut self, node: NodeId, serving: u32, pressure: u8) {
         if let Some(server) = self.server_mut(node) {
             server.reported = serving;
             server.assigned = 0;
+            server.pressure = pressure;
         }
     }
 
@@ -102,6 +115,7 @@ impl Loads {
         server.live = live;
         server.reported = 0;
         server.assigned = 0;
+        server.pressure = 0;
         true
     }
 
@@ -130,51 +144,18 @@ impl Loads {
         self.server(node).map(Server::weight)
     }
 
-    /// The server that is up and has the least load for its weight; `None` if none is up.
-    pub fn least_loaded(&self) -> Option<NodeId> {
-        self.live_servers().min_by(|a, b| a.compare(b)).map(|server| server.node)
+    /// How busy the server's disk is, in percent; `None` if the node is no server.
+    pub fn pressure(&self, node: NodeId) -> Option<u8> {
+        self.server(node).map(|server| server.pressure)
     }
 
-    /// The least loaded of `nodes` that are up.
-    pub fn least_of(&self, nodes: &[NodeId]) -> Option<NodeId> {
-        self.live_among(nodes).min_by(|a, b| a.compare(b)).map(|server| server.node)
-    }
-
-    /// The most loaded of `nodes` that are up. Never [`Loads::least_of`] the same nodes when two
-    /// of them are up, even if all loads are equal.
-    pub fn most_of(&self, nodes: &[NodeId]) -> Option<NodeId> {
-        self.live_among(nodes).max_by(|a, b| a.compare(b)).map(|server| server.node)
-    }
-
-    /// Whether `a` has strictly less load for its weight than `b`; both must be servers.
-    pub fn is_lighter(&self, a: NodeId, b: NodeId) -> bool {
-        match (self.server(a), self.server(b)) {
-            (Some(a), Some(b)) => a.compare_load(b) == Ordering::Less,
-            _ => false,
-        }
-    }
-
-    /// Whether the server's load is above `threshold`, scaled by its weight.
-    pub fn is_above(&self, node: NodeId, threshold: u64) -> bool {
-        self.server(node).is_some_and(|server| server.load() * self.least_weight > threshold * server.weight)
-    }
-
-    /// Whether the server's load has reached `threshold`, scaled by its weight.
-    pub fn has_reached(&self, node: NodeId, threshold: u64) -> bool {
-        self.server(node).is_some_and(|server| server.load() * self.least_weight >= threshold * server.weight)
-    }
-
-    /// Whether the load of any server that is up is below `threshold`, scaled by its weight.
-    pub fn any_below(&self, threshold: u64) -> bool {
-        self.live_servers().any(|server| server.load() * self.least_weight < threshold * server.weight)
+    /// What a pool of these servers, in ascending order, sees of the loads.
+    pub fn of<'l>(&'l self, pool: &'l [NodeId]) -> View<'l> {
+        View { loads: self, pool }
     }
 
     fn live_servers(&self) -> impl Iterator<Item = &Server> {
         self.servers.iter().filter(|server| server.live)
-    }
-
-    fn live_among(&self, nodes: &[NodeId]) -> impl Iterator<Item = &Server> {
-        nodes.iter().filter_map(|node| self.server(*node)).filter(|server| server.live)
     }
 
     fn server(&self, node: NodeId) -> Option<&Server> {
@@ -188,10 +169,133 @@ impl Loads {
     }
 }
 
+impl<'l> View<'l> {
+    /// The pool's servers that are up, with their weights, in order of id.
+    pub fn live(self) -> impl Iterator<Item = (NodeId, u16)> {
+        self.live_servers().map(|server| (server.node, server.weight()))
+    }
+
+    /// Whether the node is a server of the pool, and up.
+    pub fn is_live(self, node: NodeId) -> bool {
+        self.pool.binary_search(&node).is_ok() && self.loads.is_live(node)
+    }
+
+    /// The server that has the connection already, if it may keep it.
+    pub fn keeper(self, at: Option<NodeId>) -> Option<NodeId> {
+        at.filter(|node| self.is_live(*node))
+    }
+
+    /// The server's load in connections; `None` if the node is no server.
+    pub fn load(self, node: NodeId) -> Option<u32> {
+        self.loads.load(node)
+    }
+
+    /// The server's weight; `None` if the node is no server.
+    pub fn weight(self, node: NodeId) -> Option<u16> {
+        self.loads.weight(node)
+    }
+
+    /// The server that is up and has the least load for its weight; `None` if none is up.
+    pub fn least_loaded(self) -> Option<NodeId> {
+        self.live_servers().min_by(|a, b| a.compare(b)).map(|server| server.node)
+    }
+
+    /// The least loaded of `nodes` that are up.
+    pub fn least_of(self, nodes: &[NodeId]) -> Option<NodeId> {
+        self.live_among(nodes).min_by(|a, b| a.compare(b)).map(|server| server.node)
+    }
+
+    /// The most loaded of `nodes` that are up. Never [`View::least_of`] the same nodes when two
+    /// of them are up, even if all loads are equal.
+    pub fn most_of(self, nodes: &[NodeId]) -> Option<NodeId> {
+        self.live_among(nodes).max_by(|a, b| a.compare(b)).map(|server| server.node)
+    }
+
+    /// Whether `a` has strictly less load for its weight than `b`; both must be servers.
+    pub fn is_lighter(self, a: NodeId, b: NodeId) -> bool {
+        match (self.loads.server(a), self.loads.server(b)) {
+            (Some(a), Some(b)) => a.compare_load(b) == Ordering::Less,
+            _ => false,
+        }
+    }
+
+    /// Whether the server's load is above `threshold`, scaled by its weight.
+    pub fn is_above(self, node: NodeId, threshold: u64) -> bool {
+        let least = self.loads.least_weight;
+        self.loads.server(node).is_some_and(|server| server.load() * least > threshold * server.weight)
+    }
+
+    /// Whether the server's load has reached `threshold`, scaled by its weight.
+    pub fn has_reached(self, node: NodeId, threshold: u64) -> bool {
+        let least = self.loads.least_weight;
+        self.loads.server(node).is_some_and(|server| server.load() * least >= threshold * server.weight)
+    }
+
+    /// Whether the load of any server that is up is below `threshold`, scaled by its weight.
+    pub fn any_below(self, threshold: u64) -> bool {
+        let least = self.loads.least_weight;
+        self.live_servers().any(|server| server.load() * least < threshold * server.weight)
+    }
+
+    /// How far the server's load is above `threshold`, scaled by its weight: a number of connections
+    /// at a server of the smallest weight, as a fraction of integers. Zero if it is not above.
+    pub(crate) fn excess(self, node: NodeId, threshold: u64) -> Fraction {
+        let server = self.loads.server(node);
+        let excess = server.map(|server| {
+            let load = server.load() * self.loads.least_weight;
+            Fraction { over: load.saturating_sub(threshold * server.weight), under: server.weight }
+        });
+        excess.unwrap_or(Fraction { over: 0, under: 1 })
+    }
+
+    /// Which of two servers to take when nothing else tells them apart: the one with less load for its
+    /// weight, then as for ties.
+    pub(crate) fn compare(self, a: NodeId, b: NodeId) -> Ordering {
+        match (self.loads.server(a), self.loads.server(b)) {
+            (Some(a), Some(b)) => a.compare(b),
+            _ => a.cmp(&b),
+        }
+    }
+
+    /// Whether the server's disk is busy for less than `percent` of the time.
+    pub fn is_calm(self, node: NodeId, percent: u8) -> bool {
+        self.loads.pressure(node).is_some_and(|pressure| pressure < percent)
+    }
+
+    fn live_servers(self) -> impl Iterator<Item = &'l Server> {
+        self.live_among(self.pool)
+    }
+
+    fn live_among(self, nodes: &[NodeId]) -> impl Iterator<Item = &'l Server> {
+        nodes.iter().filter_map(move |node| self.loads.server(*node)).filter(|server| server.live)
+    }
+}
+
+/// A number that is not always whole.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fraction {
+    over: u64,
+    /// Never 0: a weight.
+    under: u64,
+}
+
+impl Fraction {
+    /// This and a whole number.
+    pub(crate) fn plus(self, whole: u64) -> Self {
+        Self { over: self.over + whole * self.under, ..self }
+    }
+
+    /// Exact comparison.
+    pub(crate) fn compare(self, other: Self) -> Ordering {
+        let cross = |a: Self, b: Self| u128::from(a.over) * u128::from(b.under);
+        cross(self, other).cmp(&cross(other, self))
+    }
+}
+
 impl Server {
     fn new(node: NodeId, weight: u16) -> Self {
         let weight = u64::from(weight.max(1));
-        Self { node, weight, live: false, reported: 0, assigned: 0, last_assigned: 0 }
+        Self { node, weight, live: false, reported: 0, assigned: 0, last_assigned: 0, pressure: 0 }
     }
 
     fn weight(&self) -> u16 {
@@ -217,6 +321,8 @@ impl Server {
 mod tests {
     use super::*;
 
+    const ALL: [NodeId; 4] = [NodeId(0), NodeId(1), NodeId(2), NodeId(3)];
+
     fn up(weights: &[u16]) -> Loads {
         let mut loads = Loads::new((0u16..).map(NodeId).zip(weights.iter().copied()));
         for id in 0..weights.len() {
@@ -230,9 +336,9 @@ mod tests {
         let mut loads = up(&[1, 1, 1]);
         let mut chosen = Vec::new();
         for _ in 0..6 {
-            let server = loads.least_loaded().unwrap();
+            let server = loads.of(&ALL).least_loaded().unwrap();
             loads.assign(server);
-            loads.report(server, 0);
+            loads.report(server, 0, 0);
             chosen.push(server.0);
         }
         assert_eq!(chosen, [0, 1, 2, 0, 1, 2]);
@@ -244,7 +350,7 @@ mod tests {
         loads.assign(NodeId(0));
         loads.assign(NodeId(0));
         assert_eq!(loads.load(NodeId(0)), Some(2));
-        loads.report(NodeId(0), 7);
+        loads.report(NodeId(0), 7, 0);
         loads.assign(NodeId(0));
         assert_eq!(loads.load(NodeId(0)), Some(8));
     }
@@ -252,18 +358,18 @@ mod tests {
     #[test]
     fn weight_scales_comparisons_and_thresholds_alike() {
         let mut loads = up(&[1, 2]);
-        loads.report(NodeId(0), 6);
-        loads.report(NodeId(1), 10);
-        assert_eq!(loads.least_loaded(), Some(NodeId(1)));
-        assert!(!loads.is_above(NodeId(1), 5) && loads.has_reached(NodeId(1), 5));
-        loads.report(NodeId(1), 11);
-        assert!(loads.is_above(NodeId(1), 5) && !loads.any_below(5));
+        loads.report(NodeId(0), 6, 0);
+        loads.report(NodeId(1), 10, 0);
+        assert_eq!(loads.of(&ALL).least_loaded(), Some(NodeId(1)));
+        assert!(!loads.of(&ALL).is_above(NodeId(1), 5) && loads.of(&ALL).has_reached(NodeId(1), 5));
+        loads.report(NodeId(1), 11, 0);
+        assert!(loads.of(&ALL).is_above(NodeId(1), 5) && !loads.of(&ALL).any_below(5));
         for weight in 1..=100 {
             for load in 0..200u32 {
                 let mut loads = up(&[3, weight]);
-                loads.report(NodeId(1), load);
+                loads.report(NodeId(1), load, 0);
                 let limit = load_limit(65, weight, weight.min(3));
-                assert_eq!(load <= limit, !loads.is_above(NodeId(1), 65));
+                assert_eq!(load <= limit, !loads.of(&ALL).is_above(NodeId(1), 65));
             }
         }
     }
@@ -271,29 +377,53 @@ mod tests {
     #[test]
     fn equal_weights_of_any_size_change_nothing() {
         let mut loads = up(&[100, 100]);
-        loads.report(NodeId(0), 66);
-        loads.report(NodeId(1), 65);
-        assert!(loads.is_above(NodeId(0), 65) && !loads.is_above(NodeId(1), 65));
+        loads.report(NodeId(0), 66, 0);
+        loads.report(NodeId(1), 65, 0);
+        assert!(loads.of(&ALL).is_above(NodeId(0), 65) && !loads.of(&ALL).is_above(NodeId(1), 65));
     }
 
     #[test]
     fn unknown_and_dead_nodes_are_never_chosen() {
         let mut loads = up(&[1, 1]);
-        loads.report(NodeId(9), 3);
+        loads.report(NodeId(9), 3, 0);
         loads.assign(NodeId(9));
         assert!(!loads.set_live(NodeId(9), true) && !loads.is_live(NodeId(9)));
         assert!(loads.set_live(NodeId(0), false) && !loads.set_live(NodeId(0), false));
-        assert_eq!(loads.least_loaded(), Some(NodeId(1)));
-        assert_eq!(loads.least_of(&[NodeId(0), NodeId(9)]), None);
+        assert_eq!(loads.of(&ALL).least_loaded(), Some(NodeId(1)));
+        assert_eq!(loads.of(&ALL).least_of(&[NodeId(0), NodeId(9)]), None);
         loads.set_live(NodeId(1), false);
-        assert_eq!(loads.least_loaded(), None);
+        assert_eq!(loads.of(&ALL).least_loaded(), None);
     }
 
     #[test]
     fn the_most_loaded_is_not_the_least_loaded_when_all_are_equal() {
         let loads = up(&[1, 1, 1]);
         let nodes = [NodeId(2), NodeId(1)];
-        assert_eq!(loads.least_of(&nodes), Some(NodeId(1)));
-        assert_eq!(loads.most_of(&nodes), Some(NodeId(2)));
+        assert_eq!(loads.of(&ALL).least_of(&nodes), Some(NodeId(1)));
+        assert_eq!(loads.of(&ALL).most_of(&nodes), Some(NodeId(2)));
+    }
+
+    #[test]
+    fn a_pool_sees_its_own_servers_alone() {
+        let mut loads = up(&[1, 1, 2, 1]);
+        let pool = [NodeId(1), NodeId(2)];
+        loads.report(NodeId(1), 5, 10);
+        loads.report(NodeId(2), 9, 9);
+        let view = loads.of(&pool);
+        assert_eq!(view.live().collect::<Vec<_>>(), [(NodeId(1), 1), (NodeId(2), 2)]);
+        assert_eq!(view.least_loaded(), Some(NodeId(2)));
+        assert!(!view.any_below(4) && loads.of(&ALL).any_below(4), "the idle ones are not in the pool");
+        assert!(view.is_live(NodeId(1)) && !view.is_live(NodeId(0)));
+        assert_eq!([view.keeper(Some(NodeId(2))), view.keeper(Some(NodeId(3)))], [Some(NodeId(2)), None]);
+        assert!(view.is_calm(NodeId(2), 10) && !view.is_calm(NodeId(1), 10));
+    }
+
+    #[test]
+    fn who_comes_back_is_idle_in_every_way() {
+        let mut loads = up(&[1]);
+        loads.report(NodeId(0), 5, 90);
+        loads.set_live(NodeId(0), false);
+        loads.set_live(NodeId(0), true);
+        assert_eq!((loads.load(NodeId(0)), loads.pressure(NodeId(0))), (Some(0), Some(0)));
     }
 }

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use baton_cluster::{NodeId, ServiceId, Target};
+use baton_cluster::{NodeId, PoolId, Target};
 
 use crate::{Guide, Mapping};
 
@@ -23,17 +23,17 @@ pub enum Change {
     /// The servers that are up now, in order of id. A server that is missing leaves every cached
     /// mapping for good, even if it comes back: its targets may be elsewhere by then.
     Live(Vec<NodeId>),
-    /// How to decide for a service from now on.
+    /// How to decide for a pool from now on.
     Guide {
-        /// The service.
-        service: ServiceId,
+        /// The pool.
+        pool: PoolId,
         /// Replaces the guide given before.
         guide: Guide,
     },
     /// A target has other servers than before.
     Mapping {
-        /// The service that the target belongs to.
-        service: ServiceId,
+        /// The pool that the target belongs to.
+        pool: PoolId,
         /// The target.
         target: Target,
         /// Replaces what is cached of it; need not be cached by those who held nothing.
@@ -47,7 +47,7 @@ pub(crate) struct Pushes {
     distributors: BTreeSet<NodeId>,
     /// The latest mapping of each moved target, and the one distributor that knows it already:
     /// it asked, and got it in its answer.
-    moved: BTreeMap<(ServiceId, Target), (Mapping, NodeId)>,
+    moved: BTreeMap<(PoolId, Target), (Mapping, NodeId)>,
     servers_changed: bool,
     dropped: u64,
 }
@@ -67,22 +67,16 @@ impl Pushes {
     }
 
     /// A target has moved, and `knows` has been told.
-    pub(crate) fn target_moved(
-        &mut self,
-        service: ServiceId,
-        target: Target,
-        mapping: Mapping,
-        knows: NodeId,
-    ) {
+    pub(crate) fn target_moved(&mut self, pool: PoolId, target: Target, mapping: Mapping, knows: NodeId) {
         if self.distributors.iter().all(|node| *node == knows) {
-            self.moved.remove(&(service, target));
+            self.moved.remove(&(pool, target));
             return;
         }
-        if self.moved.len() >= Self::MOVED_MAX && !self.moved.contains_key(&(service, target)) {
+        if self.moved.len() >= Self::MOVED_MAX && !self.moved.contains_key(&(pool, target)) {
             self.dropped += 1;
             return;
         }
-        self.moved.insert((service, target), (mapping, knows));
+        self.moved.insert((pool, target), (mapping, knows));
     }
 
     /// A server came up.
@@ -112,8 +106,8 @@ impl Pushes {
         let news = |to: NodeId| {
             let moved = moved.iter().filter(|(_, (_, knows))| *knows != to);
             let moved = moved
-                .map(|((service, target), (mapping, _))| (*service, *target, *mapping))
-                .map(|(service, target, mapping)| Change::Mapping { service, target, mapping });
+                .map(|((pool, target), (mapping, _))| (*pool, *target, *mapping))
+                .map(|(pool, target, mapping)| Change::Mapping { pool, target, mapping });
             Push { to, changes: servers.iter().cloned().chain(moved).collect() }
         };
         self.distributors.iter().map(|to| news(*to)).filter(|push| !push.changes.is_empty()).collect()
@@ -131,7 +125,7 @@ mod tests {
         pushes.add_distributor(told);
         let mut moved = |target: usize, server| {
             let target = Target(u64::try_from(target).expect("a small number"));
-            pushes.target_moved(ServiceId(0), target, Mapping::to_one(NodeId(server)), knows);
+            pushes.target_moved(PoolId(0), target, Mapping::to_one(NodeId(server)), knows);
         };
         (0..=Pushes::MOVED_MAX).for_each(|target| moved(target, 3));
         moved(0, 4);
@@ -140,7 +134,7 @@ mod tests {
         assert_eq!(taken.len(), 1);
         assert_eq!(taken[0].changes.len(), Pushes::MOVED_MAX);
         let newest =
-            Change::Mapping { service: ServiceId(0), target: Target(0), mapping: Mapping::to_one(NodeId(4)) };
+            Change::Mapping { pool: PoolId(0), target: Target(0), mapping: Mapping::to_one(NodeId(4)) };
         assert_eq!(taken[0].changes[0], newest);
     }
 }

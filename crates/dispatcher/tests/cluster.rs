@@ -4,22 +4,33 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use baton_cluster::{Consult, NodeId, PolicyConfig, PolicyKind, ServiceId, Target};
-use baton_dispatcher::{Change, Dispatcher, Guide, Mapping, Refusal, ServiceRule, load_limit};
+use baton_cluster::{Consult, NodeId, PHttp, PolicyConfig, PolicyKind, PoolId, Target};
+use baton_dispatcher::{
+    Change, Decision, Dispatcher, Guide, Mapping, PoolRule, Question, Refusal, load_limit,
+};
 use proptest::prelude::*;
 
-const SERVICE: ServiceId = ServiceId(0);
+const POOL: PoolId = PoolId(0);
 const A: NodeId = NodeId(100);
 const B: NodeId = NodeId(101);
 const C: NodeId = NodeId(102);
 
-fn rule(kind: PolicyKind, consult: Consult) -> ServiceRule {
-    ServiceRule { policy: PolicyConfig { t_low: 3, t_high: 8, ..PolicyConfig::new(kind) }, consult }
+fn rule(kind: PolicyKind, servers: u16) -> PoolRule {
+    let servers: Vec<_> = (0..servers).map(NodeId).collect();
+    PoolRule::new(servers, PolicyConfig { t_low: 3, t_high: 8, ..PolicyConfig::new(kind) })
+}
+
+fn ask(dispatcher: &mut Dispatcher, from: NodeId, target: u64, now: Duration) -> Result<Decision, Refusal> {
+    dispatcher.ask(from, Question { pool: POOL, target: Some(Target(target)), at: None }, now)
 }
 
 fn dispatcher(kind: PolicyKind, servers: u16) -> Dispatcher {
+    dispatcher_of(rule(kind, servers), servers)
+}
+
+fn dispatcher_of(rule: PoolRule, servers: u16) -> Dispatcher {
     let weights = (0..servers).map(|id| (NodeId(id), 1 + id % 3));
-    let mut dispatcher = Dispatcher::new(weights, [rule(kind, Consult::Cached)], 1 << 16);
+    let mut dispatcher = Dispatcher::new(weights, [rule], 1 << 16);
     for id in 0..servers {
         dispatcher.server_up(NodeId(id));
     }
@@ -61,7 +72,8 @@ impl Distributor {
             return None;
         }
         let loads = dispatcher.loads();
-        let server = loads.least_of(mapping.servers.as_slice())?;
+        let all: Vec<_> = loads.servers().map(|(node, _)| node).collect();
+        let server = loads.of(&all).least_of(mapping.servers.as_slice())?;
         let limit = load_limit(self.limit, loads.weight(server)?, 1);
         (loads.load(server)? <= limit).then_some(server)
     }
@@ -81,12 +93,16 @@ proptest! {
     /// what the dispatcher would have decided, and the dispatcher would have changed nothing.
     #[test]
     fn a_cached_decision_is_the_dispatchers(
-        replicated in any::<bool>(),
+        kind in 0usize..3,
         servers in 1u16..6,
         steps in prop::collection::vec((0u16..3, 0u64..5, 0u16..6, 0u32..30, 0u64..9_000, 0u8..24), 1..250),
     ) {
-        let kind = if replicated { PolicyKind::LardReplicated } else { PolicyKind::Lard };
-        let mut dispatcher = dispatcher(kind, servers);
+        let (kind, p_http) = [
+            (PolicyKind::Lard, PHttp::Move),
+            (PolicyKind::LardReplicated, PHttp::Stay),
+            (PolicyKind::Lard, PHttp::ExtendedLard),
+        ][kind];
+        let mut dispatcher = dispatcher_of(PoolRule { p_http, ..rule(kind, servers) }, servers);
         let mut distributors: BTreeMap<_, _> = [A, B, C].map(|id| (id, Distributor::default())).into();
         for (id, distributor) in &mut distributors {
             dispatcher.distributor_up(*id).guides.iter().for_each(|(_, guide)| distributor.obey(guide));
@@ -95,7 +111,7 @@ proptest! {
         for (who, target, node, load, ms, what) in steps {
             let (who, target, node) = (NodeId(100 + who), Target(target), NodeId(node % servers));
             match what {
-                0..4 => dispatcher.load_reported(node, load),
+                0..4 => dispatcher.load_reported(node, load, 0),
                 4 => dispatcher.server_up(node),
                 5 => {
                     dispatcher.server_down(node);
@@ -103,7 +119,7 @@ proptest! {
                 6..8 => now += Duration::from_millis(ms),
                 _ => {
                     let own = distributors[&who].decide(target, now, &dispatcher);
-                    let Ok(asked) = dispatcher.ask(who, SERVICE, Some(target), now) else { continue };
+                    let Ok(asked) = ask(&mut dispatcher, who, target.0, now) else { continue };
                     match own {
                         Some(own) => prop_assert!(asked.server == own && !asked.moved),
                         None => {
@@ -120,11 +136,11 @@ proptest! {
 
 /// Makes a target move by a question of `by`'s.
 fn move_target(dispatcher: &mut Dispatcher, target: Target, by: NodeId) -> Mapping {
-    let held = dispatcher.ask(by, SERVICE, Some(target), Duration::ZERO).expect("servers are up");
-    dispatcher.load_reported(held.server, 90);
-    let moved = dispatcher.ask(by, SERVICE, Some(target), Duration::ZERO).expect("servers are up");
+    let held = ask(dispatcher, by, target.0, Duration::ZERO).expect("servers are up");
+    dispatcher.load_reported(held.server, 90, 0);
+    let moved = ask(dispatcher, by, target.0, Duration::ZERO).expect("servers are up");
     assert!(moved.moved && moved.server != held.server);
-    dispatcher.load_reported(held.server, 0);
+    dispatcher.load_reported(held.server, 0, 0);
     moved.mapping.expect("LARD maps")
 }
 
@@ -137,7 +153,7 @@ fn a_move_is_told_to_all_but_the_one_who_asked() {
     dispatcher.take_pushes();
     let mapping = move_target(&mut dispatcher, Target(1), A);
     let pushes = dispatcher.take_pushes();
-    let expected = vec![Change::Mapping { service: SERVICE, target: Target(1), mapping }];
+    let expected = vec![Change::Mapping { pool: POOL, target: Target(1), mapping }];
     let told: Vec<_> = pushes.iter().map(|push| (push.to, &push.changes)).collect();
     assert_eq!(told, [(B, &expected), (C, &expected)]);
     assert!(!dispatcher.has_pushes() && dispatcher.take_pushes().is_empty());
@@ -156,7 +172,7 @@ fn moves_of_one_target_are_told_as_one_and_the_last_asker_knows() {
     let pushes = dispatcher.take_pushes();
     assert_eq!(pushes.len(), 1);
     assert_eq!(pushes[0].to, A);
-    assert_eq!(pushes[0].changes, [Change::Mapping { service: SERVICE, target: Target(1), mapping }]);
+    assert_eq!(pushes[0].changes, [Change::Mapping { pool: POOL, target: Target(1), mapping }]);
 }
 
 #[test]
@@ -178,12 +194,12 @@ fn a_set_keeps_its_servers_for_k_and_not_longer() {
     let mut dispatcher = dispatcher(PolicyKind::LardReplicated, 2);
     let second = Duration::from_secs(1);
     let servers_at = |dispatcher: &mut Dispatcher, seconds: u32| {
-        let decision = dispatcher.ask(A, SERVICE, Some(Target(1)), second * seconds).expect("servers are up");
-        dispatcher.load_reported(decision.server, 0);
+        let decision = ask(dispatcher, A, 1, second * seconds).expect("servers are up");
+        dispatcher.load_reported(decision.server, 0, 0);
         decision.mapping.expect("LARD/R maps").servers.len()
     };
     assert_eq!(servers_at(&mut dispatcher, 0), 1);
-    dispatcher.load_reported(NodeId(0), 90);
+    dispatcher.load_reported(NodeId(0), 90, 0);
     assert_eq!(servers_at(&mut dispatcher, 1), 2);
     assert_eq!(servers_at(&mut dispatcher, 21), 2, "not changed for K");
     assert_eq!(servers_at(&mut dispatcher, 22), 1, "not changed for longer than K");
@@ -191,13 +207,13 @@ fn a_set_keeps_its_servers_for_k_and_not_longer() {
 
 #[test]
 fn in_a_full_set_the_newcomer_takes_the_place_of_the_most_loaded() {
-    let rules = [rule(PolicyKind::LardReplicated, Consult::Cached)];
+    let rules = [rule(PolicyKind::LardReplicated, 6)];
     let mut dispatcher = Dispatcher::new((0..6).map(|id| (NodeId(id), 1)), rules, 16);
     (0..6).for_each(|id| dispatcher.server_up(NodeId(id)));
     let mut set = Vec::new();
     for load in 90..96 {
-        let decision = dispatcher.ask(A, SERVICE, Some(Target(1)), Duration::ZERO).expect("servers are up");
-        dispatcher.load_reported(decision.server, load);
+        let decision = ask(&mut dispatcher, A, 1, Duration::ZERO).expect("servers are up");
+        dispatcher.load_reported(decision.server, load, 0);
         set = decision.mapping.expect("LARD/R maps").servers.as_slice().to_vec();
     }
     assert_eq!(set, [0, 1, 2, 5].map(NodeId), "5 for 4, which had come for 3");
@@ -207,7 +223,12 @@ fn in_a_full_set_the_newcomer_takes_the_place_of_the_most_loaded() {
 fn a_newcomer_starts_the_round_anew() {
     let mut dispatcher = dispatcher(PolicyKind::WeightedRoundRobin, 3);
     let turns = |dispatcher: &mut Dispatcher, n: usize| -> Vec<NodeId> {
-        let ask = |_| dispatcher.ask(A, SERVICE, None, Duration::ZERO).expect("servers are up").server;
+        let ask = |_| {
+            dispatcher
+                .ask(A, Question { pool: POOL, target: None, at: None }, Duration::ZERO)
+                .expect("servers are up")
+                .server
+        };
         (0..n).map(ask).collect()
     };
     turns(&mut dispatcher, 4);
@@ -224,7 +245,7 @@ fn a_new_target_is_no_news() {
     dispatcher.distributor_up(A);
     dispatcher.distributor_up(B);
     dispatcher.take_pushes();
-    dispatcher.ask(A, SERVICE, Some(Target(1)), Duration::ZERO).unwrap();
+    ask(&mut dispatcher, A, 1, Duration::ZERO).unwrap();
     assert!(!dispatcher.has_pushes());
 }
 
@@ -238,15 +259,13 @@ fn a_death_is_told_with_the_guides_and_makes_waiting_news_of_it_void() {
     let held = mapping.servers.as_slice()[0];
     assert_eq!((dispatcher.server_down(held), dispatcher.server_down(held)), (1, 0));
     let left: Vec<_> = dispatcher.loads().live().map(|(node, _)| node).collect();
-    let news = [
-        Change::Live(left.clone()),
-        Change::Guide { service: SERVICE, guide: Guide::Cached { load_limit: 8 } },
-    ];
+    let news =
+        [Change::Live(left.clone()), Change::Guide { pool: POOL, guide: Guide::Cached { load_limit: 8 } }];
     for push in dispatcher.take_pushes() {
         assert_eq!(push.changes, news);
     }
     assert_eq!(dispatcher.stats().targets, 0);
-    let decision = dispatcher.ask(A, SERVICE, Some(Target(1)), Duration::ZERO).unwrap();
+    let decision = ask(&mut dispatcher, A, 1, Duration::ZERO).unwrap();
     assert_eq!((vec![decision.server], decision.moved), (left, false));
 }
 
@@ -259,60 +278,147 @@ fn who_left_is_told_nothing_and_who_comes_gets_the_state() {
     assert!(dispatcher.take_pushes().is_empty());
     let welcome = dispatcher.distributor_up(B);
     assert_eq!(welcome.live, [NodeId(0)]);
-    assert_eq!(welcome.guides, [(SERVICE, Guide::Rota(vec![NodeId(0)]))]);
+    assert_eq!(welcome.guides, [(POOL, Guide::Rota(vec![NodeId(0)]))]);
 }
 
 #[test]
 fn consult_always_caches_nothing_and_pushes_no_moves() {
     for kind in PolicyKind::ALL {
-        let mut dispatcher =
-            Dispatcher::new((0..2).map(|id| (NodeId(id), 1)), [rule(kind, Consult::Always)], 16);
-        dispatcher.server_up(NodeId(0));
-        dispatcher.server_up(NodeId(1));
-        assert_eq!(dispatcher.distributor_up(A).guides, [(SERVICE, Guide::AskAlways)]);
+        let always = PoolRule { consult: Consult::Always, ..rule(kind, 2) };
+        let mut dispatcher = dispatcher_of(always, 2);
+        assert_eq!(dispatcher.distributor_up(A).guides, [(POOL, Guide::AskAlways)]);
         dispatcher.distributor_up(B);
         dispatcher.take_pushes();
         for load in [0, 90, 0, 90] {
-            let decision = dispatcher.ask(A, SERVICE, Some(Target(1)), Duration::ZERO).unwrap();
+            let decision = ask(&mut dispatcher, A, 1, Duration::ZERO).unwrap();
             assert_eq!(decision.mapping, None);
-            dispatcher.load_reported(decision.server, load);
+            dispatcher.load_reported(decision.server, load, 0);
         }
         assert!(!dispatcher.has_pushes());
     }
 }
 
 #[test]
-fn a_service_has_its_own_targets_and_shares_the_loads() {
-    let rules = [PolicyKind::Lard, PolicyKind::Lard].map(|kind| rule(kind, Consult::Cached));
-    let mut dispatcher = Dispatcher::new((0..2).map(|id| (NodeId(id), 1)), rules, 16);
-    dispatcher.server_up(NodeId(0));
-    dispatcher.server_up(NodeId(1));
-    let first = dispatcher.ask(A, ServiceId(0), Some(Target(1)), Duration::ZERO).unwrap();
-    let second = dispatcher.ask(A, ServiceId(1), Some(Target(1)), Duration::ZERO).unwrap();
-    assert_ne!(first.server, second.server);
-    assert_eq!(dispatcher.stats().targets, 2);
+fn a_pool_has_its_own_servers_and_targets_and_shares_the_loads() {
+    let pool = |servers: &[u16]| {
+        let servers: Vec<_> = servers.iter().copied().map(NodeId).collect();
+        PoolRule { servers, ..rule(PolicyKind::Lard, 0) }
+    };
+    let mut dispatcher =
+        Dispatcher::new((0..4).map(|id| (NodeId(id), 1)), [pool(&[1, 0]), pool(&[1, 2])], 16);
+    (0..4).for_each(|id| dispatcher.server_up(NodeId(id)));
+    let mut ask = |pool, target| {
+        let question = Question { pool: PoolId(pool), target: Some(Target(target)), at: None };
+        dispatcher.ask(A, question, Duration::ZERO).expect("servers are up").server.0
+    };
+    assert_eq!([ask(0, 1), ask(0, 2)], [0, 1], "both are idle");
+    assert_eq!([ask(1, 1), ask(1, 2)], [2, 1], "1 is as busy for this pool");
+    assert_eq!([ask(0, 1), ask(1, 1)], [0, 2], "one target, two pools");
+    assert_eq!(dispatcher.stats().targets, 4);
+    assert_eq!(dispatcher.server_down(NodeId(0)), 1, "of the first pool alone");
+    assert_eq!(dispatcher.server_down(NodeId(3)), 0, "in no pool");
+}
+
+#[test]
+fn turns_go_on_when_a_server_of_another_pool_comes() {
+    let pool = |servers: [u16; 2]| {
+        PoolRule::new(servers.map(NodeId), PolicyConfig::new(PolicyKind::WeightedRoundRobin))
+    };
+    let mut dispatcher = Dispatcher::new((0..4).map(|id| (NodeId(id), 1)), [pool([0, 1]), pool([2, 3])], 16);
+    (0..3).for_each(|id| dispatcher.server_up(NodeId(id)));
+    let question = Question { pool: POOL, target: None, at: None };
+    let ask =
+        |dispatcher: &mut Dispatcher| dispatcher.ask(A, question, Duration::ZERO).expect("up").server.0;
+    assert_eq!(ask(&mut dispatcher), 0);
+    dispatcher.server_up(NodeId(3));
+    assert_eq!(ask(&mut dispatcher), 1);
+    let guides = dispatcher.distributor_up(A).guides;
+    assert_eq!(guides[0], (PoolId(0), Guide::Rota(vec![NodeId(0), NodeId(1)])));
+    assert_eq!(guides[1], (PoolId(1), Guide::Rota(vec![NodeId(2), NodeId(3)])));
+}
+
+/// Which server, for a request on a connection that `at` has.
+fn later(dispatcher: &mut Dispatcher, target: Option<u64>, at: u16) -> Decision {
+    let question = Question { pool: POOL, target: target.map(Target), at: Some(NodeId(at)) };
+    dispatcher.ask(A, question, Duration::ZERO).expect("servers are up")
+}
+
+#[test]
+fn who_has_the_connection_keeps_it_unless_p_http_says_otherwise() {
+    for kind in PolicyKind::ALL {
+        for p_http in [PHttp::Stay, PHttp::Move] {
+            let servers = vec![NodeId(0), NodeId(1), NodeId(2)];
+            let mut dispatcher = dispatcher_of(PoolRule { p_http, servers, ..rule(kind, 3) }, 4);
+            let first = ask(&mut dispatcher, A, 1, Duration::ZERO).expect("servers are up").server;
+            let other = NodeId(if first == NodeId(0) { 1 } else { 0 });
+            dispatcher.load_reported(other, 2, 0);
+            let moves = p_http == PHttp::Move && kind.is_lard();
+            let expected = if moves { first } else { other };
+            assert_eq!(later(&mut dispatcher, Some(1), other.0).server, expected, "{kind}");
+            assert_eq!(later(&mut dispatcher, None, other.0).server, other, "nothing to be local to");
+            // Where it cannot stay, it is decided as a first request.
+            dispatcher.server_down(other);
+            for gone in [other.0, 3, 100] {
+                assert!(later(&mut dispatcher, Some(1), gone).server.0 < 3, "{kind}");
+            }
+        }
+    }
+}
+
+/// USENIX'99 4.2, step by step.
+#[test]
+fn extended_lard_stays_where_the_target_or_an_idle_disk_is() {
+    let rule = PoolRule { p_http: PHttp::ExtendedLard, ..rule(PolicyKind::Lard, 3) };
+    let mut dispatcher = Dispatcher::new((0..3).map(|id| (NodeId(id), 1)), [rule], 16);
+    (0..3).for_each(|id| dispatcher.server_up(NodeId(id)));
+    let (busy, idle) = (10, 9);
+    let holders = |decision: Decision| decision.mapping.map(|m| m.servers.as_slice().to_vec());
+    assert_eq!(ask(&mut dispatcher, A, 1, Duration::ZERO).map(|d| d.server), Ok(NodeId(0)));
+
+    dispatcher.load_reported(NodeId(1), 0, busy);
+    let moved = later(&mut dispatcher, Some(1), 1);
+    assert_eq!((moved.server, moved.moved), (NodeId(0), false), "it costs 1 there, 5 here");
+    let unknown = later(&mut dispatcher, Some(2), 1);
+    assert_eq!((unknown.server, holders(unknown)), (NodeId(1), None), "nobody has it; not remembered");
+
+    dispatcher.load_reported(NodeId(0), 7, 0);
+    assert_eq!(later(&mut dispatcher, Some(1), 1).server, NodeId(1), "5 to 5: it stays");
+    dispatcher.load_reported(NodeId(0), 6, 0);
+    assert_eq!(later(&mut dispatcher, Some(1), 1).server, NodeId(0), "4 to 5");
+
+    dispatcher.load_reported(NodeId(1), 90, idle);
+    let read = later(&mut dispatcher, Some(1), 1);
+    assert_eq!((read.server, read.moved), (NodeId(1), true));
+    assert_eq!(holders(read), Some(vec![NodeId(0), NodeId(1)]));
+    dispatcher.load_reported(NodeId(1), 90, busy);
+    assert_eq!(later(&mut dispatcher, Some(1), 1).server, NodeId(1), "it has it now");
+
+    dispatcher.load_reported(NodeId(0), 90, busy);
+    let first = ask(&mut dispatcher, A, 1, Duration::ZERO).expect("servers are up");
+    assert_eq!((first.server, first.moved), (NodeId(2), true), "both are overloaded");
+    assert_eq!(holders(first), Some(vec![NodeId(2)]));
 }
 
 #[test]
 fn questions_without_an_answer_are_refused_and_counted() {
     let mut dispatcher = dispatcher(PolicyKind::Lard, 1);
-    let unknown = ServiceId(9);
-    let refused = dispatcher.ask(A, unknown, None, Duration::ZERO);
-    assert_eq!(refused, Err(Refusal::UnknownService(unknown)));
+    let unknown = PoolId(9);
+    let refused = dispatcher.ask(A, Question { pool: unknown, target: None, at: None }, Duration::ZERO);
+    assert_eq!(refused, Err(Refusal::UnknownPool(unknown)));
     dispatcher.server_down(NodeId(0));
-    assert_eq!(dispatcher.ask(A, SERVICE, Some(Target(1)), Duration::ZERO), Err(Refusal::NoServer));
+    assert_eq!(ask(&mut dispatcher, A, 1, Duration::ZERO), Err(Refusal::NoServer(POOL)));
     assert_eq!((dispatcher.stats().asked, dispatcher.stats().refused), (2, 2));
     dispatcher.server_up(NodeId(0));
-    assert!(dispatcher.ask(A, SERVICE, Some(Target(1)), Duration::ZERO).is_ok());
+    assert!(ask(&mut dispatcher, A, 1, Duration::ZERO).is_ok());
 }
 
 #[test]
 fn targets_are_bounded() {
-    let rules = [rule(PolicyKind::LardReplicated, Consult::Cached)];
+    let rules = [rule(PolicyKind::LardReplicated, 1)];
     let mut dispatcher = Dispatcher::new([(NodeId(0), 1)], rules, 100);
     dispatcher.server_up(NodeId(0));
     for n in 0..1000 {
-        dispatcher.ask(A, SERVICE, Some(Target(n)), Duration::ZERO).unwrap();
+        ask(&mut dispatcher, A, n, Duration::ZERO).unwrap();
     }
     let stats = dispatcher.stats();
     assert_eq!((stats.targets, stats.targets_evicted), (100, 900));

@@ -6,20 +6,20 @@ mod model;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use baton_cluster::{Consult, NodeId, PolicyConfig, PolicyKind, ServiceId, Target};
+use baton_cluster::{NodeId, PHttp, PolicyConfig, PolicyKind, PoolId, Target};
 use baton_dispatcher::{
-    Decision, Dispatcher, Guide, Loads, Policy, Refusal, Replicas, ServiceRule, WeightedRoundRobin,
+    Decision, Dispatcher, Guide, Loads, Policy, PoolRule, Question, Refusal, Replicas, WeightedRoundRobin,
 };
 use model::Model;
 use proptest::prelude::*;
 
-const SERVICE: ServiceId = ServiceId(0);
+const POOL: PoolId = PoolId(0);
 const DISTRIBUTOR: NodeId = NodeId(100);
 
 #[derive(Clone, Debug)]
 enum Event {
-    Ask(Option<Target>),
-    Report(NodeId, u32),
+    Ask(Option<Target>, Option<NodeId>),
+    Report(NodeId, u32, u8),
     Up(NodeId),
     Down(NodeId),
     Pass(Duration),
@@ -27,10 +27,13 @@ enum Event {
 
 fn events(servers: u16) -> impl Strategy<Value = Vec<Event>> {
     let node = || (0..servers).prop_map(NodeId);
-    // Loads around the thresholds 3 and 8, so that every branch is taken often.
+    // A connection may be with a node that is no server. Loads around the thresholds 3 and 8, pressures
+    // around 10, so that every branch is taken often.
+    let at = prop::option::of((0..=servers).prop_map(NodeId));
+    let target = prop::option::weighted(0.95, (0u64..6).prop_map(Target));
     let event = prop_oneof![
-        12 => prop::option::weighted(0.95, (0u64..6).prop_map(Target)).prop_map(Event::Ask),
-        6 => (node(), 0u32..40).prop_map(|(node, load)| Event::Report(node, load)),
+        12 => (target, at).prop_map(|(target, at)| Event::Ask(target, at)),
+        6 => (node(), 0u32..40, 7u8..13).prop_map(|(node, load, pressure)| Event::Report(node, load, pressure)),
         1 => node().prop_map(Event::Up),
         1 => node().prop_map(Event::Down),
         1 => (0u64..15_000).prop_map(|ms| Event::Pass(Duration::from_millis(ms))),
@@ -45,21 +48,26 @@ fn weights() -> impl Strategy<Value = Vec<u16>> {
     prop_oneof![equal, unequal]
 }
 
-fn scenario() -> impl Strategy<Value = (Vec<u16>, Vec<Event>)> {
+/// A cluster, the servers of its pool, and what happens.
+type Scenario = (Vec<u16>, Vec<NodeId>, Vec<Event>);
+
+fn scenario() -> impl Strategy<Value = Scenario> {
     weights().prop_flat_map(|weights| {
         let servers = u16::try_from(weights.len()).expect("few");
-        (Just(weights), events(servers))
+        let all: Vec<_> = (0..servers).map(NodeId).collect();
+        let some = prop::sample::subsequence(all.clone(), 1..=all.len());
+        (Just(weights), prop_oneof![Just(all), some], events(servers))
     })
 }
 
-fn config(kind: PolicyKind) -> PolicyConfig {
-    PolicyConfig { t_low: 3, t_high: 8, ..PolicyConfig::new(kind) }
+fn rule(kind: PolicyKind, p_http: PHttp, pool: &[NodeId]) -> PoolRule {
+    let policy = PolicyConfig { t_low: 3, t_high: 8, ..PolicyConfig::new(kind) };
+    PoolRule { p_http, ..PoolRule::new(pool, policy) }
 }
 
-fn dispatcher(kind: PolicyKind, weights: &[u16]) -> Dispatcher {
+fn dispatcher(rule: &PoolRule, weights: &[u16]) -> Dispatcher {
     let servers = (0u16..).map(NodeId).zip(weights.iter().copied());
-    let rule = ServiceRule { policy: config(kind), consult: Consult::Cached };
-    Dispatcher::new(servers, [rule], 1 << 16)
+    Dispatcher::new(servers, [rule.clone()], 1 << 16)
 }
 
 /// Applies an event; the answer if it was a question.
@@ -69,8 +77,10 @@ fn apply(
     now: &mut Duration,
 ) -> Option<Result<Decision, Refusal>> {
     match *event {
-        Event::Ask(target) => return Some(dispatcher.ask(DISTRIBUTOR, SERVICE, target, *now)),
-        Event::Report(node, load) => dispatcher.load_reported(node, load),
+        Event::Ask(target, at) => {
+            return Some(dispatcher.ask(DISTRIBUTOR, Question { pool: POOL, target, at }, *now));
+        }
+        Event::Report(node, load, pressure) => dispatcher.load_reported(node, load, pressure),
         Event::Up(node) => dispatcher.server_up(node),
         Event::Down(node) => {
             dispatcher.server_down(node);
@@ -85,27 +95,37 @@ fn all_up(weights: &[u16]) -> Vec<Event> {
 }
 
 /// Runs the policy and the model side by side and compares every decision and every set.
-fn agrees_with_model(kind: PolicyKind, weights: &[u16], events: &[Event]) -> Result<(), TestCaseError> {
-    let mut dispatcher = dispatcher(kind, weights);
-    let mut model = Model::new(config(kind), weights);
+fn agrees_with_model(
+    kind: PolicyKind,
+    p_http: PHttp,
+    (weights, pool, events): &Scenario,
+) -> Result<(), TestCaseError> {
+    let rule = rule(kind, p_http, pool);
+    let mut dispatcher = dispatcher(&rule, weights);
+    let mut model = Model::new(&rule, weights);
     let mut now = Duration::ZERO;
     for event in all_up(weights).iter().chain(events) {
         let answer = apply(&mut dispatcher, event, &mut now);
         match *event {
-            Event::Ask(target) => {
+            Event::Ask(target, at) => {
                 let before = target.and_then(|target| model.sets.get(&target).cloned());
                 let overloaded: Vec<_> =
                     model.servers.keys().copied().filter(|node| model.overloaded(*node)).collect();
-                let expected = model.ask(target, now);
+                let here = at.filter(|node| model.serves(*node));
+                let expected = model.ask(target, at, now);
                 let got = answer.and_then(Result::ok);
                 prop_assert_eq!(got.map(|d| d.server), expected.as_ref().map(|(server, _)| *server));
                 let (Some(decision), Some((_, set))) = (got, expected) else { continue };
                 let mapped = decision.mapping.map(|m| m.servers.as_slice().to_vec()).unwrap_or_default();
                 prop_assert_eq!(&mapped, &set);
-                prop_assert!(model.servers[&decision.server].up, "a dead server was chosen");
-                keeps_its_promises(kind, decision, before, &overloaded, now)?;
+                prop_assert!(model.serves(decision.server), "dead, or of another pool");
+                if p_http == PHttp::ExtendedLard {
+                    keeps_the_promises_of_extended(decision, before, here)?;
+                } else {
+                    keeps_its_promises(&rule, decision, before, &overloaded, now)?;
+                }
             }
-            Event::Report(node, load) => model.report(node, load),
+            Event::Report(node, load, pressure) => model.report(node, load, pressure),
             Event::Up(node) => model.up(node),
             Event::Down(node) => model.down(node),
             Event::Pass(_) => {}
@@ -114,9 +134,28 @@ fn agrees_with_model(kind: PolicyKind, weights: &[u16], events: &[Event]) -> Res
     Ok(())
 }
 
+/// What must hold under extended LARD whatever the model says: a connection moves only to who has the
+/// target, and stays where the target is.
+fn keeps_the_promises_of_extended(
+    decision: Decision,
+    before: Option<(Vec<NodeId>, Duration)>,
+    here: Option<NodeId>,
+) -> Result<(), TestCaseError> {
+    let before = before.map(|(set, _)| set).unwrap_or_default();
+    if let Some(here) = here {
+        prop_assert!(decision.server == here || before.contains(&decision.server));
+        prop_assert!(decision.server == here || !before.contains(&here));
+    }
+    let Some(mapping) = decision.mapping else { return Ok(()) };
+    let servers = mapping.servers.as_slice();
+    prop_assert!(!servers.is_empty() && servers.len() <= Replicas::MAX && mapping.expires.is_none());
+    prop_assert_eq!(decision.moved, !before.is_empty() && before != servers);
+    Ok(())
+}
+
 /// What must hold of a decision whatever the model says.
 fn keeps_its_promises(
-    kind: PolicyKind,
+    rule: &PoolRule,
     decision: Decision,
     before: Option<(Vec<NodeId>, Duration)>,
     overloaded: &[NodeId],
@@ -134,8 +173,8 @@ fn keeps_its_promises(
     let gained = servers.iter().any(|server| !before.contains(server));
     let least_was_overloaded = before.iter().all(|server| overloaded.contains(server));
     prop_assert!(!gained || least_was_overloaded, "moved or replicated without need");
-    let k = config(kind).k;
-    if kind == PolicyKind::LardReplicated && before.len() > 1 {
+    let k = rule.policy.k;
+    if rule.policy.kind == PolicyKind::LardReplicated && before.len() > 1 {
         let due = now - changed > k;
         prop_assert!(!due || servers.len() <= before.len(), "a set that is due must not grow");
         prop_assert!(!due || decision.moved, "a set that is due must shrink or change");
@@ -146,30 +185,42 @@ fn keeps_its_promises(
     Ok(())
 }
 
+fn p_http(moves: bool) -> PHttp {
+    if moves { PHttp::Move } else { PHttp::Stay }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn least_loaded_is_the_models((weights, events) in scenario()) {
-        agrees_with_model(PolicyKind::LeastLoaded, &weights, &events)?;
+    fn least_loaded_is_the_models(scenario in scenario(), moves in any::<bool>()) {
+        agrees_with_model(PolicyKind::LeastLoaded, p_http(moves), &scenario)?;
     }
 
     #[test]
-    fn lard_is_the_papers((weights, events) in scenario()) {
-        agrees_with_model(PolicyKind::Lard, &weights, &events)?;
+    fn lard_is_the_papers(scenario in scenario(), moves in any::<bool>()) {
+        agrees_with_model(PolicyKind::Lard, p_http(moves), &scenario)?;
     }
 
     #[test]
-    fn lard_replicated_is_the_papers((weights, events) in scenario()) {
-        agrees_with_model(PolicyKind::LardReplicated, &weights, &events)?;
+    fn lard_replicated_is_the_papers(scenario in scenario(), moves in any::<bool>()) {
+        agrees_with_model(PolicyKind::LardReplicated, p_http(moves), &scenario)?;
+    }
+
+    #[test]
+    fn extended_lard_is_the_papers(scenario in scenario(), replicated in any::<bool>()) {
+        let kind = if replicated { PolicyKind::LardReplicated } else { PolicyKind::Lard };
+        agrees_with_model(kind, PHttp::ExtendedLard, &scenario)?;
     }
 
     /// A dispatcher is a function of its events.
     #[test]
-    fn the_same_events_give_the_same_decisions((weights, events) in scenario()) {
-        for kind in PolicyKind::ALL {
+    fn the_same_events_give_the_same_decisions((weights, pool, events) in scenario()) {
+        let stay = PolicyKind::ALL.map(|kind| (kind, PHttp::Stay));
+        let others = [(PolicyKind::Lard, PHttp::Move), (PolicyKind::Lard, PHttp::ExtendedLard)];
+        for (kind, p_http) in stay.into_iter().chain(others) {
             let run = || {
-                let mut dispatcher = dispatcher(kind, &weights);
+                let mut dispatcher = dispatcher(&rule(kind, p_http, &pool), &weights);
                 dispatcher.distributor_up(NodeId(7));
                 let mut now = Duration::ZERO;
                 let answers: Vec<_> = all_up(&weights)
@@ -191,6 +242,7 @@ proptest! {
         before in prop::collection::vec((0u16..12, any::<bool>()), 0..40),
     ) {
         let mut loads = Loads::new((0u16..).map(NodeId).zip(weights.iter().copied()));
+        let all: Vec<_> = loads.servers().map(|(node, _)| node).collect();
         let mut policy = WeightedRoundRobin::new();
         for (node, up) in before {
             let changed = loads.set_live(NodeId(node), up);
@@ -199,13 +251,13 @@ proptest! {
                 (true, false) => prop_assert_eq!(policy.server_left(NodeId(node)), 0),
                 _ => {}
             }
-            policy.decide(None, &loads, Duration::ZERO);
+            policy.decide(None, None, loads.of(&all), Duration::ZERO);
         }
         policy.server_joined(NodeId(0));
-        let Guide::Rota(rota) = policy.guide(&loads) else { panic!("not a rota") };
+        let Guide::Rota(rota) = policy.guide(loads.of(&all)) else { panic!("not a rota") };
         let live: BTreeMap<_, _> = loads.live().collect();
         prop_assert_eq!(rota.is_empty(), live.is_empty());
-        let mut decided = || policy.decide(None, &loads, Duration::ZERO).map(|d| d.server);
+        let mut decided = || policy.decide(None, None, loads.of(&all), Duration::ZERO).map(|d| d.server);
         let rounds: Vec<_> = rota.iter().chain(&rota).map(|_| decided().unwrap()).collect();
         prop_assert_eq!(&rounds, &[rota.clone(), rota.clone()].concat());
         let total: usize = live.values().map(|w| usize::from(*w)).sum();

@@ -15,14 +15,3 @@ pub(crate) fn wall_offset() -> Duration {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     wall.saturating_sub(monotonic())
 }
-
-/// A wall clock's nanoseconds as messages carry them: milliseconds, truncated.
-pub(crate) fn to_ms(wall_ns: u64) -> u32 {
-    (wall_ns / 1_000_000) as u32
-}
-
-/// The nanoseconds, not far from now, of which these are the milliseconds.
-pub(crate) fn from_ms(ms: u32) -> u64 {
-    let now = (wall_offset() + monotonic()).as_nanos() as u64 / 1_000_000;
-    now.wrapping_add_signed(i64::from(ms.wrapping_sub(now as u32).cast_signed())) * 1_000_000
-}

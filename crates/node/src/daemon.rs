@@ -97,9 +97,9 @@ impl Daemon {
             socket: StatusSocket::listen(setup.socket())?,
             peers: Peers::new(node.id),
             post: Post::new(node.id, mesh),
-            distributor: roles.distributor.then(|| Distributor::new(&cluster)),
+            distributor: roles.distributor.then(|| Distributor::new(&cluster, node.id)),
             dispatcher: roles.dispatcher.then(|| DispatcherRole::new(&cluster)),
-            server: roles.server.then(|| ServerRole::new(now)),
+            server: roles.server.then(|| ServerRole::new(&node, now)),
             switch: roles.switch.then(SwitchRole::new),
             ends: Ends::default(),
             datapath,
@@ -227,11 +227,11 @@ impl Daemon {
                 if let Some(dispatcher) = &mut self.dispatcher {
                     dispatcher.load(from, &load);
                 }
-                self.with_distributor(|d, tools| d.load(from, load.serving, tools))
+                self.with_distributor(|d, tools| d.load(from, &load, tools))
             }
             Message::Answer(answer) => self.with_distributor(|d, tools| d.answered(answer, tools)),
             Message::Push(push) => self.with_distributor(|d, tools| d.pushed(&push, tools)),
-            Message::Guide(g) => self.with_distributor(|d, tools| d.guide(g.service, g.guide, tools)),
+            Message::Guide(g) => self.with_distributor(|d, tools| d.guide(g.pool, g.guide, tools)),
             Message::Live(live) => self.with_distributor(|d, tools| d.live(live.nodes, tools)),
             Message::Update(update) => Ok(switch::updated(&self.datapath, from, &update)?),
             Message::Close(close) => Ok(switch::closed(&self.datapath, &close)?),
@@ -240,6 +240,8 @@ impl Daemon {
                 self.socket.replied(from, reply.id, &reply.body);
                 Ok(())
             }
+            // Nobody replays yet.
+            Message::Taken(_) => Ok(()),
         }
     }
 
@@ -262,9 +264,9 @@ impl Daemon {
         for event in self.events.get().take() {
             match event {
                 Event::Bound { flow, start_seq, server, issued, .. } => {
-                    let issued_ms = clock::to_ms(issued);
                     if let Some(distributor) = &mut self.distributor {
-                        distributor.bound(Move { flow, server, start_seq, issued_ms }, now);
+                        let moved = Move { flow, server, start_seq, issued, from: self.me };
+                        distributor.bound(moved, now);
                     }
                 }
                 Event::Closed { flow, start_seq, distributor, .. } => {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use baton_cluster::{Cluster, NodeId};
 use baton_control::message::{self, CHANGES_MAX};
 use baton_control::{Answer, Ask, Change, Guidance, Live, Load, Message, Push, Verdict};
-use baton_dispatcher::{Decision, Dispatcher, Guide, Refusal, Stats};
+use baton_dispatcher::{Decision, Dispatcher, Guide, Question, Refusal, Stats};
 
 use crate::post::Post;
 
@@ -29,14 +29,15 @@ impl DispatcherRole {
         let answers = ask
             .questions
             .iter()
-            .map(|q| verdict(self.dispatcher.ask(from, q.service, q.target, now)))
+            .map(|q| Question { pool: q.pool, target: q.target, at: q.at })
+            .map(|question| verdict(self.dispatcher.ask(from, question, now)))
             .collect();
         post.send(from, Message::Answer(Answer { batch: ask.batch, answers }));
         self.push(post);
     }
 
     pub(crate) fn load(&mut self, from: NodeId, load: &Load) {
-        self.dispatcher.load_reported(from, load.serving);
+        self.dispatcher.load_reported(from, load.serving, load.pressure);
     }
 
     /// A node came up: as server, as distributor, or both.
@@ -47,8 +48,8 @@ impl DispatcherRole {
         if node.roles.distributor {
             let welcome = self.dispatcher.distributor_up(node.id);
             post.send(node.id, Message::Live(Live { nodes: welcome.live }));
-            for (service, guide) in welcome.guides {
-                post.send(node.id, Message::Guide(Guidance { service, guide: wire_guide(guide) }));
+            for (pool, guide) in welcome.guides {
+                post.send(node.id, Message::Guide(Guidance { pool, guide: wire_guide(guide) }));
             }
         }
         self.push(post);
@@ -77,24 +78,22 @@ impl DispatcherRole {
     }
 }
 
-/// News as messages, in order; neighbouring mappings of one service share a message.
+/// News as messages, in order; neighbouring mappings of one pool share a message.
 fn messages(changes: Vec<baton_dispatcher::Change>) -> Vec<Message> {
     let mut out: Vec<Message> = Vec::new();
     for change in changes {
         match change {
             baton_dispatcher::Change::Live(nodes) => out.push(Message::Live(Live { nodes })),
-            baton_dispatcher::Change::Guide { service, guide } => {
-                out.push(Message::Guide(Guidance { service, guide: wire_guide(guide) }));
+            baton_dispatcher::Change::Guide { pool, guide } => {
+                out.push(Message::Guide(Guidance { pool, guide: wire_guide(guide) }));
             }
-            baton_dispatcher::Change::Mapping { service, target, mapping } => {
+            baton_dispatcher::Change::Mapping { pool, target, mapping } => {
                 let change = Change { target, servers: mapping.servers.as_slice().to_vec() };
                 match out.last_mut() {
-                    Some(Message::Push(push))
-                        if push.service == service && push.changes.len() < CHANGES_MAX =>
-                    {
+                    Some(Message::Push(push)) if push.pool == pool && push.changes.len() < CHANGES_MAX => {
                         push.changes.push(change);
                     }
-                    _ => out.push(Message::Push(Push { service, changes: vec![change] })),
+                    _ => out.push(Message::Push(Push { pool, changes: vec![change] })),
                 }
             }
         }

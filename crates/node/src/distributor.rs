@@ -5,15 +5,15 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use baton_cluster::{Cluster, Flow, NodeId, Service, ServiceId, Target};
+use baton_cluster::{Cluster, Flow, NodeId, PoolId, Service, Target};
 use baton_control::message::{self, MOVES_MAX};
-use baton_control::{Answer, BatchLimits, Batcher, Message, Move, Push, Question, Update, Verdict};
+use baton_control::{Answer, BatchLimits, Batcher, Load, Message, Move, Push, Question, Update, Verdict};
 use baton_datapath::constants::{HELD_MS, LASTING_MS, MAX_REPLICAS};
 use baton_datapath::{Datapath, DatapathError, Frame, Guide, Hold, State, target_of};
 use baton_dispatcher::Loads;
-use baton_dispatcher::fallback::Ring;
 
 use crate::clock;
+use crate::guided::{Guided, known_as};
 use crate::peers::Peers;
 use crate::post::Post;
 use crate::setup::target_key;
@@ -36,7 +36,7 @@ pub(crate) struct Tally {
 #[derive(Debug)]
 struct Held {
     start_seq: u32,
-    service: ServiceId,
+    pool: PoolId,
     target: Option<Target>,
     frames: Vec<Frame>,
     /// Packets of it read from the hold device, repetitions included.
@@ -51,27 +51,20 @@ struct Releasing {
     read: u32,
 }
 
-/// What a service's requests are decided by, as last told.
-#[derive(Debug)]
-struct Guided {
-    guide: message::Guide,
-    /// LARD/R: how long a mapping of several servers may be used before it is asked again.
-    replicas_for: Duration,
-}
-
 /// The distributor of this node.
 #[derive(Debug)]
 pub(crate) struct Distributor {
+    me: NodeId,
     dispatcher: NodeId,
     batcher: Batcher<Flow>,
     held: HashMap<Flow, Held>,
     releasing: HashMap<Flow, Releasing>,
     held_packets: usize,
     held_packets_max: usize,
+    /// `PoolId` -> how.
     guided: Vec<Guided>,
     live: Option<Vec<NodeId>>,
     loads: Loads,
-    ring: Ring,
     least_weight: u16,
     generation: u32,
     moves: VecDeque<(Instant, Move)>,
@@ -91,14 +84,11 @@ pub(crate) struct Tools<'a> {
 }
 
 impl Distributor {
-    pub(crate) fn new(cluster: &Cluster) -> Self {
+    pub(crate) fn new(cluster: &Cluster, me: NodeId) -> Self {
         let servers: Vec<(NodeId, u16)> = cluster.with_role(|r| r.server).map(|n| (n.id, n.weight)).collect();
         let held_packets_max = cluster.limits.held_packets as usize;
-        let ask_all = |s: &Service| Guided {
-            guide: message::Guide::AskAlways,
-            replicas_for: cluster.pools_of(s.id).next().map_or(Duration::ZERO, |pool| pool.policy.k),
-        };
         Self {
+            me,
             dispatcher: cluster.dispatcher().id,
             batcher: Batcher::new(BatchLimits {
                 undecided_max: held_packets_max,
@@ -108,10 +98,9 @@ impl Distributor {
             releasing: HashMap::new(),
             held_packets: 0,
             held_packets_max,
-            guided: cluster.services.iter().map(ask_all).collect(),
+            guided: cluster.pools.iter().map(|pool| Guided::new(pool, &servers)).collect(),
             live: None,
             loads: Loads::new(servers.iter().copied()),
-            ring: Ring::new(servers.iter().copied()),
             least_weight: servers.iter().map(|(_, w)| *w).min().unwrap_or(1),
             generation: 1,
             moves: VecDeque::new(),
@@ -178,12 +167,12 @@ impl Distributor {
         }
         let Some(pool) = tools.cluster.pools_of(service.id).next() else { return Ok(()) };
         let target = target_of(frame.payload(), target_key(&pool.key), self.target_secret);
-        let question = Question { service: service.id, target };
+        let question = Question { pool: pool.id, target, at: None };
         let (flow, start_seq) = (frame.flow, frame.seq);
         self.held_packets += 1;
         self.held.insert(
             flow,
-            Held { start_seq, service: service.id, target, frames: vec![frame], read: 1, since: tools.now },
+            Held { start_seq, pool: pool.id, target, frames: vec![frame], read: 1, since: tools.now },
         );
         if !tools.peers.is_up(self.dispatcher) {
             return self.decide_alone(flow, tools);
@@ -235,26 +224,29 @@ impl Distributor {
         if let (Some(held), Some(keep)) = (self.held.get(&flow), &verdict.keep)
             && let Some(target) = held.target
         {
-            self.keep(held.service, target, keep, tools.datapath)?;
+            self.keep(held.pool, target, keep, tools)?;
         }
         self.settle(flow, server, tools)
     }
 
-    /// Remembers a mapping, if the service's guide lets the kernel use it.
+    /// Remembers a mapping, if the pool's guide lets the kernel use it.
     fn keep(
         &self,
-        service: ServiceId,
+        pool: PoolId,
         target: Target,
         servers: &[NodeId],
-        datapath: &Datapath,
+        tools: &Tools<'_>,
     ) -> Result<(), DatapathError> {
-        let Some(guided) = self.guided.get(service.index()) else { return Ok(()) };
+        let (Some(guided), Some(service)) = (self.guided.get(pool.index()), known_as(tools.cluster, pool))
+        else {
+            return Ok(());
+        };
         if !matches!(guided.guide, message::Guide::Cached { .. }) || servers.is_empty() {
             return Ok(());
         }
         let servers = servers.get(..MAX_REPLICAS as usize).unwrap_or(servers);
         let expires = (servers.len() > 1).then(|| clock::monotonic() + guided.replicas_for);
-        datapath.set_decision(service, target, servers, expires, self.generation)
+        tools.datapath.set_decision(service, target, servers, expires, self.generation)
     }
 
     /// Binds a held connection and lets its packets go on.
@@ -271,10 +263,8 @@ impl Distributor {
         }
         self.releasing.insert(flow, Releasing { start_seq: held.start_seq, read: held.read });
         self.finish_release(flow, tools)?;
-        self.bound(
-            Move { flow, server, start_seq: held.start_seq, issued_ms: clock::to_ms(issued) },
-            tools.now,
-        );
+        let moved = Move { flow, server, start_seq: held.start_seq, issued, from: self.me };
+        self.bound(moved, tools.now);
         Ok(())
     }
 
@@ -296,8 +286,9 @@ impl Distributor {
     }
 
     fn decide_alone(&mut self, flow: Flow, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
-        let target = self.held.get(&flow).and_then(|h| h.target);
-        match self.ring.choose(target, &self.loads) {
+        let Some(held) = self.held.get(&flow) else { return Ok(()) };
+        let guided = self.guided.get(held.pool.index());
+        match guided.and_then(|g| g.ring.choose(held.target, self.loads.of(&g.servers))) {
             Some(server) => {
                 self.tally.fallback += 1;
                 self.settle(flow, server, tools)
@@ -378,13 +369,8 @@ impl Distributor {
     }
 
     /// A server's load.
-    pub(crate) fn load(
-        &mut self,
-        node: NodeId,
-        serving: u32,
-        tools: &Tools<'_>,
-    ) -> Result<(), DatapathError> {
-        self.loads.report(node, serving);
+    pub(crate) fn load(&mut self, node: NodeId, load: &Load, tools: &Tools<'_>) -> Result<(), DatapathError> {
+        self.loads.report(node, load.serving, load.pressure);
         self.tell_load(node, tools)
     }
 
@@ -414,14 +400,14 @@ impl Distributor {
         self.tell_guides(tools)
     }
 
-    /// How to decide for a service from now on.
+    /// How to decide for a pool from now on.
     pub(crate) fn guide(
         &mut self,
-        service: ServiceId,
+        pool: PoolId,
         guide: message::Guide,
         tools: &Tools<'_>,
     ) -> Result<(), DatapathError> {
-        if let Some(guided) = self.guided.get_mut(service.index()) {
+        if let Some(guided) = self.guided.get_mut(pool.index()) {
             guided.guide = guide;
         }
         self.tell_guides(tools)
@@ -437,9 +423,11 @@ impl Distributor {
     pub(crate) fn pushed(&mut self, push: &Push, tools: &Tools<'_>) -> Result<(), DatapathError> {
         for change in &push.changes {
             if change.servers.is_empty() {
-                tools.datapath.remove_decision(push.service, change.target)?;
+                if let Some(service) = known_as(tools.cluster, push.pool) {
+                    tools.datapath.remove_decision(service, change.target)?;
+                }
             } else {
-                self.keep(push.service, change.target, &change.servers, tools.datapath)?;
+                self.keep(push.pool, change.target, &change.servers, tools)?;
             }
         }
         Ok(())
@@ -452,9 +440,11 @@ impl Distributor {
     }
 
     fn tell_guides(&self, tools: &Tools<'_>) -> Result<(), DatapathError> {
-        // While user space is silent the kernel goes round all live servers.
-        let everybody: Vec<NodeId> = self.loads.live().map(|(node, _)| node).collect();
-        for (service, guided) in tools.cluster.services.iter().zip(&self.guided) {
+        for (pool, guided) in tools.cluster.pools.iter().zip(&self.guided) {
+            let Some(service) = known_as(tools.cluster, pool.id) else { continue };
+            // While user space is silent the kernel goes round all live servers.
+            let everybody: Vec<NodeId> =
+                self.loads.of(&guided.servers).live().map(|(node, _)| node).collect();
             let (guide, rota) = match &guided.guide {
                 message::Guide::AskAlways => (Guide::Ask, &everybody),
                 message::Guide::Cached { load_limit } => {
@@ -462,7 +452,7 @@ impl Distributor {
                 }
                 message::Guide::Rota(turns) => (Guide::Rota, turns),
             };
-            tools.datapath.set_guide(service.id, &guide, rota, self.generation)?;
+            tools.datapath.set_guide(service, &guide, rota, self.generation)?;
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ impl Daemon {
     pub(crate) fn status(&self) -> Result<NodeStatus, NodeError> {
         let node = self.node(self.me)?;
         let counters = self.datapath.counters()?;
-        let load = self.server.as_ref().map(|s| s.load(&self.datapath)).transpose()?;
+        let serving = self.server.as_ref().map(|s| s.serving(&self.datapath)).transpose()?;
         Ok(NodeStatus {
             name: node.name.clone(),
             id: node.id.0,
@@ -31,7 +31,7 @@ impl Daemon {
             decisions: self.decisions(&counters),
             handoffs: self.handoffs()?,
             counters: counters.nonzero().map(counter).collect(),
-            serving: load.map_or(0, |l| u64::from(l.serving)),
+            serving: serving.map_or(0, u64::from),
             adopted: counters.get(Counter::Adopted),
             closed: counters.get(Counter::Closed),
             bytes_served: counters.get(Counter::BytesServed),

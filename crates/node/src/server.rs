@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use baton_cluster::{Cluster, Flow, NodeId};
+use baton_cluster::{Cluster, Flow, Node, NodeId};
 use baton_control::message::ENDS_MAX;
 use baton_control::{Close, End, Load, Message};
 use baton_datapath::{Counter, Datapath, DatapathError};
@@ -11,6 +11,7 @@ use baton_datapath::{Counter, Datapath, DatapathError};
 use crate::clock;
 use crate::peers::Peers;
 use crate::post::Post;
+use crate::pressure::Pressure;
 
 /// How often the count of busy connections is compared with the bindings themselves.
 const RECOUNT_EVERY: Duration = Duration::from_secs(30);
@@ -27,18 +28,25 @@ pub(crate) struct ServerRole {
     recounted: Instant,
     /// Busy by the counters, but not by the bindings.
     drift: i64,
+    pressure: Pressure,
 }
 
 impl ServerRole {
-    pub(crate) fn new(now: Instant) -> Self {
-        Self { last: None, told: now, recounted: now, drift: 0 }
+    pub(crate) fn new(node: &Node, now: Instant) -> Self {
+        Self { last: None, told: now, recounted: now, drift: 0, pressure: Pressure::new(node) }
     }
 
-    /// Connections being served now, adopted and ended so far.
-    pub(crate) fn load(&self, datapath: &Datapath) -> Result<Load, DatapathError> {
+    /// Connections being served now.
+    pub(crate) fn serving(&self, datapath: &Datapath) -> Result<u32, DatapathError> {
         let busy = self.counted(datapath)? - self.drift;
+        Ok(u32::try_from(busy.max(0)).unwrap_or(u32::MAX))
+    }
+
+    /// How busy the node is now.
+    fn load(&mut self, now: Instant, datapath: &Datapath) -> Result<Load, DatapathError> {
         Ok(Load {
-            serving: u32::try_from(busy.max(0)).unwrap_or(u32::MAX),
+            serving: self.serving(datapath)?,
+            pressure: self.pressure.get(now),
             adopted_total: datapath.counter(Counter::Adopted)?,
             closed_total: datapath.counter(Counter::Closed)?,
         })
@@ -58,7 +66,7 @@ impl ServerRole {
             self.recounted = now;
             self.recount(datapath)?;
         }
-        let load = self.load(datapath)?;
+        let load = self.load(now, datapath)?;
         let changed = self.last != Some(load);
         if !changed && now - self.told < REPEAT_EVERY {
             return Ok(false);

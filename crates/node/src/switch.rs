@@ -5,7 +5,6 @@ use baton_control::{Close, Update};
 use baton_datapath::{Datapath, DatapathError};
 use baton_dispatcher::maglev::{TABLE_SIZE, Table};
 
-use crate::clock;
 use crate::peers::Peers;
 
 /// The switch of this node.
@@ -53,7 +52,7 @@ impl SwitchRole {
 /// An update message: flows that have moved.
 pub(crate) fn updated(datapath: &Datapath, from: NodeId, update: &Update) -> Result<(), DatapathError> {
     for m in &update.moves {
-        datapath.bind_told(&m.flow, m.start_seq, m.server, from, clock::from_ms(m.issued_ms))?;
+        datapath.bind_told(&m.flow, m.start_seq, m.server, from, m.issued)?;
     }
     Ok(())
 }

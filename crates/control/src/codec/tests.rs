@@ -36,17 +36,17 @@ fn hello() -> Hello {
 
 /// Every kind at least once, with every choice of every field that has choices.
 fn samples() -> Vec<(&'static str, Word)> {
-    let (service, target) = (ServiceId(1), Target(0xfeed_beef));
+    let (pool, target) = (PoolId(1), Target(0xfeed_beef));
     let verdict = |server, keep| Verdict { server, keep };
-    let guide = |guide| Message::Guide(Guidance { service, guide });
+    let guide = |guide| Message::Guide(Guidance { pool, guide });
     let messages = vec![
         (
             "ask",
             Message::Ask(Ask {
                 batch: 300,
                 questions: vec![
-                    Question { service, target: Some(target) },
-                    Question { service: ServiceId(0), target: None },
+                    Question { pool, target: Some(target), at: None },
+                    Question { pool: PoolId(0), target: None, at: Some(NodeId(2)) },
                 ],
             }),
         ),
@@ -66,7 +66,7 @@ fn samples() -> Vec<(&'static str, Word)> {
         (
             "push",
             Message::Push(Push {
-                service,
+                pool,
                 changes: vec![
                     Change { target, servers: vec![NodeId(1)] },
                     Change { target: Target(u64::MAX), servers: Vec::new() },
@@ -76,7 +76,15 @@ fn samples() -> Vec<(&'static str, Word)> {
         ("guide-ask-always", guide(Guide::AskAlways)),
         ("guide-cached", guide(Guide::Cached { load_limit: 65 })),
         ("guide-rota", guide(Guide::Rota(vec![NodeId(1), NodeId(2), NodeId(1)]))),
-        ("load", Message::Load(Load { serving: 25, adopted_total: 1_000_000, closed_total: 999_975 })),
+        (
+            "load",
+            Message::Load(Load {
+                serving: 25,
+                adopted_total: 1_000_000,
+                closed_total: 999_975,
+                pressure: 40,
+            }),
+        ),
         (
             "update",
             Message::Update(Update {
@@ -84,7 +92,8 @@ fn samples() -> Vec<(&'static str, Word)> {
                     flow: flow(),
                     server: NodeId(4),
                     start_seq: 0xdead_beef,
-                    issued_ms: 1000,
+                    issued: 1_000_000_000,
+                    from: NodeId(1),
                 }],
             }),
         ),
@@ -92,6 +101,7 @@ fn samples() -> Vec<(&'static str, Word)> {
         ("live", Message::Live(Live { nodes: vec![NodeId(0), NodeId(2)] })),
         ("status-request", Message::StatusRequest(StatusRequest { id: 9 })),
         ("status-reply", Message::StatusReply(StatusReply { id: 9, body: b"{}".to_vec() })),
+        ("taken", Message::Taken(Taken { flow: flow(), start_seq: 0xdead_beef })),
     ];
     let heartbeat = |echo| Word::Heartbeat(Heartbeat { sequence: 5, sent_us: 1_250_000, echo });
     let mut words = vec![
@@ -112,7 +122,7 @@ fn encoded(word: &Word) -> Vec<u8> {
 }
 
 fn ask(count: usize) -> Message {
-    let question = Question { service: ServiceId(15), target: Some(Target(u64::MAX)) };
+    let question = Question { pool: PoolId(63), target: Some(Target(u64::MAX)), at: Some(NodeId(255)) };
     Message::Ask(Ask { batch: u32::MAX, questions: vec![question; count] })
 }
 
@@ -144,18 +154,25 @@ fn the_largest_messages_fit() {
     let wide = Flow { client_port: u16::MAX, vip_port: u16::MAX, ..flow() };
     let verdict = Verdict { server: Some(far), keep: Some(vec![far; SERVERS_MAX]) };
     let change = Change { target: Target(u64::MAX), servers: vec![far; SERVERS_MAX] };
-    let moved = Move { flow: wide, server: far, start_seq: u32::MAX, issued_ms: u32::MAX };
+    let moved = Move { flow: wide, server: far, start_seq: u32::MAX, issued: u64::MAX, from: far };
     let end = End { flow: wide, start_seq: u32::MAX };
-    let service = ServiceId(15);
+    let pool = PoolId(63);
     let largest = [
         ask(QUESTIONS_MAX),
         Message::Answer(Answer { batch: u32::MAX, answers: vec![verdict; QUESTIONS_MAX] }),
-        Message::Push(Push { service, changes: vec![change; CHANGES_MAX] }),
-        Message::Guide(Guidance { service, guide: Guide::Rota(vec![far; ROTA_MAX]) }),
+        Message::Push(Push { pool, changes: vec![change; CHANGES_MAX] }),
+        Message::Guide(Guidance { pool, guide: Guide::Rota(vec![far; ROTA_MAX]) }),
         Message::Update(Update { moves: vec![moved; MOVES_MAX] }),
         Message::Close(Close { ends: vec![end; ENDS_MAX] }),
         Message::Live(Live { nodes: vec![far; NodeId::MAX_NODES] }),
         Message::StatusReply(StatusReply { id: u32::MAX, body: vec![0xff; STATUS_BYTES_MAX] }),
+        Message::Load(Load {
+            serving: u32::MAX,
+            adopted_total: u64::MAX,
+            closed_total: u64::MAX,
+            pressure: 100,
+        }),
+        Message::Taken(Taken { flow: wide, start_seq: u32::MAX }),
     ];
     for message in largest {
         let mut out = Vec::new();
@@ -199,8 +216,15 @@ fn each_fault_is_named() {
         (&[1, 1, 0, 0, 0], Error::OutOfPlace { kind: Kind::Heartbeat }),
         (&[1, 2, 2], Error::UnknownChoice { kind: Kind::Bye, choice: 2 }),
         (&[1, 19, 0, 3], Error::UnknownChoice { kind: Kind::Guide, choice: 3 }),
-        (&[1, 19, 16, 0], Error::BadService { kind: Kind::Guide, id: 16 }),
-        (&[1, 16, 0, 1, 16, 0], Error::BadService { kind: Kind::Ask, id: 16 }),
+        (&[1, 19, 64, 0], Error::BadPool { kind: Kind::Guide, id: 64 }),
+        (&[1, 18, 64, 0], Error::BadPool { kind: Kind::Push, id: 64 }),
+        (&[1, 16, 0, 1, 64, 0, 0], Error::BadPool { kind: Kind::Ask, id: 64 }),
+        (&[1, 16, 0, 1, 0, 0, 1, 0x80, 2], Error::BadNode { kind: Kind::Ask, id: 256 }),
+        (&[1, 20, 0, 0, 0, 101], Error::BadPercent { kind: Kind::Load, percent: 101 }),
+        (
+            &[1, 21, 1, 192, 0, 2, 7, 1, 198, 51, 100, 1, 80, 4, 0, 0, 0x80, 2],
+            Error::BadNode { kind: Kind::Update, id: 256 },
+        ),
         (&[1, 23, 1, 0x80, 2], Error::BadNode { kind: Kind::Live, id: 256 }),
         (&[1, 17, 0, 1, 1, 0x80, 2, 0], Error::BadNode { kind: Kind::Answer, id: 256 }),
         (
@@ -238,8 +262,8 @@ fn a_node() -> impl Strategy<Value = NodeId> {
     (0..256u16).prop_map(NodeId)
 }
 
-fn a_service() -> impl Strategy<Value = ServiceId> {
-    (0..16u16).prop_map(ServiceId)
+fn a_pool() -> impl Strategy<Value = PoolId> {
+    (0..64u16).prop_map(PoolId)
 }
 
 fn some_nodes(max: usize) -> impl Strategy<Value = Vec<NodeId>> {
@@ -256,8 +280,8 @@ fn a_flow() -> impl Strategy<Value = Flow> {
 }
 
 fn a_message() -> impl Strategy<Value = Message> {
-    let question = (a_service(), prop::option::of(any::<u64>().prop_map(Target)))
-        .prop_map(|(service, target)| Question { service, target });
+    let question = (a_pool(), prop::option::of(any::<u64>().prop_map(Target)), prop::option::of(a_node()))
+        .prop_map(|(pool, target, at)| Question { pool, target, at });
     let verdict = (prop::option::of(a_node()), prop::option::of(some_nodes(SERVERS_MAX)))
         .prop_map(|(server, keep)| Verdict { server, keep });
     let change = (any::<u64>(), some_nodes(SERVERS_MAX))
@@ -267,22 +291,23 @@ fn a_message() -> impl Strategy<Value = Message> {
         any::<u32>().prop_map(|load_limit| Guide::Cached { load_limit }),
         some_nodes(ROTA_MAX).prop_map(Guide::Rota),
     ];
-    let moved = (a_flow(), a_node(), any::<(u32, u32)>())
-        .prop_map(|(flow, server, (start_seq, issued_ms))| Move { flow, server, start_seq, issued_ms });
+    let moved = (a_flow(), a_node(), a_node(), any::<(u32, u64)>())
+        .prop_map(|(flow, server, from, (start_seq, issued))| Move { flow, server, start_seq, issued, from });
     let end = (a_flow(), any::<u32>()).prop_map(|(flow, start_seq)| End { flow, start_seq });
     prop_oneof![
         (any::<u32>(), prop::collection::vec(question, 0..50))
             .prop_map(|(batch, questions)| Message::Ask(Ask { batch, questions })),
         (any::<u32>(), prop::collection::vec(verdict, 0..50))
             .prop_map(|(batch, answers)| Message::Answer(Answer { batch, answers })),
-        (a_service(), prop::collection::vec(change, 0..50))
-            .prop_map(|(service, changes)| Message::Push(Push { service, changes })),
-        (a_service(), guide).prop_map(|(service, guide)| Message::Guide(Guidance { service, guide })),
-        any::<(u32, u64, u64)>().prop_map(|(serving, adopted_total, closed_total)| Message::Load(Load {
-            serving,
-            adopted_total,
-            closed_total
-        })),
+        (a_pool(), prop::collection::vec(change, 0..50))
+            .prop_map(|(pool, changes)| Message::Push(Push { pool, changes })),
+        (a_pool(), guide).prop_map(|(pool, guide)| Message::Guide(Guidance { pool, guide })),
+        (any::<(u32, u64, u64)>(), 0..=100u8).prop_map(
+            |((serving, adopted_total, closed_total), pressure)| {
+                Message::Load(Load { serving, adopted_total, closed_total, pressure })
+            }
+        ),
+        (a_flow(), any::<u32>()).prop_map(|(flow, start_seq)| Message::Taken(Taken { flow, start_seq })),
         prop::collection::vec(moved, 0..50).prop_map(|moves| Message::Update(Update { moves })),
         prop::collection::vec(end, 0..50).prop_map(|ends| Message::Close(Close { ends })),
         some_nodes(NodeId::MAX_NODES).prop_map(|nodes| Message::Live(Live { nodes })),

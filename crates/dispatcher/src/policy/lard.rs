@@ -1,13 +1,14 @@
 //! Locality-aware request distribution, one server a target (ASPLOS'98 2.4). A target goes where
 //! it went before, so that it is found in that server's cache, until the server is overloaded:
-//! then it moves, for good, to the least loaded one.
+//! then it moves, for good, to the least loaded one. A later request of a connection is decided as
+//! if it were the first; one without a target stays.
 
 use std::time::Duration;
 
 use baton_cluster::{NodeId, PolicyConfig, Target};
 
 use super::{Decision, Guide, Policy, Thresholds};
-use crate::{Loads, Mapping, Targets};
+use crate::{Mapping, Targets, View};
 
 /// LARD: its thresholds, and which server each target was last assigned to.
 #[derive(Debug)]
@@ -24,8 +25,16 @@ impl Lard {
 }
 
 impl Policy for Lard {
-    fn decide(&mut self, target: Option<Target>, loads: &Loads, _now: Duration) -> Option<Decision> {
-        let Some(target) = target else { return loads.least_loaded().map(Decision::unmapped) };
+    fn decide(
+        &mut self,
+        target: Option<Target>,
+        at: Option<NodeId>,
+        loads: View<'_>,
+        _now: Duration,
+    ) -> Option<Decision> {
+        let Some(target) = target else {
+            return loads.keeper(at).or_else(|| loads.least_loaded()).map(Decision::unmapped);
+        };
         let held = self.servers.get(target).filter(|server| loads.is_live(**server));
         let (server, moved) = if let Some(server) = held {
             let relief = self.thresholds.relief(*server, loads);
@@ -39,7 +48,7 @@ impl Policy for Lard {
         Some(Decision { server, mapping: Some(Mapping::to_one(server)), moved })
     }
 
-    fn guide(&self, _loads: &Loads) -> Guide {
+    fn guide(&self, _loads: View<'_>) -> Guide {
         Guide::Cached { load_limit: self.thresholds.high }
     }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 use baton_cluster::{NodeId, PolicyConfig, Target};
 
 use super::{Decision, Guide, Policy, Thresholds};
-use crate::{Loads, Mapping, Replicas, Targets};
+use crate::{Mapping, Replicas, Targets, View};
 
 /// LARD/R: its constants, and each target's set of servers.
 #[derive(Debug)]
@@ -41,8 +41,16 @@ impl LardReplicated {
 }
 
 impl Policy for LardReplicated {
-    fn decide(&mut self, target: Option<Target>, loads: &Loads, now: Duration) -> Option<Decision> {
-        let Some(target) = target else { return loads.least_loaded().map(Decision::unmapped) };
+    fn decide(
+        &mut self,
+        target: Option<Target>,
+        at: Option<NodeId>,
+        loads: View<'_>,
+        now: Duration,
+    ) -> Option<Decision> {
+        let Some(target) = target else {
+            return loads.keeper(at).or_else(|| loads.least_loaded()).map(Decision::unmapped);
+        };
         let held = self.sets.get(target).and_then(|set| {
             let (server, changed) = set.choose(self.thresholds, self.k, loads, now)?;
             Some(Decision { server, mapping: Some(set.mapping(self.k, now)), moved: changed })
@@ -55,7 +63,7 @@ impl Policy for LardReplicated {
         Some(Decision { server, mapping: Some(Mapping::to_one(server)), moved: false })
     }
 
-    fn guide(&self, _loads: &Loads) -> Guide {
+    fn guide(&self, _loads: View<'_>) -> Guide {
         Guide::Cached { load_limit: self.thresholds.high }
     }
 
@@ -82,7 +90,7 @@ impl ServerSet {
         &mut self,
         thresholds: Thresholds,
         k: Duration,
-        loads: &Loads,
+        loads: View<'_>,
         now: Duration,
     ) -> Option<(NodeId, bool)> {
         let server = loads.least_of(self.servers.as_slice())?;

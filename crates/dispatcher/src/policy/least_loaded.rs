@@ -6,18 +6,24 @@ use std::time::Duration;
 use baton_cluster::{NodeId, Target};
 
 use super::{Decision, Guide, Policy};
-use crate::Loads;
+use crate::View;
 
-/// Least loaded; ties as [`Loads`] says. Remembers nothing.
+/// Least loaded; ties as for all loads. Who has the connection keeps it. Remembers nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LeastLoaded;
 
 impl Policy for LeastLoaded {
-    fn decide(&mut self, _target: Option<Target>, loads: &Loads, _now: Duration) -> Option<Decision> {
-        loads.least_loaded().map(Decision::unmapped)
+    fn decide(
+        &mut self,
+        _target: Option<Target>,
+        at: Option<NodeId>,
+        loads: View<'_>,
+        _now: Duration,
+    ) -> Option<Decision> {
+        loads.keeper(at).or_else(|| loads.least_loaded()).map(Decision::unmapped)
     }
 
-    fn guide(&self, _loads: &Loads) -> Guide {
+    fn guide(&self, _loads: View<'_>) -> Guide {
         Guide::AskAlways
     }
 

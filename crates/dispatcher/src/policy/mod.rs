@@ -1,7 +1,8 @@
 //! The rules that choose a server, behind one trait: one small file each. [`crate::Dispatcher`]
-//! calls them, one instance per service. A policy remembers targets; it never counts load (it is
-//! given [`Loads`]), never sends anything, and never knows who asked.
+//! calls them, one instance per pool. A policy remembers targets; it never counts load (it is given a
+//! [`View`]), never sends anything, and never knows who asked.
 
+mod extended_lard;
 mod lard;
 mod lard_replicated;
 mod least_loaded;
@@ -10,9 +11,10 @@ mod wrr;
 use std::fmt::Debug;
 use std::time::Duration;
 
-use baton_cluster::{NodeId, PolicyConfig, PolicyKind, Target};
+use baton_cluster::{NodeId, PHttp, PolicyConfig, PolicyKind, Target};
 
-use crate::{Loads, Mapping};
+use crate::{Mapping, PoolRule, View};
+pub use extended_lard::ExtendedLard;
 pub use lard::Lard;
 pub use lard_replicated::LardReplicated;
 pub use least_loaded::LeastLoaded;
@@ -20,13 +22,22 @@ pub use wrr::WeightedRoundRobin;
 
 /// A rule for choosing a server for a target, given loads.
 pub trait Policy: Send + Debug {
-    /// Chooses a server that is up; `None` when none is. Without a target (a request whose target
-    /// could not be told) the policies that look at targets take the least loaded server and
-    /// remember nothing. `now` is the time since a start of the caller's choosing.
-    fn decide(&mut self, target: Option<Target>, loads: &Loads, now: Duration) -> Option<Decision>;
+    /// Chooses a server of the pool that is up; `None` when none is. Without a target (a request whose
+    /// target could not be told) the policies that look at targets take the least loaded server and
+    /// remember nothing. `at` is the server that has the connection, when the request is not its
+    /// first one: policies that are blind to content let it keep it, and so do all for a request
+    /// without a target, if it is up and in the pool. `now` is the time since a start of the caller's
+    /// choosing.
+    fn decide(
+        &mut self,
+        target: Option<Target>,
+        at: Option<NodeId>,
+        loads: View<'_>,
+        now: Duration,
+    ) -> Option<Decision>;
 
     /// What distributors may decide by themselves under this policy, as things stand.
-    fn guide(&self, loads: &Loads) -> Guide;
+    fn guide(&self, loads: View<'_>) -> Guide;
 
     /// A server went down: whatever is remembered about it is forgotten, as if its targets had
     /// never been assigned (ASPLOS'98). Returns how many targets were left without a server.
@@ -70,8 +81,14 @@ pub enum Guide {
     /// Use a cached mapping while the load of the least loaded of its servers is at most
     /// `load_limit` (for a server of the smallest weight; see [`crate::load_limit`] for others);
     /// ask otherwise.
+    ///
+    /// That is for the first request of a connection, and for any under LARD and LARD/R where they
+    /// move connections. Under extended LARD a later request may be kept without asking where its
+    /// target's cached mapping names the server that has the connection, whatever its load; and no
+    /// later request may be sent elsewhere without asking.
     Cached {
-        /// LARD's `t_high`: up to this load LARD would not move the target either.
+        /// LARD's `t_high` (extended LARD's less one): up to this load the policy would not move the
+        /// target either.
         load_limit: u32,
     },
     /// Ask for every request.
@@ -83,11 +100,15 @@ impl Guide {
     pub const ROTA_MAX: usize = 256;
 }
 
-/// The policy that `config` names. It remembers at most `targets_max` targets.
-pub fn build(config: &PolicyConfig, targets_max: usize) -> Box<dyn Policy> {
+/// The policy that `rule` names. It remembers at most `targets_max` targets.
+pub fn build(rule: &PoolRule, targets_max: usize) -> Box<dyn Policy> {
+    let config = &rule.policy;
     match config.kind {
         PolicyKind::WeightedRoundRobin => Box::new(WeightedRoundRobin::new()),
         PolicyKind::LeastLoaded => Box::new(LeastLoaded),
+        PolicyKind::Lard | PolicyKind::LardReplicated if rule.p_http == PHttp::ExtendedLard => {
+            Box::new(ExtendedLard::new(config, rule.pressure_low, targets_max))
+        }
         PolicyKind::Lard => Box::new(Lard::new(config, targets_max)),
         PolicyKind::LardReplicated => Box::new(LardReplicated::new(config, targets_max)),
     }
@@ -95,7 +116,7 @@ pub fn build(config: &PolicyConfig, targets_max: usize) -> Box<dyn Policy> {
 
 impl Decision {
     /// A choice for this request alone.
-    fn unmapped(server: NodeId) -> Self {
+    pub(crate) fn unmapped(server: NodeId) -> Self {
         Self { server, mapping: None, moved: false }
     }
 }
@@ -115,7 +136,7 @@ impl Thresholds {
     /// The server that takes over from `server`, if it is overloaded: above T_high while another
     /// is below T_low, or at 2 T_high or more. The papers take "the least loaded"; when several
     /// are, and `server` is one of them, nothing is gained by a move, so there is none.
-    fn relief(self, server: NodeId, loads: &Loads) -> Option<NodeId> {
+    fn relief(self, server: NodeId, loads: View<'_>) -> Option<NodeId> {
         let high = u64::from(self.high);
         let overloaded = (loads.is_above(server, high) && loads.any_below(u64::from(self.low)))
             || loads.has_reached(server, 2 * high);

@@ -1,13 +1,14 @@
 //! Weighted round robin over the servers that are up, in nginx's *smooth* order: a server of
 //! weight 3 among others gets its three turns apart, not in a row. Blind to content and load, so
-//! a distributor may follow the turns by itself: the guide is the order of one round.
+//! a distributor may follow the turns by itself: the guide is the order of one round. Turns are for
+//! connections: who has one keeps it.
 
 use std::time::Duration;
 
 use baton_cluster::{NodeId, Target};
 
 use super::{Decision, Guide, Policy};
-use crate::Loads;
+use crate::View;
 
 /// Whose turn it is.
 #[derive(Clone, Debug)]
@@ -55,11 +56,18 @@ impl Default for WeightedRoundRobin {
 }
 
 impl Policy for WeightedRoundRobin {
-    fn decide(&mut self, _target: Option<Target>, loads: &Loads, _now: Duration) -> Option<Decision> {
-        self.turn(loads.live()).map(Decision::unmapped)
+    fn decide(
+        &mut self,
+        _target: Option<Target>,
+        at: Option<NodeId>,
+        loads: View<'_>,
+        _now: Duration,
+    ) -> Option<Decision> {
+        let keeper = loads.keeper(at);
+        keeper.or_else(|| self.turn(loads.live())).map(Decision::unmapped)
     }
 
-    fn guide(&self, loads: &Loads) -> Guide {
+    fn guide(&self, loads: View<'_>) -> Guide {
         let servers = shares(loads.live().collect());
         let turns = servers.iter().map(|(_, share)| usize::from(*share)).sum();
         let mut round = Self::new();
@@ -113,13 +121,15 @@ fn gcd(a: u16, b: u16) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Loads;
 
     fn rota(weights: &[u16]) -> Vec<u16> {
         let mut loads = Loads::new((0u16..).map(NodeId).zip(weights.iter().copied()));
         for id in (0u16..).take(weights.len()) {
             loads.set_live(NodeId(id), true);
         }
-        match WeightedRoundRobin::new().guide(&loads) {
+        let all: Vec<_> = loads.servers().map(|(node, _)| node).collect();
+        match WeightedRoundRobin::new().guide(loads.of(&all)) {
             Guide::Rota(order) => order.iter().map(|node| node.0).collect(),
             other => panic!("not a rota: {other:?}"),
         }

@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use baton_cluster::{NodeId, PolicyConfig, PolicyKind, Target};
+use baton_cluster::{NodeId, PHttp, PolicyConfig, PolicyKind, Target};
+use baton_dispatcher::PoolRule;
 
 /// All weights in these tests divide it.
 const COMMON: u32 = 12;
@@ -14,14 +15,18 @@ const COMMON: u32 = 12;
 #[derive(Clone, Debug)]
 pub struct ModelServer {
     pub weight: u32,
+    pub in_pool: bool,
     pub up: bool,
     pub load: u32,
+    pub pressure: u8,
 }
 
-/// The whole cluster.
+/// The whole cluster, with one pool.
 #[derive(Clone, Debug)]
 pub struct Model {
     pub config: PolicyConfig,
+    pub p_http: PHttp,
+    pub pressure_low: u8,
     pub servers: BTreeMap<NodeId, ModelServer>,
     /// Who was given each request, from the first on.
     pub history: Vec<NodeId>,
@@ -30,10 +35,24 @@ pub struct Model {
 }
 
 impl Model {
-    pub fn new(config: PolicyConfig, weights: &[u16]) -> Self {
-        let server = |weight: &u16| ModelServer { weight: u32::from(*weight), up: false, load: 0 };
-        let servers = (0u16..).map(NodeId).zip(weights.iter().map(server)).collect();
-        Self { config, servers, history: Vec::new(), sets: BTreeMap::new() }
+    pub fn new(rule: &PoolRule, weights: &[u16]) -> Self {
+        let server = |(node, weight): (NodeId, &u16)| {
+            let (weight, in_pool) = (u32::from(*weight), rule.servers.contains(&node));
+            (node, ModelServer { weight, in_pool, up: false, load: 0, pressure: 0 })
+        };
+        Self {
+            config: rule.policy,
+            p_http: rule.p_http,
+            pressure_low: rule.pressure_low,
+            servers: (0u16..).map(NodeId).zip(weights).map(server).collect(),
+            history: Vec::new(),
+            sets: BTreeMap::new(),
+        }
+    }
+
+    /// Whether the node may be chosen.
+    pub fn serves(&self, node: NodeId) -> bool {
+        self.servers.get(&node).is_some_and(|server| server.up && server.in_pool)
     }
 
     /// Load per weight, as a whole number.
@@ -48,7 +67,7 @@ impl Model {
 
     /// Those who are up, the one to prefer first: least load, then not chosen for longest.
     fn preferred(&self, among: &[NodeId]) -> Vec<NodeId> {
-        let mut nodes: Vec<_> = among.iter().copied().filter(|node| self.servers[node].up).collect();
+        let mut nodes: Vec<_> = among.iter().copied().filter(|node| self.serves(*node)).collect();
         let last_chosen =
             |node: &NodeId| self.history.iter().rposition(|chosen| chosen == node).map(|at| at + 1);
         nodes.sort_by_key(|node| (self.scaled(*node), last_chosen(node), *node));
@@ -64,17 +83,26 @@ impl Model {
     pub fn overloaded(&self, node: NodeId) -> bool {
         let load = self.scaled(node);
         let idle =
-            |node: &NodeId| self.servers[node].up && self.scaled(*node) < self.threshold(self.config.t_low);
+            |node: &NodeId| self.serves(*node) && self.scaled(*node) < self.threshold(self.config.t_low);
         (load > self.threshold(self.config.t_high) && self.servers.keys().any(idle))
             || load >= self.threshold(2 * self.config.t_high)
     }
 
-    /// The server for a request, and the servers its target has from now on.
-    pub fn ask(&mut self, target: Option<Target>, now: Duration) -> Option<(NodeId, Vec<NodeId>)> {
+    /// The server for a request, and the servers its target has from now on, as far as told.
+    pub fn ask(
+        &mut self,
+        target: Option<Target>,
+        at: Option<NodeId>,
+        now: Duration,
+    ) -> Option<(NodeId, Vec<NodeId>)> {
         let least = self.least_loaded()?;
-        let (server, set) = match target {
-            Some(target) if self.config.kind == PolicyKind::Lard => self.lard(target, least),
-            Some(target) if self.config.kind == PolicyKind::LardReplicated => {
+        let here = at.filter(|node| self.serves(*node));
+        let keeps = self.p_http == PHttp::Stay || !self.config.kind.is_lard() || target.is_none();
+        let (server, set) = match (target, here) {
+            (_, Some(here)) if keeps => (here, Vec::new()),
+            (Some(target), here) if self.p_http == PHttp::ExtendedLard => self.extended(target, here),
+            (Some(target), _) if self.config.kind == PolicyKind::Lard => self.lard(target, least),
+            (Some(target), _) if self.config.kind == PolicyKind::LardReplicated => {
                 self.lard_replicated(target, least, now)
             }
             _ => (least, Vec::new()),
@@ -82,6 +110,51 @@ impl Model {
         self.history.push(server);
         self.server(server).load += 1;
         Some((server, set))
+    }
+
+    /// The three metrics of USENIX'99 4.1, in the unit of [`Model::scaled`]; infinite is the largest.
+    fn costs(&self, node: NodeId, has_it: bool) -> (u32, u32) {
+        let miss_cost = self.threshold(self.config.t_high) - self.threshold(self.config.t_low);
+        let l_idle = self.threshold(self.config.t_low);
+        let l_overload = l_idle + 2 * miss_cost;
+        let load = self.scaled(node);
+        let balancing = load.saturating_sub(l_idle);
+        let locality = if has_it { self.threshold(1) } else { miss_cost };
+        let replacement = if load < l_idle || has_it { 0 } else { miss_cost };
+        (u32::from(load > l_overload), balancing + locality + replacement)
+    }
+
+    /// USENIX'99 4.2.
+    fn extended(&mut self, target: Target, here: Option<NodeId>) -> (NodeId, Vec<NodeId>) {
+        let set = self.sets.get(&target).map(|(set, _)| set.clone()).unwrap_or_default();
+        let calm = |node: NodeId| self.servers[&node].pressure < self.pressure_low;
+        let all: Vec<_> = self.servers.keys().copied().collect();
+        let among = match here {
+            None => all,
+            Some(here) if set.contains(&here) => return (here, set),
+            Some(here) if calm(here) => {
+                let mut set = set;
+                if set.len() == 4 {
+                    let most = self.preferred(&set)[3];
+                    set.retain(|node| *node != most);
+                }
+                set.push(here);
+                self.sets.insert(target, (set.clone(), Duration::ZERO));
+                return (here, set);
+            }
+            Some(here) => [set.clone(), vec![here]].concat(),
+        };
+        // A stable sort: of equal costs, who has it (or has the connection) first, then as ever.
+        let mut ordered = self.preferred(&among);
+        ordered.sort_by_key(|node| here.map_or(!set.contains(node), |here| here != *node));
+        ordered.sort_by_key(|node| self.costs(*node, set.contains(node)));
+        let server = ordered[0];
+        if here.is_some() {
+            return (server, set);
+        }
+        let set = if set.contains(&server) { set } else { vec![server] };
+        self.sets.insert(target, (set.clone(), Duration::ZERO));
+        (server, set)
     }
 
     fn lard(&mut self, target: Target, least: NodeId) -> (NodeId, Vec<NodeId>) {
@@ -127,15 +200,16 @@ impl Model {
         self.servers.get_mut(&node).expect("events name servers of the cluster")
     }
 
-    pub fn report(&mut self, node: NodeId, load: u32) {
-        self.server(node).load = load;
+    pub fn report(&mut self, node: NodeId, load: u32, pressure: u8) {
+        let server = self.server(node);
+        (server.load, server.pressure) = (load, pressure);
     }
 
     pub fn up(&mut self, node: NodeId) {
         let server = self.server(node);
         if !server.up {
             server.up = true;
-            server.load = 0;
+            (server.load, server.pressure) = (0, 0);
         }
     }
 

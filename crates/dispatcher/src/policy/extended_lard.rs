@@ -1,0 +1,177 @@
+//! Extended LARD, for persistent connections (USENIX'99 4.1 and 4.2). Each server has a cost for a
+//! request, in units of load, and the cheapest one serves it:
+//!
+//! | cost | of a server that has the target | of another |
+//! |---|---|---|
+//! | balancing | its load above L_idle; infinite above L_overload | the same |
+//! | locality | 1 | MissCost |
+//! | replacement | 0 | 0 below L_idle, else MissCost |
+//!
+//! The first request of a connection looks at all servers, and the target is mapped to the cheapest.
+//! A later one stays with the server that has the connection if that has the target, or a disk idle
+//! enough to read it: then it has it from now on. Otherwise it goes to the cheapest of this server
+//! and those that have the target. A server whose disk is busy is taken to be short of memory, and
+//! is not believed to keep what it reads.
+//!
+//! The constants follow from LARD's, as the paper says: L_idle = T_low, MissCost = T_high - T_low; and
+//! with its own values, L_overload = L_idle + 2 MissCost.
+//!
+//! Where this goes beyond the paper's text:
+//! - Where all are overloaded, the one that is so least serves: there is no admission control here.
+//! - Ties go to who has the target, or the connection; then as [`View`] says.
+//! - A target is with at most [`Replicas::MAX`] servers. At the bound the newcomer takes the place of
+//!   the most loaded one.
+//! - A first request that goes to a server without the target takes it away from all others, as in
+//!   LARD.
+
+use std::cmp::Ordering;
+use std::time::Duration;
+
+use baton_cluster::{NodeId, PolicyConfig, Target};
+
+use super::{Decision, Guide, Policy};
+use crate::{Mapping, Replicas, Targets, View};
+
+/// Extended LARD: its constants, and the servers that have each target.
+#[derive(Debug)]
+pub struct ExtendedLard {
+    costs: Costs,
+    /// T_high less one: up to this load a server that has the target costs no more than any other.
+    load_limit: u32,
+    pressure_low: u8,
+    holders: Targets<Replicas>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Costs {
+    idle: u64,
+    overload: u64,
+    miss: u64,
+}
+
+impl ExtendedLard {
+    /// Extended LARD with `t_low` and `t_high` of `config`, remembering at most `targets_max` targets.
+    /// A disk that is busy for less than `pressure_low` percent of the time is idle enough.
+    pub fn new(config: &PolicyConfig, pressure_low: u8, targets_max: usize) -> Self {
+        let (low, high) = (u64::from(config.t_low), u64::from(config.t_high));
+        let miss = high.saturating_sub(low);
+        let costs = Costs { idle: low, overload: low + 2 * miss, miss };
+        let load_limit = config.t_high.saturating_sub(1);
+        Self { costs, load_limit, pressure_low, holders: Targets::new(targets_max) }
+    }
+
+    /// The first request of a connection.
+    fn first(&mut self, target: Target, loads: View<'_>) -> Option<Decision> {
+        let all = loads.live().map(|(node, _)| node);
+        let Some(holders) = self.holders.get(target) else {
+            let server = self.costs.cheapest(all, &[], None, loads)?;
+            self.holders.insert(target, Replicas::one(server));
+            return Some(held(server, Replicas::one(server), false));
+        };
+        let server = self.costs.cheapest(all, holders.as_slice(), None, loads)?;
+        let moved = !holders.contains(server);
+        if moved {
+            *holders = Replicas::one(server);
+        }
+        Some(held(server, *holders, moved))
+    }
+
+    /// A later request of a connection that `here` has.
+    fn later(&mut self, target: Target, here: NodeId, loads: View<'_>) -> Option<Decision> {
+        let calm = loads.is_calm(here, self.pressure_low);
+        let Some(holders) = self.holders.get(target) else {
+            if calm {
+                self.holders.insert(target, Replicas::one(here));
+                return Some(held(here, Replicas::one(here), false));
+            }
+            return Some(Decision::unmapped(here));
+        };
+        if holders.contains(here) {
+            return Some(held(here, *holders, false));
+        }
+        if calm {
+            if let Some(most_loaded) = loads.most_of(holders.as_slice()).filter(|_| holders.is_full()) {
+                holders.remove(most_loaded);
+            }
+            let moved = holders.add(here);
+            return Some(held(here, *holders, moved));
+        }
+        let among = holders.as_slice().iter().copied().filter(|node| loads.is_live(*node));
+        let server = self.costs.cheapest(among.chain([here]), holders.as_slice(), Some(here), loads)?;
+        Some(held(server, *holders, false))
+    }
+}
+
+impl Policy for ExtendedLard {
+    fn decide(
+        &mut self,
+        target: Option<Target>,
+        at: Option<NodeId>,
+        loads: View<'_>,
+        _now: Duration,
+    ) -> Option<Decision> {
+        let here = loads.keeper(at);
+        match (target, here) {
+            (Some(target), None) => self.first(target, loads),
+            (Some(target), Some(here)) => self.later(target, here, loads),
+            (None, here) => here.or_else(|| loads.least_loaded()).map(Decision::unmapped),
+        }
+    }
+
+    fn guide(&self, _loads: View<'_>) -> Guide {
+        Guide::Cached { load_limit: self.load_limit }
+    }
+
+    fn server_left(&mut self, node: NodeId) -> usize {
+        self.holders.retain(|holders| {
+            holders.remove(node);
+            !holders.is_empty()
+        })
+    }
+
+    fn mapping(&self, target: Target, _now: Duration) -> Option<Mapping> {
+        self.holders.peek(target).map(|holders| Mapping { servers: *holders, expires: None })
+    }
+
+    fn remembered(&self) -> (usize, u64) {
+        (self.holders.len(), self.holders.evicted())
+    }
+}
+
+impl Costs {
+    /// The cheapest of `servers` for a target that `holders` have. Ties go to `here`, if the connection
+    /// is with one of them, else to a holder.
+    fn cheapest(
+        self,
+        servers: impl Iterator<Item = NodeId>,
+        holders: &[NodeId],
+        here: Option<NodeId>,
+        loads: View<'_>,
+    ) -> Option<NodeId> {
+        let preferred = |node: NodeId| here.map_or_else(|| holders.contains(&node), |here| here == node);
+        servers.min_by(|a, b| {
+            self.compare(*a, *b, holders, loads)
+                .then(preferred(*b).cmp(&preferred(*a)))
+                .then_with(|| loads.compare(*a, *b))
+        })
+    }
+
+    fn compare(self, a: NodeId, b: NodeId, holders: &[NodeId], loads: View<'_>) -> Ordering {
+        let overloaded = |node| loads.is_above(node, self.overload);
+        let cost = |node| loads.excess(node, self.idle).plus(self.of_content(node, holders, loads));
+        overloaded(a).cmp(&overloaded(b)).then_with(|| cost(a).compare(cost(b)))
+    }
+
+    /// Locality and replacement.
+    fn of_content(self, node: NodeId, holders: &[NodeId], loads: View<'_>) -> u64 {
+        if holders.contains(&node) {
+            return 1;
+        }
+        if loads.has_reached(node, self.idle) { 2 * self.miss } else { self.miss }
+    }
+}
+
+/// A choice of `server` for a target that `holders` have now.
+fn held(server: NodeId, holders: Replicas, moved: bool) -> Decision {
+    Decision { server, mapping: Some(Mapping { servers: holders, expires: None }), moved }
+}
