@@ -5,7 +5,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
-use baton_http::{HostMatch, Key, KeyError};
+use baton_http::{HostMatch, Key, KeyError, is_normal};
 
 use crate::read::{Located, Problems};
 use crate::{Roles, Service};
@@ -236,21 +236,6 @@ pub(crate) fn route_path(at: Located<&str>, problems: &mut Problems) -> Option<S
     };
     problems.add(at.line, format_args!("the path {} {what}", quoted(at.value)), help);
     None
-}
-
-/// Whether a path stays as it is when it is normalised (RFC 3986 6.2.2, and merged slashes).
-fn is_normal(path: &str) -> bool {
-    let mut escapes = path.split('%').skip(1);
-    let escape = |rest: &str| {
-        let digits = rest.get(..2).filter(|d| d.bytes().all(|c| matches!(c, b'0'..=b'9' | b'A'..=b'F')));
-        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        byte.is_some_and(|byte| !byte.is_ascii_alphanumeric() && !b"-._~".contains(&byte))
-    };
-    let mut segments = path.split('/').skip(1);
-    let last = path.matches('/').count() - 1;
-    escapes.all(escape)
-        && !segments.clone().any(|segment| segment == "." || segment == "..")
-        && segments.position(str::is_empty).is_none_or(|at| at == last)
 }
 
 /// The methods that a route takes; those that are wrong are left out.

@@ -327,8 +327,7 @@ fn turns_go_on_when_a_server_of_another_pool_comes() {
     let mut dispatcher = Dispatcher::new((0..4).map(|id| (NodeId(id), 1)), [pool([0, 1]), pool([2, 3])], 16);
     (0..3).for_each(|id| dispatcher.server_up(NodeId(id)));
     let question = Question { pool: POOL, target: None, at: None };
-    let ask =
-        |dispatcher: &mut Dispatcher| dispatcher.ask(A, question, Duration::ZERO).expect("up").server.0;
+    let ask = |dispatcher: &mut Dispatcher| dispatcher.ask(A, question, Duration::ZERO).expect("up").server.0;
     assert_eq!(ask(&mut dispatcher), 0);
     dispatcher.server_up(NodeId(3));
     assert_eq!(ask(&mut dispatcher), 1);
