@@ -203,5 +203,5 @@ server.on('upgrade', (req, socket, head) => {
 server.on('connect', (req, socket, head) => tunnel(req, socket, head, `HTTP/1.1 200 Connected\r\nX-Node: ${name}\r\n\r\n`));
 // A socket that is gone no longer says whose it was.
 server.on('connection', (socket) => { socket.from = `${socket.remoteAddress} ${socket.remotePort}`; });
-server.keepAliveTimeout = 120000;
+server.keepAliveTimeout = 600000;
 server.listen(Number(port));

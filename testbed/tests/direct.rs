@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use baton_testbed::{
-    Capture, Content, Dial, DocRoot, Fault, Host, Load, Origin, Packets, Testbed, VIP, WebServer, get,
-    wait_until,
+    Capture, Content, Dial, Disturb, DocRoot, Fault, Host, Load, Origin, Packets, Testbed, VIP, WebServer,
+    get, wait_until,
 };
 
 const SOON: Duration = Duration::from_secs(5);
@@ -313,4 +313,32 @@ fn a_small_cache_before_a_slow_origin_hits_misses_and_forgets() {
     assert!((120..=200).contains(&held), "a cache for 160 objects held {held}");
     let hits = held + there.by_cache.get("HIT").copied().unwrap_or_default();
     assert_eq!(origin.requests(), 50 + 800 - hits);
+}
+
+#[test]
+fn a_bad_line_loses_reorders_and_doubles_and_is_good_again() {
+    let bed = Testbed::builder().wire().without_offloads().build();
+    let files = DocRoot::shared();
+    let contents = [0, 1000, 65_536, 1_000_000].map(|size| Content::new("size", size));
+    contents.iter().for_each(|content| drop(files.add(content)));
+    let _server = WebServer::nginx(bed.node(0), &files);
+    let load = Load::new(Dial::new(bed.node(0).at(80))).connections(10).requests(20);
+    let run = || {
+        let capture = Capture::start(bed.client(0), 80);
+        let summary = load.run(bed.client(0), |i, j| contents[(i + j) % 4].clone());
+        assert!(summary.is_clean(), "{summary}");
+        capture.stop().from_servers()
+    };
+    let bad = |how| {
+        let line = bed.disturb(0, how);
+        (run(), line.disturbed())
+    };
+    let (seen, [lost, reordered, doubled]) = bad(Disturb::new(1).double(5.0));
+    assert!(seen.retransmitted > 0 && doubled > 0 && lost + reordered == 0, "{seen:?} {doubled}");
+    let (seen, [lost, reordered, doubled]) = bad(Disturb::new(1).reorder(5.0));
+    assert!(seen.out_of_order > 0 && reordered > 0 && lost + doubled == 0, "{seen:?} {reordered}");
+    let before = bed.node(0).kernel_counter("RetransSegs");
+    let (_, [lost, ..]) = bad(Disturb::new(1).lose(2.0));
+    assert!(lost > 0 && bed.node(0).kernel_counter("RetransSegs") > before, "{lost}");
+    run();
 }
