@@ -68,6 +68,13 @@ impl ExtendedLard {
             self.holders.insert(target, Replicas::one(server));
             return Some(held(server, Replicas::one(server), false));
         };
+        // The usual case without the sum: a holder up to the limit costs MissCost at most, any other
+        // server at least that.
+        let limit = u64::from(self.load_limit);
+        let usual = loads.least_of(holders.as_slice()).filter(|holder| !loads.is_above(*holder, limit));
+        if let Some(holder) = usual {
+            return Some(held(holder, *holders, false));
+        }
         let server = self.costs.cheapest(all, holders.as_slice(), None, loads)?;
         let moved = !holders.contains(server);
         if moved {
