@@ -356,7 +356,8 @@ fn browse(service: &str, times: usize, is_right: fn(&Cluster<'_>, &[Content])) {
     is_right(&cluster, &assets);
     let served = cluster.served(&[200]);
     let used: BTreeSet<&String> = assets.iter().flat_map(|asset| &served[asset.path()]).collect();
-    assert_eq!(used.len(), cluster.servers.len(), "assets came from {used:?} alone");
+    // Of a browser's six connections each goes where its distributor's turn is: not surely everywhere.
+    assert!(used.len() >= 2, "assets came from {used:?} alone");
     cluster.stop();
 }
 
@@ -374,6 +375,8 @@ fn a_browser_loads_a_page_with_a_hundred_assets() {
 fn a_browser_gets_each_asset_from_where_it_belongs() {
     browse("policy = \"lard\"\np_http = \"move\"", 3, |cluster, assets| {
         let served = cluster.served(&[200]);
+        let used: BTreeSet<&String> = assets.iter().flat_map(|asset| &served[asset.path()]).collect();
+        assert_eq!(used.len(), cluster.servers.len(), "assets came from {used:?} alone");
         for asset in assets {
             let nodes: BTreeSet<&String> = served[asset.path()].iter().collect();
             assert_eq!(nodes.len(), 1, "{}: {nodes:?}", asset.path());

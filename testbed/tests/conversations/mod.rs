@@ -151,11 +151,11 @@ fn masked(heard: &[u8]) -> Vec<String> {
     let starts = (0..heard.len()).filter(|at| *at == 0 || heard[..*at].ends_with(b"\r\n\r\n"));
     let http_1 = starts.into_iter().find(settings).unwrap_or(heard.len());
     let text: String = heard[..http_1].iter().map(|byte| byte.escape_ascii().to_string()).collect();
-    let boundary = text.split("boundary=").nth(1).and_then(|rest| rest.split("\\r").next());
-    let text = match boundary {
-        Some(boundary) if !boundary.is_empty() => text.replace(boundary, "BOUNDARY"),
-        _ => text,
-    };
+    // Of parts: its length varies too, and with it that of the body.
+    let boundary =
+        text.split("boundary=").nth(1).and_then(|rest| rest.split("\\r").next()).unwrap_or_default();
+    let parts = !boundary.is_empty();
+    let text = if parts { text.replace(boundary, "BOUNDARY") } else { text };
     let line = |line: &str| {
         let lower = line.to_ascii_lowercase();
         if let Some(methods) = lower.strip_prefix("allow:") {
@@ -164,7 +164,8 @@ fn masked(heard: &[u8]) -> Vec<String> {
             methods.sort_unstable();
             return format!("allow: {methods:?}");
         }
-        let varying = VARYING.iter().find(|name| lower.starts_with(*name));
+        let length = parts.then_some(&"content-length:");
+        let varying = VARYING.iter().chain(length).find(|name| lower.starts_with(**name));
         varying.map_or(line.to_owned(), |name| format!("{name} *"))
     };
     let mut said: Vec<String> = text.split("\\r\\n").map(line).collect();
