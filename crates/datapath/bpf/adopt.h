@@ -44,8 +44,8 @@ inline_always bool is_stale(struct bpf_sock *sk, const struct binding *b, __u32 
 }
 
 /* The packet comes again behind the RST that it is turned into, and finds the way clear. */
-inline_always int end_stale_socket(struct __sk_buff *skb, const struct packet *p, struct binding *b,
-				   __u32 rst_seq)
+function int end_stale_socket(struct __sk_buff *skb, const struct packet *p, struct binding *b,
+			      __u32 rst_seq)
 {
 	struct reply r = {.seq = rst_seq, .ack = p->ack, .flags = RST | ACK};
 
@@ -59,8 +59,8 @@ inline_always int end_stale_socket(struct __sk_buff *skb, const struct packet *p
 	return TC_ACT_OK;
 }
 
-inline_always int assign(struct __sk_buff *skb, const struct packet *p, struct binding *b,
-			 struct bpf_sock *sk, __u32 tsval)
+function int assign(struct __sk_buff *skb, const struct packet *p, struct binding *b,
+		    struct bpf_sock *sk, __u32 tsval)
 {
 	struct bpf_tcp_req_attrs a = {
 		.mss = b->mss,
@@ -83,8 +83,7 @@ inline_always int assign(struct __sk_buff *skb, const struct packet *p, struct b
  * The first data packet of a connection that this node owns. tsval: what the flow's clock reads,
  * for the socket to go on from.
  */
-inline_always int adopt(struct __sk_buff *skb, const struct packet *p, struct binding *b,
-			__u32 tsval)
+function int adopt(struct __sk_buff *skb, const struct packet *p, struct binding *b, __u32 tsval)
 {
 	struct bpf_sock *sk = socket_of(skb, &p->flow);
 	__u32 rst_seq = 0;

@@ -18,8 +18,7 @@
  * No state is kept for a client before its ACK has proved its address. A packet that another member
  * forwarded is never given to a switch again, nor sent back where it came from.
  */
-#include "adopt.h"
-#include "decide.h"
+#include "move.h"
 #include "order.h"
 
 /* What the distributor knows of a connection whose handshake is complete. */
@@ -48,12 +47,39 @@ inline_always void describe(struct packet *p, struct binding *b)
 	}
 }
 
+/*
+ * Adopts, and begins to follow. A segment of the same list that is not the first (software GSO
+ * repeats a handoff packet's wrapping on each) goes up behind the first: by then the stack has made
+ * the socket.
+ */
+inline_always int take(struct __sk_buff *skb, struct packet *p, struct binding *b)
+{
+	struct scratch *s = scratch();
+	__u32 tsval = s && s->has_clock ? s->clock : clock_of(p, b);
+	bool adopted = b->flags & FLAG_ADOPTED;
+	int verdict = adopt(skb, p, b, tsval);
+
+	if (!adopted && b->flags & FLAG_ADOPTED)
+		follow_from(skb, p, b);
+	return verdict;
+}
+
 /* A packet for a connection that this node owns. */
-inline_always int own(struct __sk_buff *skb, struct packet *p, struct binding *b)
+function int own(struct __sk_buff *skb, struct packet *p, struct binding *b, bool released)
 {
 	if (p->payload && p->seq == b->start_seq && !(b->flags & (FLAG_CONFIRMED | FLAG_CLOSED))) {
 		read_options(skb, p);
-		return adopt(skb, p, b, clock_for(p, b->rtt_ms));
+		return take(skb, p, b);
+	}
+	if (p->payload && p->service_flags & SERVICE_FOLLOWS) {
+		if (b->state == STATE_ASKING && !released) {
+			if (!held_too_long(b))
+				return hold(b, COUNT_HELD_MORE);
+			b->state = STATE_BOUND;
+		}
+		int verdict = later(skb, p, b, released);
+		if (verdict != TC_ACT_OK || b->state == STATE_READING)
+			return verdict;
 	}
 	count(COUNT_OWNED);
 	track_in(p, b);
@@ -61,7 +87,7 @@ inline_always int own(struct __sk_buff *skb, struct packet *p, struct binding *b
 }
 
 /* The first data packet of a connection that another node is to own. */
-inline_always int hand_off(struct __sk_buff *skb, struct packet *p, struct binding *b)
+function int hand_off(struct __sk_buff *skb, struct packet *p, struct binding *b)
 {
 	count(set_flag(b, FLAG_HANDED) & FLAG_HANDED ? COUNT_HANDOFF_AGAIN : COUNT_HANDOFF_SENT);
 	read_options(skb, p);
@@ -69,7 +95,7 @@ inline_always int hand_off(struct __sk_buff *skb, struct packet *p, struct bindi
 }
 
 /* A packet for a connection that another node owns. */
-inline_always int elsewhere(struct __sk_buff *skb, struct packet *p, struct binding *b)
+function int elsewhere(struct __sk_buff *skb, struct packet *p, struct binding *b)
 {
 	__u16 from = sender(skb);
 
@@ -78,23 +104,46 @@ inline_always int elsewhere(struct __sk_buff *skb, struct packet *p, struct bind
 	 */
 	if (p->flags & (FIN | RST) && !(set_flag(b, FLAG_FIN_IN) & FLAG_FIN_IN))
 		unassign(b);
+	/* whoever sent it: its owner-to-be, too, when the handoff packet was lost */
+	if (p->payload && p->seq == b->start_seq && !is_hearsay(b))
+		return hand_off(skb, p, b);
 	if (from == b->node)
 		return drop(COUNT_DROP_LOOP);
-	if (p->payload && p->seq == b->start_seq && (settings.roles & ROLE_DISTRIBUTOR) &&
-	    !is_hearsay(b))
-		return hand_off(skb, p, b);
 	return forward(skb, p, b->node, COUNT_FORWARDED_BINDING);
 }
 
-/* The first request of a connection: decide, bind, hand off. */
-inline_always int first_request(struct __sk_buff *skb, struct packet *p, struct binding *b)
-{
-	enum counter why;
+/* No verdict yet: the binding says whose packet it is now. */
+enum { DECIDED = -2 };
 
+/* The first request of a connection: decide and bind. */
+function int first_request(struct __sk_buff *skb, struct packet *p, struct binding *b)
+{
+	enum counter why = COUNT_HELD_HEAD;
+	struct scratch *s = scratch();
+	__u16 server = NO_NODE;
+
+	if (!s)
+		return drop(COUNT_FAULT_MAP);
 	count(COUNT_REQUEST_FIRST);
 	b->start_seq = p->seq;
 	b->seen_ns = b->since_ns = bpf_ktime_get_ns();
-	__u16 server = decide(skb, p, &why);
+	bool listens = daemon_listens();
+	enum fed fed = read_first(skb, p, s);
+	if (fed != FED_FOLLOWED)
+		s->reading.flags |= READ_ODD_PATH; /* whatever it is, it is not to be decided by */
+	else if (listens && !(s->reading.flags & (s->whole_head ? READ_HEAD : READ_LINE))) {
+		read_now(b);
+		return DECIDED;
+	}
+	if (fed == FED_FOLLOWED && p->service_flags & SERVICE_STRICT &&
+	    s->reading.flags & READ_AGAIN)
+		why = COUNT_HELD_PIPELINED;
+	else
+		p->pool = choose_pool(p, s);
+	if (p->pool != POOL_UNKNOWN && why != COUNT_HELD_PIPELINED)
+		server = decide(p, s, &why);
+	else if (!listens)
+		why = COUNT_DROP_NO_SERVER;
 	if (server == NO_NODE) {
 		if (why == COUNT_DROP_NO_SERVER || why == COUNT_DECIDED_ALONE)
 			return drop(COUNT_DROP_NO_SERVER);
@@ -114,15 +163,13 @@ inline_always int first_request(struct __sk_buff *skb, struct packet *p, struct 
 	b->state = STATE_BOUND;
 	b->issued = wall_ns();
 	tell(&p->flow, b, EVENT_BOUND);
-	if (server == settings.self) {
+	if (server == settings.self)
 		count(COUNT_HANDOFF_LOCAL);
-		return own(skb, p, b);
-	}
-	return hand_off(skb, p, b);
+	return DECIDED;
 }
 
 /* A FIN before any request: nobody else will answer it. */
-inline_always int answer_fin(struct __sk_buff *skb, struct packet *p)
+function int answer_fin(struct __sk_buff *skb, struct packet *p)
 {
 	struct reply r = {
 		.seq = p->ack,
@@ -138,7 +185,7 @@ inline_always int answer_fin(struct __sk_buff *skb, struct packet *p)
 }
 
 /* The handshake is complete, no request has been decided yet. */
-inline_always int open(struct __sk_buff *skb, struct packet *p, struct binding *b)
+function int open(struct __sk_buff *skb, struct packet *p, struct binding *b)
 {
 	if (p->flags & RST) {
 		bpf_map_delete_elem(&bindings, &p->flow);
@@ -165,17 +212,6 @@ inline_always int open(struct __sk_buff *skb, struct packet *p, struct binding *
 	return drop(COUNT_HANDSHAKE_ACK);
 }
 
-/*
- * While user space gives back what it held, nothing may overtake that: the server's node would drop
- * what comes before the handoff packet, and the client would have to repeat it.
- */
-inline_always bool may_pass(struct binding *b, bool released)
-{
-	if (b->state == STATE_RELEASING && held_too_long(b))
-		b->state = STATE_BOUND;
-	return released || b->state == STATE_BOUND;
-}
-
 inline_always int held(struct __sk_buff *skb, struct packet *p, struct binding *b)
 {
 	if (p->flags & RST) {
@@ -188,7 +224,7 @@ inline_always int held(struct __sk_buff *skb, struct packet *p, struct binding *
 }
 
 /* A flow that has no binding, at a node that may make one. */
-inline_always int unknown(struct __sk_buff *skb, struct packet *p, __u16 from)
+function int unknown(struct __sk_buff *skb, struct packet *p, __u16 from)
 {
 	struct scratch *s = scratch();
 	int age = (p->flags & (ACK | RST)) == ACK ? cookie_age(p, 2) : -1;
@@ -242,7 +278,34 @@ inline_always int unknown(struct __sk_buff *skb, struct packet *p, __u16 from)
 	struct binding *fresh = bpf_map_lookup_elem(&bindings, &p->flow);
 	if (!fresh)
 		return drop(COUNT_FAULT_MAP);
-	return fresh->state == STATE_BOUND ? own(skb, p, fresh) : first_request(skb, p, fresh);
+	return fresh->state == STATE_BOUND ? DECIDED : first_request(skb, p, fresh);
+}
+
+/*
+ * While user space gives back what it held, nothing may overtake that: the server's node would drop
+ * what comes before the handoff packet, and the client would have to repeat it.
+ */
+inline_always bool may_pass(const struct packet *p, struct binding *b, bool released)
+{
+	if (b->state == STATE_RELEASING && held_too_long(b))
+		b->state = STATE_BOUND;
+	if (b->state != STATE_RELEASING || released)
+		return true;
+	/* what carries nothing overtakes nothing */
+	return !p->payload && !(p->flags & FIN);
+}
+
+/*
+ * Another node says that the connection is ours now, but its handoff packet has not come: whoever
+ * moved it here has the packet's basis, and sends it when the client repeats the request.
+ */
+inline_always int told_ours(struct __sk_buff *skb, struct packet *p, struct binding *b)
+{
+	__u16 from = sender(skb);
+
+	if (!p->payload || b->distributor == settings.self || b->distributor == from)
+		return unknown(skb, p, from);
+	return forward(skb, p, b->distributor, COUNT_FORWARDED_BINDING);
 }
 
 /* The switch's choice for a flow without binding; NO_NODE when there is none. */
@@ -257,7 +320,7 @@ inline_always __u16 maglev_choice(const struct flow_key *f)
 	return node ? *node : NO_NODE;
 }
 
-inline_always int syn(struct __sk_buff *skb, struct packet *p, struct binding *b)
+function int syn(struct __sk_buff *skb, struct packet *p, struct binding *b)
 {
 	if (!(settings.roles & ROLE_DISTRIBUTOR))
 		return drop(COUNT_DROP_NO_ROLE);
@@ -288,7 +351,7 @@ inline_always int syn(struct __sk_buff *skb, struct packet *p, struct binding *b
 	return answer(skb, p, &r);
 }
 
-inline_always int for_service(struct __sk_buff *skb, struct packet *p)
+inline_always int undecided(struct __sk_buff *skb, struct packet *p)
 {
 	struct binding *b = binding_of(&p->flow);
 	__u16 from = NO_NODE;
@@ -296,7 +359,7 @@ inline_always int for_service(struct __sk_buff *skb, struct packet *p)
 
 	if (released) {
 		count(COUNT_RELEASED);
-		skb->mark = 0;
+		set_mark(skb, 0);
 	}
 	if ((p->flags & SYN) ? (p->flags & (ACK | RST | FIN)) : !(p->flags & (ACK | RST)))
 		return drop(COUNT_DROP_FLAGS);
@@ -310,9 +373,11 @@ inline_always int for_service(struct __sk_buff *skb, struct packet *p)
 		b = 0;
 	/* Told that the connection is ours: without its handoff packet we cannot own it. */
 	if (b && is_decided(b) && b->node == settings.self && is_hearsay(b))
-		b = 0;
-	if (b && is_decided(b) && may_pass(b, released))
-		return b->node == settings.self ? own(skb, p, b) : elsewhere(skb, p, b);
+		return told_ours(skb, p, b);
+	if (b && b->state == STATE_READING)
+		return reading(skb, p, b);
+	if (b && is_decided(b) && may_pass(p, b, released))
+		return b->node == settings.self ? own(skb, p, b, released) : elsewhere(skb, p, b);
 
 	if (settings.roles & ROLE_SWITCH || !(settings.roles & ROLE_DISTRIBUTOR))
 		from = sender(skb);
@@ -333,6 +398,18 @@ inline_always int for_service(struct __sk_buff *skb, struct packet *p)
 	return unknown(skb, p, from);
 }
 
+/* The packet that its connection was decided with. */
+inline_always int decided(struct __sk_buff *skb, struct packet *p)
+{
+	struct binding *b = bpf_map_lookup_elem(&bindings, &p->flow);
+
+	if (!b)
+		return drop(COUNT_FAULT_MAP);
+	if (b->state == STATE_READING)
+		return reading(skb, p, b);
+	return b->node == settings.self ? own(skb, p, b, false) : hand_off(skb, p, b);
+}
+
 /* What a handoff packet says of its connection. */
 inline_always void learn(struct binding *b, const struct handoff_option *o, const struct packet *p)
 {
@@ -345,31 +422,35 @@ inline_always void learn(struct binding *b, const struct handoff_option *o, cons
 	b->rtt_ms = bpf_ntohs(o->rtt_ms);
 	b->options = o->options;
 	b->snd_wscale = o->snd_wscale;
+	b->cwnd = bpf_ntohs(o->cwnd);
+	b->replay_end = bpf_ntohl(o->replay_end);
+	if (o->flags & bpf_htons(FLAG_REPLAY))
+		set_flag(b, FLAG_REPLAY);
 }
 
 /* A handoff packet from a distributor: this node is to own the connection. */
-inline_always int handoff(struct __sk_buff *skb)
+function int handoff(struct __sk_buff *skb)
 {
 	struct handoff_option o;
-	struct packet p = {};
+	struct packet *p = this_packet();
 	struct scratch *s = scratch();
 
-	if (!s || !(settings.roles & ROLE_SERVER))
+	if (!s || !p || !(settings.roles & ROLE_SERVER))
 		return drop(COUNT_DROP_NO_ROLE);
-	if (verify_handoff(skb, &o, &p) != PARSED_TCP)
+	if (verify_handoff(skb, &o, p) != PARSED_TCP)
 		return TC_ACT_SHOT;
-	struct binding *b = binding_of(&p.flow);
+	struct binding *b = binding_of(&p->flow);
 	if (b && !is_decided(b))
 		b = 0;
 	bool later = b && (__s64)(issued_of(&o) - b->issued) > 0;
 	if (b && b->start_seq == bpf_ntohl(o.start_seq) && b->node != settings.self && !later) {
 		count(COUNT_HANDOFF_RECEIVED);
-		return hand_on(skb, &p, b, &o);
+		return hand_on(skb, p, b, &o);
 	}
-	if (open_handoff(skb, &p) != PARSED_TCP)
+	if (open_handoff(skb, p) != PARSED_TCP)
 		return TC_ACT_SHOT;
 	count(COUNT_HANDOFF_RECEIVED);
-	read_options(skb, &p);
+	read_options(skb, p);
 	if (b) {
 		if (b->start_seq != bpf_ntohl(o.start_seq)) {
 			if ((__s64)(b->issued - issued_of(&o)) > 0)
@@ -378,16 +459,17 @@ inline_always int handoff(struct __sk_buff *skb)
 			b = 0;
 		} else if (b->node == settings.self) {
 			if (is_hearsay(b))
-				learn(b, &o, &p);
+				learn(b, &o, p);
 		} else {
 			/*
 			 * The node we had handed it to never got it, and has decided the client's
 			 * repetition afresh: for us.
 			 */
-			learn(b, &o, &p);
 			b->node = settings.self;
 			b->state = STATE_BOUND;
 			b->flags = 0;
+			b->start_seq = bpf_ntohl(o.start_seq);
+			learn(b, &o, p);
 		}
 	}
 	if (!b) {
@@ -397,32 +479,40 @@ inline_always int handoff(struct __sk_buff *skb)
 		fresh->start_seq = bpf_ntohl(o.start_seq);
 		fresh->node = settings.self;
 		fresh->state = STATE_BOUND;
-		learn(fresh, &o, &p);
-		if (bpf_map_update_elem(&bindings, &p.flow, fresh, BPF_ANY))
+		learn(fresh, &o, p);
+		if (bpf_map_update_elem(&bindings, &p->flow, fresh, BPF_ANY))
 			return drop(COUNT_FAULT_MAP);
-		b = bpf_map_lookup_elem(&bindings, &p.flow);
+		b = bpf_map_lookup_elem(&bindings, &p->flow);
 		if (!b)
 			return drop(COUNT_FAULT_MAP);
 	}
-	/*
-	 * A segment of the same list that is not the first (software GSO repeats the wrapping on
-	 * each) goes up behind the first: the stack has made the socket by then.
-	 */
-	if (p.payload && p.seq == b->start_seq && !(b->flags & (FLAG_CONFIRMED | FLAG_CLOSED)))
-		return adopt(skb, &p, b, bpf_ntohl(o.tsval));
-	return own(skb, &p, b);
+	s->clock = bpf_ntohl(o.tsval);
+	s->has_clock = 1;
+	return DECIDED;
 }
 
 SEC("tcx/ingress")
 int ingress(struct __sk_buff *skb)
 {
-	struct packet p = {};
+	struct packet *p = this_packet();
 
-	switch (parse(skb, &p)) {
-	case PARSED_TCP:
-		return for_service(skb, &p);
-	case PARSED_UDP:
-		return handoff(skb);
+	if (skb->mark == MARK_LOCAL_RESET) {
+		set_mark(skb, 0);
+		return TC_ACT_OK;
+	}
+	struct scratch *s = scratch();
+	if (!p || !s)
+		return NEXT_PROGRAM;
+	s->has_clock = 0;
+	switch (parse(skb, p)) {
+	case PARSED_TCP: {
+		int verdict = undecided(skb, p);
+		return verdict == DECIDED ? decided(skb, p) : verdict;
+	}
+	case PARSED_UDP: {
+		int verdict = handoff(skb);
+		return verdict == DECIDED ? decided(skb, p) : verdict;
+	}
 	case PARSED_DROP:
 		return TC_ACT_SHOT;
 	default:
@@ -437,6 +527,10 @@ int egress(struct __sk_buff *skb)
 	struct packet p = {};
 	struct headers h = {};
 
+	if (skb->mark == MARK_ANSWER) {
+		set_mark(skb, 0);
+		return NEXT_PROGRAM;
+	}
 	if (skb->protocol != bpf_htons(ETH_P_IP) || bpf_skb_load_bytes(skb, L3, &h, sizeof(h)) ||
 	    h.ip.protocol != IPPROTO_TCP || h.ip.ihl != 5)
 		return NEXT_PROGRAM;
@@ -445,13 +539,21 @@ int egress(struct __sk_buff *skb)
 	p.flow.client_port = h.tcp.dest;
 	p.flow.vip_port = h.tcp.source;
 	struct binding *b = bpf_map_lookup_elem(&bindings, &p.flow);
-	if (!b || !is_decided(b) || b->node != settings.self)
+	if (!b)
 		return NEXT_PROGRAM;
+	if (b->flags & FLAG_FROZEN)
+		return drop(COUNT_DROP_FROZEN);
+	if (!is_decided(b))
+		return NEXT_PROGRAM;
+	/* a socket of ours that has not heard yet that its connection has moved */
+	if (b->node != settings.self)
+		return drop(COUNT_DROP_MOVED_AWAY);
 	p.header = h.tcp.doff * 4;
 	if (p.header < TCP_MIN || skb->len < L4 + p.header)
 		return NEXT_PROGRAM;
 	p.payload = skb->len - L4 - p.header;
 	p.seq = bpf_ntohl(h.tcp.seq);
+	p.ack = bpf_ntohl(h.tcp.ack_seq);
 	p.flags = tcp_flags(&h.tcp);
 	/*
 	 * A RST without ACK answers a packet that found no socket. Just after an adoption that is a
@@ -461,6 +563,8 @@ int egress(struct __sk_buff *skb)
 		if (bpf_ktime_get_ns() - b->since_ns < (__u64)YOUNG_MS * MS)
 			return drop(COUNT_DROP_OVERTAKEN_RESET);
 	}
+	if (settings.follows && p.payload)
+		follow_response(skb, &p, b);
 	track_out(&p, b);
 	return NEXT_PROGRAM;
 }
@@ -469,7 +573,7 @@ int egress(struct __sk_buff *skb)
 SEC("tcx/ingress")
 int release(struct __sk_buff *skb)
 {
-	skb->mark = MARK_RELEASED;
+	set_mark(skb, MARK_RELEASED);
 	return bpf_redirect(settings.cluster_ifindex, BPF_F_INGRESS);
 }
 

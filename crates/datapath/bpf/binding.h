@@ -42,7 +42,7 @@ inline_always bool held_too_long(const struct binding *b)
 /* It is known whose the connection is. */
 inline_always bool is_decided(const struct binding *b)
 {
-	return b->state == STATE_BOUND || b->state == STATE_RELEASING;
+	return b->state == STATE_BOUND || b->state == STATE_RELEASING || b->state == STATE_ASKING;
 }
 
 /* Known by another node's word alone: whose it is, but not what its handshake agreed on. */
@@ -55,7 +55,7 @@ inline_always void tell(const struct flow_key *flow, const struct binding *b, en
 {
 	struct scratch *s = scratch();
 
-	if (!s || !settings.has_switch)
+	if (!s || !(settings.has_switch || settings.follows || kind == EVENT_TAKEN))
 		return;
 	struct event *e = &s->event;
 	e->flow = *flow;
@@ -148,6 +148,11 @@ inline_always void track_out(const struct packet *p, struct binding *b)
 	__u32 end = p->seq + p->payload + (p->flags & FIN ? 1 : 0);
 
 	set_flag(b, FLAG_CONFIRMED);
+	if (b->flags & FLAG_REPLAY && (__s32)(p->ack - b->replay_end) >= 0 &&
+	    clear_flag(b, FLAG_REPLAY) & FLAG_REPLAY) {
+		count(COUNT_REPLAY_TAKEN);
+		tell(&p->flow, b, EVENT_TAKEN);
+	}
 	if ((__s32)(end - b->snd_end) > 0)
 		b->snd_end = end;
 	if (p->payload) {

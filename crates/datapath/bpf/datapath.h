@@ -15,7 +15,10 @@ enum limits {
 	MAX_REPLICAS = 4, /* servers one cached decision may name */
 	ROTA_SLOTS = 256, /* turns of one service's rota */
 	MAGLEV_SLOTS = 65537,
-	HEAD_MAX = 512,	 /* bytes of a request that the kernel looks at */
+	MAX_POOLS = 64,
+	HEAD_MAX = 512,	 /* bytes of a request that the kernel looks at at once */
+	PATH_MAX = 128,	 /* bytes of a path that the kernel compares with routes */
+	HOSTS_MAX = 4,	 /* host patterns that one host may match */
 	METHOD_MAX = 16, /* bytes of a method that the kernel accepts */
 	TRIES_MAX = 3,	 /* stale sockets that one adoption may end */
 	HOPS_MAX = 4,	 /* times one handoff packet may be handed on */
@@ -37,13 +40,86 @@ enum times {
 };
 
 enum marks {
-	MARK_RELEASED = 0xba700001, /* skb->mark of what user space gives back, until ingress */
+	MARK_RELEASED = 0xba700001,    /* skb->mark of what user space gives back, until ingress */
+	MARK_ANSWER = 0xba700003,      /* of what a program itself says to a client, until egress */
+	MARK_LOCAL_RESET = 0xba700002, /* of a RST that ends this node's own socket */
 };
 
 enum offer {
 	SYNACK_WINDOW = 64000, /* bytes, unscaled */
 	RCV_WSCALE = 7,
 	NO_WSCALE = 15, /* in a cookie: the client did not offer window scaling */
+};
+
+/* Where in a message the next byte stands; crates/http/src/scan.rs says what each means. */
+enum phase {
+	PHASE_START = 0,
+	PHASE_METHOD = 1,
+	PHASE_TARGET = 2,
+	PHASE_PATH = 3,
+	PHASE_ESCAPE_HIGH = 4,
+	PHASE_ESCAPE_LOW = 5,
+	PHASE_QUERY = 6,
+	PHASE_VERSION = 7,
+	PHASE_STATUS = 8,
+	PHASE_LINE_END = 9,
+	PHASE_LINE = 10,
+	PHASE_NAME = 11,
+	PHASE_VALUE = 12,
+	PHASE_LENGTH = 13,
+	PHASE_LENGTH_TAIL = 14,
+	PHASE_CODING = 15,
+	PHASE_CODING_TAIL = 16,
+	PHASE_HEAD_END = 17,
+	PHASE_HEAD_DONE = 18,
+	PHASE_BODY = 19,
+	PHASE_CHUNK_SIZE = 20,
+	PHASE_CHUNK_EXTENSION = 21,
+	PHASE_CHUNK_LINE_END = 22,
+	PHASE_CHUNK_DATA = 23,
+	PHASE_CHUNK_CR = 24,
+	PHASE_CHUNK_LF = 25,
+	PHASE_HOST = 26,  /* a value, of which the reading is kept */
+	PHASE_DOUBT = 27, /* for ever */
+};
+
+/* A message being scanned. */
+struct scan {
+	__u64 left;   /* bytes of the body or chunk to come; or its length while that is read */
+	__u16 status; /* of a response */
+	__u8 phase;   /* enum phase */
+	__u8 count;   /* bytes of the method, name, literal or number so far */
+	__u8 words;   /* those that the bytes so far begin, a bit each */
+	__u8 seen;
+	__u16 pad;
+};
+
+/* One direction of a connection. */
+struct follower {
+	struct scan scan;
+	__u32 at;	/* sequence number of the next byte to look at */
+	__u32 boundary; /* where the present or next message begins */
+};
+
+/*
+ * What the owner follows of a connection whose requests may move: which requests were asked, and
+ * whether all have been answered. Ingress alone writes `requests`, `asked` and `heads`, egress
+ * alone `responses` and `answered`.
+ */
+struct exchange {
+	struct follower requests;
+	struct follower responses;
+	__u32 start_seq;   /* of the binding that it belongs to */
+	__u32 asked;	   /* requests whose heads were seen */
+	__u32 answered;	   /* final responses that have ended */
+	__u32 heads;	   /* of the unanswered requests, which are HEAD requests: a bit each */
+	__u32 decided_seq; /* the request that `decided` is about */
+	__u32 cut_seq;	   /* with `cut`: where the next request in the packet held begins */
+	__u32 cut;
+	__u32 busy;    /* a packet of the client is being followed */
+	__u16 decided; /* the server that user space names for a request */
+	__u16 doubt;   /* not followed any more */
+	__u32 pad;
 };
 
 enum role {
@@ -70,18 +146,68 @@ struct service_key {
 	__u16 pad;
 };
 
-enum key_kind {
-	KEY_PATH = 0,
-	KEY_PATH_QUERY = 1,
+enum service_flag {
+	SERVICE_ROUTES = 1, /* more than one pool: routes say which */
+	SERVICE_HOSTS = 2,  /* routes look at the host */
+	SERVICE_SUFFIXES =
+		4,	    /* at its end too: user space must say what a host is, the first time */
+	SERVICE_STRICT = 8, /* pools have different servers */
+	SERVICE_FOLLOWS = 16, /* requests of a served connection may move */
 };
 
 struct service {
 	__u16 id;
-	__u8 key; /* enum key_kind */
-	__u8 pad;
+	__u16 pool;  /* of requests that no route matches */
+	__u32 flags; /* enum service_flag */
 };
 
-/* What a distributor may decide by itself for one service; set by the dispatcher. */
+enum key_kind {
+	KEY_PATH = 0,
+	KEY_PATH_QUERY = 1,
+	KEY_OTHER = 2, /* only user space can tell the target */
+};
+
+/* Whether later requests of a connection move to the server that should have them. */
+enum p_http {
+	P_HTTP_STAY = 0,
+	P_HTTP_MOVE = 1,
+	P_HTTP_EXTENDED = 2, /* extended LARD: only while the owner's disk is busy */
+};
+
+struct pool {
+	__u64 servers[MAX_NODES / 64]; /* a bit each */
+	__u8 key;		       /* enum key_kind */
+	__u8 p_http;		       /* enum p_http */
+	__u16 service;
+	__u32 pad;
+};
+
+/* Which host patterns a host matches, the most specific first; 0, any host, ends the list. */
+struct host_key {
+	__u64 hash;
+	__u16 service;
+	__u16 pad[3];
+};
+
+struct hosts {
+	__u16 patterns[HOSTS_MAX];
+};
+
+/* A prefix of this is what a route is about; an exact path has a NUL behind it. */
+struct route_key {
+	__u32 prefixlen;
+	__u16 service;
+	__u16 host;   /* pattern; 0: any */
+	__u32 method; /* hash; 0: any */
+	__u8 path[PATH_MAX];
+};
+
+struct route {
+	__u16 pool;
+	__u16 rank; /* of two routes with the same host the higher one counts */
+};
+
+/* What may be decided in the kernel for one pool; set by the dispatcher. */
 enum guide_kind {
 	GUIDE_ASK = 0,	  /* every connection is asked */
 	GUIDE_CACHED = 1, /* a cached decision holds while its server's load is within load_limit */
@@ -97,7 +223,7 @@ struct guide {
 
 struct decision_key {
 	__u64 target;
-	__u16 service;
+	__u16 pool;
 	__u16 pad[3];
 };
 
@@ -126,6 +252,9 @@ struct node {
 struct live {
 	__u64 wall_offset_ns;  /* CLOCK_REALTIME - bpf_ktime_get_ns() */
 	__u64 daemon_until_ns; /* user space promises to answer held packets until then */
+	__u16 disk_is_idle;    /* this node's: extended LARD lets requests stay */
+	__be16 reader_port;    /* where the reader listens, on the loopback address; 0: nowhere */
+	__u32 pad;
 };
 
 struct keys {
@@ -137,9 +266,11 @@ struct keys {
 };
 
 enum binding_state {
-	STATE_OPEN = 1,	 /* handshake complete, no request yet */
-	STATE_HELD = 2,	 /* its request waits in user space for a decision */
-	STATE_BOUND = 3, /* packets belong to `node` */
+	STATE_OPEN = 1,	   /* handshake complete, no request yet */
+	STATE_HELD = 2,	   /* its request waits in user space for a decision */
+	STATE_BOUND = 3,   /* packets belong to `node` */
+	STATE_ASKING = 5,  /* owned, but a request of it waits in user space for a decision */
+	STATE_READING = 6, /* this node's reader has the connection */
 	STATE_RELEASING =
 		4, /* decided for `node`; what user space holds goes there before anything else */
 };
@@ -154,6 +285,8 @@ enum binding_flag {
 	FLAG_FIN_OUT = 64,  /* the server's FIN was seen */
 	FLAG_CLOSED = 128,  /* ended; late packets only */
 	FLAG_HANDED = 256,  /* this node has sent the handoff packet */
+	FLAG_FROZEN = 512,  /* the reader is about to hand it off: nothing passes, either way */
+	FLAG_REPLAY = 1024, /* its first bytes come from a reader, up to replay_end */
 };
 
 enum tcp_option {
@@ -165,28 +298,33 @@ enum tcp_option {
 /* Where packets of one client connection go now, and what is known of it. */
 struct binding {
 	__u64 seen_ns;
-	__u64 since_ns;	   /* when it took its present state */
-	__u64 issued;	   /* wall clock of the decision, ns; later than the one before it */
-	__u32 flags;	   /* enum binding_flag; changed atomically */
-	__u32 start_seq;   /* the client's first data byte */
-	__u32 start_ack;   /* our first data byte: the cookie + 1 */
-	__u32 syn_isn;	   /* with FLAG_SYN_SEEN: ISN of the newer SYN */
-	__u32 snd_end;	   /* owner: end of what the server has sent */
-	__u32 held;	   /* packets given to user space since it is held */
+	__u64 since_ns;	  /* when it took its present state */
+	__u64 issued;	  /* wall clock of the decision, ns; later than the one before it */
+	__u32 flags;	  /* enum binding_flag; changed atomically */
+	__u32 start_seq;  /* the client's first data byte */
+	__u32 start_ack;  /* our first data byte: the cookie + 1 */
+	__u32 syn_isn;	  /* with FLAG_SYN_SEEN: ISN of the newer SYN */
+	__u32 snd_end;	  /* owner: end of what the server has sent */
+	__u32 held;	  /* packets given to user space since it is held */
+	__u32 replay_end; /* with FLAG_REPLAY: the first byte that the client itself will send */
+	__u32 tsval; /* STATE_READING: the timestamps of the packet that the reader got first */
+	__u32 tsecr;
 	__u16 node;	   /* with STATE_BOUND: the owner */
 	__u16 distributor; /* who handed it off */
 	__u16 service;
 	__u16 mss;
 	__u16 rtt_ms;
+	__u16 window; /* STATE_READING: of that packet */
+	__u16 cwnd;   /* segments that the server before had in flight; 0: nobody knows */
 	__u8 state;   /* enum binding_state */
 	__u8 options; /* enum tcp_option: what both sides agreed on */
 	__u8 snd_wscale;
 	__u8 tries; /* stale sockets ended for this adoption */
-	__u16 pad;
 };
 
 enum event_kind {
-	EVENT_BOUND = 1, /* this distributor gave the flow to `node` */
+	EVENT_BOUND = 1, /* this node gave the flow to `node` */
+	EVENT_TAKEN = 3, /* this node's server has acknowledged what a reader replayed */
 	EVENT_CLOSED =
 		2, /* the flow ended at this server; told of flows that may have been updated */
 };
@@ -206,10 +344,14 @@ struct event {
  * be checked and changed without another connection of the same flow coming in between.
  */
 enum order_kind {
-	ORDER_BIND_HELD = 1,  /* the held connection belongs to `node` */
-	ORDER_RELEASED = 4,   /* `held` packets were held, and all were given back */
-	ORDER_BIND_TOLD = 2,  /* another node says that the flow belongs to `node` */
-	ORDER_CLOSE_TOLD = 3, /* another node says that the connection has ended */
+	ORDER_BIND_HELD = 1,	/* the held connection belongs to `node` */
+	ORDER_RELEASED = 4,	/* `held` packets were held, and all were given back */
+	ORDER_BIND_TOLD = 2,	/* another node says that the flow belongs to `node` */
+	ORDER_FREEZE = 5,	/* the reader is about to hand the connection off */
+	ORDER_BIND_READ = 6,	/* what the reader had belongs to `node`; `held`: replay_end */
+	ORDER_DECIDE_ASKED = 7, /* the request that waits at its owner belongs to `node` */
+	ORDER_READ_HELD = 8,	/* the reader shall have the held connection */
+	ORDER_CLOSE_TOLD = 3,	/* another node says that the connection has ended */
 };
 
 struct order {
@@ -251,6 +393,9 @@ struct handoff_option {
 	__be16 distributor;
 	__be16 service;
 	__be16 rtt_ms;
+	__be16 cwnd;
+	__be16 flags; /* FLAG_REPLAY */
+	__be32 replay_end;
 	__be32 tag[2];
 };
 
@@ -262,9 +407,10 @@ struct handoff_header {
 };
 
 _Static_assert(sizeof(struct flow_key) == 36, "flow_key has no padding");
-_Static_assert(sizeof(struct handoff_option) == 40, "handoff option is 40 bytes");
-_Static_assert(sizeof(struct handoff_header) == 76, "handoff header is 76 bytes");
-_Static_assert(sizeof(struct binding) == 64, "binding has no hidden padding");
+_Static_assert(sizeof(struct handoff_option) == 48, "handoff option is 48 bytes");
+_Static_assert(sizeof(struct handoff_header) == 84, "handoff header is 84 bytes");
+_Static_assert(sizeof(struct binding) == 80, "binding has no hidden padding");
+_Static_assert(sizeof(struct exchange) == 88, "exchange has no hidden padding");
 _Static_assert(sizeof(struct event) == 56, "event has no hidden padding");
 _Static_assert(sizeof(struct order) == 64, "order has no hidden padding");
 
@@ -282,7 +428,8 @@ _Static_assert(sizeof(struct order) == 64, "order has no hidden padding");
 	C(HELD_MISS, normal, "held: no cached decision")                                           \
 	C(HELD_LOAD, normal, "held: the decided server's load is above its limit")                 \
 	C(HELD_ASK, normal, "held: every request of the service is asked")                         \
-	C(HELD_HEAD, normal, "held: the request line cannot be read from one packet")              \
+	C(HELD_HEAD, normal, "held: user space must say what is asked for")                        \
+	C(HELD_PIPELINED, normal, "held: several requests in one packet of a strict service")      \
 	C(HELD_MORE, normal, "held: further packet of a held connection")                          \
 	C(HANDOFF_SENT, normal, "handed off to another node")                                      \
 	C(HANDOFF_AGAIN, normal, "handoff sent again for a retransmitted first packet")            \
@@ -305,6 +452,26 @@ _Static_assert(sizeof(struct order) == 64, "order has no hidden padding");
 	C(KEEPALIVE_ANSWERED, normal, "keepalive of a connection without request answered")        \
 	C(OPEN_RESET, normal, "client reset a connection before its request")                      \
 	C(RELEASED, normal, "given back by user space, after a decision")                          \
+	C(READER_ADOPTED, normal, "connection adopted by the reader: its head is not whole")       \
+	C(READER_PACKET, normal, "packet of a connection that the reader has")                     \
+	C(MOVED, normal, "connection moved to another node for its next request")                  \
+	C(MOVE_DECIDED_HERE, normal, "later request decided for the node that has the connection") \
+	C(MOVE_STAYED, normal, "later request stayed because its pool says so")                    \
+	C(MOVE_NOT_IDLE, normal, "later request stayed: the connection is not idle")               \
+	C(MOVE_NOT_READ, normal, "later request stayed: it cannot be read from one packet")        \
+	C(MOVE_SOCKET_BUSY, normal, "later request stayed: the socket is not as its messages say") \
+	C(MOVE_DOUBT, normal, "messages of a connection are in doubt: it is not moved any more")   \
+	C(OUTSIDE_POOL, normal, "later request of a pool that this node is not in")                \
+	C(REPLAY_TAKEN, normal, "server has acknowledged what a reader replayed")                  \
+	C(DROP_EARLY_REQUEST, drop,                                                                \
+	  "request of another pool came before the answer to the one before; the client repeats "  \
+	  "it")                                                                                    \
+	C(DROP_GAP, drop, "what comes before it is missing and matters; the client repeats it")    \
+	C(DROP_BUSY, drop, "another packet of the connection is being followed")                   \
+	C(DROP_FROZEN, drop, "the reader is handing the connection off")                           \
+	C(DROP_MOVED_AWAY, drop, "sent by a socket whose connection another node owns")            \
+	C(DROP_NO_READER, drop, "the reader does not listen")                                      \
+	C(DROP_NO_POOL_SERVER, drop, "no live server in the request's pool")                       \
 	C(DROP_HELD_ACK, drop, "bare ACK of a held connection")                                    \
 	C(DROP_FRAGMENT, drop, "IP fragment for a service")                                        \
 	C(DROP_IP_OPTIONS, drop, "IP header with options for a service")                           \

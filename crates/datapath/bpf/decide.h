@@ -5,8 +5,7 @@
  */
 #pragma once
 
-#include "binding.h"
-#include "request.h"
+#include "route.h"
 
 inline_always bool daemon_listens(void)
 {
@@ -19,7 +18,7 @@ inline_always __u16 rota_at(const struct packet *p, const struct guide *g, __u32
 {
 	if (!g->rota_len || g->rota_len > ROTA_SLOTS)
 		return NO_NODE;
-	__u32 i = p->service * ROTA_SLOTS + place % g->rota_len;
+	__u32 i = p->pool * ROTA_SLOTS + place % g->rota_len;
 	__u16 *node = bpf_map_lookup_elem(&rota, &i);
 	struct load *l = node ? load_of(*node) : 0;
 	return l && l->live ? *node : NO_NODE;
@@ -27,8 +26,8 @@ inline_always __u16 rota_at(const struct packet *p, const struct guide *g, __u32
 
 inline_always __u16 take_turn(const struct packet *p, const struct guide *g)
 {
-	__u32 service = p->service;
-	__u32 *turn = bpf_map_lookup_elem(&turns, &service);
+	__u32 pool = p->pool;
+	__u32 *turn = bpf_map_lookup_elem(&turns, &pool);
 
 	return turn ? rota_at(p, g, __sync_fetch_and_add(turn, 1)) : NO_NODE;
 }
@@ -64,7 +63,7 @@ inline_always __u16 least_loaded(const struct decision *d, __u32 limit, bool *ab
 inline_always __u16 cached(const struct packet *p, const struct guide *g, __u64 target,
 			   enum counter *why)
 {
-	struct decision_key k = {.target = target, .service = p->service};
+	struct decision_key k = {.target = target, .pool = p->pool};
 	struct decision *d = bpf_map_lookup_elem(&decisions, &k);
 	bool above = false;
 
@@ -83,20 +82,23 @@ inline_always __u16 cached(const struct packet *p, const struct guide *g, __u64 
 	return server;
 }
 
-/* The server for this request, or NO_NODE: then the packet is held, for the reason in `why`. */
-inline_always __u16 decide(struct __sk_buff *skb, const struct packet *p, enum counter *why)
+/*
+ * The server for the request that s->reading is of, in p->pool; or NO_NODE: then the packet is
+ * held, for the reason in `why`.
+ */
+inline_always __u16 decide(const struct packet *p, struct scratch *s, enum counter *why)
 {
-	__u32 service = p->service;
-	struct guide *g = bpf_map_lookup_elem(&guides, &service);
+	__u32 pool = p->pool;
+	struct guide *g = bpf_map_lookup_elem(&guides, &pool);
 	__u64 target = 0;
+	bool known = target_of(p, s, &target);
 
 	*why = COUNT_DROP_NO_SERVER;
 	if (!g)
 		return NO_NODE;
 	if (!daemon_listens()) {
-		/* any server may serve any request: the same target keeps to the same one */
+		/* any server of the pool may serve it: the same target keeps to the same one */
 		*why = COUNT_DECIDED_ALONE;
-		read_target(skb, p, &target);
 		return rota_at(p, g, target);
 	}
 	if (g->kind == GUIDE_ROTA) {
@@ -108,9 +110,7 @@ inline_always __u16 decide(struct __sk_buff *skb, const struct packet *p, enum c
 	if (g->kind != GUIDE_CACHED)
 		return NO_NODE;
 	*why = COUNT_HELD_HEAD;
-	if (!read_target(skb, p, &target))
-		return NO_NODE;
-	return cached(p, g, target, why);
+	return known ? cached(p, g, target, why) : NO_NODE;
 }
 
 /* Gives the packet to user space through the hold device; it comes back when there is a decision.

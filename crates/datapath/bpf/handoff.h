@@ -31,7 +31,9 @@ static __noinline __u64 handoff_tag(const struct handoff_option *o, const struct
 	w[8] = issued_of(o);
 	w[9] = (__u64)bpf_ntohs(o->mss) << 48 | (__u64)bpf_ntohs(o->distributor) << 32 |
 	       (__u64)bpf_ntohs(o->service) << 16 | bpf_ntohs(o->rtt_ms);
-	return siphash(w, FLOW_WORDS + 5, k->handoff, 2, 4);
+	w[10] = (__u64)bpf_ntohs(o->cwnd) << 48 | (__u64)bpf_ntohs(o->flags) << 32 |
+		bpf_ntohl(o->replay_end);
+	return siphash(w, FLOW_WORDS + 6, k->handoff, 2, 4);
 }
 
 /*
@@ -47,6 +49,12 @@ inline_always __u32 clock_for(const struct packet *p, __u16 rtt_ms)
 	if ((__s32)ahead < 0)
 		ahead = 0;
 	return p->tsecr + (ahead > cap ? cap : ahead);
+}
+
+/* As above; where a reader has spoken meanwhile, the clock has gone on. */
+inline_always __u32 clock_of(const struct packet *p, const struct binding *b)
+{
+	return b->flags & FLAG_REPLAY ? flow_clock(&p->flow) : clock_for(p, b->rtt_ms);
 }
 
 /* Everything of the wrapping but what the option says; its tag is made here. */
@@ -83,8 +91,7 @@ inline_always void seal(struct handoff_header *h, const struct packet *p, __u32 
 }
 
 /* Wraps the packet and sends it to the server's node. read_options() must have been called. */
-inline_always int send_handoff(struct __sk_buff *skb, const struct packet *p,
-			       const struct binding *b)
+function int send_handoff(struct __sk_buff *skb, const struct packet *p, const struct binding *b)
 {
 	__u32 to = b->node, inner = skb->len - L3;
 	struct node *n = bpf_map_lookup_elem(&nodes, &to);
@@ -101,12 +108,17 @@ inline_always int send_handoff(struct __sk_buff *skb, const struct packet *p,
 	h->option.options = b->options;
 	h->option.snd_wscale = b->snd_wscale;
 	h->option.start_seq = bpf_htonl(b->start_seq);
-	h->option.tsval = bpf_htonl(clock_for(p, b->rtt_ms));
+	h->option.tsval = bpf_htonl(clock_of(p, b));
 	set_issued(&h->option, b->issued);
 	h->option.mss = bpf_htons(b->mss);
 	h->option.distributor = bpf_htons(b->distributor);
 	h->option.service = bpf_htons(b->service);
 	h->option.rtt_ms = bpf_htons(b->rtt_ms);
+	h->option.cwnd = bpf_htons(b->cwnd);
+	if (b->flags & FLAG_REPLAY) {
+		h->option.flags = bpf_htons(FLAG_REPLAY);
+		h->option.replay_end = bpf_htonl(b->replay_end);
+	}
 	seal(h, p, inner, n->address);
 
 	if (bpf_skb_adjust_room(skb, sizeof(*h), BPF_ADJ_ROOM_MAC,

@@ -18,6 +18,10 @@
 #include <bpf/bpf_endian.h>
 
 #define inline_always static __always_inline
+/* A jump spans 32767 instructions: what is large and used in many places is a function. */
+#define function static __noinline
+/* clang knows nothing of the value any more, so that it keeps the bounds given after this. */
+#define opaque(x) asm volatile("" : "+r"(x))
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
@@ -41,12 +45,33 @@ struct tcp_timewait_sock {
 	struct inet_timewait_sock tw_sk;
 };
 
+struct rb_node;
+
+struct rb_root {
+	struct rb_node *rb_node;
+};
+
 struct tcp_sock {
 	__u32 rcv_nxt;
+	__u32 snd_nxt;
+	__u32 write_seq;
+	__u32 snd_cwnd;
+	__u32 srtt_us; /* eighths */
 	__u64 bytes_received;
+	struct rb_root out_of_order_queue;
 };
 
 #pragma clang attribute pop
+
+/* clang would share the mark's address between reading and writing it; the verifier wants skb
+ * itself. */
+inline_always void set_mark(struct __sk_buff *skb, __u32 mark)
+{
+	asm volatile("*(u32 *)(%[skb] + %[at]) = %[mark]"
+		     :
+		     : [skb] "r"(skb), [mark] "r"(mark), [at] "i"(offsetof(struct __sk_buff, mark))
+		     : "memory");
+}
 
 /* The kernel's own struct, field by field: it is passed by pointer and size. */
 struct bpf_tcp_req_attrs {

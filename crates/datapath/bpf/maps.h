@@ -16,6 +16,7 @@ const volatile struct {
 	__u32 cluster_ifindex;
 	__u32 hold_ifindex;
 	__u32 has_switch; /* somewhere in the cluster, to be told of bindings and ends */
+	__u32 follows;	  /* some service's requests may move */
 } settings = {};
 
 #define TABLE(kind, entries, k, v, map_name)                                                       \
@@ -28,8 +29,10 @@ const volatile struct {
 
 /* user space writes, programs read */
 TABLE(BPF_MAP_TYPE_HASH, 64, struct service_key, struct service, services);
-TABLE(BPF_MAP_TYPE_ARRAY, MAX_SERVICES, __u32, struct guide, guides);
-TABLE(BPF_MAP_TYPE_ARRAY, MAX_SERVICES *ROTA_SLOTS, __u32, __u16, rota);
+TABLE(BPF_MAP_TYPE_ARRAY, MAX_POOLS, __u32, struct pool, pools);
+TABLE(BPF_MAP_TYPE_HASH, 1024, struct host_key, struct hosts, hosts);
+TABLE(BPF_MAP_TYPE_ARRAY, MAX_POOLS, __u32, struct guide, guides);
+TABLE(BPF_MAP_TYPE_ARRAY, MAX_POOLS *ROTA_SLOTS, __u32, __u16, rota);
 TABLE(BPF_MAP_TYPE_ARRAY, MAX_NODES, __u32, struct node, nodes);
 TABLE(BPF_MAP_TYPE_HASH, MAX_NODES, __u64, __u16, members); /* MAC address -> node */
 TABLE(BPF_MAP_TYPE_ARRAY, MAGLEV_SLOTS, __u32, __u16, maglev);
@@ -45,12 +48,47 @@ TABLE(BPF_MAP_TYPE_ARRAY, MAX_NODES, __u32, struct load, loads);
 /* programs write, user space reads */
 TABLE(BPF_MAP_TYPE_PERCPU_ARRAY, COUNTERS_MAX, __u32, __u64, counters);
 TABLE(BPF_MAP_TYPE_PERCPU_ARRAY, MAX_NODES, __u32, __u64, handed_to);
-TABLE(BPF_MAP_TYPE_ARRAY, MAX_SERVICES, __u32, __u32, turns);
+TABLE(BPF_MAP_TYPE_ARRAY, MAX_POOLS, __u32, __u32, turns);
+TABLE(BPF_MAP_TYPE_LRU_HASH, 262144, struct flow_key, struct exchange, exchanges);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct route_key);
+	__type(value, struct route);
+} routes SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 4 << 20);
 } events SEC(".maps");
+
+enum read_flag {
+	READ_LINE_CR = 1,
+	READ_LINE = 2,	   /* the request line is whole */
+	READ_HEAD = 4,	   /* the head is whole */
+	READ_ODD_PATH = 8, /* not its own normal form */
+	READ_HOST = 16,	   /* there is a host */
+	READ_ODD_HOST = 32,
+	READ_AGAIN = 64, /* another request begins in the same packet */
+};
+
+enum segment { SEGMENT_EMPTY, SEGMENT_DOT, SEGMENT_DOTS, SEGMENT_OTHER };
+enum host_part { HOST_BEFORE, HOST_NAME, HOST_PORT, HOST_AFTER };
+
+/* What the first request of a packet asks for, as far as the kernel looks at it. */
+struct reading {
+	__u64 hash;	/* of the path */
+	__u64 hash_all; /* and the query */
+	__u64 host;
+	__u32 method;
+	__u32 path_len;
+	__u32 flags; /* enum read_flag */
+	__u32 cut;   /* with READ_AGAIN: where in the payload */
+	__u8 segment, high, host_at, host_last;
+	__u8 path[PATH_MAX];
+};
 
 /*
  * verifier: state of the byte loops lives here, not on the stack, or each step is a new state; and
@@ -61,14 +99,24 @@ struct scratch {
 	struct handoff_header handoff;
 	struct binding binding;
 	struct event event;
+	struct exchange exchange;
+	struct follower follower;
+	struct reading reading;
+	struct route_key route;
 	struct binding told; /* apply_order's own: a packet may interrupt it */
 	__u8 head[2 * HEAD_MAX];
+	__u32 used, piece, pieces; /* of a payload being followed */
+	__u32 clock; /* with has_clock: what the node that handed off says */
+	__u32 why;
+	__u16 to;
+	__u8 has_clock;
+	__u8 responses, capture, line_only, whole_head;
+	__u32 asked, answered, heads;
 	__u8 options[64];
-	__u64 hash;
-	__u32 at, end, phase, space;
+	__u32 at, end;
 	__u32 tsval, tsecr;
 	__u16 mss;
-	__u8 found, wscale, stop_at_query;
+	__u8 found, wscale;
 };
 TABLE(BPF_MAP_TYPE_PERCPU_ARRAY, 1, __u32, struct scratch, scratches);
 

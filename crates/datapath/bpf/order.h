@@ -5,8 +5,7 @@
  */
 #pragma once
 
-#include "binding.h"
-#include "cookie.h"
+#include "exchange.h"
 
 /* Binds, or closes, what user space decided or was told. */
 SEC("syscall")
@@ -29,6 +28,36 @@ int apply_order(struct order *o)
 		    b->held != o->held)
 			return 0;
 		b->state = STATE_BOUND;
+	} else if (o->kind == ORDER_READ_HELD) {
+		if (!b || b->state != STATE_HELD || b->start_seq != o->start_seq)
+			return 0;
+		b->node = settings.self;
+		b->seen_ns = b->since_ns = now;
+		b->issued = wall_ns();
+		b->state = STATE_READING;
+	} else if (o->kind == ORDER_DECIDE_ASKED) {
+		struct exchange *x = bpf_map_lookup_elem(&exchanges, &flow);
+		if (!b || b->state != STATE_ASKING || !x)
+			return 0;
+		x->decided_seq = o->start_seq;
+		x->decided = o->node;
+		b->since_ns = now;
+		b->state = STATE_RELEASING;
+		o->start_seq = b->start_seq;
+	} else if (o->kind == ORDER_FREEZE) {
+		if (!b || b->state != STATE_READING || b->start_seq != o->start_seq)
+			return 0;
+		set_flag(b, FLAG_FROZEN);
+	} else if (o->kind == ORDER_BIND_READ) {
+		if (!b || b->state != STATE_READING || b->start_seq != o->start_seq)
+			return 0;
+		b->node = o->node;
+		b->seen_ns = b->since_ns = now;
+		b->issued = o->issued = b->issued + 1 > wall_ns() ? b->issued + 1 : wall_ns();
+		b->held = 0;
+		b->replay_end = o->held;
+		b->flags = FLAG_REPLAY;
+		b->state = STATE_RELEASING;
 	} else if (o->kind == ORDER_CLOSE_TOLD) {
 		if (!b || b->start_seq != o->start_seq || b->node == settings.self)
 			return 0;

@@ -17,14 +17,29 @@ struct packet {
 	__u32 payload;	    /* bytes */
 	__u32 tsval, tsecr; /* with found & FOUND_TIMESTAMPS, after read_options() */
 	__u16 service;
+	__u16 pool;	     /* the service's default one, or the request's once that is known */
+	__u32 service_flags; /* enum service_flag */
+	__u16 window;
 	__u16 mss; /* as offered, after read_options() */
 	__u8 flags;
 	__u8 header; /* length of the TCP header, bytes */
 	__u8 ttl;
 	__u8 found; /* enum found, after read_options() */
 	__u8 wscale;
-	__u8 key; /* enum key_kind of the service */
 };
+
+TABLE(BPF_MAP_TYPE_PERCPU_ARRAY, 1, __u32, struct packet, packets);
+
+/* The packet of this run: not on the stack, which is small. */
+inline_always struct packet *this_packet(void)
+{
+	__u32 zero = 0;
+	struct packet *p = bpf_map_lookup_elem(&packets, &zero);
+
+	if (p)
+		__builtin_memset(p, 0, sizeof(*p));
+	return p;
+}
 
 enum found {
 	FOUND_MSS = 1,
@@ -111,9 +126,11 @@ inline_always enum parsed parse(struct __sk_buff *skb, struct packet *p)
 		return PARSED_OTHER;
 	p->payload = total - sizeof(struct iphdr) - p->header;
 	p->service = s->id;
-	p->key = s->key;
+	p->pool = s->pool;
+	p->service_flags = s->flags;
 	p->seq = bpf_ntohl(h.tcp.seq);
 	p->ack = bpf_ntohl(h.tcp.ack_seq);
+	p->window = bpf_ntohs(h.tcp.window);
 	p->flags = tcp_flags(&h.tcp);
 	p->ttl = h.ip.ttl;
 	return PARSED_TCP;
@@ -160,7 +177,7 @@ static long option_step(__u32 step, void *context)
 	return 0;
 }
 
-inline_always void read_options(struct __sk_buff *skb, struct packet *p)
+function void read_options(struct __sk_buff *skb, struct packet *p)
 {
 	struct scratch *s = scratch();
 	__u32 n = (p->header - TCP_MIN) & 63; /* verifier: a bound that clang cannot fold away */

@@ -46,7 +46,7 @@ inline_always __u16 sender(struct __sk_buff *skb)
 }
 
 /* Sends the packet on to another node as it is: new MAC addresses, one hop less to live. */
-inline_always int forward(struct __sk_buff *skb, const struct packet *p, __u32 to, enum counter why)
+function int forward(struct __sk_buff *skb, const struct packet *p, __u32 to, enum counter why)
 {
 	struct node *n = bpf_map_lookup_elem(&nodes, &to);
 
@@ -116,7 +116,7 @@ inline_always __u32 answer_options(struct answer *a, const struct packet *p, boo
  * Turns the client's packet, whatever it carries, into our answer to it and sends it back along the
  * node's own route to the client (it may have come through a switch that is no router).
  */
-inline_always int answer(struct __sk_buff *skb, const struct packet *p, const struct reply *r)
+function int answer(struct __sk_buff *skb, const struct packet *p, const struct reply *r)
 {
 	struct answer a = {};
 	bool options = !(r->flags & RST);
@@ -151,11 +151,12 @@ inline_always int answer(struct __sk_buff *skb, const struct packet *p, const st
 	    bpf_skb_store_bytes(skb, L3, &ip, sizeof(ip), 0) ||
 	    bpf_skb_store_bytes(skb, L4, &a, length, 0))
 		return drop(COUNT_FAULT_REWRITE);
+	set_mark(skb, MARK_ANSWER);
 	return bpf_redirect_neigh(skb->ifindex, 0, 0, 0);
 }
 
 /* Flags, sequence and acknowledgement numbers changed in place, payload and options kept. */
-inline_always int renumber(struct __sk_buff *skb, const struct packet *p, const struct reply *r)
+function int renumber(struct __sk_buff *skb, const struct packet *p, const struct reply *r)
 {
 	__u16 old_flags, new_flags;
 	__be32 old_seq = bpf_htonl(p->seq), new_seq = bpf_htonl(r->seq);
@@ -193,5 +194,6 @@ inline_always int refuse(struct __sk_buff *skb, const struct packet *p, enum cou
 	    bpf_skb_store_bytes(skb, L3 + offsetof(struct iphdr, saddr), addresses, 8, 0) ||
 	    bpf_skb_store_bytes(skb, L4, ports, 4, 0))
 		return drop(COUNT_FAULT_REWRITE);
+	set_mark(skb, MARK_ANSWER);
 	return bpf_redirect_neigh(skb->ifindex, 0, 0, 0);
 }

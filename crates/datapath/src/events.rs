@@ -8,7 +8,7 @@ use std::rc::Rc;
 use baton_cluster::{Flow, NodeId, ServiceId};
 use libbpf_rs::{MapCore, RingBuffer, RingBufferBuilder};
 
-use crate::constants::{EVENT_BOUND, EVENT_CLOSED};
+use crate::constants::{EVENT_BOUND, EVENT_CLOSED, EVENT_TAKEN};
 use crate::error::DatapathError;
 use crate::shared::{flow_of, from_bytes, types};
 
@@ -27,6 +27,17 @@ pub enum Event {
         service: ServiceId,
         /// Wall clock of the decision, nanoseconds: of two bindings the younger stands.
         issued: u64,
+        /// Who had handed the connection off first.
+        distributor: NodeId,
+    },
+    /// This node's server has acknowledged all that a reader gave it.
+    Taken {
+        /// Which connection.
+        flow: Flow,
+        /// As above.
+        start_seq: u32,
+        /// Whose reader.
+        distributor: NodeId,
     },
     /// A connection that this node served has ended.
     Closed {
@@ -85,9 +96,15 @@ impl fmt::Debug for Events {
 fn decode(e: &types::event) -> Option<Event> {
     let (flow, start_seq, service) = (flow_of(&e.flow), e.start_seq, ServiceId(e.service));
     match u32::from(e.kind) {
-        EVENT_BOUND => {
-            Some(Event::Bound { flow, start_seq, server: NodeId(e.node), service, issued: e.issued })
-        }
+        EVENT_BOUND => Some(Event::Bound {
+            flow,
+            start_seq,
+            server: NodeId(e.node),
+            service,
+            issued: e.issued,
+            distributor: NodeId(e.distributor),
+        }),
+        EVENT_TAKEN => Some(Event::Taken { flow, start_seq, distributor: NodeId(e.distributor) }),
         EVENT_CLOSED => Some(Event::Closed { flow, start_seq, distributor: NodeId(e.distributor), service }),
         _ => None,
     }

@@ -100,6 +100,40 @@ fn request(name: &str) -> io::Result<libc::ifreq> {
     Ok(request)
 }
 
+const L3: usize = 14;
+const L4: usize = 34;
+
+/// Sets the length and the checksums of a frame of IPv4 and TCP.
+pub(crate) fn finish(frame: &mut [u8]) -> Option<()> {
+    let ip_len = u16::try_from(frame.len().checked_sub(L3)?).ok()?;
+    let tcp_len = u32::from(ip_len.checked_sub(20)?);
+    frame.get_mut(L3 + 2..L3 + 4)?.copy_from_slice(&ip_len.to_be_bytes());
+    frame.get_mut(L3 + 10..L3 + 12)?.fill(0);
+    let ip = fold(sum(frame.get(L3..L4)?));
+    frame.get_mut(L3 + 10..L3 + 12)?.copy_from_slice(&ip.to_be_bytes());
+    frame.get_mut(L4 + 16..L4 + 18)?.fill(0);
+    let pseudo = sum(frame.get(L3 + 12..L3 + 20)?) + 6 + tcp_len;
+    let tcp = fold(pseudo + sum(frame.get(L4..)?));
+    frame.get_mut(L4 + 16..L4 + 18)?.copy_from_slice(&tcp.to_be_bytes());
+    Some(())
+}
+
+/// RFC 1071; of at most a frame, so that it cannot overflow.
+fn sum(bytes: &[u8]) -> u32 {
+    let word = |pair: &[u8]| {
+        let high = pair.first().copied().unwrap_or(0);
+        u32::from(u16::from_be_bytes([high, pair.get(1).copied().unwrap_or(0)]))
+    };
+    bytes.chunks(2).map(word).sum()
+}
+
+fn fold(mut sum: u32) -> u16 {
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
 /// What user space needs to know of a held frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
@@ -118,8 +152,6 @@ impl Frame {
     /// Reads an Ethernet frame of IPv4 and TCP; `None` for anything else (the programs hold nothing
     /// else, but a device may be written to by others).
     pub fn parse(bytes: &[u8]) -> Option<Self> {
-        const L3: usize = 14;
-        const L4: usize = 34;
         let be16 = |at: usize| Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
         let be32 = |at: usize| Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
         if be16(12)? != 0x0800 || *bytes.get(L3)? != 0x45 || *bytes.get(L3 + 9)? != 6 {
@@ -137,6 +169,22 @@ impl Frame {
             vip_port: be16(L4 + 2)?,
         };
         Some(Self { bytes: bytes.to_vec(), flow, seq: be32(L4 + 4)?, payload_at, payload_end })
+    }
+
+    /// The packet without its bytes from `seq` on (and without its FIN, which is behind them); `None` if
+    /// it has none of these, or nothing would be left.
+    pub fn cut(&self, seq: u32) -> Option<Self> {
+        let keep = usize::try_from(seq.wrapping_sub(self.seq).cast_signed()).ok().filter(|n| *n > 0)?;
+        if keep >= self.payload().len() {
+            return None;
+        }
+        let mut shorter = self.clone();
+        shorter.payload_end = self.payload_at + keep;
+        shorter.bytes.truncate(shorter.payload_end);
+        let flags = shorter.bytes.get_mut(L4 + 13)?;
+        *flags &= !1;
+        finish(&mut shorter.bytes)?;
+        Some(shorter)
     }
 
     /// The TCP payload.

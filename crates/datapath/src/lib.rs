@@ -8,12 +8,15 @@ mod counters;
 mod error;
 mod events;
 mod hold;
+#[cfg(any())]
 pub mod model;
 mod programs;
 mod request;
+mod routes;
 mod shared;
 mod skel;
 mod tables;
+#[cfg(any())]
 pub mod test_run;
 
 pub use counters::{Counter, CounterKind, Counters};
@@ -21,6 +24,7 @@ pub use error::DatapathError;
 pub use events::{Event, Events};
 pub use hold::{Frame, Hold};
 pub use programs::{Datapath, Roles, Settings, Sizes};
-pub use request::{TargetKey, target_of};
+pub use request::target_of;
+pub use routes::{PoolEntry, ServiceEntry};
 pub use shared::constants;
-pub use tables::{Binding, Guide, ServiceEntry, State};
+pub use tables::{Asked, Binding, Guide, Live, Reading, State};

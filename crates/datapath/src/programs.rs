@@ -1,6 +1,7 @@
 //! Loading and attaching: open, set the read-only settings, load, attach; dropping detaches.
 #![allow(unsafe_code, reason = "libbpf-rs has no call for tcx links yet")]
 
+use std::cell::Cell;
 use std::fmt;
 use std::mem::MaybeUninit;
 use std::net::Ipv4Addr;
@@ -52,6 +53,8 @@ pub struct Settings {
     pub hold_ifindex: u32,
     /// Whether the cluster has a switch: without one nobody is told of bindings and ends.
     pub has_switch: bool,
+    /// Whether some service's later requests may move.
+    pub follows: bool,
 }
 
 /// Sizes of the bounded tables, in entries.
@@ -67,7 +70,8 @@ pub struct Sizes {
 pub struct Datapath {
     pub(crate) skel: BatonSkel<'static>,
     links: Vec<Link>,
-    serves: bool,
+    speaks: bool,
+    pub(crate) target_secret: Cell<u64>,
     /// What the switch's table holds now; empty before it is first written.
     pub(crate) maglev: Vec<u16>,
 }
@@ -93,11 +97,16 @@ impl Datapath {
             s.cluster_ifindex = settings.cluster_ifindex;
             s.hold_ifindex = settings.hold_ifindex;
             s.has_switch = u32::from(settings.has_switch);
+            s.follows = u32::from(settings.follows);
         }
         open.maps.bindings.set_max_entries(sizes.bindings).map_err(failed)?;
+        let exchanges = if settings.follows && settings.roles.server { sizes.bindings } else { 1 };
+        open.maps.exchanges.set_max_entries(exchanges).map_err(failed)?;
         open.maps.decisions.set_max_entries(sizes.decisions).map_err(failed)?;
         let skel = open.load().map_err(failed)?;
-        Ok(Self { skel, links: Vec::new(), serves: settings.roles.server, maglev: Vec::new() })
+        // The server's own packets, or the reader's.
+        let speaks = settings.roles.server || settings.roles.distributor;
+        Ok(Self { skel, links: Vec::new(), speaks, target_secret: Cell::new(0), maglev: Vec::new() })
     }
 
     /// Attaches to one of the node's interfaces, both directions.
@@ -107,8 +116,8 @@ impl Datapath {
     pub fn attach(&mut self, ifindex: u32) -> Result<(), DatapathError> {
         let inward = attach_tcx(&self.skel.progs.ingress, "ingress", ifindex)?;
         self.links.push(inward);
-        if self.serves {
-            // What leaves a node without a server is nothing that egress would look at.
+        if self.speaks {
+            // What leaves any other node is nothing that egress would look at.
             let outward = attach_tcx(&self.skel.progs.egress, "egress", ifindex)?;
             self.links.push(outward);
         }

@@ -30,6 +30,18 @@ unsafe impl Shared for types::service_key {}
 // SAFETY: as above.
 unsafe impl Shared for types::service {}
 // SAFETY: as above.
+unsafe impl Shared for types::pool {}
+// SAFETY: as above.
+unsafe impl Shared for types::host_key {}
+// SAFETY: as above.
+unsafe impl Shared for types::hosts {}
+// SAFETY: as above.
+unsafe impl Shared for types::route_key {}
+// SAFETY: as above.
+unsafe impl Shared for types::route {}
+// SAFETY: as above.
+unsafe impl Shared for types::exchange {}
+// SAFETY: as above.
 unsafe impl Shared for types::guide {}
 // SAFETY: as above.
 unsafe impl Shared for types::decision_key {}
@@ -104,15 +116,21 @@ mod tests {
     #[test]
     fn no_padding() {
         assert_eq!(size_of::<types::flow_key>(), 36);
-        assert_eq!(size_of::<types::binding>(), 24 + 6 * 4 + 5 * 2 + 4 + 2);
+        assert_eq!(size_of::<types::binding>(), 24 + 9 * 4 + 7 * 2 + 4 + 2);
         assert_eq!(size_of::<types::service_key>(), 20);
-        assert_eq!(size_of::<types::service>(), 4);
+        assert_eq!(size_of::<types::service>(), 8);
+        assert_eq!(size_of::<types::pool>(), 32 + 8);
+        assert_eq!(size_of::<types::host_key>(), 16);
+        assert_eq!(size_of::<types::hosts>(), 8);
+        assert_eq!(size_of::<types::route_key>(), 12 + 128);
+        assert_eq!(size_of::<types::route>(), 4);
+        assert_eq!(size_of::<types::exchange>(), 2 * 24 + 8 * 4 + 8);
         assert_eq!(size_of::<types::guide>(), 16);
         assert_eq!(size_of::<types::decision_key>(), 16);
         assert_eq!(size_of::<types::decision>(), 24);
         assert_eq!(size_of::<types::load>(), 16);
         assert_eq!(size_of::<types::node>(), 8);
-        assert_eq!(size_of::<types::live>(), 16);
+        assert_eq!(size_of::<types::live>(), 24);
         assert_eq!(size_of::<types::keys>(), 64);
         assert_eq!(size_of::<types::event>(), 36 + 4 + 8 + 8);
         assert_eq!(size_of::<types::order>(), 36 + 4 + 8 + 4 + 8 + 4);

@@ -3,32 +3,19 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use baton_cluster::{Flow, NodeId, ServiceId, Target};
+use baton_cluster::{Flow, NodeId, PoolId, Target};
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 
 use crate::constants::{
-    FLAG_CLOSED, FLAG_FIN_IN, FLAG_SERVING, GUIDE_ASK, GUIDE_CACHED, GUIDE_ROTA, KEY_PATH, KEY_PATH_QUERY,
-    MAGLEV_SLOTS, MAX_REPLICAS, NO_NODE, ORDER_BIND_HELD, ORDER_BIND_TOLD, ORDER_CLOSE_TOLD, ORDER_RELEASED,
-    ROTA_SLOTS, STATE_BOUND, STATE_HELD, STATE_OPEN, STATE_RELEASING,
+    FLAG_CLOSED, FLAG_FIN_IN, FLAG_SERVING, GUIDE_ASK, GUIDE_CACHED, GUIDE_ROTA, MAGLEV_SLOTS, MAX_REPLICAS,
+    NO_NODE, OPTION_TIMESTAMPS, ORDER_BIND_HELD, ORDER_BIND_READ, ORDER_BIND_TOLD, ORDER_CLOSE_TOLD,
+    ORDER_DECIDE_ASKED, ORDER_FREEZE, ORDER_READ_HELD, ORDER_RELEASED, PHASE_START, ROTA_SLOTS, STATE_ASKING,
+    STATE_BOUND, STATE_HELD, STATE_OPEN, STATE_READING, STATE_RELEASING,
 };
 use crate::counters::{Counter, Counters};
 use crate::error::DatapathError;
 use crate::programs::{Datapath, Roles};
-use crate::request::TargetKey;
-use crate::shared::{Shared, addr_of, as_bytes, as_bytes_mut, flow_of, from_bytes, key_of, types};
-
-/// A service as the programs see it.
-#[derive(Clone, Debug)]
-pub struct ServiceEntry {
-    /// Which.
-    pub id: ServiceId,
-    /// Its addresses.
-    pub vips: Vec<Ipv4Addr>,
-    /// Its port.
-    pub port: u16,
-    /// What targets are made from.
-    pub key: TargetKey,
-}
+use crate::shared::{Shared, as_bytes, as_bytes_mut, flow_of, from_bytes, key_of, types};
 
 /// What a distributor may decide by itself for one service. In each, the rota is the kernel's own
 /// answer while user space is silent.
@@ -52,6 +39,10 @@ pub enum State {
     Open,
     /// Its request waits in user space.
     Held,
+    /// This node serves it, but a later request of it waits in user space.
+    Asking,
+    /// This node's reader has it.
+    Reading,
     /// Decided for a node; what user space holds is given back before anything else may pass.
     Releasing(NodeId),
     /// Its packets belong to a node.
@@ -69,37 +60,52 @@ pub struct Binding {
     pub ending: bool,
 }
 
+/// Values that change while the programs run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Live {
+    /// How far the wall clock is ahead of the kernel's monotonic clock.
+    pub wall_offset: Duration,
+    /// Until when, by the monotonic clock, user space promises to answer held packets.
+    pub daemon_until: Duration,
+    /// Whether this node's disk is idle enough for extended LARD to let requests stay.
+    pub disk_is_idle: bool,
+    /// TCP port on 127.0.0.1 where the reader listens; 0: nowhere.
+    pub reader_port: u16,
+}
+
+/// A connection that the reader has, as its first packet was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// Sequence number of the first byte that the reader got.
+    pub start_seq: u32,
+    /// What the client had acknowledged.
+    pub start_ack: u32,
+    /// Its receive window, unscaled as in the header.
+    pub window: u16,
+    /// TSval and TSecr, when the connection has timestamps.
+    pub timestamps: Option<(u32, u32)>,
+}
+
+/// A request that waits at the node that has its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Where the next request of the connection begins, if none is under way.
+    pub boundary: Option<u32>,
+    /// Where in the packet the next request begins, when it must not go along with the first.
+    pub cut_seq: Option<u32>,
+}
+
 const SELF: u32 = 0; // the one entry of the one-entry maps
 
 impl Datapath {
-    /// Makes a service known. Other services stay.
-    ///
-    /// # Errors
-    /// When the table is full.
-    pub fn set_service(&self, s: &ServiceEntry) -> Result<(), DatapathError> {
-        let key = match s.key {
-            TargetKey::Path => KEY_PATH,
-            TargetKey::PathQuery => KEY_PATH_QUERY,
-        };
-        let value = types::service { id: s.id.0, key: key as u8, pad: 0 };
-        for vip in &s.vips {
-            // Port 0 stands for "any": it tells fragments for this address from foreign ones.
-            for port in [s.port, 0] {
-                let key = types::service_key { vip: addr_of(*vip), port: port.to_be(), pad: 0 };
-                put(&self.skel.maps.services, "services", &key, &value)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// What the distributor may decide by itself, and the turns of its rota (at most 256). Decisions
+    /// What may be decided in the kernel for a pool, and the turns of its rota (at most 256). Decisions
     /// cached under another generation count as absent from now on.
     ///
     /// # Errors
     /// When there are more turns than slots.
     pub fn set_guide(
         &self,
-        service: ServiceId,
+        pool: PoolId,
         guide: &Guide,
         rota: &[NodeId],
         generation: u32,
@@ -109,7 +115,7 @@ impl Datapath {
             return Err(DatapathError::TooMany { what: "turns of a rota", given: rota.len(), limit: slots });
         }
         for (turn, node) in rota.iter().enumerate() {
-            let slot = u32::from(service.0) * ROTA_SLOTS + turn as u32;
+            let slot = u32::from(pool.0) * ROTA_SLOTS + turn as u32;
             put(&self.skel.maps.rota, "rota", &slot, &node.0)?;
         }
         let (kind, load_limit) = match guide {
@@ -118,7 +124,7 @@ impl Datapath {
             Guide::Rota => (GUIDE_ROTA, 0),
         };
         let value = types::guide { kind, load_limit, rota_len: rota.len() as u32, generation };
-        put(&self.skel.maps.guides, "guides", &u32::from(service.0), &value)
+        put(&self.skel.maps.guides, "guides", &u32::from(pool.0), &value)
     }
 
     /// Makes a node known: its address and roles.
@@ -178,18 +184,23 @@ impl Datapath {
             target: keys.target,
             pad: 0,
         };
+        self.target_secret.set(keys.target);
         put(&self.skel.maps.keys, "keys", &SELF, &value)
     }
 
     /// Values that change while the programs run: how far the wall clock is ahead of the kernel's
-    /// monotonic clock, and until when (monotonic) user space promises to answer held packets.
+    /// monotonic clock, until when (monotonic) user space promises to answer held packets, whether the
+    /// disk is idle, and where the reader listens.
     ///
     /// # Errors
     /// When the map refuses.
-    pub fn set_live(&self, wall_offset: Duration, daemon_until: Duration) -> Result<(), DatapathError> {
+    pub fn set_live(&self, live: &Live) -> Result<(), DatapathError> {
         let value = types::live {
-            wall_offset_ns: nanoseconds(wall_offset),
-            daemon_until_ns: nanoseconds(daemon_until),
+            wall_offset_ns: nanoseconds(live.wall_offset),
+            daemon_until_ns: nanoseconds(live.daemon_until),
+            disk_is_idle: u16::from(live.disk_is_idle),
+            reader_port: live.reader_port.to_be(),
+            pad: 0,
         };
         put(&self.skel.maps.live, "live", &SELF, &value)
     }
@@ -240,7 +251,7 @@ impl Datapath {
     /// When it names more servers than an entry has room for, or none.
     pub fn set_decision(
         &self,
-        service: ServiceId,
+        pool: PoolId,
         target: Target,
         servers: &[NodeId],
         expires: Option<Duration>,
@@ -263,15 +274,29 @@ impl Datapath {
         for (to, from) in value.servers.iter_mut().zip(servers) {
             *to = from.0;
         }
-        put(&self.skel.maps.decisions, "decisions", &decision_key(service, target), &value)
+        put(&self.skel.maps.decisions, "decisions", &decision_key(pool, target), &value)
     }
 
     /// Forgets a decision.
     ///
     /// # Errors
     /// When the map refuses; an unknown target is no error.
-    pub fn remove_decision(&self, service: ServiceId, target: Target) -> Result<(), DatapathError> {
-        remove(&self.skel.maps.decisions, "decisions", &decision_key(service, target))
+    pub fn remove_decision(&self, pool: PoolId, target: Target) -> Result<(), DatapathError> {
+        remove(&self.skel.maps.decisions, "decisions", &decision_key(pool, target))
+    }
+
+    /// What the reader must know of a connection to give its bytes to a server; `None` when the reader
+    /// does not have it.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn reading(&self, flow: &Flow) -> Result<Option<Reading>, DatapathError> {
+        Ok(self.raw_binding(flow)?.filter(|b| u32::from(b.state) == STATE_READING).map(|b| Reading {
+            start_seq: b.start_seq,
+            start_ack: b.start_ack,
+            window: b.window,
+            timestamps: (u32::from(b.options) & OPTION_TIMESTAMPS != 0).then_some((b.tsval, b.tsecr)),
+        }))
     }
 
     /// The flow's binding, whatever its age.
@@ -307,6 +332,65 @@ impl Datapath {
     pub fn released(&self, flow: &Flow, start_seq: u32, held: u32) -> Result<bool, DatapathError> {
         let order = types::order { start_seq, held, ..new_order(flow, ORDER_RELEASED) };
         self.apply(order).map(|o| o.done != 0)
+    }
+
+    /// Gives a held connection to this node's reader. Whether it was held.
+    ///
+    /// # Errors
+    /// When the program cannot be run.
+    pub fn read_held(&self, flow: &Flow, start_seq: u32) -> Result<bool, DatapathError> {
+        let order = types::order { start_seq, ..new_order(flow, ORDER_READ_HELD) };
+        self.apply(order).map(|o| o.done != 0)
+    }
+
+    /// What is known of the later request that a connection waits with; `None` when it waits no more.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn asked(&self, flow: &Flow) -> Result<Option<Asked>, DatapathError> {
+        let x: Option<types::exchange> = get(&self.skel.maps.exchanges, "exchanges", &key_of(flow))?;
+        Ok(x.map(|x| Asked {
+            boundary: (u32::from(x.requests.scan.phase) == PHASE_START).then_some(x.requests.at),
+            cut_seq: (x.cut != 0).then_some(x.cut_seq),
+        }))
+    }
+
+    /// Decides a later request, which begins at `seq`, for a server. As after [`Datapath::bind_held`],
+    /// only packets that user space gives back pass from then on; the number is for
+    /// [`Datapath::released`]. `None` when it waits no more.
+    ///
+    /// # Errors
+    /// When the program cannot be run.
+    pub fn decide_asked(&self, flow: &Flow, seq: u32, server: NodeId) -> Result<Option<u32>, DatapathError> {
+        let order = types::order { start_seq: seq, node: server.0, ..new_order(flow, ORDER_DECIDE_ASKED) };
+        self.apply(order).map(|o| (o.done != 0).then_some(o.start_seq))
+    }
+
+    /// From now on no packet of the connection passes, neither way: the reader is about to hand it off.
+    /// Whether the reader has it.
+    ///
+    /// # Errors
+    /// When the program cannot be run.
+    pub fn freeze(&self, flow: &Flow, start_seq: u32) -> Result<bool, DatapathError> {
+        let order = types::order { start_seq, ..new_order(flow, ORDER_FREEZE) };
+        self.apply(order).map(|o| o.done != 0)
+    }
+
+    /// Binds what the reader had to a server, which is to be given the client's bytes from `start_seq`
+    /// to `replay_end`; else as [`Datapath::bind_held`].
+    ///
+    /// # Errors
+    /// When the program cannot be run.
+    pub fn bind_read(
+        &self,
+        flow: &Flow,
+        start_seq: u32,
+        server: NodeId,
+        replay_end: u32,
+    ) -> Result<Option<u64>, DatapathError> {
+        let order =
+            types::order { start_seq, node: server.0, held: replay_end, ..new_order(flow, ORDER_BIND_READ) };
+        self.apply(order).map(|o| (o.done != 0).then_some(o.issued))
     }
 
     /// What an update message says: the flow's packets go to this server now. Of two connections of
@@ -411,6 +495,8 @@ fn read_binding(b: &types::binding) -> Option<Binding> {
     let state = match u32::from(b.state) {
         STATE_OPEN => State::Open,
         STATE_HELD => State::Held,
+        STATE_ASKING => State::Asking,
+        STATE_READING => State::Reading,
         STATE_BOUND => State::Bound(NodeId(b.node)),
         STATE_RELEASING => State::Releasing(NodeId(b.node)),
         _ => return None,
@@ -426,8 +512,8 @@ fn mac_key(mac: [u8; 6]) -> u64 {
     u64::from_ne_bytes([mac[0], mac[1], mac[2], mac[3], mac[4], mac[5], 0, 0])
 }
 
-fn decision_key(service: ServiceId, target: Target) -> types::decision_key {
-    types::decision_key { target: target.0, service: service.0, pad: [0; 3] }
+fn decision_key(pool: PoolId, target: Target) -> types::decision_key {
+    types::decision_key { target: target.0, pool: pool.0, pad: [0; 3] }
 }
 
 fn nanoseconds(d: Duration) -> u64 {
@@ -438,7 +524,7 @@ fn failed(table: &'static str) -> impl Fn(libbpf_rs::Error) -> DatapathError {
     move |e| DatapathError::Table { table, cause: e.to_string() }
 }
 
-fn put<K: Shared, V: Shared>(
+pub(crate) fn put<K: Shared, V: Shared>(
     map: &impl MapCore,
     table: &'static str,
     key: &K,

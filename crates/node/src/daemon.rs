@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use baton_cluster::{Cluster, Node, NodeId};
-use baton_control::{Event as MeshEvent, Mesh, MeshConfig, Message, Move};
-use baton_datapath::{Datapath, Event, Events, Hold};
+use baton_control::{Event as MeshEvent, Mesh, MeshConfig, Message, Move, Taken};
+use baton_datapath::{Datapath, Event, Events, Hold, Live};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::sleep_until;
@@ -15,7 +15,7 @@ use crate::distributor::{Distributor, Tools};
 use crate::peers::Peers;
 use crate::post::Post;
 use crate::server::{Ends, ServerRole};
-use crate::setup::Setup;
+use crate::setup::{Setup, decides};
 use crate::socket::StatusSocket;
 use crate::switch::{self, SwitchRole};
 use crate::watch::Watched;
@@ -97,7 +97,7 @@ impl Daemon {
             socket: StatusSocket::listen(setup.socket())?,
             peers: Peers::new(node.id),
             post: Post::new(node.id, mesh),
-            distributor: roles.distributor.then(|| Distributor::new(&cluster, node.id)),
+            distributor: decides(&cluster, &node).then(|| Distributor::new(&cluster, node.id)),
             dispatcher: roles.dispatcher.then(|| DispatcherRole::new(&cluster)),
             server: roles.server.then(|| ServerRole::new(&node, now)),
             switch: roles.switch.then(SwitchRole::new),
@@ -195,9 +195,9 @@ impl Daemon {
         let is_dispatcher = node.roles.dispatcher;
         self.with_distributor(|distributor, tools| {
             if is_dispatcher {
-                distributor.dispatcher_found(tools)?;
+                distributor.guides.forget(tools.datapath)?;
             }
-            distributor.refresh_live(tools)
+            distributor.guides.refresh(tools.peers, tools.datapath)
         })
     }
 
@@ -210,7 +210,7 @@ impl Daemon {
         }
         let is_dispatcher = node.roles.dispatcher;
         self.with_distributor(|distributor, tools| {
-            distributor.refresh_live(tools)?;
+            distributor.guides.refresh(tools.peers, tools.datapath)?;
             if is_dispatcher { distributor.dispatcher_lost(tools) } else { Ok(()) }
         })
     }
@@ -227,21 +227,25 @@ impl Daemon {
                 if let Some(dispatcher) = &mut self.dispatcher {
                     dispatcher.load(from, &load);
                 }
-                self.with_distributor(|d, tools| d.load(from, &load, tools))
+                self.with_distributor(|d, tools| d.guides.load(from, &load, tools.datapath))
             }
             Message::Answer(answer) => self.with_distributor(|d, tools| d.answered(answer, tools)),
-            Message::Push(push) => self.with_distributor(|d, tools| d.pushed(&push, tools)),
-            Message::Guide(g) => self.with_distributor(|d, tools| d.guide(g.pool, g.guide, tools)),
-            Message::Live(live) => self.with_distributor(|d, tools| d.live(live.nodes, tools)),
-            Message::Update(update) => Ok(switch::updated(&self.datapath, from, &update)?),
+            Message::Push(push) => self.with_distributor(|d, tools| d.guides.pushed(&push, tools.datapath)),
+            Message::Guide(g) => {
+                self.with_distributor(|d, tools| d.guides.guide(g.pool, g.guide, tools.datapath))
+            }
+            Message::Live(live) => self.with_distributor(|d, tools| {
+                d.guides.named(Some(live.nodes));
+                d.guides.refresh(tools.peers, tools.datapath)
+            }),
+            Message::Taken(_) => Ok(()),
+            Message::Update(update) => Ok(switch::updated(&self.datapath, &update)?),
             Message::Close(close) => Ok(switch::closed(&self.datapath, &close)?),
             Message::StatusRequest(request) => self.status_requested(from, request.id),
             Message::StatusReply(reply) => {
                 self.socket.replied(from, reply.id, &reply.body);
                 Ok(())
             }
-            // Nobody replays yet.
-            Message::Taken(_) => Ok(()),
         }
     }
 
@@ -263,11 +267,14 @@ impl Daemon {
         let now = Instant::now();
         for event in self.events.get().take() {
             match event {
-                Event::Bound { flow, start_seq, server, issued, .. } => {
-                    if let Some(distributor) = &mut self.distributor {
-                        let moved = Move { flow, server, start_seq, issued, from: self.me };
-                        distributor.bound(moved, now);
+                Event::Bound { flow, start_seq, server, issued, distributor, .. } => {
+                    let moved = Move { flow, server, start_seq, issued, from: self.me };
+                    if let Some(placing) = &mut self.distributor {
+                        placing.bound(moved, distributor, now);
                     }
+                }
+                Event::Taken { flow, start_seq, distributor } => {
+                    self.post.send(distributor, Message::Taken(Taken { flow, start_seq }));
                 }
                 Event::Closed { flow, start_seq, distributor, .. } => {
                     self.ends.add(flow, start_seq, distributor);
@@ -287,14 +294,15 @@ impl Daemon {
             busy = server.tick(now, &self.datapath, &self.cluster, &self.peers, self.me, &mut self.post)?;
         }
         self.socket.tick(now);
-        let has_news = self.distributor.as_ref().is_some_and(Distributor::has_news);
+        let has_news = self.distributor.as_ref().is_some_and(|d| !d.news.is_empty());
         Ok(busy || has_news)
     }
 
     /// Moves before ends: what has ended must not be bound again by its own, later news.
     fn send_news(&mut self) -> Result<(), NodeError> {
         if let Some(distributor) = &mut self.distributor {
-            distributor.send_moves(&self.cluster, &self.peers, &self.datapath, &mut self.post)?;
+            let (cluster, peers) = (&self.cluster, &self.peers);
+            distributor.news.send(self.me, cluster, peers, &self.datapath, &mut self.post)?;
         }
         self.ends.send(&self.cluster, &self.peers, &mut self.post);
         Ok(())
@@ -320,7 +328,6 @@ impl Daemon {
     ) -> Result<(), NodeError> {
         let (Some(distributor), Some(hold)) = (&mut self.distributor, &self.hold) else { return Ok(()) };
         let mut tools = Tools {
-            cluster: &self.cluster,
             peers: &self.peers,
             datapath: &self.datapath,
             hold: hold.get(),
@@ -333,7 +340,12 @@ impl Daemon {
 
 /// Promises the programs that user space listens, and tells them the wall clock.
 fn promise(datapath: &Datapath) -> Result<(), NodeError> {
-    Ok(datapath.set_live(clock::wall_offset(), clock::monotonic() + SILENCE)?)
+    let live = Live {
+        wall_offset: clock::wall_offset(),
+        daemon_until: clock::monotonic() + SILENCE,
+        ..Live::default()
+    };
+    Ok(datapath.set_live(&live)?)
 }
 
 fn join_mesh(

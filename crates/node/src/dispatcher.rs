@@ -9,16 +9,20 @@ use baton_control::{Answer, Ask, Change, Guidance, Live, Load, Message, Push, Ve
 use baton_dispatcher::{Decision, Dispatcher, Guide, Question, Refusal, Stats};
 
 use crate::post::Post;
+use crate::setup::decides;
 
 /// The dispatcher of this node.
 #[derive(Debug)]
 pub(crate) struct DispatcherRole {
     dispatcher: Dispatcher,
+    /// The nodes on which requests are decided.
+    deciding: Vec<NodeId>,
 }
 
 impl DispatcherRole {
     pub(crate) fn new(cluster: &Cluster) -> Self {
-        Self { dispatcher: Dispatcher::of(cluster) }
+        let deciding = cluster.nodes.iter().filter(|node| decides(cluster, node)).map(|node| node.id);
+        Self { dispatcher: Dispatcher::of(cluster), deciding: deciding.collect() }
     }
 
     pub(crate) fn stats(&self) -> Stats {
@@ -29,8 +33,10 @@ impl DispatcherRole {
         let answers = ask
             .questions
             .iter()
-            .map(|q| Question { pool: q.pool, target: q.target, at: q.at })
-            .map(|question| verdict(self.dispatcher.ask(from, question, now)))
+            .map(|q| {
+                let question = Question { pool: q.pool, target: q.target, at: q.at };
+                verdict(self.dispatcher.ask(from, question, now))
+            })
             .collect();
         post.send(from, Message::Answer(Answer { batch: ask.batch, answers }));
         self.push(post);
@@ -45,7 +51,7 @@ impl DispatcherRole {
         if node.roles.server {
             self.dispatcher.server_up(node.id);
         }
-        if node.roles.distributor {
+        if self.deciding.contains(&node.id) {
             let welcome = self.dispatcher.distributor_up(node.id);
             post.send(node.id, Message::Live(Live { nodes: welcome.live }));
             for (pool, guide) in welcome.guides {
@@ -59,7 +65,7 @@ impl DispatcherRole {
         if node.roles.server {
             self.dispatcher.server_down(node.id);
         }
-        if node.roles.distributor {
+        if self.deciding.contains(&node.id) {
             self.dispatcher.distributor_down(node.id);
         }
         self.push(post);
@@ -78,7 +84,7 @@ impl DispatcherRole {
     }
 }
 
-/// News as messages, in order; neighbouring mappings of one pool share a message.
+/// News as messages, in order; neighbouring mappings of one service share a message.
 fn messages(changes: Vec<baton_dispatcher::Change>) -> Vec<Message> {
     let mut out: Vec<Message> = Vec::new();
     for change in changes {

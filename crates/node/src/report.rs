@@ -67,7 +67,7 @@ impl Daemon {
 
     fn loads(&self) -> Result<Vec<LoadStatus>, NodeError> {
         let Some(distributor) = &self.distributor else { return Ok(Vec::new()) };
-        let loads = distributor.loads();
+        let loads = distributor.guides.loads();
         let mut out = Vec::new();
         for (server, weight) in loads.servers() {
             let assigned = self.datapath.assigned(server)?;
@@ -83,7 +83,7 @@ impl Daemon {
     }
 
     fn decisions(&self, counters: &baton_datapath::Counters) -> DecisionStatus {
-        let tally = self.distributor.as_ref().map(|d| d.tally).unwrap_or_default();
+        let tally = self.distributor.as_ref().map(|d| d.tally()).unwrap_or_default();
         let decided = self.dispatcher.as_ref().map(crate::dispatcher::DispatcherRole::stats);
         DecisionStatus {
             in_kernel: [Counter::DecidedCache, Counter::DecidedRota, Counter::DecidedAlone]
@@ -105,7 +105,7 @@ impl Daemon {
     fn handoffs(&self) -> Result<Vec<HandoffStatus>, NodeError> {
         let Some(distributor) = &self.distributor else { return Ok(Vec::new()) };
         let mut out = Vec::new();
-        for (server, _) in distributor.loads().servers() {
+        for (server, _) in distributor.guides.loads().servers() {
             let count = self.datapath.handed_to(server)? + distributor.handed_to(server);
             out.push(HandoffStatus { to: self.name_of(server), count });
         }

@@ -4,10 +4,9 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
-use baton_cluster::{Cluster, Node};
-use baton_datapath::{Datapath, Hold, Roles, ServiceEntry, Settings, Sizes, TargetKey};
+use baton_cluster::{Cluster, Node, PHttp, Service};
+use baton_datapath::{Datapath, Hold, PoolEntry, Roles, ServiceEntry, Settings, Sizes};
 use baton_host::{Interface, Undo, Wanted};
-use baton_http::Key;
 
 use crate::{NodeError, Options};
 
@@ -45,7 +44,7 @@ impl Setup {
     /// Loads the programs for this node and fills the tables that do not change. Nothing is attached.
     pub(crate) fn load(&self, options: &Options, node: &Node) -> Result<(Datapath, Option<Hold>), NodeError> {
         let cluster = &options.cluster;
-        let hold = node.roles.distributor.then(|| Hold::create(HOLD_NAME)).transpose()?;
+        let hold = decides(cluster, node).then(|| Hold::create(HOLD_NAME)).transpose()?;
         let settings = Settings {
             node: node.id,
             roles: datapath_roles(node),
@@ -55,6 +54,7 @@ impl Setup {
             cluster_ifindex: self.cluster_interface.index,
             hold_ifindex: hold.as_ref().map_or(0, Hold::index),
             has_switch: cluster.has_switch(),
+            follows: cluster.services.iter().any(|s| follows(cluster, s)),
         };
         let limits = cluster.limits;
         let sizes = Sizes { bindings: limits.bindings, decisions: limits.decisions };
@@ -63,13 +63,17 @@ impl Setup {
         for peer in &cluster.nodes {
             datapath.set_node(peer.id, peer.address, datapath_roles(peer))?;
         }
-        for service in &cluster.services {
-            datapath.set_service(&ServiceEntry {
-                id: service.id,
-                vips: service.vips.clone(),
-                port: service.port,
-                key: target_key(cluster.rules(service.id).unwrap_or_default().key(0)),
+        for pool in &cluster.pools {
+            datapath.set_pool(&PoolEntry {
+                id: pool.id,
+                service: pool.service,
+                key: pool.key.clone(),
+                p_http: pool.p_http,
+                servers: pool.servers.clone(),
             })?;
+        }
+        for service in &cluster.services {
+            datapath.set_service(&service_entry(cluster, service))?;
         }
         Ok((datapath, hold))
     }
@@ -141,7 +145,7 @@ pub fn wanted(cluster: &Cluster, node: &Node) -> Wanted {
         is_server: node.roles.server,
         is_distributor: node.roles.distributor,
         is_switch: node.roles.switch,
-        on_loopback: if node.roles.server { others } else { Vec::new() },
+        on_loopback: if node.roles.server || node.roles.distributor { others } else { Vec::new() },
         on_interface,
         ports,
         control_port: cluster.control_port,
@@ -155,9 +159,26 @@ fn datapath_roles(node: &Node) -> Roles {
 
 /// What the programs make targets from. They know the request line alone: by the other keys requests
 /// have no target for them yet, and the path stands for one.
-pub(crate) fn target_key(key: &Key) -> TargetKey {
-    match key {
-        Key::PathQuery => TargetKey::PathQuery,
-        Key::Path | Key::Query(_) | Key::Header(_) | Key::Cookie(_) => TargetKey::Path,
+/// Whether later requests of the service's connections may have to move.
+fn follows(cluster: &Cluster, service: &Service) -> bool {
+    service.is_strict(cluster) || cluster.pools_of(service.id).any(|pool| pool.p_http != PHttp::Stay)
+}
+
+/// Whether requests are decided on this node: first ones, or those of connections that it serves.
+pub(crate) fn decides(cluster: &Cluster, node: &Node) -> bool {
+    let moves = cluster.services.iter().any(|service| follows(cluster, service));
+    node.roles.distributor || (node.roles.server && moves)
+}
+
+/// The service as the programs are to know it.
+pub(crate) fn service_entry(cluster: &Cluster, service: &Service) -> ServiceEntry {
+    ServiceEntry {
+        id: service.id,
+        vips: service.vips.clone(),
+        port: service.port,
+        rules: cluster.rules(service.id).unwrap_or_default(),
+        pools: service.pools.clone(),
+        strict: service.is_strict(cluster),
+        follows: follows(cluster, service),
     }
 }

@@ -50,9 +50,9 @@ impl SwitchRole {
 }
 
 /// An update message: flows that have moved.
-pub(crate) fn updated(datapath: &Datapath, from: NodeId, update: &Update) -> Result<(), DatapathError> {
+pub(crate) fn updated(datapath: &Datapath, update: &Update) -> Result<(), DatapathError> {
     for m in &update.moves {
-        datapath.bind_told(&m.flow, m.start_seq, m.server, from, m.issued)?;
+        datapath.bind_told(&m.flow, m.start_seq, m.server, m.from, m.issued)?;
     }
     Ok(())
 }

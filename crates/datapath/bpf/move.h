@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * A later request on a connection that this node serves. The owner decides, because only it knows
+ * that the connection is idle: every request answered, every byte of the answers acknowledged, its
+ * own socket in the same opinion. Then this very packet is a sufficient basis for a socket at
+ * another node (docs/decisions/0007).
+ */
+#pragma once
+
+#include "decide.h"
+#include "reader.h"
+
+/* Begins to follow a connection with its first packet. */
+function void follow_from(struct __sk_buff *skb, const struct packet *p, const struct binding *b)
+{
+	struct scratch *s = scratch();
+
+	if (!s || !(p->service_flags & SERVICE_FOLLOWS))
+		return;
+	struct exchange *x = &s->exchange;
+	__builtin_memset(x, 0, sizeof(*x));
+	x->start_seq = b->start_seq;
+	x->requests.at = x->requests.boundary = b->start_seq;
+	x->responses.at = x->responses.boundary = b->start_ack;
+	x->decided = NO_NODE;
+	s->follower = x->requests;
+	s->asked = s->answered = s->heads = 0;
+	s->responses = 0;
+	if (follow(skb, p) != FED_FOLLOWED) {
+		x->doubt = 1;
+		count(COUNT_MOVE_DOUBT);
+	}
+	x->requests = s->follower;
+	x->asked = s->asked;
+	x->heads = s->heads;
+	bpf_map_update_elem(&exchanges, &p->flow, x, BPF_ANY);
+}
+
+/* Whether the server's socket is as idle as its messages say. */
+inline_always bool socket_is_idle(struct __sk_buff *skb, const struct packet *p, struct binding *b)
+{
+	struct bpf_sock *sk = socket_of(skb, &p->flow);
+	bool idle = false;
+
+	if (!sk)
+		return false;
+	struct tcp_sock *tp = sk->state == BPF_TCP_ESTABLISHED ? bpf_skc_to_tcp_sock(sk) : 0;
+	if (tp) {
+		idle = tp->rcv_nxt == p->seq && tp->snd_nxt == p->ack && tp->write_seq == p->ack &&
+		       !tp->out_of_order_queue.rb_node;
+		b->cwnd = tp->snd_cwnd < 0xffff ? tp->snd_cwnd : 0xffff;
+		__u32 rtt = tp->srtt_us / 8000;
+		b->rtt_ms = rtt < RTT_CAP_MS ? rtt : RTT_CAP_MS;
+	}
+	bpf_sk_release(sk);
+	return idle;
+}
+
+/* Ends this node's own socket: a RST that only its stack sees. The packet itself stays as it is. */
+inline_always bool end_own_socket(struct __sk_buff *skb, const struct packet *p)
+{
+	struct reply rst = {.seq = p->seq, .ack = p->ack, .flags = RST | ACK};
+	struct reply was = {.seq = p->seq, .ack = p->ack, .flags = p->flags};
+
+	if (renumber(skb, p, &rst))
+		return false;
+	set_mark(skb, MARK_LOCAL_RESET);
+	long failed = bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS);
+	set_mark(skb, 0);
+	return !renumber(skb, p, &was) && !failed;
+}
+
+/*
+ * Moves the connection to another node with this request. Other CPUs may send on the socket at any
+ * time: so the binding changes first, from when on egress drops what the socket sends; then the
+ * socket is looked at once more. What it had sent before that has made it busy.
+ */
+function int move_to(struct __sk_buff *skb, struct packet *p, struct binding *b, __u16 to)
+{
+	__u64 now = wall_ns();
+
+	b->node = to;
+	set_flag(b, FLAG_HANDED);
+	if (!socket_is_idle(skb, p, b)) {
+		b->node = settings.self;
+		clear_flag(b, FLAG_HANDED);
+		count(COUNT_MOVE_SOCKET_BUSY);
+		return -1;
+	}
+	end_serving(b);
+	clear_flag(b, ~FLAG_SYN_SEEN);
+	b->start_seq = p->seq;
+	b->start_ack = p->ack;
+	b->issued = (__s64)(now - b->issued) > 0 ? now : b->issued + 1;
+	b->seen_ns = b->since_ns = bpf_ktime_get_ns();
+	if (!end_own_socket(skb, p))
+		count(COUNT_FAULT_REWRITE); /* it stays muzzled, until its server tires of it */
+	count(COUNT_CLOSED);
+	count(COUNT_MOVED);
+	struct load *l = load_of(to);
+	if (l)
+		__sync_fetch_and_add(&l->assigned, 1);
+	tell(&p->flow, b, EVENT_BOUND);
+	set_flag(b, FLAG_HANDED);
+	read_options(skb, p);
+	return send_handoff(skb, p, b);
+}
+
+/* What becomes of a later request. */
+enum later {
+	LATER_STAYS,
+	LATER_MOVES, /* to s->to */
+	LATER_ASKED, /* held for user space, for the reason s->why */
+	LATER_WAITS, /* not before the connection is idle: dropped, the client repeats it */
+	LATER_READ,  /* by the reader */
+};
+
+function enum later place(struct packet *p, struct scratch *s, struct exchange *x, bool idle)
+{
+	bool strict = p->service_flags & SERVICE_STRICT;
+	enum counter why;
+	__u32 need = p->service_flags & (SERVICE_HOSTS | SERVICE_STRICT) ? READ_HEAD : READ_LINE;
+
+	if (strict && s->reading.flags & READ_AGAIN) {
+		x->cut_seq = p->seq + s->reading.cut;
+		x->cut = 1;
+		s->why = COUNT_HELD_PIPELINED;
+		return LATER_ASKED;
+	}
+	if (!(s->reading.flags & need)) {
+		count(COUNT_MOVE_NOT_READ);
+		return !strict ? LATER_STAYS : idle ? LATER_READ : LATER_WAITS;
+	}
+	if (x->decided != NO_NODE && x->decided_seq == p->seq) {
+		s->to = x->decided;
+	} else {
+		p->pool = choose_pool(p, s);
+		s->why = COUNT_HELD_HEAD;
+		if (p->pool == POOL_UNKNOWN)
+			return idle || strict ? LATER_ASKED : LATER_STAYS;
+		struct pool *pool = pool_of(p->pool);
+		if (!pool)
+			return LATER_STAYS;
+		bool member = is_member(pool, settings.self);
+		if (!member)
+			count(COUNT_OUTSIDE_POOL);
+		if (member && (pool->p_http == P_HTTP_STAY || !daemon_listens())) {
+			count(COUNT_MOVE_STAYED);
+			return LATER_STAYS;
+		}
+		if (!idle) {
+			count(COUNT_MOVE_NOT_IDLE);
+			return member ? LATER_STAYS : LATER_WAITS;
+		}
+		__u32 id = p->pool;
+		struct guide *g = bpf_map_lookup_elem(&guides, &id);
+		struct live *l = live_values();
+		if (member && g && g->kind == GUIDE_ROTA)
+			return LATER_STAYS; /* blind to content: nothing is gained by a move */
+		if (member && pool->p_http == P_HTTP_EXTENDED && l && l->disk_is_idle) {
+			count(COUNT_MOVE_STAYED);
+			return LATER_STAYS;
+		}
+		s->to = decide(p, s, &why);
+		s->why = why;
+		if (s->to == NO_NODE && (why == COUNT_DROP_NO_SERVER || why == COUNT_DECIDED_ALONE))
+			return member ? LATER_STAYS : LATER_WAITS;
+		if (s->to == NO_NODE)
+			return LATER_ASKED;
+	}
+	if (s->to == settings.self) {
+		count(COUNT_MOVE_DECIDED_HERE);
+		return LATER_STAYS;
+	}
+	return idle ? LATER_MOVES : strict ? LATER_WAITS : LATER_STAYS;
+}
+
+/* Keeps what was followed of this packet, which the server gets. */
+inline_always void keep(struct exchange *x, const struct scratch *s)
+{
+	x->requests = s->follower;
+	x->heads = s->heads;
+	x->asked = s->asked;
+}
+
+inline_always int outside_messages(struct exchange *x, const struct packet *p)
+{
+	x->doubt = 1;
+	count(COUNT_MOVE_DOUBT);
+	return TC_ACT_OK;
+}
+
+/* A packet with payload of a connection that is followed: to the server, unless it moves. */
+inline_always int later_packet(struct __sk_buff *skb, struct packet *p, struct binding *b,
+			       struct exchange *x, bool released)
+{
+	struct scratch *s = scratch();
+
+	if (!s)
+		return TC_ACT_OK;
+	s->follower = x->requests;
+	s->asked = x->asked;
+	s->answered = x->answered;
+	s->heads = x->heads;
+	s->responses = 0;
+	x->cut = 0;
+	bool boundary = p->seq == x->requests.at && between_messages(&x->requests);
+	bool idle = boundary && x->asked == x->answered && between_messages(&x->responses) &&
+		    p->ack == x->responses.at;
+	enum fed fed = follow(skb, p);
+	if (fed == FED_OLD)
+		return TC_ACT_OK;
+	if (fed == FED_GAP)
+		return drop(COUNT_DROP_GAP);
+	if (fed == FED_DOUBT && !(boundary && p->service_flags & SERVICE_STRICT))
+		return outside_messages(x, p);
+	if (!boundary) {
+		if (!(p->service_flags & SERVICE_STRICT) || !(s->reading.flags & READ_AGAIN)) {
+			keep(x, s);
+			return TC_ACT_OK;
+		}
+		/* the end of one request, and the next one with it */
+		x->cut_seq = p->seq + s->reading.cut;
+		x->cut = 1;
+		b->state = STATE_ASKING;
+		b->since_ns = bpf_ktime_get_ns();
+		b->held = 0;
+		return hold(b, COUNT_HELD_PIPELINED);
+	}
+	enum later then =
+		fed == FED_DOUBT ? (idle ? LATER_READ : LATER_WAITS) : place(p, s, x, idle);
+	if (then == LATER_ASKED && released)
+		then = p->service_flags & SERVICE_STRICT ? LATER_WAITS : LATER_STAYS;
+	switch (then) {
+	case LATER_MOVES: {
+		int sent = move_to(skb, p, b, s->to);
+		if (sent >= 0)
+			return sent;
+		if (p->service_flags & SERVICE_STRICT)
+			return drop(COUNT_DROP_EARLY_REQUEST);
+		break;
+	}
+	case LATER_ASKED:
+		b->state = STATE_ASKING;
+		b->since_ns = bpf_ktime_get_ns();
+		b->held = 0;
+		return hold(b, s->why);
+	case LATER_WAITS:
+		return drop(COUNT_DROP_EARLY_REQUEST);
+	case LATER_READ:
+		return read_later(skb, p, b);
+	default:
+		break;
+	}
+	keep(x, s);
+	return TC_ACT_OK;
+}
+
+/* As above, one packet of a connection at a time. */
+function int later(struct __sk_buff *skb, struct packet *p, struct binding *b, bool released)
+{
+	struct exchange *x = exchange_of(&p->flow, b);
+
+	if (!x || x->doubt)
+		return TC_ACT_OK;
+	if (__sync_lock_test_and_set(&x->busy, 1))
+		return drop(COUNT_DROP_BUSY);
+	int verdict = later_packet(skb, p, b, x, released);
+	x->busy = 0;
+	return verdict;
+}

@@ -1,0 +1,193 @@
+//! Services, their pools and their routes, as the programs' tables have them: made from the same rules
+//! that user space asks for the requests it decides itself.
+
+use std::net::Ipv4Addr;
+
+use baton_cluster::{NodeId, PHttp, PoolId, ServiceId};
+use baton_http::{HostMatch, Key, PathMatch, Route, Rules};
+
+use crate::constants::{
+    HOSTS_MAX, KEY_OTHER, KEY_PATH, KEY_PATH_QUERY, P_HTTP_EXTENDED, P_HTTP_MOVE, P_HTTP_STAY, PATH_MAX,
+    SERVICE_FOLLOWS, SERVICE_HOSTS, SERVICE_ROUTES, SERVICE_STRICT, SERVICE_SUFFIXES,
+};
+use crate::error::DatapathError;
+use crate::programs::Datapath;
+use crate::request::keyed_hash;
+use crate::shared::{addr_of, types};
+use crate::tables::put;
+
+/// A service as the programs see it.
+#[derive(Clone, Debug)]
+pub struct ServiceEntry {
+    /// Which.
+    pub id: ServiceId,
+    /// Its addresses.
+    pub vips: Vec<Ipv4Addr>,
+    /// Its port.
+    pub port: u16,
+    /// Which pool a request belongs to, by index in `pools`.
+    pub rules: Rules,
+    /// Its pools.
+    pub pools: Vec<PoolId>,
+    /// Whether they have different servers.
+    pub strict: bool,
+    /// Whether later requests of a connection may have to move.
+    pub follows: bool,
+}
+
+/// A pool as the programs see it.
+#[derive(Clone, Debug)]
+pub struct PoolEntry {
+    /// Which.
+    pub id: PoolId,
+    /// Of which service.
+    pub service: ServiceId,
+    /// What its targets are made from.
+    pub key: Key,
+    /// Whether later requests move.
+    pub p_http: PHttp,
+    /// Its servers.
+    pub servers: Vec<NodeId>,
+}
+
+impl ServiceEntry {
+    fn flags(&self) -> u32 {
+        let rules = &self.rules;
+        let bit = |set: bool, flag: u32| if set { flag } else { 0 };
+        bit(!rules.routes().is_empty(), SERVICE_ROUTES)
+            | bit(rules.look_at_hosts(), SERVICE_HOSTS)
+            | bit(rules.look_at_wildcards(), SERVICE_SUFFIXES)
+            | bit(self.strict, SERVICE_STRICT)
+            | bit(self.follows, SERVICE_FOLLOWS)
+    }
+
+    /// The host patterns of the routes, each once, in order of precedence; their numbers begin at 1.
+    fn patterns(&self) -> Vec<&HostMatch> {
+        let mut patterns: Vec<&HostMatch> = Vec::new();
+        for route in self.rules.routes() {
+            if route.host != HostMatch::Any && !patterns.contains(&&route.host) {
+                patterns.push(&route.host);
+            }
+        }
+        patterns
+    }
+}
+
+impl Datapath {
+    /// Makes a service and its routes known. Other services stay.
+    ///
+    /// # Errors
+    /// When a table is full, a route's path is too long, or too many patterns match one host.
+    pub fn set_service(&self, s: &ServiceEntry) -> Result<(), DatapathError> {
+        let pool = s.pools.get(s.rules.default_pool()).map_or(0, |p| p.0);
+        let value = types::service { id: s.id.0, pool, flags: s.flags() };
+        for vip in &s.vips {
+            // Port 0 stands for "any": it tells fragments for this address from foreign ones.
+            for port in [s.port, 0] {
+                let key = types::service_key { vip: addr_of(*vip), port: port.to_be(), pad: 0 };
+                put(&self.skel.maps.services, "services", &key, &value)?;
+            }
+        }
+        let patterns = s.patterns();
+        for pattern in &patterns {
+            if let HostMatch::Exact(host) = pattern {
+                self.set_host(s, host)?;
+            }
+        }
+        // The one that counts more is written last.
+        for route in s.rules.routes().iter().rev() {
+            let number = patterns.iter().position(|p| **p == route.host).map_or(0, |i| i + 1);
+            let pool = s.pools.get(route.pool).map_or(pool, |p| p.0);
+            self.set_route(s.id, route, number as u16, pool)?;
+        }
+        Ok(())
+    }
+
+    /// Tells the programs which patterns a host matches: for hosts that no route names in full.
+    ///
+    /// # Errors
+    /// When more patterns match it than an entry has room for, or the table is full.
+    pub fn set_host(&self, s: &ServiceEntry, host: &str) -> Result<(), DatapathError> {
+        let limit = HOSTS_MAX as usize;
+        let mut entry = types::hosts::default();
+        let patterns = s.patterns();
+        let matching = patterns.iter().zip(1_u16..).filter(|(pattern, _)| match pattern {
+            HostMatch::Any => true,
+            HostMatch::Exact(name) => name == host,
+            HostMatch::Suffix(suffix) => host.len() > suffix.len() && host.ends_with(suffix.as_str()),
+        });
+        let matching: Vec<u16> = matching.map(|(_, number)| number).collect();
+        if matching.len() > limit {
+            let given = matching.len();
+            return Err(DatapathError::TooMany { what: "host patterns that one host matches", given, limit });
+        }
+        for (to, from) in entry.patterns.iter_mut().zip(matching) {
+            *to = from;
+        }
+        let hash = keyed_hash(host.as_bytes(), self.target_secret.get());
+        let key = types::host_key { hash, service: s.id.0, pad: [0; 3] };
+        put(&self.skel.maps.hosts, "hosts", &key, &entry)
+    }
+
+    fn set_route(&self, service: ServiceId, r: &Route, host: u16, pool: u16) -> Result<(), DatapathError> {
+        let (mut path, rank) = match &r.path {
+            PathMatch::Any => (Vec::new(), 0),
+            PathMatch::Prefix(path) => (path.clone().into_bytes(), path.len()),
+            PathMatch::Exact(path) => (path.clone().into_bytes(), 0x8000 | path.len()),
+        };
+        let limit = PATH_MAX as usize - 1;
+        if path.len() > limit {
+            let given = path.len();
+            return Err(DatapathError::TooMany { what: "bytes of a route's path", given, limit });
+        }
+        if matches!(r.path, PathMatch::Exact(_)) {
+            path.push(0);
+        }
+        let methods: Vec<u32> =
+            if r.methods.is_empty() { vec![0] } else { r.methods.iter().map(|m| method_hash(m)).collect() };
+        for method in methods {
+            let mut key = types::route_key {
+                prefixlen: (8 + path.len() as u32) * 8,
+                service: service.0,
+                host,
+                method,
+                path: [0; PATH_MAX as usize],
+            };
+            for (to, from) in key.path.iter_mut().zip(&path) {
+                *to = *from;
+            }
+            put(&self.skel.maps.routes, "routes", &key, &types::route { pool, rank: rank as u16 })?;
+        }
+        Ok(())
+    }
+
+    /// Makes a pool known.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn set_pool(&self, p: &PoolEntry) -> Result<(), DatapathError> {
+        let key = match p.key {
+            Key::Path => KEY_PATH,
+            Key::PathQuery => KEY_PATH_QUERY,
+            Key::Query(_) | Key::Header(_) | Key::Cookie(_) => KEY_OTHER,
+        };
+        let p_http = match p.p_http {
+            PHttp::Stay => P_HTTP_STAY,
+            PHttp::Move => P_HTTP_MOVE,
+            PHttp::ExtendedLard => P_HTTP_EXTENDED,
+        };
+        let mut value =
+            types::pool { key: key as u8, p_http: p_http as u8, service: p.service.0, ..Default::default() };
+        for server in &p.servers {
+            if let Some(word) = value.servers.get_mut(server.index() / 64) {
+                *word |= 1 << (server.index() % 64);
+            }
+        }
+        put(&self.skel.maps.pools, "pools", &u32::from(p.id.0), &value)
+    }
+}
+
+/// FNV-1a, 32 bits, as the programs hash methods.
+fn method_hash(method: &str) -> u32 {
+    method.bytes().fold(2_166_136_261, |h: u32, c| (h ^ u32::from(c)).wrapping_mul(16_777_619))
+}

@@ -1,0 +1,67 @@
+//! Connections that have moved, on their way to those who forward: the switches, and the distributor
+//! that had handed the connection off first.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use baton_cluster::{Cluster, NodeId};
+use baton_control::message::MOVES_MAX;
+use baton_control::{Message, Move, Update};
+use baton_datapath::constants::LASTING_MS;
+use baton_datapath::{Datapath, DatapathError};
+
+use crate::peers::Peers;
+use crate::post::Post;
+
+/// What has yet to be told.
+#[derive(Debug, Default)]
+pub(crate) struct News(VecDeque<(Instant, NodeId, Move)>);
+
+impl News {
+    /// A connection that `distributor` had handed off first was bound, here or by the kernel.
+    pub(crate) fn add(&mut self, moved: Move, distributor: NodeId, now: Instant) {
+        self.0.push_back((now, distributor, moved));
+    }
+
+    /// Whether moves wait for being told.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Tells what has moved, of the connections that last and are where they were.
+    pub(crate) fn send(
+        &mut self,
+        me: NodeId,
+        cluster: &Cluster,
+        peers: &Peers,
+        datapath: &Datapath,
+        post: &mut Post,
+    ) -> Result<(), DatapathError> {
+        let now = Instant::now();
+        let lasting = Duration::from_millis(u64::from(LASTING_MS));
+        let mut due: BTreeMap<NodeId, Vec<Move>> = BTreeMap::new();
+        let switches: Vec<NodeId> = peers.others(cluster, |r| r.switch).collect();
+        while let Some((since, distributor, moved)) = self.0.front().copied() {
+            if now - since < lasting {
+                break;
+            }
+            self.0.pop_front();
+            let binding = datapath.binding(&moved.flow)?;
+            if !binding.is_some_and(|b| b.start_seq == moved.start_seq && !b.ending) {
+                continue;
+            }
+            for to in &switches {
+                due.entry(*to).or_default().push(moved);
+            }
+            if distributor != me && !switches.contains(&distributor) && peers.is_up(distributor) {
+                due.entry(distributor).or_default().push(moved);
+            }
+        }
+        for (to, moves) in due {
+            for moves in moves.chunks(MOVES_MAX) {
+                post.send(to, Message::Update(Update { moves: moves.to_vec() }));
+            }
+        }
+        Ok(())
+    }
+}

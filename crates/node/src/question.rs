@@ -1,0 +1,54 @@
+//! What a held packet asks for, by the rules of its service. Pure: bytes in, pool and target out.
+
+use baton_cluster::{PoolId, Target};
+use baton_datapath::{ServiceEntry, target_of};
+use baton_http::{Exchange, Fed, Parsed, parse_request};
+
+/// What is to be done with a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Read {
+    /// It belongs to a pool, and has this target, if any.
+    Request {
+        pool: PoolId,
+        target: Option<Target>,
+        /// The host, when the kernel should be told which patterns it matches.
+        host: Option<String>,
+        /// Bytes of the payload before the next request begins in it, if one does.
+        next: Option<usize>,
+    },
+    /// Its head is not whole, or is to be answered by Baton: the reader's.
+    Reader,
+    /// It cannot be read, but any server of the service may have it: placed by load alone.
+    Unclear,
+}
+
+/// Reads the request that begins a payload.
+pub(crate) fn read(service: &ServiceEntry, payload: &[u8], secret: u64) -> Read {
+    match parse_request(payload) {
+        Parsed::Complete(request, _) => {
+            let index = service.rules.choose(&request);
+            let target = service.rules.target_bytes(index, &request).map(|b| target_of(&b, secret));
+            let host = request.host.as_deref().filter(|_| service.rules.look_at_wildcards());
+            Read::Request {
+                pool: service.pools.get(index).copied().unwrap_or(PoolId(0)),
+                target,
+                host: host.map(str::to_owned),
+                next: next_request(payload),
+            }
+        }
+        Parsed::Incomplete => Read::Reader,
+        Parsed::Doubt(_) if service.strict => Read::Reader,
+        Parsed::Doubt(_) => Read::Unclear,
+    }
+}
+
+/// Where in the payload a second request begins.
+fn next_request(payload: &[u8]) -> Option<usize> {
+    let mut exchange = Exchange::new(0, 0);
+    match exchange.one_request(0, payload) {
+        (Fed::Followed, used) if used < payload.len() && exchange.requests().is_between_messages() => {
+            Some(used)
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,170 @@
+//! Packets that wait in user space for a decision, by connection: bounded in number, and counted as the
+//! kernel counts what it gave, so that both agree on when the last has gone back.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use baton_cluster::{Flow, PoolId, Target};
+use baton_datapath::constants::HELD_MS;
+use baton_datapath::{Datapath, DatapathError, Frame, Hold};
+
+/// A connection whose packets wait.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    /// Sequence number of the request's first byte.
+    pub(crate) seq: u32,
+    pub(crate) pool: PoolId,
+    pub(crate) target: Option<Target>,
+    /// This node serves the connection; a later request of it waits.
+    pub(crate) is_ours: bool,
+    /// Bytes from here on must not go along; the client repeats them.
+    pub(crate) cut_seq: Option<u32>,
+    pub(crate) frames: Vec<Frame>,
+    /// Packets of it read from the hold device, repetitions included.
+    pub(crate) read: u32,
+    pub(crate) since: Instant,
+}
+
+/// A decided connection whose packets are on their way up here still, and back.
+#[derive(Debug)]
+struct Releasing {
+    start_seq: u32,
+    read: u32,
+    cut_seq: Option<u32>,
+}
+
+/// All of them.
+#[derive(Debug)]
+pub(crate) struct Waits {
+    waiting: HashMap<Flow, Waiting>,
+    releasing: HashMap<Flow, Releasing>,
+    packets: usize,
+    packets_max: usize,
+    /// Packets that found no room.
+    pub(crate) overflowed: u64,
+}
+
+impl Waits {
+    pub(crate) fn new(packets_max: usize) -> Self {
+        Self { waiting: HashMap::new(), releasing: HashMap::new(), packets: 0, packets_max, overflowed: 0 }
+    }
+
+    /// Packets that wait now.
+    pub(crate) fn packets(&self) -> usize {
+        self.packets
+    }
+
+    pub(crate) fn get(&self, flow: &Flow) -> Option<&Waiting> {
+        self.waiting.get(flow)
+    }
+
+    /// A further packet of a connection that is known here; the packet back if it is not.
+    pub(crate) fn add(
+        &mut self,
+        frame: Frame,
+        datapath: &Datapath,
+        hold: &Hold,
+    ) -> Result<Option<Frame>, DatapathError> {
+        let flow = frame.flow;
+        if let Some(releasing) = self.releasing.get_mut(&flow) {
+            releasing.read += 1;
+            release(hold, &frame, releasing.cut_seq);
+            self.finish(&flow, datapath)?;
+            return Ok(None);
+        }
+        let Some(waiting) = self.waiting.get_mut(&flow) else { return Ok(Some(frame)) };
+        waiting.read += 1;
+        if waiting.frames.iter().any(|f| f.seq == frame.seq) {
+            return Ok(None);
+        }
+        if self.packets < self.packets_max {
+            self.packets += 1;
+            waiting.frames.push(frame);
+        } else {
+            self.overflowed += 1;
+        }
+        Ok(None)
+    }
+
+    /// Begins to wait; whether there is room.
+    pub(crate) fn begin(&mut self, flow: Flow, waiting: Waiting) -> bool {
+        if self.packets >= self.packets_max {
+            self.overflowed += 1;
+            return false;
+        }
+        self.packets += waiting.frames.len();
+        self.waiting.insert(flow, waiting);
+        true
+    }
+
+    /// Takes a connection's packets out.
+    pub(crate) fn take(&mut self, flow: &Flow) -> Option<Waiting> {
+        let waiting = self.waiting.remove(flow)?;
+        self.packets -= waiting.frames.len();
+        Some(waiting)
+    }
+
+    /// Gives back what waited, and lets the connection's packets pass by themselves when none is on its
+    /// way up here any more: before that, they would overtake those. `start_seq` is the binding's.
+    pub(crate) fn release(
+        &mut self,
+        flow: Flow,
+        start_seq: u32,
+        waited: &Waiting,
+        datapath: &Datapath,
+        hold: &Hold,
+    ) -> Result<(), DatapathError> {
+        for frame in &waited.frames {
+            release(hold, frame, waited.cut_seq);
+        }
+        let releasing = Releasing { start_seq, read: waited.read, cut_seq: waited.cut_seq };
+        self.releasing.insert(flow, releasing);
+        self.finish(&flow, datapath)
+    }
+
+    fn finish(&mut self, flow: &Flow, datapath: &Datapath) -> Result<(), DatapathError> {
+        if let Some(r) = self.releasing.get(flow)
+            && datapath.released(flow, r.start_seq, r.read)?
+        {
+            self.releasing.remove(flow);
+        }
+        Ok(())
+    }
+
+    /// Connections that have waited for too long, taken out. The kernel has given up on them too.
+    pub(crate) fn expire(&mut self, now: Instant) -> usize {
+        let too_old = Duration::from_millis(u64::from(HELD_MS));
+        let stale: Vec<Flow> =
+            self.waiting.iter().filter(|(_, w)| now - w.since > too_old).map(|(f, _)| *f).collect();
+        for flow in &stale {
+            self.take(flow);
+        }
+        stale.len()
+    }
+
+    /// Forgets what the kernel no longer counts on: it lets a connection's packets pass by themselves
+    /// after a while.
+    pub(crate) fn forget_released(&mut self, datapath: &Datapath) -> Result<(), DatapathError> {
+        let flows: Vec<Flow> = self.releasing.keys().copied().collect();
+        for flow in flows {
+            let state = datapath.binding(&flow)?.map(|b| b.state);
+            if !matches!(state, Some(baton_datapath::State::Releasing(_))) {
+                self.releasing.remove(&flow);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Gives a packet back, what of it may go.
+pub(crate) fn release(hold: &Hold, frame: &Frame, cut_seq: Option<u32>) {
+    let cut = cut_seq.and_then(|seq| frame.cut(seq));
+    let bytes = match (&cut, cut_seq) {
+        (Some(shorter), _) => &shorter.bytes,
+        (None, Some(seq)) if frame.seq.wrapping_sub(seq).cast_signed() >= 0 => return,
+        (None, _) => &frame.bytes,
+    };
+    if let Err(error) = hold.release(bytes) {
+        tracing::debug!(%error, flow = %frame.flow, "held packet lost; the client repeats it");
+    }
+}
