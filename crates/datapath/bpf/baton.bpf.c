@@ -105,8 +105,15 @@ function int elsewhere(struct __sk_buff *skb, struct packet *p, struct binding *
 	if (p->flags & (FIN | RST) && !(set_flag(b, FLAG_FIN_IN) & FLAG_FIN_IN))
 		unassign(b);
 	/* whoever sent it: its owner-to-be, too, when the handoff packet was lost */
-	if (p->payload && p->seq == b->start_seq && !is_hearsay(b))
-		return hand_off(skb, p, b);
+	if (p->payload && p->seq == b->start_seq) {
+		if (!is_hearsay(b))
+			return hand_off(skb, p, b);
+		/* the owner-to-be may have missed the handoff packet: who moved it can repeat that
+		 */
+		if (b->distributor != settings.self && b->distributor != from &&
+		    b->distributor != b->node && !is_dead(b->distributor))
+			return forward(skb, p, b->distributor, COUNT_FORWARDED_BINDING);
+	}
 	if (from == b->node)
 		return drop(COUNT_DROP_LOOP);
 	return forward(skb, p, b->node, COUNT_FORWARDED_BINDING);
@@ -212,7 +219,7 @@ function int open(struct __sk_buff *skb, struct packet *p, struct binding *b)
 	return drop(COUNT_HANDSHAKE_ACK);
 }
 
-inline_always int held(struct __sk_buff *skb, struct packet *p, struct binding *b)
+inline_always int held(struct __sk_buff *skb, struct packet *p, struct binding *b, bool released)
 {
 	if (p->flags & RST) {
 		bpf_map_delete_elem(&bindings, &p->flow);
@@ -220,6 +227,9 @@ inline_always int held(struct __sk_buff *skb, struct packet *p, struct binding *
 	}
 	if (!p->payload && !(p->flags & FIN))
 		return drop(COUNT_DROP_HELD_ACK);
+	/* given back too late: never for ever */
+	if (released)
+		return drop(COUNT_DROP_EARLY_SEGMENT);
 	return hold(b, COUNT_HELD_MORE);
 }
 
@@ -303,7 +313,8 @@ inline_always int told_ours(struct __sk_buff *skb, struct packet *p, struct bind
 {
 	__u16 from = sender(skb);
 
-	if (!p->payload || b->distributor == settings.self || b->distributor == from)
+	if (!p->payload || b->distributor == settings.self || b->distributor == from ||
+	    is_dead(b->distributor))
 		return unknown(skb, p, from);
 	return forward(skb, p, b->distributor, COUNT_FORWARDED_BINDING);
 }
@@ -391,7 +402,7 @@ inline_always int undecided(struct __sk_buff *skb, struct packet *p)
 	if (p->flags & SYN)
 		return syn(skb, p, b);
 	if (b)
-		return b->state != STATE_OPEN && !held_too_long(b) ? held(skb, p, b)
+		return b->state != STATE_OPEN && !held_too_long(b) ? held(skb, p, b, released)
 								   : open(skb, p, b);
 	if (!(settings.roles & (ROLE_DISTRIBUTOR | ROLE_SERVER)))
 		return drop(COUNT_DROP_NO_ROLE);

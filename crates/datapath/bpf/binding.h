@@ -81,6 +81,14 @@ inline_always void end_serving(struct binding *b)
 		count(COUNT_SERVING_ENDED);
 }
 
+/* A server that is known to be gone. */
+inline_always bool is_dead(__u16 node)
+{
+	struct load *l = load_of(node);
+
+	return l && l->weight && !l->live;
+}
+
 /* The connection that this distributor assigned has ended before its server's next report. */
 inline_always void unassign(const struct binding *b)
 {

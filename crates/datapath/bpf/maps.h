@@ -106,7 +106,7 @@ struct scratch {
 	struct binding told; /* apply_order's own: a packet may interrupt it */
 	__u8 head[2 * HEAD_MAX];
 	__u32 used, piece, pieces; /* of a payload being followed */
-	__u32 clock; /* with has_clock: what the node that handed off says */
+	__u32 clock;		   /* with has_clock: what the node that handed off says */
 	__u32 why;
 	__u16 to;
 	__u8 has_clock;

@@ -91,6 +91,7 @@ function int move_to(struct __sk_buff *skb, struct packet *p, struct binding *b,
 	clear_flag(b, ~FLAG_SYN_SEEN);
 	b->start_seq = p->seq;
 	b->start_ack = p->ack;
+	b->state = STATE_BOUND;
 	b->issued = (__s64)(now - b->issued) > 0 ? now : b->issued + 1;
 	b->seen_ns = b->since_ns = bpf_ktime_get_ns();
 	if (!end_own_socket(skb, p))
@@ -220,6 +221,8 @@ inline_always int later_packet(struct __sk_buff *skb, struct packet *p, struct b
 			return TC_ACT_OK;
 		}
 		/* the end of one request, and the next one with it */
+		if (released)
+			return drop(COUNT_DROP_EARLY_REQUEST);
 		x->cut_seq = p->seq + s->reading.cut;
 		x->cut = 1;
 		b->state = STATE_ASKING;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use baton_cluster::{Flow, PoolId, Target};
 use baton_datapath::constants::HELD_MS;
-use baton_datapath::{Datapath, DatapathError, Frame, Hold};
+use baton_datapath::{Datapath, DatapathError, Frame, Hold, State};
 
 /// A connection whose packets wait.
 #[derive(Debug)]
@@ -66,6 +66,10 @@ impl Waits {
         hold: &Hold,
     ) -> Result<Option<Frame>, DatapathError> {
         let flow = frame.flow;
+        // Its own connection may be gone, or may be asked for again.
+        if self.releasing.contains_key(&flow) && !is_releasing(&flow, datapath)? {
+            self.releasing.remove(&flow);
+        }
         if let Some(releasing) = self.releasing.get_mut(&flow) {
             releasing.read += 1;
             release(hold, &frame, releasing.cut_seq);
@@ -147,13 +151,17 @@ impl Waits {
     pub(crate) fn forget_released(&mut self, datapath: &Datapath) -> Result<(), DatapathError> {
         let flows: Vec<Flow> = self.releasing.keys().copied().collect();
         for flow in flows {
-            let state = datapath.binding(&flow)?.map(|b| b.state);
-            if !matches!(state, Some(baton_datapath::State::Releasing(_))) {
+            if !is_releasing(&flow, datapath)? {
                 self.releasing.remove(&flow);
             }
         }
         Ok(())
     }
+}
+
+fn is_releasing(flow: &Flow, datapath: &Datapath) -> Result<bool, DatapathError> {
+    let state = datapath.binding(flow)?.map(|b| b.state);
+    Ok(matches!(state, Some(State::Releasing(_))))
 }
 
 /// Gives a packet back, what of it may go.
