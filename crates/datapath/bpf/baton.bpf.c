@@ -138,9 +138,12 @@ function int first_request(struct __sk_buff *skb, struct packet *p, struct bindi
 	enum fed fed = read_first(skb, p, s);
 	if (fed != FED_FOLLOWED)
 		s->reading.flags |= READ_ODD_PATH; /* whatever it is, it is not to be decided by */
-	else if (listens && !(s->reading.flags & (s->whole_head ? READ_HEAD : READ_LINE))) {
-		read_now(b);
-		return DECIDED;
+	else if (!(s->reading.flags & (s->whole_head ? READ_HEAD : READ_LINE))) {
+		if (listens) {
+			read_now(b);
+			return DECIDED;
+		}
+		s->reading.flags |= READ_ODD_PATH; /* nor is half a path */
 	}
 	if (fed == FED_FOLLOWED && p->service_flags & SERVICE_STRICT &&
 	    s->reading.flags & READ_AGAIN)
