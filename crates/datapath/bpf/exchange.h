@@ -83,8 +83,8 @@ static long byte_step(__u32 step, void *context)
 			f->scan.phase = PHASE_DOUBT; /* the server speaks unasked */
 			return 1;
 		}
-		/* a second request in the packet */
-		if (s->used + i && !(s->reading.flags & READ_AGAIN)) {
+		/* not the packet's first byte, or behind something that has not come */
+		if ((s->used + i || !s->capture) && !(s->reading.flags & READ_AGAIN)) {
 			s->reading.flags |= READ_AGAIN;
 			s->reading.cut = s->used + i;
 		}
