@@ -181,6 +181,11 @@ impl Outstanding {
         self.answered
     }
 
+    /// Which of the unanswered requests are HEAD requests: the bit of a request is its number modulo 32.
+    pub fn heads(&self) -> u32 {
+        self.heads
+    }
+
     /// Whether every request has been answered.
     pub fn is_none(&self) -> bool {
         self.asked == self.answered
