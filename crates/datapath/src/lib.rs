@@ -8,7 +8,6 @@ mod counters;
 mod error;
 mod events;
 mod hold;
-#[cfg(any())]
 pub mod model;
 mod programs;
 mod request;
@@ -16,7 +15,6 @@ mod routes;
 mod shared;
 mod skel;
 mod tables;
-#[cfg(any())]
 pub mod test_run;
 
 pub use counters::{Counter, CounterKind, Counters};

@@ -7,12 +7,15 @@
 
 use std::time::Duration;
 
-use baton_cluster::{Flow, ServiceId};
+use baton_cluster::{Flow, NodeId, ServiceId};
 use libbpf_rs::{MapCore, MapFlags, ProgramInput, ProgramMut};
 
-use crate::constants::{MARK_RELEASED, NO_NODE, STATE_BOUND, STATE_HELD, STATE_OPEN, STATE_RELEASING};
+use crate::constants::{
+    MARK_ANSWER, MARK_LOCAL_RESET, MARK_RELEASED, NO_NODE, PHASE_BODY, PHASE_CHUNK_DATA, PHASE_HOST,
+    PHASE_VALUE, STATE_ASKING, STATE_BOUND, STATE_HELD, STATE_OPEN, STATE_READING, STATE_RELEASING,
+};
 use crate::error::DatapathError;
-use crate::model::{Binding, Verdict};
+use crate::model::{Binding, Direction, Messages, Verdict};
 use crate::programs::Datapath;
 use crate::shared::{as_bytes, from_bytes, key_of, types};
 use crate::tables::State;
@@ -58,6 +61,22 @@ impl Datapath {
         run(&self.skel.progs.ingress, frame, MARK_RELEASED)
     }
 
+    /// Runs the ingress program on a frame that a program sends to this node's own stack.
+    ///
+    /// # Errors
+    /// As for [`Datapath::run_ingress`].
+    pub fn run_local_reset(&self, frame: &[u8]) -> Result<Run, DatapathError> {
+        run(&self.skel.progs.ingress, frame, MARK_LOCAL_RESET)
+    }
+
+    /// Runs the egress program on a frame that a program answers a client with.
+    ///
+    /// # Errors
+    /// As for [`Datapath::run_ingress`].
+    pub fn run_answer(&self, frame: &[u8]) -> Result<Run, DatapathError> {
+        run(&self.skel.progs.egress, frame, MARK_ANSWER)
+    }
+
     /// Runs the egress program on a frame.
     ///
     /// # Errors
@@ -84,10 +103,17 @@ impl Datapath {
             snd_end: b.snd_end,
             issued: b.issued,
             held: b.held,
+            replay_end: b.replay_end,
+            tsval: b.tsval,
+            tsecr: b.tsecr,
+            window: b.window,
+            cwnd: b.cwnd,
             state: match u32::from(b.state) {
-                STATE_BOUND => State::Bound(baton_cluster::NodeId(b.node)),
-                STATE_RELEASING => State::Releasing(baton_cluster::NodeId(b.node)),
+                STATE_BOUND => State::Bound(NodeId(b.node)),
+                STATE_RELEASING => State::Releasing(NodeId(b.node)),
                 STATE_HELD => State::Held,
+                STATE_ASKING => State::Asking,
+                STATE_READING => State::Reading,
                 _ => State::Open,
             },
             distributor: b.distributor,
@@ -110,6 +136,8 @@ impl Datapath {
             State::Held => (STATE_HELD, NO_NODE as u16),
             State::Bound(node) => (STATE_BOUND, node.0),
             State::Releasing(node) => (STATE_RELEASING, node.0),
+            State::Asking => (STATE_ASKING, self.node()),
+            State::Reading => (STATE_READING, self.node()),
         };
         let value = types::binding {
             seen_ns: b.seen_ns,
@@ -121,6 +149,11 @@ impl Datapath {
             snd_end: b.snd_end,
             issued: b.issued,
             held: b.held,
+            replay_end: b.replay_end,
+            tsval: b.tsval,
+            tsecr: b.tsecr,
+            window: b.window,
+            cwnd: b.cwnd,
             node,
             distributor: b.distributor,
             service: b.service.0,
@@ -130,10 +163,72 @@ impl Datapath {
             options: b.options,
             snd_wscale: b.snd_wscale,
             tries: b.tries,
-            ..Default::default()
         };
         let map = &self.skel.maps.bindings;
         map.update(as_bytes(&key_of(flow)), as_bytes(&value), MapFlags::ANY).map_err(refused)
+    }
+
+    fn node(&self) -> u16 {
+        self.skel.maps.rodata_data.map_or(NO_NODE as u16, |data| data.settings.slf)
+    }
+
+    /// What is followed of a connection.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn messages(&self, flow: &Flow) -> Result<Option<Messages>, DatapathError> {
+        let map = &self.skel.maps.exchanges;
+        let bytes = map.lookup(as_bytes(&key_of(flow)), MapFlags::ANY).map_err(refused)?;
+        let raw = bytes.and_then(|b| from_bytes::<types::exchange>(&b));
+        Ok(raw.map(|x| Messages {
+            start_seq: x.start_seq,
+            requests: direction(&x.requests),
+            responses: direction(&x.responses),
+            asked: x.asked,
+            answered: x.answered,
+            heads: x.heads,
+            decided: (u32::from(x.decided) != NO_NODE).then_some((x.decided_seq, NodeId(x.decided))),
+            cut_seq: (x.cut != 0).then_some(x.cut_seq),
+            doubt: x.doubt != 0,
+        }))
+    }
+
+    /// Begins to follow a connection at these bytes, as its adoption would.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn follow(&self, flow: &Flow, start_seq: u32, start_ack: u32) -> Result<(), DatapathError> {
+        let begin = |at| types::follower { at, boundary: at, ..Default::default() };
+        let value = types::exchange {
+            requests: begin(start_seq),
+            responses: begin(start_ack),
+            start_seq,
+            decided: NO_NODE as u16,
+            ..Default::default()
+        };
+        let map = &self.skel.maps.exchanges;
+        map.update(as_bytes(&key_of(flow)), as_bytes(&value), MapFlags::ANY).map_err(refused)
+    }
+
+    /// Forgets what is followed of every connection.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn follow_none(&self) -> Result<(), DatapathError> {
+        let map = &self.skel.maps.exchanges;
+        let keys: Vec<_> = map.keys().collect();
+        keys.iter().try_for_each(|key| map.delete(key)).map_err(refused)
+    }
+}
+
+/// The programs tell the value of Host from others; the reference need not.
+fn direction(f: &types::follower) -> Direction {
+    let phase = u32::from(f.scan.phase);
+    Direction {
+        phase: if phase == PHASE_HOST { PHASE_VALUE } else { phase },
+        at: f.at,
+        boundary: f.boundary,
+        left: if matches!(phase, PHASE_BODY | PHASE_CHUNK_DATA) { f.scan.left } else { 0 },
     }
 }
 

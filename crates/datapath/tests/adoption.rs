@@ -1,4 +1,3 @@
-#![cfg(any())] // until the model knows moves
 //! What a test-run cannot show, on a real stack: the programs attached to a TAP device whose other end
 //! is the test, a real listener behind them, and packets written by hand. Needs root.
 

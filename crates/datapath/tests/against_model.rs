@@ -1,4 +1,3 @@
-#![cfg(any())] // until the model knows moves
 //! Random packets on a few flows, well formed and mutated, in random order, with user space, other
 //! nodes and time doing what they do in between: after each, the loaded programs and their model must
 //! agree on verdict, packet, counters, events and bindings. Seeded; a failing run prints its shortest
@@ -306,6 +305,9 @@ impl Play<'_> {
             distributor: 1,
             service: 0,
             rtt_ms: 3,
+            cwnd: 0,
+            flags: 0,
+            replay_end: 0,
         };
         let wrapped = handoff.wrap(&keys(), &inner, address(OTHER), address(SELF), HANDOFF_PORT);
         let mut frame = wrapped.expect("a whole packet");

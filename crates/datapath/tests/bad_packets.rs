@@ -1,4 +1,3 @@
-#![cfg(any())] // until the model knows moves
 //! Packets that cannot be read, that nobody here wants, or that hold garbage: each has its counter, or
 //! passes untouched. Needs root.
 

@@ -1,4 +1,3 @@
-#![cfg(any())] // until the model knows moves
 //! What a server makes of handoff packets: good, forged, malformed field by field, stale, gone astray.
 //! Needs root.
 
@@ -28,6 +27,9 @@ fn handoff(world: &World, f: Flow, seq: u32) -> Vec<u8> {
         distributor: 1,
         service: 0,
         rtt_ms: 4,
+        cwnd: 0,
+        flags: 0,
+        replay_end: 0,
     };
     h.wrap(&keys(), &inner.frame(), address(OTHER), address(SELF), HANDOFF_PORT).expect("whole")
 }

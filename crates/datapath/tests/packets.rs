@@ -1,4 +1,3 @@
-#![cfg(any())] // until the model knows moves
 //! Packets one by one: each case says in a sentence what must happen; `World` checks on the way that
 //! the programs and their model agree about it. What cannot be read is in
 //! bad_packets.rs, what a handoff packet may be in handoff_packets.rs.
@@ -14,7 +13,9 @@ use baton_datapath::model::flag::{ACK, FIN, PSH, RST, SYN};
 use baton_datapath::model::{Handoff, Offer, Socket as KernelSocket, Verdict};
 use baton_datapath::{Event, Guide, State};
 use common::client::{Client, DATA, REQUEST, case, node, state};
-use common::frames::{CLIENT, MSS, SACK, VIP, WSCALE, checksums_are_right, flow, read, timestamps};
+use common::frames::{
+    CLIENT, MSS, ROUTER_MAC, SACK, VIP, WSCALE, checksums_are_right, flow, read, timestamps,
+};
 use common::world::{OTHER, SELF, THIRD, WEB, keys, mac};
 use common::{Tcp, World, in_netns, ip};
 use socket2::{Domain, Socket, Type};
@@ -40,7 +41,7 @@ fn a_syn_is_answered_with_what_it_offered_and_no_more() {
             let elements: Vec<_> =
                 tcp.options_iterator().map(|o| format!("{:?}", o.expect("whole"))).collect();
             let has = |name: &str| elements.iter().any(|e| e.contains(name));
-            assert!(has("MaximumSegmentSize(1384)"), "{elements:?}");
+            assert!(has("MaximumSegmentSize(1376)"), "{elements:?}");
             assert_eq!(has("SelectiveAcknowledgementPermitted"), offers(1));
             assert_eq!(has("WindowScale(7)"), offers(2));
             assert_eq!(has(", 305419896)"), offers(3), "the client's TSval comes back: {elements:?}");
@@ -303,15 +304,18 @@ fn what_was_only_heard_of_is_neither_adopted_nor_handed_off() {
         let f = flow(40_000);
         let mut world = World::new("ds", &[f]);
         world.model.stack.listeners.insert((VIP, 80));
-        for (owner, counted) in [(OTHER, &["forwarded_binding"][..]), (SELF, &["request_first", "held_miss"])]
-        {
+        for (owner, by, sentence, counted) in [
+            (OTHER, ROUTER_MAC, "no MSS is known: to its owner", &["forwarded_binding"][..]),
+            (SELF, ROUTER_MAC, "to whoever said that it is ours", &["forwarded_binding"]),
+            (SELF, mac(THIRD), "who does not know better", &["request_first", "held_miss"]),
+        ] {
             world.rest().expect("tables");
             let c = Client::greeted(&mut world, f, 1000);
             let clock = world.clock();
             world.programs.bind_told(&f, c.seq, owner, THIRD, clock.wall_ns).expect("bindings");
             world.model.bind_told(&f, c.seq, owner, THIRD, clock.wall_ns, clock);
             world.settle(clock).expect("equal");
-            case(&mut world, "no MSS is known", &c.requests().frame(), Verdict::Redirect, counted);
+            case(&mut world, sentence, &c.requests().by(by).frame(), Verdict::Redirect, counted);
         }
     });
 }
@@ -343,7 +347,7 @@ fn a_socket_of_ours_keeps_its_packets_and_is_not_ended_for_ever() {
         let _both = listener.accept().expect("a connection");
         let f = flow(40_000);
         let mut world = World::new("ds", &[f]);
-        world.model.stack.sockets.insert(f, KernelSocket { start_seq: None, rcv_nxt: 0 });
+        world.model.stack.sockets.insert(f, KernelSocket { start_seq: None, rcv_nxt: 0, established: None });
         for flags in [ACK, DATA, RST, FIN | ACK] {
             let packet = Tcp::new(f, flags, 7, 7).frame();
             case(&mut world, "no binding, but a socket", &packet, Verdict::Stack, &["owned_unbound"]);

@@ -2,11 +2,12 @@
 
 use baton_cluster::{Flow, NodeId, ServiceId};
 
+use super::egress::Sent;
 use super::packet::flag::{FIN, RST};
 use super::{Packet, Run};
 use crate::constants::{
-    FLAG_ADOPTED, FLAG_ANSWERED, FLAG_CLOSED, FLAG_CONFIRMED, FLAG_FIN_IN, FLAG_FIN_OUT, FLAG_SERVING,
-    FLAG_SYN_SEEN, HALF_CLOSED_MS, HELD_MS, IDLE_MS, LASTING_MS, LINGER_MS,
+    FLAG_ADOPTED, FLAG_ANSWERED, FLAG_CLOSED, FLAG_CONFIRMED, FLAG_FIN_IN, FLAG_FIN_OUT, FLAG_REPLAY,
+    FLAG_SERVING, FLAG_SYN_SEEN, HALF_CLOSED_MS, HELD_MS, IDLE_MS, LASTING_MS, LINGER_MS,
 };
 use crate::counters::Counter;
 use crate::events::Event;
@@ -25,6 +26,11 @@ pub struct Binding {
     pub snd_end: u32,
     pub issued: u64,
     pub held: u32,
+    pub replay_end: u32,
+    pub tsval: u32,
+    pub tsecr: u32,
+    pub window: u16,
+    pub cwnd: u16,
     pub state: State,
     pub distributor: u16,
     pub service: ServiceId,
@@ -46,11 +52,49 @@ impl Binding {
         now_ns.saturating_sub(self.since_ns) > u64::from(LASTING_MS) * 1_000_000
     }
 
-    /// Whose the connection is, when that is known.
-    pub(super) fn owner(&self) -> Option<NodeId> {
+    /// Nothing is known of a connection but its first byte.
+    pub fn unknown(start_seq: u32, state: State) -> Self {
+        Self {
+            seen_ns: 0,
+            since_ns: 0,
+            flags: 0,
+            start_seq,
+            start_ack: 0,
+            syn_isn: 0,
+            snd_end: 0,
+            issued: 0,
+            held: 0,
+            replay_end: 0,
+            tsval: 0,
+            tsecr: 0,
+            window: 0,
+            cwnd: 0,
+            state,
+            distributor: 0,
+            service: ServiceId(0),
+            mss: 0,
+            rtt_ms: 0,
+            options: 0,
+            snd_wscale: 0,
+            tries: 0,
+        }
+    }
+
+    /// Which server's the connection is, when that is known; `this`: the node that knows.
+    pub(super) fn owner(&self, this: NodeId) -> Option<NodeId> {
         match self.state {
             State::Bound(node) | State::Releasing(node) => Some(node),
-            State::Open | State::Held => None,
+            State::Asking => Some(this),
+            State::Open | State::Held | State::Reading => None,
+        }
+    }
+
+    /// A later decision than the one before.
+    pub(super) fn issued_after(&self, wall_ns: u64) -> u64 {
+        if wall_ns.wrapping_sub(self.issued).cast_signed() > 0 {
+            wall_ns
+        } else {
+            self.issued.wrapping_add(1)
         }
     }
 
@@ -110,8 +154,8 @@ impl Run<'_> {
             return;
         }
         self.unassign(b);
-        if self.model.settings.has_switch && b.has_lasted(self.clock.kernel_ns) {
-            self.events.push(Event::Closed {
+        if b.has_lasted(self.clock.kernel_ns) {
+            self.tell(Event::Closed {
                 flow,
                 start_seq: b.start_seq,
                 distributor: NodeId(b.distributor),
@@ -122,7 +166,7 @@ impl Run<'_> {
 
     /// A connection that this distributor assigned has ended.
     pub(super) fn unassign(&mut self, b: &Binding) {
-        let Some(node) = b.owner() else { return };
+        let Some(node) = b.owner(self.model.settings.node) else { return };
         if b.distributor == self.model.settings.node.0
             && let Some(load) = self.model.tables.loads.get_mut(&node)
         {
@@ -162,11 +206,18 @@ impl Run<'_> {
         self.close_after_both_fins(p.flow, b);
     }
 
-    /// The owner's server speaks: `payload` bytes from `seq` on.
-    pub(super) fn track_out(&mut self, flow: Flow, b: &mut Binding, seq: u32, payload: u32, flags: u8) {
-        let fin = flags & FIN != 0;
-        let end = seq.wrapping_add(payload).wrapping_add(u32::from(fin));
+    /// The owner's server speaks.
+    pub(super) fn track_out(&mut self, s: &Sent, b: &mut Binding) {
+        let (flow, payload) = (s.flow, s.payload.len() as u32);
+        let fin = s.flags & FIN != 0;
+        let end = s.seq.wrapping_add(payload).wrapping_add(u32::from(fin));
         b.flags |= FLAG_CONFIRMED;
+        if b.has(FLAG_REPLAY) && s.ack.wrapping_sub(b.replay_end).cast_signed() >= 0 {
+            b.flags &= !FLAG_REPLAY;
+            self.count(Counter::ReplayTaken);
+            let (start_seq, distributor) = (b.start_seq, NodeId(b.distributor));
+            self.events.push(Event::Taken { flow, start_seq, distributor });
+        }
         if end.wrapping_sub(b.snd_end) as i32 > 0 {
             b.snd_end = end;
         }
@@ -180,7 +231,7 @@ impl Run<'_> {
         if fin {
             b.flags |= FLAG_FIN_OUT;
         }
-        if flags & RST != 0 {
+        if s.flags & RST != 0 {
             self.close(flow, b);
         }
         self.close_after_both_fins(flow, b);

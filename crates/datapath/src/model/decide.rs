@@ -1,14 +1,13 @@
 //! The kernel's share of deciding: looking up what was decided, and taking turns.
 
-use baton_cluster::{NodeId, ServiceId, Target};
+use baton_cluster::{NodeId, PoolId, Target};
 
-use super::{Guided, Packet, Run};
-use crate::constants::HEAD_MAX;
+use super::request::Read;
+use super::{Guided, Run};
 use crate::counters::Counter;
-use crate::request::target_of;
 use crate::tables::Guide;
 
-/// What the kernel decides of a first request.
+/// What the kernel decides of a request.
 pub(super) enum Choice {
     Server(NodeId, Counter),
     Hold(Counter),
@@ -16,12 +15,17 @@ pub(super) enum Choice {
 }
 
 impl Run<'_> {
-    pub(super) fn decide(&mut self, p: &Packet) -> Choice {
+    /// Whether user space promises to answer.
+    pub(super) fn daemon_listens(&self) -> bool {
+        self.clock.kernel_ns < self.model.tables.daemon_until_ns
+    }
+
+    /// `read`: `None` for a request in doubt.
+    pub(super) fn decide(&mut self, read: Option<&Read>, pool: PoolId) -> Choice {
         let none = Guided { guide: Guide::Ask, rota: Vec::new(), generation: 0 };
-        let Guided { guide, rota, generation } =
-            self.model.tables.guides.get(&p.service).cloned().unwrap_or(none);
-        let target = self.target(p);
-        if self.clock.kernel_ns >= self.model.tables.daemon_until_ns {
+        let Guided { guide, rota, generation } = self.model.tables.guides.get(&pool).cloned().unwrap_or(none);
+        let target = self.target(read, pool);
+        if !self.daemon_listens() {
             let place = target.map_or(0, |t| t.0 as u32);
             return match self.rota_at(&rota, place) {
                 Some(server) => Choice::Server(server, Counter::DecidedAlone),
@@ -30,8 +34,9 @@ impl Run<'_> {
         }
         match guide {
             Guide::Ask => Choice::Hold(Counter::HeldAsk),
+            Guide::Rota if rota.is_empty() => Choice::Hold(Counter::HeldAsk),
             Guide::Rota => {
-                let turn = self.model.tables.turns.entry(p.service).or_default();
+                let turn = self.model.tables.turns.entry(pool).or_default();
                 let place = *turn;
                 *turn = turn.wrapping_add(1);
                 match self.rota_at(&rota, place) {
@@ -40,15 +45,10 @@ impl Run<'_> {
                 }
             }
             Guide::Cached { load_limit } => match target {
-                Some(target) => self.cached(p.service, target, load_limit, generation),
+                Some(target) => self.cached(pool, target, load_limit, generation),
                 None => Choice::Hold(Counter::HeldHead),
             },
         }
-    }
-
-    fn target(&self, p: &Packet) -> Option<Target> {
-        let head = p.payload.get(..HEAD_MAX as usize).unwrap_or(&p.payload);
-        target_of(head, p.key, self.model.tables.keys.target)
     }
 
     fn rota_at(&self, rota: &[NodeId], place: u32) -> Option<NodeId> {
@@ -57,9 +57,9 @@ impl Run<'_> {
     }
 
     /// The least loaded for its weight of the live servers that the decision names, the first of equals.
-    fn cached(&self, service: ServiceId, target: Target, load_limit: u32, generation: u32) -> Choice {
+    fn cached(&self, pool: PoolId, target: Target, load_limit: u32, generation: u32) -> Choice {
         let tables = &self.model.tables;
-        let named = tables.decisions.get(&(service, target)).filter(|d| {
+        let named = tables.decisions.get(&(pool, target)).filter(|d| {
             d.generation == generation && d.expires_ns.is_none_or(|at| at >= self.clock.kernel_ns)
         });
         let alive = named.iter().flat_map(|d| &d.servers).filter_map(|server| {

@@ -5,53 +5,74 @@ use baton_cluster::Flow;
 use super::packet::flag::{ACK, RST};
 use super::packet::{L3, L4, be16, be32};
 use super::{Run, Verdict};
-use crate::constants::{FLAG_CLOSED, FLAG_CONFIRMED, YOUNG_MS};
+use crate::constants::{FLAG_CLOSED, FLAG_CONFIRMED, FLAG_FROZEN, YOUNG_MS};
 use crate::counters::Counter;
 
-struct Sent {
-    flow: Flow,
-    seq: u32,
-    flags: u8,
-    payload: u32,
+/// A packet of the server.
+pub(super) struct Sent {
+    pub(super) flow: Flow,
+    pub(super) seq: u32,
+    pub(super) ack: u32,
+    pub(super) flags: u8,
+    pub(super) payload: Vec<u8>,
 }
 
-/// A TCP packet without IP options; `None` for anything else, and for lengths that cannot be.
-fn sent(frame: &[u8]) -> Option<Sent> {
+/// A TCP packet without IP options: its flow, and its segment. `None` for anything else.
+fn segment(frame: &[u8]) -> Option<(Flow, &[u8])> {
     let tcp = frame.get(L4..)?;
     if be16(frame, 12)? != 0x0800 || frame.get(L3)? & 15 != 5 || *frame.get(L3 + 9)? != 6 || tcp.len() < 20 {
         return None;
     }
+    let flow = Flow {
+        client: be32(frame, L3 + 16)?.into(),
+        client_port: be16(tcp, 2)?,
+        vip: be32(frame, L3 + 12)?.into(),
+        vip_port: be16(tcp, 0)?,
+    };
+    Some((flow, tcp))
+}
+
+/// `None` for lengths that cannot be.
+fn sent(flow: Flow, tcp: &[u8]) -> Option<Sent> {
     let header = usize::from(tcp.get(12)? >> 4) * 4;
     if header < 20 {
         return None;
     }
     Some(Sent {
-        flow: Flow {
-            client: be32(frame, L3 + 16)?.into(),
-            client_port: be16(tcp, 2)?,
-            vip: be32(frame, L3 + 12)?.into(),
-            vip_port: be16(tcp, 0)?,
-        },
+        flow,
         seq: be32(tcp, 4)?,
+        ack: be32(tcp, 8)?,
         flags: *tcp.get(13)?,
-        payload: u32::try_from(tcp.len().checked_sub(header)?).ok()?,
+        payload: tcp.get(header..)?.to_vec(),
     })
 }
 
 impl Run<'_> {
     pub(super) fn egress(&mut self) -> Verdict {
-        let Some(s) = sent(&self.frame) else { return Verdict::Next };
-        let owned = self.model.tables.bindings.get(&s.flow).copied();
-        let Some(mut b) = owned.filter(|b| b.owner() == Some(self.model.settings.node)) else {
-            return Verdict::Next;
-        };
+        let frame = self.frame.clone();
+        let Some((flow, tcp)) = segment(&frame) else { return Verdict::Next };
+        let Some(mut b) = self.model.tables.bindings.get(&flow).copied() else { return Verdict::Next };
+        if b.has(FLAG_FROZEN) {
+            return self.drop(Counter::DropFrozen);
+        }
+        let this = self.model.settings.node;
+        match b.owner(this) {
+            None => return Verdict::Next,
+            // A socket of ours that has not heard yet that its connection has moved.
+            Some(owner) if owner != this => return self.drop(Counter::DropMovedAway),
+            Some(_) => {}
+        }
+        let Some(s) = sent(flow, tcp) else { return Verdict::Next };
         // A packet that overtook the adopting one finds no socket: its RST would kill the connection.
         // A closed binding has no connection to protect: its client is to hear the refusal.
         let young = self.clock.kernel_ns.saturating_sub(b.since_ns) < u64::from(YOUNG_MS) * 1_000_000;
         if s.flags & (RST | ACK) == RST && young && !b.has(FLAG_CONFIRMED | FLAG_CLOSED) {
             return self.drop(Counter::DropOvertakenReset);
         }
-        self.track_out(s.flow, &mut b, s.seq, s.payload, s.flags);
+        if self.model.settings.follows && !s.payload.is_empty() {
+            self.follow_response(&s, &b);
+        }
+        self.track_out(&s, &mut b);
         self.put(s.flow, b);
         Verdict::Next
     }

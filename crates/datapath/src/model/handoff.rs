@@ -15,7 +15,7 @@ use crate::constants::{
     GENEVE_PROTO_IPV4, HANDOFF_AGE_MS, HANDOFF_OPTION_CLASS, HANDOFF_OPTION_TYPE, HANDOFF_VERSION,
 };
 
-const OPTION_LEN: usize = 40;
+const OPTION_LEN: usize = 48;
 /// What wrapping adds to a packet: IPv4, UDP, Geneve and its option.
 pub(super) const OVERHEAD: usize = 20 + 8 + 8 + OPTION_LEN;
 const GENEVE: usize = L4 + 8;
@@ -35,6 +35,9 @@ pub struct Handoff {
     pub distributor: u16,
     pub service: u16,
     pub rtt_ms: u16,
+    pub cwnd: u16,
+    pub flags: u16,
+    pub replay_end: u32,
 }
 
 /// Why a handoff packet is refused.
@@ -49,7 +52,7 @@ pub enum Refusal {
 }
 
 impl Handoff {
-    /// The tag over all fields but `hops`, and over the inner flow, seq and ack.
+    /// The tag over all fields but `hops`, and over the inner flow and ack.
     pub fn tag(&self, keys: &Keys, flow: &Flow, ack: u32) -> u64 {
         let pair = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
         let short = |high: u16, low: u16| u32::from(high) << 16 | u32::from(low);
@@ -59,6 +62,7 @@ impl Handoff {
             pair(self.start_seq, self.tsval),
             self.issued,
             pair(short(self.mss, self.distributor), short(self.service, self.rtt_ms)),
+            pair(short(self.cwnd, self.flags), self.replay_end),
         ];
         let mut hasher = SipHasher24::new_with_keys(keys.handoff[0], keys.handoff[1]);
         for word in flow_words(flow).into_iter().chain(own) {
@@ -97,6 +101,10 @@ impl Handoff {
         for field in [self.mss, self.distributor, self.service, self.rtt_ms] {
             out.extend(field.to_be_bytes());
         }
+        for field in [self.cwnd, self.flags] {
+            out.extend(field.to_be_bytes());
+        }
+        out.extend(self.replay_end.to_be_bytes());
         out.extend(self.tag(keys, &flow, ack).to_be_bytes());
         out.extend(inner);
         Some(out)
@@ -146,8 +154,11 @@ impl Handoff {
             distributor: be16(option, 26)?,
             service: be16(option, 28)?,
             rtt_ms: be16(option, 30)?,
+            cwnd: be16(option, 32)?,
+            flags: be16(option, 34)?,
+            replay_end: be32(option, 36)?,
         };
-        let tag = u64::from(be32(option, 32)?) << 32 | u64::from(be32(option, 36)?);
+        let tag = u64::from(be32(option, 40)?) << 32 | u64::from(be32(option, 44)?);
         well_formed.then_some((handoff, tag))
     }
 }

@@ -7,11 +7,15 @@ use super::decide::Choice;
 use super::handoff::{Handoff, Refusal, inner_of};
 use super::packet::L3;
 use super::packet::flag::{ACK, FIN, RST, SYN};
+use super::request::Read;
 use super::rewrite::{Reply, checksum_is_right};
-use super::{Binding, Packet, Parsed, Run, Socket, Verdict, cookie_age, cookie_of, flow_clock, maglev_slot};
+use super::{
+    Binding, Established, Packet, Parsed, Run, Socket, Verdict, cookie_age, cookie_of, flow_clock,
+    maglev_slot,
+};
 use crate::constants::{
-    COOKIE_SLOTS_OLD, FLAG_ADOPTED, FLAG_CLOSED, FLAG_CONFIRMED, FLAG_FIN_IN, FLAG_HANDED, FLAG_SYN_SEEN,
-    RCV_WSCALE, RTT_CAP_MS, RTT_UNKNOWN, SYNACK_WINDOW, TRIES_MAX,
+    COOKIE_SLOTS_OLD, FLAG_ADOPTED, FLAG_CLOSED, FLAG_CONFIRMED, FLAG_FIN_IN, FLAG_HANDED, FLAG_REPLAY,
+    FLAG_SYN_SEEN, RCV_WSCALE, RTT_CAP_MS, RTT_UNKNOWN, SYNACK_WINDOW, TRIES_MAX,
 };
 use crate::counters::Counter;
 use crate::events::Event;
@@ -33,7 +37,7 @@ impl Run<'_> {
         if released {
             self.count(Counter::Released);
         }
-        let roles = self.model.settings.roles;
+        let (roles, this) = (self.model.settings.roles, self.model.settings.node);
         let syn = p.has(SYN);
         let possible = if syn { p.flags & (ACK | RST | FIN) == 0 } else { p.flags & (ACK | RST) != 0 };
         if !possible {
@@ -46,22 +50,22 @@ impl Run<'_> {
             let b = *b;
             self.put(p.flow, b);
         }
-        let this = Some(self.model.settings.node);
-        let mut known = known
-            .filter(|b| !syn && b.is_about(p))
-            // Told that the connection is ours, without its handoff packet: that one must come first.
-            .filter(|b| !(b.owner() == this && b.is_hearsay()));
-        if let Some(b) = known.as_mut()
-            && let State::Releasing(node) = b.state
-            && b.waited_enough(self.clock.kernel_ns)
-        {
-            b.state = State::Bound(node);
-            let b = *b;
-            self.put(p.flow, b);
+        let known = known.filter(|b| !syn && b.is_about(p));
+        if let Some(b) = known {
+            if b.owner(this) == Some(this) && b.is_hearsay() {
+                return self.told_ours(p, b);
+            }
+            if b.state == State::Reading {
+                return self.reading(p, b);
+            }
         }
-        let passes = known.filter(|b| released || matches!(b.state, State::Bound(_)));
-        match passes.and_then(|b| Some((b, b.owner()?))) {
-            Some((b, node)) if Some(node) == this => return self.own(p, b),
+        let known = known.map(|b| self.give_up_releasing(p, b));
+        // While user space gives back what it held, nothing may overtake that: but what carries nothing.
+        let passes = known.filter(|b| {
+            released || !matches!(b.state, State::Releasing(_)) || (p.payload.is_empty() && !p.has(FIN))
+        });
+        match passes.and_then(|b| Some((b, b.owner(this)?))) {
+            Some((b, node)) if node == this => return self.own(p, b, released),
             Some((b, node)) => return self.elsewhere(p, b, node),
             None => {}
         }
@@ -80,11 +84,41 @@ impl Run<'_> {
             return self.syn(p);
         }
         match known {
-            Some(b) if b.state != State::Open && !b.waited_enough(self.clock.kernel_ns) => self.held(p, b),
+            Some(b) if b.state != State::Open && !b.waited_enough(self.clock.kernel_ns) => {
+                self.held(p, b, released)
+            }
             Some(b) => self.open(p, b),
             None if roles.distributor || roles.server => self.unknown(p, from),
             None => self.drop(Counter::DropNoRole),
         }
+    }
+
+    /// What user space has not given back for too long, it never will.
+    fn give_up_releasing(&mut self, p: &Packet, mut b: Binding) -> Binding {
+        if let State::Releasing(node) = b.state
+            && b.waited_enough(self.clock.kernel_ns)
+        {
+            b.state = State::Bound(node);
+            self.put(p.flow, b);
+        }
+        b
+    }
+
+    /// Another node says that the connection is ours, but its handoff packet has not come: whoever said so
+    /// sends it when the client repeats its request.
+    fn told_ours(&mut self, p: &Packet, b: Binding) -> Verdict {
+        let mover = NodeId(b.distributor);
+        if p.payload.is_empty() || !self.may_repeat(mover) {
+            return self.unknown(p, self.sender());
+        }
+        self.forward(p, mover, Counter::ForwardedBinding)
+    }
+
+    /// Whether another node, from which this packet has not come, may be asked for a handoff packet: it
+    /// is not known to be dead.
+    fn may_repeat(&self, mover: NodeId) -> bool {
+        let dead = self.model.tables.loads.get(&mover).is_some_and(|l| l.weight > 0 && !l.live);
+        mover != self.model.settings.node && self.sender() != Some(mover) && !dead
     }
 
     fn syn(&mut self, p: &Packet) -> Verdict {
@@ -101,17 +135,38 @@ impl Run<'_> {
     }
 
     /// A connection that this node owns.
-    fn own(&mut self, p: &Packet, mut b: Binding) -> Verdict {
-        let first = !p.payload.is_empty() && p.seq == b.start_seq;
-        let verdict = if first && !b.has(FLAG_CONFIRMED | FLAG_CLOSED) {
-            self.adopt(p, &mut b)
-        } else {
-            self.count(Counter::Owned);
-            self.track_in(p, &mut b);
-            Verdict::Stack
-        };
+    fn own(&mut self, p: &Packet, mut b: Binding, released: bool) -> Verdict {
+        let verdict = self.owned(p, &mut b, released);
         self.put(p.flow, b);
         verdict
+    }
+
+    fn owned(&mut self, p: &Packet, b: &mut Binding, released: bool) -> Verdict {
+        let carries = !p.payload.is_empty();
+        if carries && p.seq == b.start_seq && !b.has(FLAG_CONFIRMED | FLAG_CLOSED) {
+            let known = b.has(FLAG_ADOPTED);
+            let verdict = self.adopt(p, b);
+            if !known && b.has(FLAG_ADOPTED) {
+                self.follow_from(p, b);
+            }
+            return verdict;
+        }
+        if carries && self.service(&p.flow).is_some_and(|s| s.follows) {
+            if b.state == State::Asking && !released {
+                if !b.waited_enough(self.clock.kernel_ns) {
+                    b.held += 1;
+                    self.count(Counter::HeldMore);
+                    return Verdict::Redirect;
+                }
+                b.state = State::Bound(self.model.settings.node);
+            }
+            if let Some(verdict) = self.later(p, b, released) {
+                return verdict;
+            }
+        }
+        self.count(Counter::Owned);
+        self.track_in(p, b);
+        Verdict::Stack
     }
 
     fn adopt(&mut self, p: &Packet, b: &mut Binding) -> Verdict {
@@ -131,7 +186,10 @@ impl Run<'_> {
             return self.refuse(p, Counter::ResetRefused);
         }
         let rcv_nxt = p.seq.wrapping_add(p.payload.len() as u32);
-        self.model.stack.sockets.insert(p.flow, Socket { start_seq: Some(b.start_seq), rcv_nxt });
+        let (write_seq, snd_nxt) = (b.start_ack, b.start_ack);
+        let established = Some(Established { write_seq, snd_nxt, out_of_order: false, cwnd: 0, rtt_ms: 0 });
+        let socket = Socket { start_seq: Some(b.start_seq), rcv_nxt, established };
+        self.model.stack.sockets.insert(p.flow, socket);
         b.tries = 0;
         b.since_ns = self.clock.kernel_ns;
         b.snd_end = b.start_ack;
@@ -141,7 +199,7 @@ impl Run<'_> {
         Verdict::Stack
     }
 
-    fn end_stale_socket(&mut self, p: &Packet, b: &mut Binding, socket: Socket) -> Verdict {
+    pub(super) fn end_stale_socket(&mut self, p: &Packet, b: &mut Binding, socket: Socket) -> Verdict {
         if u32::from(b.tries) >= TRIES_MAX {
             return self.drop(Counter::DropStaleSocket);
         }
@@ -158,10 +216,15 @@ impl Run<'_> {
             self.unassign(&b);
         }
         let first = !p.payload.is_empty() && p.seq == b.start_seq;
-        let verdict = if self.sender() == Some(node) {
-            self.drop(Counter::DropLoop)
-        } else if first && self.model.settings.roles.distributor && !b.is_hearsay() {
+        // Whoever sent it: its owner-to-be, too, when the handoff packet was lost. Who moved it can repeat
+        // that, where this node cannot.
+        let mover = NodeId(b.distributor);
+        let verdict = if first && !b.is_hearsay() {
             self.hand_off(p, &mut b, node)
+        } else if first && mover != node && self.may_repeat(mover) {
+            self.forward(p, mover, Counter::ForwardedBinding)
+        } else if self.sender() == Some(node) {
+            self.drop(Counter::DropLoop)
         } else {
             self.forward(p, node, Counter::ForwardedBinding)
         };
@@ -169,13 +232,17 @@ impl Run<'_> {
         verdict
     }
 
-    fn held(&mut self, p: &Packet, mut b: Binding) -> Verdict {
+    fn held(&mut self, p: &Packet, mut b: Binding, released: bool) -> Verdict {
         if p.has(RST) {
             self.model.tables.bindings.remove(&p.flow);
             return self.drop(Counter::OpenReset);
         }
         if p.payload.is_empty() && !p.has(FIN) {
             return self.drop(Counter::DropHeldAck);
+        }
+        // Given back too late: never for ever.
+        if released {
+            return self.drop(Counter::DropEarlySegment);
         }
         b.held += 1;
         self.put(p.flow, b);
@@ -222,15 +289,20 @@ impl Run<'_> {
         b.start_seq = p.seq;
         b.seen_ns = self.clock.kernel_ns;
         b.since_ns = self.clock.kernel_ns;
-        let verdict = match self.decide(p) {
-            Choice::NoServer => self.drop(Counter::DropNoServer),
-            Choice::Hold(why) => {
+        let verdict = match self.first_choice(p) {
+            First::Read => {
+                b.state = State::Reading;
+                b.issued = self.clock.wall_ns;
+                return self.reading(p, b);
+            }
+            First::Decided(Choice::NoServer) => self.drop(Counter::DropNoServer),
+            First::Decided(Choice::Hold(why)) => {
                 b.state = State::Held;
                 b.held = 1;
                 self.count(why);
                 Verdict::Redirect
             }
-            Choice::Server(server, why) => {
+            First::Decided(Choice::Server(server, why)) => {
                 self.count(why);
                 return self.bind(p, b, server);
             }
@@ -239,19 +311,43 @@ impl Run<'_> {
         verdict
     }
 
+    fn first_choice(&mut self, p: &Packet) -> First {
+        let Some(service) = self.service(&p.flow).cloned() else { return First::Decided(Choice::NoServer) };
+        let listens = self.daemon_listens();
+        let mut read = Read::first(&p.payload, service.wants_heads());
+        let is_there = |r: &Read| if service.wants_heads() { r.whole } else { r.line };
+        if let Some(r) = &read
+            && !is_there(r)
+        {
+            if listens {
+                return First::Read;
+            }
+            read = None; // half a head is not to be decided by
+        }
+        let silent = |why| if listens { Choice::Hold(why) } else { Choice::NoServer };
+        let several = read.as_ref().is_some_and(|r| r.again.is_some());
+        First::Decided(if service.strict && several {
+            silent(Counter::HeldPipelined)
+        } else {
+            match service.choose(read.as_ref()) {
+                Some(pool) => self.decide(read.as_ref(), pool),
+                None => silent(Counter::HeldHead),
+            }
+        })
+    }
+
     fn bind(&mut self, p: &Packet, mut b: Binding, server: NodeId) -> Verdict {
         if let Some(load) = self.model.tables.loads.get_mut(&server) {
             load.assigned = load.assigned.wrapping_add(1);
         }
         b.state = State::Bound(server);
         b.issued = self.clock.wall_ns;
-        if self.model.settings.has_switch {
-            let (flow, start_seq, service, issued) = (p.flow, b.start_seq, b.service, b.issued);
-            self.events.push(Event::Bound { flow, start_seq, server, service, issued });
-        }
+        let (flow, start_seq, service, issued) = (p.flow, b.start_seq, b.service, b.issued);
+        let distributor = NodeId(b.distributor);
+        self.tell(Event::Bound { flow, start_seq, server, service, issued, distributor });
         if server == self.model.settings.node {
             self.count(Counter::HandoffLocal);
-            return self.own(p, b);
+            return self.own(p, b, false);
         }
         let verdict = self.hand_off(p, &mut b, server);
         self.put(p.flow, b);
@@ -312,7 +408,7 @@ impl Run<'_> {
         b.distributor = from.0;
         b.issued = self.clock.wall_ns;
         self.count(Counter::AdoptedByCookie);
-        self.own(p, b)
+        self.own(p, b, false)
     }
 
     /// What a packet with a good cookie says of its connection.
@@ -321,24 +417,19 @@ impl Run<'_> {
         let clock = flow_clock(&self.model.tables.keys, &p.flow, self.clock);
         // Only a bare ACK comes at once; data may have waited for the client's user.
         let rtt = p.options.timestamps.filter(|_| p.payload.is_empty());
+        let rtt = rtt.map_or(RTT_UNKNOWN, |(_, echo)| clock.wrapping_sub(echo).min(RTT_CAP_MS));
         Binding {
             seen_ns: self.clock.kernel_ns,
             since_ns: self.clock.kernel_ns,
-            flags: 0,
-            start_seq: p.seq,
             start_ack: p.ack,
-            syn_isn: 0,
             snd_end: p.ack,
-            issued: 0,
-            held: 0,
-            state: State::Open,
             distributor: self.model.settings.node.0,
             service: p.service,
             mss: offer.mss,
-            rtt_ms: rtt.map_or(RTT_UNKNOWN, |(_, echo)| clock.wrapping_sub(echo).min(RTT_CAP_MS)) as u16,
+            rtt_ms: rtt as u16,
             options: offer.agreed(p.options.timestamps.is_some()),
             snd_wscale: offer.wscale.unwrap_or(0),
-            tries: 0,
+            ..Binding::unknown(p.seq, State::Open)
         }
     }
 
@@ -355,7 +446,7 @@ impl Run<'_> {
         let known = inner.get(L3..).and_then(inner_of);
         let known = known.and_then(|(flow, _)| Some((flow, self.binding_of(&flow)?)));
         if let Some((flow, b)) = known
-            && let Some(node) = b.owner()
+            && let Some(node) = b.owner(self.model.settings.node)
             && node != self.model.settings.node
             && b.start_seq == h.start_seq
             && h.issued.wrapping_sub(b.issued).cast_signed() <= 0
@@ -372,8 +463,8 @@ impl Run<'_> {
             Parsed::Other | Parsed::Handoff => return self.drop(Counter::DropHandoffMalformed),
         };
         self.count(Counter::HandoffReceived);
-        let known = self.binding_of(&p.flow).filter(|b| b.owner().is_some());
         let this = self.model.settings.node;
+        let known = self.binding_of(&p.flow).filter(|b| b.owner(this).is_some());
         let b = match known {
             None => self.fresh(&p, &h),
             Some(b) if b.start_seq != h.start_seq && b.issued.wrapping_sub(h.issued).cast_signed() > 0 => {
@@ -384,10 +475,10 @@ impl Run<'_> {
                 self.fresh(&p, &h)
             }
             // The node that was to own it never did; the client's repetition was decided afresh, for us.
-            Some(mut b) if b.owner() != Some(this) => {
-                learn(&mut b, &p, &h);
+            Some(mut b) if b.owner(this) != Some(this) => {
                 b.state = State::Bound(this);
                 b.flags = 0;
+                learn(&mut b, &p, &h);
                 b
             }
             Some(mut b) if b.is_hearsay() => {
@@ -396,16 +487,22 @@ impl Run<'_> {
             }
             Some(b) => b,
         };
-        self.own(&p, b)
+        self.own(&p, b, false)
     }
 
     fn fresh(&self, p: &Packet, h: &Handoff) -> Binding {
-        let mut b = self.describe(p);
-        b.state = State::Bound(self.model.settings.node);
-        b.start_seq = h.start_seq;
+        let mut b = Binding::unknown(h.start_seq, State::Bound(self.model.settings.node));
+        (b.seen_ns, b.since_ns) = (self.clock.kernel_ns, self.clock.kernel_ns);
         learn(&mut b, p, h);
         b
     }
+}
+
+/// What is to be done about the first request of a connection.
+enum First {
+    /// The reader reads its head.
+    Read,
+    Decided(Choice),
 }
 
 /// A handoff packet says what its connection's handshake agreed on.
@@ -419,4 +516,9 @@ fn learn(b: &mut Binding, p: &Packet, h: &Handoff) {
     b.rtt_ms = h.rtt_ms;
     b.options = h.options;
     b.snd_wscale = h.snd_wscale;
+    b.cwnd = h.cwnd;
+    b.replay_end = h.replay_end;
+    if u32::from(h.flags) & FLAG_REPLAY != 0 {
+        b.flags |= FLAG_REPLAY;
+    }
 }

@@ -8,25 +8,30 @@ mod decide;
 mod egress;
 mod handoff;
 mod ingress;
+mod later;
 mod orders;
 mod packet;
+mod reader;
+mod request;
 mod rewrite;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
-use baton_cluster::{Flow, Keys, NodeId, ServiceId, Target};
+use baton_cluster::{Flow, Keys, NodeId, PHttp, PoolId, ServiceId, Target};
+use baton_http::{Key, Rules};
 
 use crate::counters::Counter;
 use crate::events::Event;
 use crate::programs::Settings;
-use crate::request::TargetKey;
 use crate::tables::Guide;
 
 pub use binding::Binding;
 pub use cookie::{Offer, cookie_age, cookie_of, flow_clock, maglev_slot};
 pub use handoff::{Handoff, Refusal};
+pub use later::{Direction, Followed, Messages};
 pub use packet::{Options, Packet, Parsed, flag};
 
 /// The two clocks, at one moment.
@@ -56,7 +61,35 @@ pub struct Decision {
     pub generation: u32,
 }
 
-/// What a distributor may decide by itself for one service.
+/// A service.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Which.
+    pub id: ServiceId,
+    /// Which pool a request belongs to, by index in `pools`.
+    pub rules: Rules,
+    /// Its pools.
+    pub pools: Vec<PoolId>,
+    /// They have different servers.
+    pub strict: bool,
+    /// Later requests of a connection may have to move.
+    pub follows: bool,
+    /// Hosts that no route names in full, of which user space has said what they match.
+    pub hosts: HashSet<String>,
+}
+
+/// A pool.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    /// What its targets are made from.
+    pub key: Key,
+    /// Whether later requests move.
+    pub p_http: PHttp,
+    /// Its servers.
+    pub servers: Vec<NodeId>,
+}
+
+/// What may be decided unasked for one pool.
 #[derive(Clone, Debug)]
 pub struct Guided {
     /// How.
@@ -86,27 +119,33 @@ pub struct Load {
 #[derive(Clone)]
 pub struct Tables {
     /// Services by address and port.
-    pub services: HashMap<(Ipv4Addr, u16), (ServiceId, TargetKey)>,
+    pub services: HashMap<(Ipv4Addr, u16), Service>,
+    /// Pools.
+    pub pools: HashMap<PoolId, Pool>,
     /// What may be decided without asking, and the rota.
-    pub guides: HashMap<ServiceId, Guided>,
+    pub guides: HashMap<PoolId, Guided>,
     /// Addresses of the nodes.
     pub nodes: HashMap<NodeId, Ipv4Addr>,
     /// Members by MAC address.
     pub members: HashMap<[u8; 6], NodeId>,
     /// The switch's table.
-    pub maglev: Vec<Option<NodeId>>,
+    pub maglev: Arc<[Option<NodeId>]>,
     /// Cached decisions.
-    pub decisions: HashMap<(ServiceId, Target), Decision>,
+    pub decisions: HashMap<(PoolId, Target), Decision>,
     /// Loads.
     pub loads: HashMap<NodeId, Load>,
     /// The cluster's keys.
     pub keys: Keys,
     /// Until when user space promises to answer, kernel time.
     pub daemon_until_ns: u64,
+    /// This node's disk is idle enough for extended LARD.
+    pub disk_is_idle: bool,
     /// Bindings.
     pub bindings: HashMap<Flow, Binding>,
-    /// Turns taken of each service's rota.
-    pub turns: HashMap<ServiceId, u32>,
+    /// The messages of connections that this node serves.
+    pub exchanges: HashMap<Flow, Followed>,
+    /// Turns taken of each pool's rota.
+    pub turns: HashMap<PoolId, u32>,
 }
 
 impl fmt::Debug for Tables {
@@ -122,6 +161,23 @@ pub struct Socket {
     pub start_seq: Option<u32>,
     /// The sequence number that it expects next.
     pub rcv_nxt: u32,
+    /// What moving its connection looks at; `None` in any state but ESTABLISHED.
+    pub established: Option<Established>,
+}
+
+/// An established socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Established {
+    /// The end of what its server has written.
+    pub write_seq: u32,
+    /// The end of what it has sent of that.
+    pub snd_nxt: u32,
+    /// Something came out of order, and waits for what is missing.
+    pub out_of_order: bool,
+    /// Segments that it may have in flight.
+    pub cwnd: u32,
+    /// The round trip, milliseconds.
+    pub rtt_ms: u32,
 }
 
 /// What of the node's TCP stack the programs can see.
@@ -129,6 +185,8 @@ pub struct Socket {
 pub struct Stack {
     /// Where somebody listens.
     pub listeners: HashSet<(Ipv4Addr, u16)>,
+    /// The reader does.
+    pub reader: bool,
     /// Sockets by flow.
     pub sockets: HashMap<Flow, Socket>,
     /// Whether the kernel agrees to adoptions (a test-run's packet can never be adopted).
@@ -178,6 +236,11 @@ impl Model {
         Run::over(self, frame, clock, |run| run.ingress(false))
     }
 
+    /// A RST arrives that a program made for this node's own socket.
+    pub fn ingress_local_reset(&mut self, frame: &[u8], clock: Clock) -> Outcome {
+        Run::over(self, frame, clock, |_| Verdict::Stack)
+    }
+
     /// A packet arrives that user space has given back.
     pub fn ingress_released(&mut self, frame: &[u8], clock: Clock) -> Outcome {
         Run::over(self, frame, clock, |run| run.ingress(true))
@@ -186,6 +249,11 @@ impl Model {
     /// The node's stack sends a packet.
     pub fn egress(&mut self, frame: &[u8], clock: Clock) -> Outcome {
         Run::over(self, frame, clock, Run::egress)
+    }
+
+    /// A packet leaves that a program made, in answer to a client's.
+    pub fn egress_answer(&mut self, frame: &[u8], clock: Clock) -> Outcome {
+        Run::over(self, frame, clock, |_| Verdict::Next)
     }
 }
 
@@ -234,6 +302,17 @@ impl<'m> Run<'m> {
     fn sender(&self) -> Option<NodeId> {
         let mac: [u8; 6] = self.frame.get(6..12)?.try_into().ok()?;
         self.model.tables.members.get(&mac).copied()
+    }
+
+    /// Tells user space, where there is somebody to be told.
+    fn tell(&mut self, event: Event) {
+        if self.model.settings.has_switch || self.model.settings.follows {
+            self.events.push(event);
+        }
+    }
+
+    fn service(&self, flow: &Flow) -> Option<&Service> {
+        self.model.tables.services.get(&(flow.vip, flow.vip_port))
     }
 
     fn put(&mut self, flow: Flow, binding: Binding) {

@@ -1,9 +1,9 @@
 //! What user space changes in bindings: what it decided, and what other nodes told it.
 
-use baton_cluster::{Flow, NodeId, ServiceId};
+use baton_cluster::{Flow, NodeId};
 
 use super::{Binding, Clock, Model, Outcome, Run, Verdict};
-use crate::constants::{FLAG_ADOPTED, FLAG_CLOSED};
+use crate::constants::{FLAG_ADOPTED, FLAG_CLOSED, FLAG_FROZEN, FLAG_REPLAY};
 use crate::tables::State;
 
 impl Model {
@@ -32,6 +32,63 @@ impl Model {
         }
     }
 
+    /// The reader shall have the held connection. Whether there was such a one.
+    pub fn read_held(&mut self, flow: &Flow, start_seq: u32, clock: Clock) -> bool {
+        let held = self.tables.bindings.get_mut(flow);
+        let Some(b) = held.filter(|b| b.state == State::Held && b.start_seq == start_seq) else {
+            return false;
+        };
+        b.state = State::Reading;
+        b.seen_ns = clock.kernel_ns;
+        b.since_ns = clock.kernel_ns;
+        b.issued = clock.wall_ns;
+        true
+    }
+
+    /// The request that waits at its owner, and begins at `seq`, belongs to a server. The binding's own
+    /// first byte, when one waited.
+    pub fn decide_asked(&mut self, flow: &Flow, seq: u32, server: NodeId, clock: Clock) -> Option<u32> {
+        let b = self.tables.bindings.get_mut(flow).filter(|b| b.state == State::Asking)?;
+        self.tables.exchanges.get_mut(flow)?.decided = Some((seq, server));
+        b.state = State::Releasing(self.settings.node);
+        b.since_ns = clock.kernel_ns;
+        Some(b.start_seq)
+    }
+
+    /// The reader is about to hand the connection off. Whether it has it.
+    pub fn freeze(&mut self, flow: &Flow, start_seq: u32) -> bool {
+        let b = self.tables.bindings.get_mut(flow);
+        let Some(b) = b.filter(|b| b.state == State::Reading && b.start_seq == start_seq) else {
+            return false;
+        };
+        b.flags |= FLAG_FROZEN;
+        true
+    }
+
+    /// What the reader had belongs to a server, which gets the client's bytes up to `replay_end` from
+    /// the reader. Whether the reader has it.
+    pub fn bind_read(
+        &mut self,
+        flow: &Flow,
+        start_seq: u32,
+        server: NodeId,
+        replay_end: u32,
+        clock: Clock,
+    ) -> bool {
+        let b = self.tables.bindings.get_mut(flow);
+        let Some(b) = b.filter(|b| b.state == State::Reading && b.start_seq == start_seq) else {
+            return false;
+        };
+        b.state = State::Releasing(server);
+        b.seen_ns = clock.kernel_ns;
+        b.since_ns = clock.kernel_ns;
+        b.issued = b.issued_after(clock.wall_ns);
+        b.held = 0;
+        b.replay_end = replay_end;
+        b.flags = FLAG_REPLAY;
+        true
+    }
+
     /// Another node says that the flow belongs to a server. Of two decisions the later one
     /// stands, but a connection that was adopted here stays.
     pub fn bind_told(
@@ -45,7 +102,7 @@ impl Model {
     ) -> Outcome {
         Run::over(self, &[], clock, |run| {
             let known = run.model.tables.bindings.get(flow).copied();
-            let decided = known.filter(|b| b.owner().is_some());
+            let decided = known.filter(|b| b.owner(run.model.settings.node).is_some());
             if decided.is_some_and(|b| issued.wrapping_sub(b.issued).cast_signed() <= 0) {
                 return Verdict::Next;
             }
@@ -65,16 +122,11 @@ impl Model {
             if let Some(mut b) = known {
                 run.retire(&mut b);
             }
-            let now = clock.kernel_ns;
-            let told = Binding {
-                seen_ns: now,
-                since_ns: now,
-                start_seq,
-                issued,
-                state: State::Bound(server),
-                distributor: distributor.0,
-                ..NOTHING
-            };
+            let mut told = Binding::unknown(start_seq, State::Bound(server));
+            told.seen_ns = clock.kernel_ns;
+            told.since_ns = clock.kernel_ns;
+            told.issued = issued;
+            told.distributor = distributor.0;
             run.put(*flow, told);
             Verdict::Next
         })
@@ -82,31 +134,12 @@ impl Model {
 
     /// Another node says that the connection has ended there.
     pub fn close_told(&mut self, flow: &Flow, start_seq: u32, clock: Clock) {
-        let this = Some(self.settings.node);
+        let this = self.settings.node;
+        let ours = |b: &Binding| b.state == State::Reading || b.owner(this) == Some(this);
         let known = self.tables.bindings.get_mut(flow);
-        if let Some(b) = known.filter(|b| b.start_seq == start_seq && b.owner() != this) {
+        if let Some(b) = known.filter(|b| b.start_seq == start_seq && !ours(b)) {
             b.seen_ns = clock.kernel_ns;
             b.flags |= FLAG_CLOSED;
         }
     }
 }
-
-const NOTHING: Binding = Binding {
-    seen_ns: 0,
-    since_ns: 0,
-    flags: 0,
-    start_seq: 0,
-    start_ack: 0,
-    syn_isn: 0,
-    snd_end: 0,
-    issued: 0,
-    held: 0,
-    state: State::Open,
-    distributor: 0,
-    service: ServiceId(0),
-    mss: 0,
-    rtt_ms: 0,
-    options: 0,
-    snd_wscale: 0,
-    tries: 0,
-};

@@ -6,7 +6,6 @@ use baton_cluster::{Flow, ServiceId};
 
 use super::Model;
 use crate::counters::Counter;
-use crate::request::TargetKey;
 
 /// Where the IPv4 header begins.
 pub(super) const L3: usize = 14;
@@ -49,14 +48,14 @@ pub struct Packet {
     pub flow: Flow,
     /// Which service.
     pub service: ServiceId,
-    /// What that service's targets are made from.
-    pub key: TargetKey,
     /// Sequence number.
     pub seq: u32,
     /// Acknowledgement number.
     pub ack: u32,
     /// Flags.
     pub flags: u8,
+    /// Receive window, as in the header.
+    pub window: u16,
     /// Time to live.
     pub ttl: u8,
     /// Options.
@@ -155,18 +154,18 @@ impl Model {
             return Parsed::Refused(Counter::DropMalformed); // no port to ask for
         };
         let (Some(client_port), Some(vip_port)) = (be16(tcp, 0), be16(tcp, 2)) else { return Parsed::Other };
-        let Some((service, key)) = services.get(&(ip.to, vip_port)) else {
+        let Some(service) = services.get(&(ip.to, vip_port)) else {
             return Parsed::Other;
         };
         let flow = Flow { client: ip.from, client_port, vip: ip.to, vip_port };
         match tcp_packet(frame, tcp, ip) {
             Some((seq, ack, flags, options, payload)) => Parsed::Tcp(Box::new(Packet {
                 flow,
-                service: *service,
-                key: *key,
+                service: service.id,
                 seq,
                 ack,
                 flags,
+                window: be16(tcp, 14).unwrap_or(0),
                 ttl: ip.ttl,
                 options: read_options(options),
                 payload: payload.to_vec(),

@@ -8,7 +8,7 @@ use super::handoff::{Handoff, OVERHEAD};
 use super::packet::flag::{RST, SYN};
 use super::packet::{L3, L4, be16};
 use super::{Binding, Packet, Run, Verdict, flow_clock};
-use crate::constants::{HOPS_MAX, RCV_WSCALE, RTT_CAP_MS, RTT_UNKNOWN};
+use crate::constants::{FLAG_REPLAY, HOPS_MAX, RCV_WSCALE, RTT_CAP_MS, RTT_UNKNOWN};
 use crate::counters::Counter;
 
 /// The ones' complement sum of 16-bit words (RFC 1071), folded.
@@ -161,11 +161,19 @@ impl Run<'_> {
 
     /// What the flow's clock reads for the server's socket to go on from: what the client echoed, plus
     /// what has passed since, but no more than one round trip.
-    pub(super) fn clock_for(&self, p: &Packet, rtt_ms: u16) -> u32 {
+    fn clock_for(&self, p: &Packet, rtt_ms: u16) -> u32 {
         let echoed = p.options.timestamps.map_or(0, |(_, tsecr)| tsecr);
         let ahead = flow_clock(&self.model.tables.keys, &p.flow, self.clock).wrapping_sub(echoed) as i32;
         let cap = if u32::from(rtt_ms) == RTT_UNKNOWN { RTT_CAP_MS } else { u32::from(rtt_ms) };
         echoed.wrapping_add(ahead.clamp(0, cap as i32) as u32)
+    }
+
+    /// As above; where a reader has spoken meanwhile, the clock has gone on.
+    fn clock_of(&self, p: &Packet, b: &Binding) -> u32 {
+        if b.has(FLAG_REPLAY) {
+            return flow_clock(&self.model.tables.keys, &p.flow, self.clock);
+        }
+        self.clock_for(p, b.rtt_ms)
     }
 
     /// Wraps the packet for the server's node and sends it there.
@@ -182,12 +190,15 @@ impl Run<'_> {
             options: b.options,
             snd_wscale: b.snd_wscale,
             start_seq: b.start_seq,
-            tsval: self.clock_for(p, b.rtt_ms),
+            tsval: self.clock_of(p, b),
             issued: b.issued,
             mss: b.mss,
             distributor: b.distributor,
             service: b.service.0,
             rtt_ms: b.rtt_ms,
+            cwnd: b.cwnd,
+            flags: if b.has(FLAG_REPLAY) { FLAG_REPLAY as u16 } else { 0 },
+            replay_end: if b.has(FLAG_REPLAY) { b.replay_end } else { 0 },
         };
         let keys = self.model.tables.keys;
         match handoff.wrap(&keys, &self.frame, settings.address, address, settings.handoff_port) {

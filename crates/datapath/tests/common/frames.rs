@@ -12,7 +12,7 @@ pub const OUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x10];
 /// Where the handoff packet's parts stand in a frame.
 pub const GENEVE: usize = 14 + 20 + 8;
 pub const OPTION: usize = GENEVE + 8;
-pub const INNER: usize = OPTION + 40;
+pub const INNER: usize = OPTION + 48;
 
 pub const MSS: &[u8] = &[2, 4, 5, 180]; // 1460
 pub const SACK: &[u8] = &[4, 2];

@@ -1,19 +1,21 @@
 //! One node twice: the loaded programs, and their model. Both are told the same and given the same
 //! packets; what they do must be the same.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use baton_cluster::{Flow, Keys, NodeId, ServiceId, Target};
+use baton_cluster::{Flow, Keys, NodeId, PHttp, PoolId, ServiceId, Target};
 use baton_datapath::model::{
-    Binding, Clock, Decision, Guided, Load, Model, Outcome, Parsed, Stack, Tables, Verdict,
+    Binding, Clock, Decision, Followed, Guided, Load, Messages, Model, Outcome, Parsed, Pool, Service, Stack,
+    Tables, Verdict,
 };
 use baton_datapath::{
-    Counters, Datapath, DatapathError, Events, Guide, Roles, ServiceEntry, Settings, Sizes, TargetKey,
+    Counters, Datapath, DatapathError, Events, Guide, Live, PoolEntry, Roles, ServiceEntry, Settings, Sizes,
     target_of,
 };
+use baton_http::{HostMatch, Key, PathMatch, Route, Rules, parse_request};
 use nix::time::{ClockId, clock_gettime};
 
 use super::frames::{INNER, VIP, checksums_are_right, same_frame};
@@ -25,8 +27,19 @@ const WALL_NS: u64 = (25_000_123 << 36) + 12_000_000_000;
 pub const SELF: NodeId = NodeId(0);
 pub const OTHER: NodeId = NodeId(1);
 pub const THIRD: NodeId = NodeId(2);
-pub const WEB: ServiceId = ServiceId(0);
-pub const QUERY: ServiceId = ServiceId(1);
+/// The pool of the service on port 80, whose requests move, by path.
+pub const WEB: PoolId = PoolId(0);
+/// That of port 81, whose connections stay, by path and query.
+pub const QUERY: PoolId = PoolId(1);
+/// On port 82, a strict service: pages on this node and OTHER, images on OTHER and THIRD.
+pub const PAGES: PoolId = PoolId(2);
+pub const IMAGES: PoolId = PoolId(3);
+/// On port 83, routes by host: everything on all nodes.
+pub const PLAIN: PoolId = PoolId(4);
+pub const TENANTS: PoolId = PoolId(5);
+
+/// Where the tests' reader listens, on 127.0.0.1.
+pub const READER_PORT: u16 = 7000;
 
 pub fn address(node: NodeId) -> Ipv4Addr {
     Ipv4Addr::new(10, 1, 0, 10 + node.0 as u8)
@@ -65,8 +78,12 @@ pub enum Way {
     In,
     /// User space gives it back.
     Released,
+    /// A program sends it to the node's own stack.
+    Local,
     /// The node's stack sends it.
     Out,
+    /// A program sends it to the client.
+    Answer,
 }
 
 impl Way {
@@ -74,7 +91,9 @@ impl Way {
         match self {
             Self::In => model.ingress(frame, clock),
             Self::Released => model.ingress_released(frame, clock),
+            Self::Local => model.ingress_local_reset(frame, clock),
             Self::Out => model.egress(frame, clock),
+            Self::Answer => model.egress_answer(frame, clock),
         }
     }
 }
@@ -101,19 +120,23 @@ impl World {
             cluster_ifindex: ifindex,
             hold_ifindex: ifindex,
             has_switch: true,
+            follows: true,
         };
         let programs = Datapath::load(settings, Sizes { bindings: 32_768, decisions: 4096 })?;
         let tables = Tables {
             services: HashMap::new(),
+            pools: HashMap::new(),
             guides: HashMap::new(),
             nodes: HashMap::new(),
             members: HashMap::new(),
-            maglev: Vec::new(),
+            maglev: Vec::new().into(),
             decisions: HashMap::new(),
             loads: HashMap::new(),
             keys: keys(),
             daemon_until_ns: 0,
+            disk_is_idle: false,
             bindings: HashMap::new(),
+            exchanges: HashMap::new(),
             turns: HashMap::new(),
         };
         let model = Model { settings, tables, stack: Stack::default() };
@@ -124,14 +147,24 @@ impl World {
         Ok(world)
     }
 
-    /// Three nodes, two services, everything alive, and the third slot of Maglev's table empty.
+    /// Three nodes, four services, everything alive, and the third slot of Maglev's table empty.
     fn furnish(&mut self) -> Result<(), DatapathError> {
         self.programs.set_keys(&keys())?;
-        for (id, port, key) in [(WEB, 80, TargetKey::Path), (QUERY, 81, TargetKey::PathQuery)] {
-            self.programs.set_service(&ServiceEntry { id, vips: vec![VIP], port, key })?;
-            self.model.tables.services.insert((VIP, port), (id, key));
-        }
-        for node in [SELF, OTHER, THIRD] {
+        let all = [SELF, OTHER, THIRD];
+        self.service(0, 80, &[WEB], Vec::new(), [false, true])?;
+        self.service(1, 81, &[QUERY], Vec::new(), [false, false])?;
+        let images = Route { path: PathMatch::Prefix("/img/".into()), pool: 1, ..Route::default() };
+        self.service(2, 82, &[PAGES, IMAGES], vec![images], [true, true])?;
+        let tenants = |host: &str| Route { host: HostMatch::named(host), pool: 1, ..Route::default() };
+        let tenants = vec![tenants("*.example.com"), tenants("tenant.example.org")];
+        self.service(3, 83, &[PLAIN, TENANTS], tenants, [false, true])?;
+        self.pool(WEB, 0, Key::Path, PHttp::Move, &all)?;
+        self.pool(QUERY, 1, Key::PathQuery, PHttp::Stay, &all)?;
+        self.pool(PAGES, 2, Key::Path, PHttp::Move, &[SELF, OTHER])?;
+        self.pool(IMAGES, 2, Key::Path, PHttp::ExtendedLard, &[OTHER, THIRD])?;
+        self.pool(PLAIN, 3, Key::Path, PHttp::ExtendedLard, &all)?;
+        self.pool(TENANTS, 3, Key::Header("x-user".into()), PHttp::Move, &all)?;
+        for node in all {
             self.programs.set_node(node, address(node), roles("wds"))?;
             self.programs.set_member(mac(node), node)?;
             self.model.tables.nodes.insert(node, address(node));
@@ -139,8 +172,56 @@ impl World {
         }
         let slots = (0..65_537).map(|slot| [Some(SELF), Some(OTHER), None][slot % 3]).collect::<Vec<_>>();
         self.programs.set_maglev(&slots)?;
-        self.model.tables.maglev = slots;
+        self.model.tables.maglev = slots.into();
         self.rest()
+    }
+
+    /// Makes a service known to both.
+    pub fn service(
+        &mut self,
+        id: u16,
+        port: u16,
+        pools: &[PoolId],
+        routes: Vec<Route>,
+        [strict, follows]: [bool; 2],
+    ) -> Result<(), DatapathError> {
+        let rules = Rules::new(routes, 0, Vec::new());
+        let (id, pools) = (ServiceId(id), pools.to_vec());
+        let entry = ServiceEntry {
+            id,
+            vips: vec![VIP],
+            port,
+            rules: rules.clone(),
+            pools: pools.clone(),
+            strict,
+            follows,
+        };
+        self.programs.set_service(&entry)?;
+        let service = Service { id, rules, pools, strict, follows, hosts: HashSet::new() };
+        self.model.tables.services.insert((VIP, port), service);
+        Ok(())
+    }
+
+    /// Makes a pool known to both.
+    pub fn pool(
+        &mut self,
+        id: PoolId,
+        service: u16,
+        key: Key,
+        p_http: PHttp,
+        servers: &[NodeId],
+    ) -> Result<(), DatapathError> {
+        let servers = servers.to_vec();
+        let service = ServiceId(service);
+        self.programs.set_pool(&PoolEntry {
+            id,
+            service,
+            key: key.clone(),
+            p_http,
+            servers: servers.clone(),
+        })?;
+        self.model.tables.pools.insert(id, Pool { key, p_http, servers });
+        Ok(())
     }
 
     /// Everything that a sequence of packets may have changed, back to where it was.
@@ -148,9 +229,11 @@ impl World {
         for flow in self.programs.flows() {
             self.programs.remove_binding(&flow)?;
         }
-        for (service, target) in self.model.tables.decisions.keys() {
-            self.programs.remove_decision(*service, *target)?;
+        for (pool, target) in self.model.tables.decisions.keys() {
+            self.programs.remove_decision(*pool, *target)?;
         }
+        self.programs.follow_none()?;
+        self.model.tables.exchanges.clear();
         self.model.tables.bindings.clear();
         self.model.tables.decisions.clear();
         for node in [SELF, OTHER, THIRD] {
@@ -158,6 +241,11 @@ impl World {
         }
         self.guide(WEB, Guide::Cached { load_limit: 20 }, &[SELF, OTHER, THIRD], 1);
         self.guide(QUERY, Guide::Rota, &[OTHER, THIRD], 1);
+        self.guide(PAGES, Guide::Cached { load_limit: 20 }, &[SELF, OTHER], 1);
+        self.guide(IMAGES, Guide::Cached { load_limit: 20 }, &[OTHER, THIRD], 1);
+        self.guide(PLAIN, Guide::Cached { load_limit: 20 }, &[SELF, OTHER, THIRD], 1);
+        self.guide(TENANTS, Guide::Ask, &[THIRD], 1);
+        self.model.tables.disk_is_idle = false;
         self.wall_offset = WALL_NS.wrapping_sub(kernel_ns());
         self.daemon(true);
         let _ = self.events.take();
@@ -173,6 +261,24 @@ impl World {
     pub fn daemon(&mut self, listens: bool) {
         self.model.tables.daemon_until_ns = if listens { u64::MAX } else { 0 };
         self.set_live();
+    }
+
+    /// Whether this node's disk is idle.
+    pub fn disk(&mut self, is_idle: bool) {
+        self.model.tables.disk_is_idle = is_idle;
+        self.set_live();
+    }
+
+    /// Sets a binding in both.
+    pub fn bind(&mut self, flow: Flow, b: Binding) {
+        self.programs.set_whole_binding(&flow, &b).expect("bindings");
+        self.model.tables.bindings.insert(flow, b);
+    }
+
+    /// Begins to follow a connection in both.
+    pub fn follow(&mut self, flow: Flow, start_seq: u32, start_ack: u32) {
+        self.programs.follow(&flow, start_seq, start_ack).expect("exchanges");
+        self.model.tables.exchanges.insert(flow, Followed::new(start_seq, start_ack));
     }
 
     /// Lets the wall clock go on, and everything grow older.
@@ -194,8 +300,13 @@ impl World {
     }
 
     fn set_live(&self) {
-        let until = Duration::from_nanos(self.model.tables.daemon_until_ns);
-        self.programs.set_live(Duration::from_nanos(self.wall_offset), until).expect("live");
+        let live = Live {
+            wall_offset: Duration::from_nanos(self.wall_offset),
+            daemon_until: Duration::from_nanos(self.model.tables.daemon_until_ns),
+            disk_is_idle: self.model.tables.disk_is_idle,
+            reader_port: READER_PORT,
+        };
+        self.programs.set_live(&live).expect("live");
     }
 
     pub fn load(&mut self, node: NodeId, reported: u32, weight: u16, live: bool) {
@@ -204,19 +315,26 @@ impl World {
         self.model.tables.loads.insert(node, load);
     }
 
-    pub fn guide(&mut self, service: ServiceId, guide: Guide, rota: &[NodeId], generation: u32) {
-        self.programs.set_guide(service, &guide, rota, generation).expect("guides");
+    pub fn guide(&mut self, pool: PoolId, guide: Guide, rota: &[NodeId], generation: u32) {
+        self.programs.set_guide(pool, &guide, rota, generation).expect("guides");
         let guided = Guided { guide, rota: rota.to_vec(), generation };
-        self.model.tables.guides.insert(service, guided);
+        self.model.tables.guides.insert(pool, guided);
     }
 
-    /// Caches a decision for the target of this request of the service.
-    pub fn decide(&mut self, service: ServiceId, request: &[u8], servers: &[NodeId], generation: u32) {
-        let key = if service == WEB { TargetKey::Path } else { TargetKey::PathQuery };
-        let target: Target = target_of(request, key, keys().target).expect("a good request");
-        self.programs.set_decision(service, target, servers, None, generation).expect("decisions");
+    /// Caches a decision of a pool for the target of this request.
+    pub fn decide(&mut self, pool: PoolId, request: &[u8], servers: &[NodeId], generation: u32) {
+        let target = self.target(pool, request);
+        self.programs.set_decision(pool, target, servers, None, generation).expect("decisions");
         let decision = Decision { servers: servers.to_vec(), expires_ns: None, generation };
-        self.model.tables.decisions.insert((service, target), decision);
+        self.model.tables.decisions.insert((pool, target), decision);
+    }
+
+    fn target(&self, pool: PoolId, request: &[u8]) -> Target {
+        let baton_http::Parsed::Complete(request, _) = parse_request(request) else {
+            panic!("no whole head: {request:?}");
+        };
+        let key = &self.model.tables.pools[&pool].key;
+        target_of(&key.of(&request).expect("a key"), keys().target)
     }
 
     /// A packet arrives. Panics when programs and model disagree.
@@ -238,7 +356,9 @@ impl World {
         let run = match way {
             Way::In => self.programs.run_ingress(frame),
             Way::Released => self.programs.run_released(frame),
+            Way::Local => self.programs.run_local_reset(frame),
             Way::Out => self.programs.run_egress(frame),
+            Way::Answer => self.programs.run_answer(frame),
         };
         let run = run.map_err(|e| e.to_string())?;
         let after = self.clock();
@@ -282,6 +402,11 @@ impl World {
                     differ(&format!("binding of {flow}"), &theirs, &ours);
                 }
             }
+            for (flow, theirs, ours) in self.messages_of(&model) {
+                if !same_messages(theirs, ours) {
+                    differ(&format!("messages of {flow}"), &theirs, &ours);
+                }
+            }
             if wrong.is_empty() {
                 self.model = model;
                 self.adopt_times();
@@ -310,6 +435,12 @@ impl World {
         let read = |flow: &Flow| self.programs.whole_binding(flow).expect("bindings");
         let both = |flow: &Flow| (*flow, read(flow), model.tables.bindings.get(flow).copied());
         self.flows.iter().map(both).collect()
+    }
+
+    fn messages_of(&self, model: &Model) -> Vec<(Flow, Option<Messages>, Option<Messages>)> {
+        let read = |flow: &Flow| self.programs.messages(flow).expect("exchanges");
+        let said = |flow: &Flow| model.tables.exchanges.get(flow).map(Followed::messages);
+        self.flows.iter().map(|flow| (*flow, read(flow), said(flow))).collect()
     }
 
     /// Takes over the programs' exact times, so that later ages are equal.
@@ -348,6 +479,11 @@ impl World {
                 return Err(format!("binding of {flow}\n    program {program:x?}\n    model   {model:x?}"));
             }
         }
+        for (flow, program, model) in self.messages_of(&self.model) {
+            if !same_messages(program, model) {
+                return Err(format!("messages of {flow}\n    program {program:x?}\n    model   {model:x?}"));
+            }
+        }
         self.adopt_times();
         self.last = self.programs.counters().map_err(|e| e.to_string())?;
         Ok(())
@@ -371,4 +507,12 @@ fn same_binding(program: Option<Binding>, model: Option<Binding>, before: u64, a
     let times = same_time(p.seen_ns, m.seen_ns) && same_time(p.since_ns, m.since_ns);
     (m.seen_ns, m.since_ns) = (p.seen_ns, p.since_ns);
     times && p == m
+}
+
+/// In doubt, where is of no interest.
+fn same_messages(program: Option<Messages>, model: Option<Messages>) -> bool {
+    match (program, model) {
+        (Some(p), Some(m)) if p.doubt && m.doubt => p.start_seq == m.start_seq,
+        _ => program == model,
+    }
 }

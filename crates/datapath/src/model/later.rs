@@ -1,0 +1,326 @@
+//! Later requests of a connection that this node serves: what is followed of its messages, and which of
+//! its requests stay, move, wait or are asked about.
+
+use baton_cluster::{Flow, NodeId, PHttp, PoolId};
+use baton_http::{Exchange, Fed, Follower};
+
+use super::decide::Choice;
+use super::egress::Sent;
+use super::request::{Read, feed};
+use super::{Binding, Packet, Run, Service, Verdict};
+use crate::constants::{FLAG_HANDED, FLAG_SYN_SEEN, RTT_CAP_MS};
+use crate::counters::Counter;
+use crate::events::Event;
+use crate::tables::{Guide, State};
+
+/// What the owner follows of a connection (`struct exchange`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Followed {
+    /// Of the binding that it belongs to.
+    pub start_seq: u32,
+    /// Both directions.
+    pub messages: Exchange,
+    /// It is not followed any more.
+    pub doubt: bool,
+    /// A request's first byte, and the server that user space names for it.
+    pub decided: Option<(u32, NodeId)>,
+    /// Where the next request begins in the packet that waits, when it must not go along.
+    pub cut_seq: Option<u32>,
+}
+
+impl Followed {
+    /// A connection whose first bytes are these.
+    pub fn new(start_seq: u32, start_ack: u32) -> Self {
+        let messages = Exchange::new(start_seq, start_ack);
+        Self { start_seq, messages, doubt: false, decided: None, cut_seq: None }
+    }
+}
+
+/// What a [`Followed`] and the programs' entry both say, to be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "said once, in the header")]
+pub struct Messages {
+    pub start_seq: u32,
+    pub requests: Direction,
+    pub responses: Direction,
+    pub asked: u32,
+    pub answered: u32,
+    pub heads: u32,
+    pub decided: Option<(u32, NodeId)>,
+    pub cut_seq: Option<u32>,
+    pub doubt: bool,
+}
+
+/// One direction of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "said once, in the header")]
+pub struct Direction {
+    pub phase: u32,
+    pub at: u32,
+    pub boundary: u32,
+    pub left: u64,
+}
+
+impl Followed {
+    /// Its present state.
+    pub fn messages(&self) -> Messages {
+        let direction = |f: &Follower| Direction {
+            phase: f.phase() as u32,
+            at: f.at(),
+            boundary: f.boundary(),
+            left: f.left(),
+        };
+        let outstanding = self.messages.outstanding();
+        Messages {
+            start_seq: self.start_seq,
+            requests: direction(self.messages.requests()),
+            responses: direction(self.messages.responses()),
+            asked: outstanding.asked(),
+            answered: outstanding.answered(),
+            heads: outstanding.heads(),
+            decided: self.decided,
+            cut_seq: self.cut_seq,
+            doubt: self.doubt,
+        }
+    }
+}
+
+/// What becomes of a later request.
+enum Later {
+    Stays,
+    Moves(NodeId),
+    /// User space decides.
+    Asked(Counter),
+    /// Not before the connection is idle: the client repeats it.
+    Waits,
+    /// The reader reads its head.
+    Read,
+}
+
+impl Run<'_> {
+    fn followed(&self, flow: &Flow, b: &Binding) -> Option<Followed> {
+        let known = self.model.tables.exchanges.get(flow).copied();
+        known.filter(|f| f.start_seq == b.start_seq && !f.doubt)
+    }
+
+    fn keep(&mut self, flow: Flow, f: Followed) {
+        self.model.tables.exchanges.insert(flow, f);
+    }
+
+    /// Begins to follow a connection with its first packet.
+    pub(super) fn follow_from(&mut self, p: &Packet, b: &Binding) {
+        if !self.service(&p.flow).is_some_and(|s| s.follows) {
+            return;
+        }
+        let mut f = Followed::new(b.start_seq, b.start_ack);
+        if f.messages.request(p.seq, &p.payload) != Fed::Followed {
+            f.doubt = true;
+            self.count(Counter::MoveDoubt);
+        }
+        self.keep(p.flow, f);
+    }
+
+    /// The server has sent something.
+    pub(super) fn follow_response(&mut self, s: &Sent, b: &Binding) {
+        let Some(mut f) = self.followed(&s.flow, b) else { return };
+        match f.messages.response(s.seq, &s.payload) {
+            Fed::Old | Fed::Followed | Fed::Skipped => {}
+            // The server's own stack leaves no gaps: what was not seen is not known.
+            Fed::Gap | Fed::Doubt(_) => f.doubt = true,
+        }
+        self.keep(s.flow, f);
+    }
+
+    /// A packet with payload of a connection that this node serves; `None`: to its server.
+    pub(super) fn later(&mut self, p: &Packet, b: &mut Binding, released: bool) -> Option<Verdict> {
+        let service = self.service(&p.flow)?.clone();
+        let mut f = self.followed(&p.flow, b)?;
+        f.cut_seq = None;
+        let mut after = f;
+        let requests = f.messages.requests();
+        let boundary = p.seq == requests.at() && requests.is_between_messages();
+        let responses = f.messages.responses();
+        let idle = boundary
+            && f.messages.outstanding().is_none()
+            && responses.is_between_messages()
+            && p.ack == responses.at();
+        let (fed, again) = feed(&mut after.messages, p.seq, &p.payload);
+        let doubt = matches!(fed, Fed::Doubt(_));
+        if fed == Fed::Old || fed == Fed::Gap {
+            self.keep(p.flow, f);
+            return (fed == Fed::Gap).then(|| self.drop(Counter::DropGap));
+        }
+        let then = if doubt && !(boundary && service.strict) {
+            f.doubt = true;
+            self.keep(p.flow, f);
+            self.count(Counter::MoveDoubt);
+            return None;
+        } else if doubt {
+            if idle { Later::Read } else { Later::Waits }
+        } else if !service.strict && !boundary {
+            Later::Stays
+        } else if let Some(at) = again.filter(|_| service.strict) {
+            f.cut_seq = Some(p.seq.wrapping_add(at as u32));
+            Later::Asked(Counter::HeldPipelined)
+        } else if !boundary {
+            Later::Stays
+        } else {
+            self.place(p, &service, &f, idle)
+        };
+        self.fate(p, b, &service, Fate { then, released, f, after })
+    }
+
+    fn fate(&mut self, p: &Packet, b: &mut Binding, service: &Service, fate: Fate) -> Option<Verdict> {
+        let Fate { mut then, released, f, after } = fate;
+        if released && matches!(then, Later::Asked(_)) {
+            then = if service.strict { Later::Waits } else { Later::Stays };
+        }
+        self.keep(p.flow, f);
+        match then {
+            Later::Stays => {}
+            Later::Moves(to) => match self.move_to(p, b, to) {
+                Some(verdict) => return Some(verdict),
+                None if service.strict => return Some(self.drop(Counter::DropEarlyRequest)),
+                None => {}
+            },
+            Later::Asked(why) => {
+                b.state = State::Asking;
+                b.since_ns = self.clock.kernel_ns;
+                b.held = 1;
+                self.count(why);
+                return Some(Verdict::Redirect);
+            }
+            Later::Waits => return Some(self.drop(Counter::DropEarlyRequest)),
+            Later::Read => return Some(self.read_later(p, b)),
+        }
+        self.keep(p.flow, after);
+        None
+    }
+
+    /// What becomes of the request that begins with this packet's first byte.
+    fn place(&mut self, p: &Packet, service: &Service, f: &Followed, idle: bool) -> Later {
+        let this = self.model.settings.node;
+        let strict = service.strict;
+        let read = Read::of(&p.payload).unwrap_or_default();
+        if !(if service.wants_heads() { read.whole } else { read.line }) {
+            self.count(Counter::MoveNotRead);
+            return match (strict, idle) {
+                (false, _) => Later::Stays,
+                (true, true) => Later::Read,
+                (true, false) => Later::Waits,
+            };
+        }
+        let to = match f.decided.filter(|(seq, _)| *seq == p.seq) {
+            Some((_, server)) => server,
+            None => match self.choose_server(service, &read, idle) {
+                Ok(server) => server,
+                Err(then) => return then,
+            },
+        };
+        if to == this {
+            self.count(Counter::MoveDecidedHere);
+            Later::Stays
+        } else if idle {
+            Later::Moves(to)
+        } else if strict {
+            Later::Waits
+        } else {
+            Later::Stays
+        }
+    }
+
+    /// The server that a later request should have, or what becomes of it without one.
+    fn choose_server(&mut self, service: &Service, read: &Read, idle: bool) -> Result<NodeId, Later> {
+        let Some(id) = service.choose(Some(read)) else {
+            let asked = idle || service.strict;
+            return Err(if asked { Later::Asked(Counter::HeldHead) } else { Later::Stays });
+        };
+        let pool = self.model.tables.pools.get(&id).cloned().ok_or(Later::Stays)?;
+        let member = pool.servers.contains(&self.model.settings.node);
+        if !member {
+            self.count(Counter::OutsidePool);
+        }
+        let otherwise = || if member { Later::Stays } else { Later::Waits };
+        if member && (pool.p_http == PHttp::Stay || !self.daemon_listens()) {
+            self.count(Counter::MoveStayed);
+            return Err(Later::Stays);
+        }
+        if !idle {
+            self.count(Counter::MoveNotIdle);
+            return Err(otherwise());
+        }
+        // Blind to content: nothing is gained by a move.
+        if member && self.takes_turns(id) {
+            return Err(Later::Stays);
+        }
+        if member && pool.p_http == PHttp::ExtendedLard && self.model.tables.disk_is_idle {
+            self.count(Counter::MoveStayed);
+            return Err(Later::Stays);
+        }
+        match self.decide(Some(read), id) {
+            Choice::Server(server, _) => Ok(server),
+            Choice::Hold(why) => Err(Later::Asked(why)),
+            Choice::NoServer => Err(otherwise()),
+        }
+    }
+
+    fn takes_turns(&self, pool: PoolId) -> bool {
+        self.model.tables.guides.get(&pool).is_some_and(|g| g.guide == Guide::Rota)
+    }
+
+    /// Moves the connection to another node with this request; `None` when the socket is busy.
+    fn move_to(&mut self, p: &Packet, b: &mut Binding, to: NodeId) -> Option<Verdict> {
+        if !self.socket_is_idle(p, b) {
+            b.flags &= !FLAG_HANDED;
+            self.count(Counter::MoveSocketBusy);
+            return None;
+        }
+        self.leave(p, b);
+        b.state = State::Bound(to);
+        b.flags |= FLAG_HANDED;
+        self.model.stack.sockets.remove(&p.flow);
+        self.count(Counter::Moved);
+        if let Some(load) = self.model.tables.loads.get_mut(&to) {
+            load.assigned = load.assigned.wrapping_add(1);
+        }
+        self.tell(Event::Bound {
+            flow: p.flow,
+            start_seq: b.start_seq,
+            server: to,
+            service: b.service,
+            issued: b.issued,
+            distributor: NodeId(b.distributor),
+        });
+        Some(self.send_handoff(p, b, to))
+    }
+
+    /// This node's server has nothing more to do with the connection, which goes on with this packet.
+    pub(super) fn leave(&mut self, p: &Packet, b: &mut Binding) {
+        self.end_serving(b);
+        b.flags &= FLAG_SYN_SEEN;
+        b.start_seq = p.seq;
+        b.start_ack = p.ack;
+        b.issued = b.issued_after(self.clock.wall_ns);
+        b.since_ns = self.clock.kernel_ns;
+        b.seen_ns = self.clock.kernel_ns;
+        self.count(Counter::Closed);
+    }
+
+    /// Whether the server's socket is as idle as its messages say. The next socket goes on with what
+    /// this one knows of the path.
+    fn socket_is_idle(&self, p: &Packet, b: &mut Binding) -> bool {
+        let Some(socket) = self.model.stack.sockets.get(&p.flow) else { return false };
+        let Some(s) = socket.established else { return false };
+        b.cwnd = u16::try_from(s.cwnd).unwrap_or(u16::MAX);
+        b.rtt_ms = s.rtt_ms.min(RTT_CAP_MS) as u16;
+        socket.rcv_nxt == p.seq && s.snd_nxt == p.ack && s.write_seq == p.ack && !s.out_of_order
+    }
+}
+
+/// A packet's lot: what is known before it, and after it if its server gets it.
+struct Fate {
+    then: Later,
+    released: bool,
+    f: Followed,
+    after: Followed,
+}
