@@ -55,12 +55,20 @@ inline_always void describe(struct packet *p, struct binding *b)
 inline_always int take(struct __sk_buff *skb, struct packet *p, struct binding *b)
 {
 	struct scratch *s = scratch();
-	__u32 tsval = s && s->has_clock ? s->clock : clock_of(p, b);
 	bool adopted = b->flags & FLAG_ADOPTED;
-	int verdict = adopt(skb, p, b, tsval);
 
+	if (!s)
+		return drop(COUNT_FAULT_MAP);
+	/* a client that repeats its request may have put the next one behind it */
+	if (!adopted && !follow_from(skb, p, b)) {
+		b->state = STATE_ASKING;
+		b->since_ns = bpf_ktime_get_ns();
+		b->held = 0;
+		return hold(b, COUNT_HELD_PIPELINED);
+	}
+	int verdict = adopt(skb, p, b, s->has_clock ? s->clock : clock_of(p, b));
 	if (!adopted && b->flags & FLAG_ADOPTED)
-		follow_from(skb, p, b);
+		tell(&p->flow, b, EVENT_BOUND);
 	return verdict;
 }
 
@@ -68,6 +76,8 @@ inline_always int take(struct __sk_buff *skb, struct packet *p, struct binding *
 function int own(struct __sk_buff *skb, struct packet *p, struct binding *b, bool released)
 {
 	if (p->payload && p->seq == b->start_seq && !(b->flags & (FLAG_CONFIRMED | FLAG_CLOSED))) {
+		if (p->ack != b->start_ack)
+			return drop(COUNT_DROP_EARLY_SEGMENT);
 		read_options(skb, p);
 		return take(skb, p, b);
 	}
@@ -94,6 +104,22 @@ function int hand_off(struct __sk_buff *skb, struct packet *p, struct binding *b
 	return send_handoff(skb, p, b);
 }
 
+/* Bytes that were acknowledged before the connection moved from here. */
+inline_always int answer_old(struct __sk_buff *skb, struct packet *p, struct binding *b)
+{
+	struct reply r = {
+		.seq = b->start_ack,
+		.ack = b->start_seq,
+		.window = SYNACK_WINDOW >> (b->options & OPTION_WSCALE ? RCV_WSCALE : 0),
+		.flags = ACK,
+		.echo_clock = true, /* the owner's clock may be behind the flow's */
+	};
+
+	read_options(skb, p);
+	count(COUNT_OLD_ANSWERED);
+	return answer(skb, p, &r);
+}
+
 /* A packet for a connection that another node owns. */
 function int elsewhere(struct __sk_buff *skb, struct packet *p, struct binding *b)
 {
@@ -104,15 +130,17 @@ function int elsewhere(struct __sk_buff *skb, struct packet *p, struct binding *
 	 */
 	if (p->flags & (FIN | RST) && !(set_flag(b, FLAG_FIN_IN) & FLAG_FIN_IN))
 		unassign(b);
-	/* whoever sent it: its owner-to-be, too, when the handoff packet was lost */
-	if (p->payload && p->seq == b->start_seq) {
-		if (!is_hearsay(b))
-			return hand_off(skb, p, b);
-		/* the owner-to-be may have missed the handoff packet: who moved it can repeat that
+	if (!is_hearsay(b) && p->payload) {
+		/*
+		 * Whoever sent it: its owner-to-be, too, when the handoff packet was lost. Not with
+		 * another ack: it would not be the packet that the move was made of.
 		 */
-		if (b->distributor != settings.self && b->distributor != from &&
-		    b->distributor != b->node && !is_dead(b->distributor))
-			return forward(skb, p, b->distributor, COUNT_FORWARDED_BINDING);
+		if (p->seq == b->start_seq && p->ack == b->start_ack)
+			return hand_off(skb, p, b);
+		/* what the socket here had taken: its ACK was lost, and nobody else has one for it
+		 */
+		if (b->flags & FLAG_MOVED && (__s32)(p->seq - b->start_seq) < 0)
+			return answer_old(skb, p, b);
 	}
 	if (from == b->node)
 		return drop(COUNT_DROP_LOOP);
@@ -172,7 +200,6 @@ function int first_request(struct __sk_buff *skb, struct packet *p, struct bindi
 	b->node = server;
 	b->state = STATE_BOUND;
 	b->issued = wall_ns();
-	tell(&p->flow, b, EVENT_BOUND);
 	if (server == settings.self)
 		count(COUNT_HANDOFF_LOCAL);
 	return DECIDED;
@@ -261,6 +288,8 @@ function int unknown(struct __sk_buff *skb, struct packet *p, __u16 from)
 			return drop(COUNT_DROP_UNKNOWN_FLOW);
 		return refuse(skb, p, COUNT_RESET_EXPIRED);
 	}
+	if (!(settings.roles & ROLE_DISTRIBUTOR))
+		return drop(COUNT_DROP_UNKNOWN_FLOW);
 	struct binding *old = bpf_map_lookup_elem(&bindings, &p->flow);
 	if (old)
 		retire(old);
@@ -269,17 +298,7 @@ function int unknown(struct __sk_buff *skb, struct packet *p, __u16 from)
 		return drop(COUNT_FAULT_MAP);
 	struct binding *b = &s->binding;
 	describe(p, b);
-	if (!(settings.roles & ROLE_DISTRIBUTOR)) {
-		/* The switch has heard of a handoff whose packet was lost: the connection is ours.
-		 */
-		if (from == NO_NODE || !p->payload)
-			return drop(COUNT_DROP_UNKNOWN_FLOW);
-		b->node = settings.self;
-		b->state = STATE_BOUND;
-		b->distributor = from;
-		b->issued = wall_ns();
-		count(COUNT_ADOPTED_BY_COOKIE);
-	} else if (!p->payload) {
+	if (!p->payload) {
 		if (p->flags & FIN)
 			return answer_fin(skb, p);
 		count(COUNT_HANDSHAKE_ACK);
@@ -291,7 +310,7 @@ function int unknown(struct __sk_buff *skb, struct packet *p, __u16 from)
 	struct binding *fresh = bpf_map_lookup_elem(&bindings, &p->flow);
 	if (!fresh)
 		return drop(COUNT_FAULT_MAP);
-	return fresh->state == STATE_BOUND ? DECIDED : first_request(skb, p, fresh);
+	return first_request(skb, p, fresh);
 }
 
 /*
@@ -306,20 +325,6 @@ inline_always bool may_pass(const struct packet *p, struct binding *b, bool rele
 		return true;
 	/* what carries nothing overtakes nothing */
 	return !p->payload && !(p->flags & FIN);
-}
-
-/*
- * Another node says that the connection is ours now, but its handoff packet has not come: whoever
- * moved it here has the packet's basis, and sends it when the client repeats the request.
- */
-inline_always int told_ours(struct __sk_buff *skb, struct packet *p, struct binding *b)
-{
-	__u16 from = sender(skb);
-
-	if (!p->payload || b->distributor == settings.self || b->distributor == from ||
-	    is_dead(b->distributor))
-		return unknown(skb, p, from);
-	return forward(skb, p, b->distributor, COUNT_FORWARDED_BINDING);
 }
 
 /* The switch's choice for a flow without binding; NO_NODE when there is none. */
@@ -386,8 +391,9 @@ inline_always int undecided(struct __sk_buff *skb, struct packet *p)
 				     p->seq - b->syn_isn - 1 < 65536)))
 		b = 0;
 	/* Told that the connection is ours: without its handoff packet we cannot own it. */
+	/* nobody is told that what it has not taken is its own */
 	if (b && is_decided(b) && b->node == settings.self && is_hearsay(b))
-		return told_ours(skb, p, b);
+		b = 0;
 	if (b && b->state == STATE_READING)
 		return reading(skb, p, b);
 	if (b && is_decided(b) && may_pass(p, b, released))
@@ -438,8 +444,7 @@ inline_always void learn(struct binding *b, const struct handoff_option *o, cons
 	b->snd_wscale = o->snd_wscale;
 	b->cwnd = bpf_ntohs(o->cwnd);
 	b->replay_end = bpf_ntohl(o->replay_end);
-	if (o->flags & bpf_htons(FLAG_REPLAY))
-		set_flag(b, FLAG_REPLAY);
+	set_flag(b, bpf_ntohs(o->flags) & (FLAG_REPLAY | FLAG_MOVED));
 }
 
 /* A handoff packet from a distributor: this node is to own the connection. */

@@ -63,7 +63,9 @@ inline_always void tell(const struct flow_key *flow, const struct binding *b, en
 	e->kind = kind;
 	e->node = b->node;
 	e->service = b->service;
-	e->distributor = b->distributor;
+	/* who handed it off knows; when it has moved, the first one must be told */
+	e->distributor =
+		kind == EVENT_BOUND && !(b->flags & FLAG_MOVED) ? settings.self : b->distributor;
 	e->issued = b->issued;
 	if (bpf_ringbuf_output(&events, e, sizeof(*e), 0))
 		count(COUNT_EVENT_LOST);
@@ -79,14 +81,6 @@ inline_always void end_serving(struct binding *b)
 {
 	if (clear_flag(b, FLAG_SERVING) & FLAG_SERVING)
 		count(COUNT_SERVING_ENDED);
-}
-
-/* A server that is known to be gone. */
-inline_always bool is_dead(__u16 node)
-{
-	struct load *l = load_of(node);
-
-	return l && l->weight && !l->live;
 }
 
 /* The connection that this distributor assigned has ended before its server's next report. */

@@ -286,6 +286,7 @@ enum binding_flag {
 	FLAG_CLOSED = 128,  /* ended; late packets only */
 	FLAG_HANDED = 256,  /* this node has sent the handoff packet */
 	FLAG_FROZEN = 512,  /* the reader is about to hand it off: nothing passes, either way */
+	FLAG_MOVED = 2048,  /* it had another server before; or has had this one */
 	FLAG_REPLAY = 1024, /* its first bytes come from a reader, up to replay_end */
 };
 
@@ -323,7 +324,7 @@ struct binding {
 };
 
 enum event_kind {
-	EVENT_BOUND = 1, /* this node gave the flow to `node` */
+	EVENT_BOUND = 1, /* this node's server has taken the flow */
 	EVENT_TAKEN = 3, /* this node's server has acknowledged what a reader replayed */
 	EVENT_CLOSED =
 		2, /* the flow ended at this server; told of flows that may have been updated */
@@ -394,7 +395,7 @@ struct handoff_option {
 	__be16 service;
 	__be16 rtt_ms;
 	__be16 cwnd;
-	__be16 flags; /* FLAG_REPLAY */
+	__be16 flags; /* FLAG_REPLAY, FLAG_MOVED */
 	__be32 replay_end;
 	__be32 tag[2];
 };
@@ -436,8 +437,6 @@ _Static_assert(sizeof(struct order) == 64, "order has no hidden padding");
 	C(HANDOFF_LOCAL, normal, "handed off to this node's own server")                           \
 	C(HANDOFF_RECEIVED, normal, "handoff packet taken from another node")                      \
 	C(ADOPTED, normal, "connection adopted by the server")                                     \
-	C(ADOPTED_BY_COOKIE, normal,                                                               \
-	  "connection adopted from a plain packet, its handoff was lost")                          \
 	C(ADOPT_AGAIN, normal, "first packet repeated after its adoption")                         \
 	C(STALE_SOCKET_ENDED, normal, "socket of an earlier connection ended for an adoption")     \
 	C(FORWARDED_BINDING, normal, "forwarded to the connection's owner")                        \
@@ -462,6 +461,7 @@ _Static_assert(sizeof(struct order) == 64, "order has no hidden padding");
 	C(MOVE_SOCKET_BUSY, normal, "later request stayed: the socket is not as its messages say") \
 	C(MOVE_DOUBT, normal, "messages of a connection are in doubt: it is not moved any more")   \
 	C(OUTSIDE_POOL, normal, "later request of a pool that this node is not in")                \
+	C(OLD_ANSWERED, normal, "bytes answered that were taken before the connection moved")      \
 	C(REPLAY_TAKEN, normal, "server has acknowledged what a reader replayed")                  \
 	C(DROP_EARLY_REQUEST, drop,                                                                \
 	  "request of another pool came before the answer to the one before; the client repeats "  \

@@ -115,10 +115,8 @@ function int send_handoff(struct __sk_buff *skb, const struct packet *p, const s
 	h->option.service = bpf_htons(b->service);
 	h->option.rtt_ms = bpf_htons(b->rtt_ms);
 	h->option.cwnd = bpf_htons(b->cwnd);
-	if (b->flags & FLAG_REPLAY) {
-		h->option.flags = bpf_htons(FLAG_REPLAY);
-		h->option.replay_end = bpf_htonl(b->replay_end);
-	}
+	h->option.flags = bpf_htons(b->flags & (FLAG_REPLAY | FLAG_MOVED));
+	h->option.replay_end = bpf_htonl(b->replay_end);
 	seal(h, p, inner, n->address);
 
 	if (bpf_skb_adjust_room(skb, sizeof(*h), BPF_ADJ_ROOM_MAC,

@@ -10,13 +10,16 @@
 #include "decide.h"
 #include "reader.h"
 
-/* Begins to follow a connection with its first packet. */
-function void follow_from(struct __sk_buff *skb, const struct packet *p, const struct binding *b)
+/*
+ * Begins to follow a connection with its first packet. false: another request begins in that, and
+ * whose it is must be seen first.
+ */
+function bool follow_from(struct __sk_buff *skb, const struct packet *p, const struct binding *b)
 {
 	struct scratch *s = scratch();
 
 	if (!s || !(p->service_flags & SERVICE_FOLLOWS))
-		return;
+		return true;
 	struct exchange *x = &s->exchange;
 	__builtin_memset(x, 0, sizeof(*x));
 	x->start_seq = b->start_seq;
@@ -30,10 +33,17 @@ function void follow_from(struct __sk_buff *skb, const struct packet *p, const s
 		x->doubt = 1;
 		count(COUNT_MOVE_DOUBT);
 	}
-	x->requests = s->follower;
-	x->asked = s->asked;
-	x->heads = s->heads;
+	bool whole = !(p->service_flags & SERVICE_STRICT) || !(s->reading.flags & READ_AGAIN);
+	if (whole) {
+		x->requests = s->follower;
+		x->asked = s->asked;
+		x->heads = s->heads;
+	} else {
+		x->cut_seq = p->seq + s->reading.cut;
+		x->cut = 1;
+	}
 	bpf_map_update_elem(&exchanges, &p->flow, x, BPF_ANY);
+	return whole;
 }
 
 /* Whether the server's socket is as idle as its messages say. */
@@ -101,8 +111,8 @@ function int move_to(struct __sk_buff *skb, struct packet *p, struct binding *b,
 	struct load *l = load_of(to);
 	if (l)
 		__sync_fetch_and_add(&l->assigned, 1);
-	tell(&p->flow, b, EVENT_BOUND);
-	set_flag(b, FLAG_HANDED);
+	b->tries = 0;
+	set_flag(b, FLAG_HANDED | FLAG_MOVED);
 	read_options(skb, p);
 	return send_handoff(skb, p, b);
 }
@@ -268,7 +278,10 @@ function int later(struct __sk_buff *skb, struct packet *p, struct binding *b, b
 		return TC_ACT_OK;
 	if (__sync_lock_test_and_set(&x->busy, 1))
 		return drop(COUNT_DROP_BUSY);
-	int verdict = later_packet(skb, p, b, x, released);
+	/* another CPU may have moved it meanwhile */
+	int verdict = b->node == settings.self && x->start_seq == b->start_seq
+			      ? later_packet(skb, p, b, x, released)
+			      : drop(COUNT_DROP_BUSY);
 	x->busy = 0;
 	return verdict;
 }

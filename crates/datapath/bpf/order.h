@@ -56,7 +56,7 @@ int apply_order(struct order *o)
 		b->issued = o->issued = b->issued + 1 > wall_ns() ? b->issued + 1 : wall_ns();
 		b->held = 0;
 		b->replay_end = o->held;
-		b->flags = FLAG_REPLAY;
+		b->flags = FLAG_REPLAY | (b->flags & (FLAG_MOVED | FLAG_SYN_SEEN));
 		b->state = STATE_RELEASING;
 	} else if (o->kind == ORDER_CLOSE_TOLD) {
 		if (!b || b->start_seq != o->start_seq || b->node == settings.self)

@@ -73,6 +73,7 @@ inline_always int read_later(struct __sk_buff *skb, struct packet *p, struct bin
 
 	end_serving(b);
 	clear_flag(b, ~FLAG_SYN_SEEN);
+	set_flag(b, FLAG_MOVED);
 	b->start_seq = p->seq;
 	b->start_ack = p->ack;
 	b->snd_end = p->ack;

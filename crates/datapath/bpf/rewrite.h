@@ -70,6 +70,7 @@ struct reply {
 	__u32 seq, ack;
 	__u16 window;
 	__u8 flags;
+	bool echo_clock; /* say no later time than the client has heard */
 };
 
 inline_always __be32 option_word(__u8 a, __u8 b, __u8 c, __u8 d)
@@ -81,10 +82,12 @@ inline_always __be32 option_word(__u8 a, __u8 b, __u8 c, __u8 d)
  * Options of our answer, in layouts with constant places (a SYN-ACK repeats exactly what the SYN
  * offered, RFC 9293 3.2 and RFC 7323 1.3); their length in bytes.
  */
-inline_always __u32 answer_options(struct answer *a, const struct packet *p, bool syn)
+inline_always __u32 answer_options(struct answer *a, const struct packet *p, const struct reply *r)
 {
 	bool ts = p->found & FOUND_TIMESTAMPS;
-	__be32 tsval = ts ? bpf_htonl(flow_clock(&p->flow)) : 0, tsecr = bpf_htonl(p->tsval);
+	bool syn = r->flags & SYN;
+	__be32 tsval = !ts ? 0 : bpf_htonl(r->echo_clock ? p->tsecr : flow_clock(&p->flow));
+	__be32 tsecr = bpf_htonl(p->tsval);
 
 	if (!syn) {
 		if (!ts)
@@ -120,7 +123,7 @@ function int answer(struct __sk_buff *skb, const struct packet *p, const struct 
 {
 	struct answer a = {};
 	bool options = !(r->flags & RST);
-	__u32 length = TCP_MIN + (options ? answer_options(&a, p, r->flags & SYN) : 0);
+	__u32 length = TCP_MIN + (options ? answer_options(&a, p, r) : 0);
 	struct iphdr ip = {
 		.version = 4,
 		.ihl = 5,

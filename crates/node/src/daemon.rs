@@ -12,6 +12,7 @@ use tokio::time::sleep_until;
 
 use crate::dispatcher::DispatcherRole;
 use crate::distributor::{Distributor, Tools};
+use crate::news::News;
 use crate::peers::Peers;
 use crate::post::Post;
 use crate::server::{Ends, ServerRole};
@@ -54,6 +55,7 @@ pub(crate) struct Daemon {
     pub(crate) server: Option<ServerRole>,
     switch: Option<SwitchRole>,
     ends: Ends,
+    news: News,
 }
 
 /// What can wake the node.
@@ -102,6 +104,7 @@ impl Daemon {
             server: roles.server.then(|| ServerRole::new(&node, now)),
             switch: roles.switch.then(SwitchRole::new),
             ends: Ends::default(),
+            news: News::default(),
             datapath,
             cluster,
         };
@@ -269,9 +272,7 @@ impl Daemon {
             match event {
                 Event::Bound { flow, start_seq, server, issued, distributor, .. } => {
                     let moved = Move { flow, server, start_seq, issued, from: self.me };
-                    if let Some(placing) = &mut self.distributor {
-                        placing.bound(moved, distributor, now);
-                    }
+                    self.news.add(moved, distributor, now);
                 }
                 Event::Taken { flow, start_seq, distributor } => {
                     self.post.send(distributor, Message::Taken(Taken { flow, start_seq }));
@@ -294,16 +295,13 @@ impl Daemon {
             busy = server.tick(now, &self.datapath, &self.cluster, &self.peers, self.me, &mut self.post)?;
         }
         self.socket.tick(now);
-        let has_news = self.distributor.as_ref().is_some_and(|d| !d.news.is_empty());
+        let has_news = !self.news.is_empty();
         Ok(busy || has_news)
     }
 
     /// Moves before ends: what has ended must not be bound again by its own, later news.
     fn send_news(&mut self) -> Result<(), NodeError> {
-        if let Some(distributor) = &mut self.distributor {
-            let (cluster, peers) = (&self.cluster, &self.peers);
-            distributor.news.send(self.me, cluster, peers, &self.datapath, &mut self.post)?;
-        }
+        self.news.send(self.me, &self.cluster, &self.peers, &self.datapath, &mut self.post)?;
         self.ends.send(&self.cluster, &self.peers, &mut self.post);
         Ok(())
     }

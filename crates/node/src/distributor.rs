@@ -7,11 +7,10 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use baton_cluster::{Cluster, Flow, NodeId, PoolId};
-use baton_control::{Answer, BatchLimits, Batcher, Message, Move, Question, Verdict};
+use baton_control::{Answer, BatchLimits, Batcher, Message, Question, Verdict};
 use baton_datapath::{Datapath, DatapathError, Frame, Hold, ServiceEntry, State};
 
 use crate::guides::Guides;
-use crate::news::News;
 use crate::peers::Peers;
 use crate::post::Post;
 use crate::question::{self, Read};
@@ -41,7 +40,6 @@ pub(crate) struct Distributor {
     batcher: Batcher<Flow>,
     waits: Waits,
     pub(crate) guides: Guides,
-    pub(crate) news: News,
     handed: HashMap<NodeId, u64>,
     tally: Tally,
     target_secret: u64,
@@ -69,7 +67,6 @@ impl Distributor {
             }),
             waits: Waits::new(held_packets_max),
             guides: Guides::new(cluster),
-            news: News::default(),
             handed: HashMap::new(),
             tally: Tally::default(),
             target_secret: cluster.keys().target,
@@ -227,14 +224,13 @@ impl Distributor {
             };
             return self.waits.release(flow, start_seq, &waited, tools.datapath, tools.hold);
         }
-        let Some(issued) = tools.datapath.bind_held(&flow, waited.seq, server)? else { return Ok(()) };
+        if tools.datapath.bind_held(&flow, waited.seq, server)?.is_none() {
+            return Ok(());
+        }
         self.guides.assign(server);
         tools.datapath.add_assigned(server)?;
         *self.handed.entry(server).or_default() += 1;
-        self.waits.release(flow, waited.seq, &waited, tools.datapath, tools.hold)?;
-        let moved = Move { flow, server, start_seq: waited.seq, issued, from: self.me };
-        self.news.add(moved, self.me, tools.now);
-        Ok(())
+        self.waits.release(flow, waited.seq, &waited, tools.datapath, tools.hold)
     }
 
     fn decide_alone(&mut self, flow: Flow, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
@@ -272,11 +268,6 @@ impl Distributor {
         }
         self.tally.failed += self.waits.expire(tools.now) as u64;
         self.waits.forget_released(tools.datapath)
-    }
-
-    /// A connection was bound by the kernel.
-    pub(crate) fn bound(&mut self, moved: Move, distributor: NodeId, now: Instant) {
-        self.news.add(moved, distributor, now);
     }
 }
 

@@ -1,5 +1,6 @@
-//! Connections that have moved, on their way to those who forward: the switches, and the distributor
-//! that had handed the connection off first.
+//! Connections that this node's server has taken, on their way to those who forward: the switches, and
+//! the distributor that had handed the connection off first, when it has moved since. Only the taker
+//! tells (docs/decisions/0007): so nobody sends packets to a node that does not know them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use crate::post::Post;
 pub(crate) struct News(VecDeque<(Instant, NodeId, Move)>);
 
 impl News {
-    /// A connection that `distributor` had handed off first was bound, here or by the kernel.
+    /// This node's server has taken a connection, of which `distributor` must hear.
     pub(crate) fn add(&mut self, moved: Move, distributor: NodeId, now: Instant) {
         self.0.push_back((now, distributor, moved));
     }
