@@ -381,14 +381,14 @@ impl Run<'_> {
                 self.drop(Counter::DropUnknownFlow)
             };
         }
+        if !roles.distributor {
+            return self.drop(Counter::DropUnknownFlow);
+        }
         if let Some(mut old) = self.model.tables.bindings.get(&p.flow).copied() {
             self.retire(&mut old);
             self.put(p.flow, old);
         }
         let b = self.describe(p);
-        if !roles.distributor {
-            return self.adopt_by_cookie(p, b, from);
-        }
         if !p.payload.is_empty() {
             return self.first_request(p, b);
         }
@@ -397,18 +397,6 @@ impl Run<'_> {
         }
         self.put(p.flow, b);
         self.drop(Counter::HandshakeAck)
-    }
-
-    /// A member has forwarded a plain packet of a connection whose handoff packet was lost.
-    fn adopt_by_cookie(&mut self, p: &Packet, mut b: Binding, from: Option<NodeId>) -> Verdict {
-        let Some(from) = from.filter(|_| !p.payload.is_empty()) else {
-            return self.drop(Counter::DropUnknownFlow);
-        };
-        b.state = State::Bound(self.model.settings.node);
-        b.distributor = from.0;
-        b.issued = self.clock.wall_ns;
-        self.count(Counter::AdoptedByCookie);
-        self.own(p, b, false)
     }
 
     /// What a packet with a good cookie says of its connection.
