@@ -588,6 +588,30 @@ int egress(struct __sk_buff *skb)
 	return NEXT_PROGRAM;
 }
 
+/*
+ * A socket has been made for a connection: it begins with the congestion window that the server
+ * before had. Called for every socket of the machine.
+ */
+SEC("sockops")
+int carry_cwnd(struct bpf_sock_ops *ops)
+{
+	struct flow_key flow = {};
+
+	if (ops->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB || ops->family != 2 /* AF_INET */)
+		return 1;
+	map_v4(&flow.client, ops->remote_ip4);
+	map_v4(&flow.vip, ops->local_ip4);
+	flow.client_port = bpf_htons(bpf_ntohl(ops->remote_port));
+	flow.vip_port = bpf_htons(ops->local_port);
+	struct binding *b = bpf_map_lookup_elem(&bindings, &flow);
+	if (!b || b->node != settings.self || b->cwnd <= INITIAL_CWND)
+		return 1;
+	int cwnd = b->cwnd;
+	if (!bpf_setsockopt(ops, IPPROTO_TCP, TCP_BPF_IW, &cwnd, sizeof(cwnd)))
+		count(COUNT_CWND_CARRIED);
+	return 1;
+}
+
 /* User space has written a held packet back: it arrives again where it came from. */
 SEC("tcx/ingress")
 int release(struct __sk_buff *skb)

@@ -30,6 +30,7 @@ enum times {
 	COOKIE_SLOTS_OLD = 8,	/* slots looked back to tell "expired" from "never ours" */
 	HELD_MS = 3000,		/* a connection held longer is decided afresh */
 	YOUNG_MS = 2000,	/* how long after adoption a stray RST of our own stack is eaten */
+	CWND_FRESH_MS = 1000, /* a congestion window is carried when it was in use so lately */
 	LASTING_MS = 10,	/* a connection that lives longer is worth an update and a close */
 	LINGER_MS = 60000,	/* a closed binding still leads late packets to the old owner */
 	HALF_CLOSED_MS = 300000,
@@ -171,7 +172,7 @@ enum key_kind {
 enum p_http {
 	P_HTTP_STAY = 0,
 	P_HTTP_MOVE = 1,
-	P_HTTP_EXTENDED = 2, /* extended LARD: only while the owner's disk is busy */
+	P_HTTP_EXTENDED = 2, /* extended LARD: where it costs least, as the dispatcher says */
 };
 
 struct pool {
@@ -252,9 +253,8 @@ struct node {
 struct live {
 	__u64 wall_offset_ns;  /* CLOCK_REALTIME - bpf_ktime_get_ns() */
 	__u64 daemon_until_ns; /* user space promises to answer held packets until then */
-	__u16 disk_is_idle;    /* this node's: extended LARD lets requests stay */
 	__be16 reader_port;    /* where the reader listens, on the loopback address; 0: nowhere */
-	__u32 pad;
+	__u16 pad[3];
 };
 
 struct keys {
@@ -453,6 +453,7 @@ _Static_assert(sizeof(struct order) == 64, "order has no hidden padding");
 	C(RELEASED, normal, "given back by user space, after a decision")                          \
 	C(READER_ADOPTED, normal, "connection adopted by the reader: its head is not whole")       \
 	C(READER_PACKET, normal, "packet of a connection that the reader has")                     \
+	C(CWND_CARRIED, normal, "congestion window of the server before given to a new socket")     \
 	C(MOVED, normal, "connection moved to another node for its next request")                  \
 	C(MOVE_DECIDED_HERE, normal, "later request decided for the node that has the connection") \
 	C(MOVE_STAYED, normal, "later request stayed because its pool says so")                    \

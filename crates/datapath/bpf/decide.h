@@ -82,6 +82,24 @@ inline_always __u16 cached(const struct packet *p, const struct guide *g, __u64 
 	return server;
 }
 
+/* Whether a cached decision for the request that s->reading is of names this node. */
+inline_always bool names_this_node(const struct packet *p, const struct scratch *s,
+				   const struct guide *g)
+{
+	struct decision_key k = {.pool = p->pool};
+
+	if (!g || g->kind != GUIDE_CACHED || !target_of(p, s, &k.target))
+		return false;
+	struct decision *d = bpf_map_lookup_elem(&decisions, &k);
+	if (!d || d->generation != g->generation ||
+	    (d->expires_ns && d->expires_ns < bpf_ktime_get_ns()))
+		return false;
+	for (int i = 0; i < MAX_REPLICAS; i++)
+		if (i < d->count && d->servers[i] == settings.self)
+			return true;
+	return false;
+}
+
 /*
  * The server for the request that s->reading is of, in p->pool; or NO_NODE: then the packet is
  * held, for the reason in `why`.

@@ -96,6 +96,8 @@ extern int bpf_sk_assign_tcp_reqsk(struct __sk_buff *skb, struct sock *sk,
 #define NEXT_PROGRAM (-1)		   /* TCX_NEXT */
 #define ADJ_ROOM_DECAP_L3_IPV4 (1ULL << 7) /* BPF_F_ADJ_ROOM_DECAP_L3_IPV4 */
 
+enum { INITIAL_CWND = 10 }; /* RFC 6928, and the kernel's own */
+
 enum { CHECKSUM_NONE = 0, CHECKSUM_PARTIAL = 3 };
 
 enum { FIN = 1, SYN = 2, RST = 4, PSH = 8, ACK = 16, URG = 32 };

@@ -58,7 +58,9 @@ inline_always bool socket_is_idle(struct __sk_buff *skb, const struct packet *p,
 	if (tp) {
 		idle = tp->rcv_nxt == p->seq && tp->snd_nxt == p->ack && tp->write_seq == p->ack &&
 		       !tp->out_of_order_queue.rb_node;
-		b->cwnd = tp->snd_cwnd < 0xffff ? tp->snd_cwnd : 0xffff;
+		/* what an idle connection has learnt of the path is out of date: RFC 5681 4.1 */
+		bool fresh = bpf_ktime_get_ns() - b->seen_ns < (__u64)CWND_FRESH_MS * MS;
+		b->cwnd = !fresh ? 0 : tp->snd_cwnd < 0xffff ? tp->snd_cwnd : 0xffff;
 		__u32 rtt = tp->srtt_us / 8000;
 		b->rtt_ms = rtt < RTT_CAP_MS ? rtt : RTT_CAP_MS;
 	}
@@ -165,11 +167,14 @@ function enum later place(struct packet *p, struct scratch *s, struct exchange *
 		}
 		__u32 id = p->pool;
 		struct guide *g = bpf_map_lookup_elem(&guides, &id);
-		struct live *l = live_values();
 		if (member && g && g->kind == GUIDE_ROTA)
 			return LATER_STAYS; /* blind to content: nothing is gained by a move */
-		if (member && pool->p_http == P_HTTP_EXTENDED && l && l->disk_is_idle) {
-			count(COUNT_MOVE_STAYED);
+		if (member && pool->p_http == P_HTTP_EXTENDED) {
+			/* whether another server is cheaper, only the dispatcher can say */
+			s->why = COUNT_HELD_MISS;
+			if (!names_this_node(p, s, g))
+				return LATER_ASKED;
+			count(COUNT_MOVE_DECIDED_HERE);
 			return LATER_STAYS;
 		}
 		s->to = decide(p, s, &why);

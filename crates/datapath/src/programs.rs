@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::mem::MaybeUninit;
 use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
@@ -134,6 +135,21 @@ impl Datapath {
         Ok(())
     }
 
+    /// Attaches what gives a moved connection the congestion window that it had: for all sockets of the
+    /// machine, at the root of its control groups.
+    ///
+    /// # Errors
+    /// When there is no cgroup2, or its root may not be used.
+    pub fn attach_sockets(&mut self) -> Result<(), DatapathError> {
+        let failed = |cause| DatapathError::Attach { program: "carry_cwnd", ifindex: 0, cause };
+        let mounts = std::fs::read_to_string("/proc/self/mounts").map_err(failed)?;
+        let root = cgroup2(&mounts).ok_or_else(|| failed(std::io::Error::other("no cgroup2 is mounted")))?;
+        let root = std::fs::File::open(root).map_err(failed)?;
+        let link = self.skel.progs.carry_cwnd.attach_cgroup(root.as_raw_fd());
+        self.links.push(link.map_err(|e| failed(std::io::Error::other(e.to_string())))?);
+        Ok(())
+    }
+
     /// The stream of events. Ask once.
     ///
     /// # Errors
@@ -147,6 +163,15 @@ impl fmt::Debug for Datapath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Datapath").field("links", &self.links.len()).finish_non_exhaustive()
     }
+}
+
+/// Where the control groups of version 2 are mounted.
+fn cgroup2(mounts: &str) -> Option<&str> {
+    let mut fields = mounts.lines().map(|line| line.split(' '));
+    fields.find_map(|mut line| {
+        let place = line.nth(1)?;
+        (line.next() == Some("cgroup2")).then_some(place)
+    })
 }
 
 fn attach_tcx(program: &ProgramMut<'_>, name: &'static str, ifindex: u32) -> Result<Link, DatapathError> {

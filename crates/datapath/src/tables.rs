@@ -67,8 +67,6 @@ pub struct Live {
     pub wall_offset: Duration,
     /// Until when, by the monotonic clock, user space promises to answer held packets.
     pub daemon_until: Duration,
-    /// Whether this node's disk is idle enough for extended LARD to let requests stay.
-    pub disk_is_idle: bool,
     /// TCP port on 127.0.0.1 where the reader listens; 0: nowhere.
     pub reader_port: u16,
 }
@@ -189,8 +187,8 @@ impl Datapath {
     }
 
     /// Values that change while the programs run: how far the wall clock is ahead of the kernel's
-    /// monotonic clock, until when (monotonic) user space promises to answer held packets, whether the
-    /// disk is idle, and where the reader listens.
+    /// monotonic clock, until when (monotonic) user space promises to answer held packets, and where
+    /// the reader listens.
     ///
     /// # Errors
     /// When the map refuses.
@@ -198,9 +196,8 @@ impl Datapath {
         let value = types::live {
             wall_offset_ns: nanoseconds(live.wall_offset),
             daemon_until_ns: nanoseconds(live.daemon_until),
-            disk_is_idle: u16::from(live.disk_is_idle),
             reader_port: live.reader_port.to_be(),
-            pad: 0,
+            pad: [0; 3],
         };
         put(&self.skel.maps.live, "live", &SELF, &value)
     }

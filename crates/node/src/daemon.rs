@@ -81,6 +81,11 @@ impl Daemon {
         if let Some(hold) = &hold {
             datapath.attach_hold(hold.index())?;
         }
+        if node.roles.server
+            && let Err(error) = datapath.attach_sockets()
+        {
+            tracing::warn!(%error, "moved connections begin with a small congestion window");
+        }
         for interface in &setup.interfaces {
             datapath.attach(interface.index)?;
             tracing::info!(interface = interface.name, "attached");

@@ -56,6 +56,18 @@ impl Run<'_> {
         self.model.tables.loads.get(&server)?.live.then_some(server)
     }
 
+    /// Whether a cached decision for the request names this node.
+    pub(super) fn names_this_node(&self, read: &Read, pool: PoolId) -> bool {
+        let tables = &self.model.tables;
+        let guided = tables.guides.get(&pool).filter(|g| matches!(g.guide, Guide::Cached { .. }));
+        let (Some(guided), Some(target)) = (guided, self.target(Some(read), pool)) else { return false };
+        tables.decisions.get(&(pool, target)).is_some_and(|d| {
+            d.generation == guided.generation
+                && d.expires_ns.is_none_or(|at| at >= self.clock.kernel_ns)
+                && d.servers.contains(&self.model.settings.node)
+        })
+    }
+
     /// The least loaded for its weight of the live servers that the decision names, the first of equals.
     fn cached(&self, pool: PoolId, target: Target, load_limit: u32, generation: u32) -> Choice {
         let tables = &self.model.tables;

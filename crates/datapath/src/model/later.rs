@@ -253,8 +253,12 @@ impl Run<'_> {
         if member && self.takes_turns(id) {
             return Err(Later::Stays);
         }
-        if member && pool.p_http == PHttp::ExtendedLard && self.model.tables.disk_is_idle {
-            self.count(Counter::MoveStayed);
+        if member && pool.p_http == PHttp::ExtendedLard {
+            // Whether another server is cheaper, only the dispatcher can say.
+            if !self.names_this_node(read, id) {
+                return Err(Later::Asked(Counter::HeldMiss));
+            }
+            self.count(Counter::MoveDecidedHere);
             return Err(Later::Stays);
         }
         match self.decide(Some(read), id) {

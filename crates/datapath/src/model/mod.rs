@@ -138,8 +138,6 @@ pub struct Tables {
     pub keys: Keys,
     /// Until when user space promises to answer, kernel time.
     pub daemon_until_ns: u64,
-    /// This node's disk is idle enough for extended LARD.
-    pub disk_is_idle: bool,
     /// Bindings.
     pub bindings: HashMap<Flow, Binding>,
     /// The messages of connections that this node serves.

@@ -134,7 +134,6 @@ impl World {
             loads: HashMap::new(),
             keys: keys(),
             daemon_until_ns: 0,
-            disk_is_idle: false,
             bindings: HashMap::new(),
             exchanges: HashMap::new(),
             turns: HashMap::new(),
@@ -245,7 +244,6 @@ impl World {
         self.guide(IMAGES, Guide::Cached { load_limit: 20 }, &[OTHER, THIRD], 1);
         self.guide(PLAIN, Guide::Cached { load_limit: 20 }, &[SELF, OTHER, THIRD], 1);
         self.guide(TENANTS, Guide::Ask, &[THIRD], 1);
-        self.model.tables.disk_is_idle = false;
         self.wall_offset = WALL_NS.wrapping_sub(kernel_ns());
         self.daemon(true);
         let _ = self.events.take();
@@ -260,12 +258,6 @@ impl World {
     /// Whether user space promises to answer.
     pub fn daemon(&mut self, listens: bool) {
         self.model.tables.daemon_until_ns = if listens { u64::MAX } else { 0 };
-        self.set_live();
-    }
-
-    /// Whether this node's disk is idle.
-    pub fn disk(&mut self, is_idle: bool) {
-        self.model.tables.disk_is_idle = is_idle;
         self.set_live();
     }
 
@@ -303,7 +295,6 @@ impl World {
         let live = Live {
             wall_offset: Duration::from_nanos(self.wall_offset),
             daemon_until: Duration::from_nanos(self.model.tables.daemon_until_ns),
-            disk_is_idle: self.model.tables.disk_is_idle,
             reader_port: READER_PORT,
         };
         self.programs.set_live(&live).expect("live");
