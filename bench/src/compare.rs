@@ -90,12 +90,7 @@ fn has_front_machine(side: Side) -> bool {
 
 fn ordinary(plan: &Plan, sides: &Sides, load: Load, side: Side, round: usize) -> Run {
     let running = sides.start(side, load);
-    let processes = sides.processes();
-    let own = || processes.iter().map(|pid| cpu::of_process(*pid)).sum::<f64>();
-    let (tally, [cpu_us, own_cpu_us]) = measure(plan, sides, load, &running, None, || {
-        let (before, own_before, start) = (Ticks::now(None), own(), Instant::now());
-        move || [Ticks::now(None).busy_us_since(before, start.elapsed(), cpu::count()), own() - own_before]
-    });
+    let (tally, [cpu_us, own_cpu_us]) = measure(plan, sides, load, &running, None, all_work(sides));
     running.stop();
     let at = |quantile| tally.latency_us.value_at_quantile(quantile) as f64 / 1e3;
     let figures = Figures::All {
@@ -152,9 +147,35 @@ fn measure<Work: Send, End: FnOnce() -> Work + Send>(
         keep_alive: load.keep_alive,
         connections: plan.connections,
         cpu,
+        sample: 0,
     };
-    let from = Instant::now() + plan.warm;
-    let until = from + plan.measured;
+    loaded(&requests, sides, plan.warm, plan.measured, begin)
+}
+
+/// The machine's work, and what of it the kernel charged to the processes of the comparison, both in
+/// microseconds: to begin with, and to end.
+pub fn all_work(sides: &Sides) -> impl FnOnce() -> Box<dyn FnOnce() -> [f64; 2] + Send> + Send + use<> {
+    let processes = sides.processes();
+    move || {
+        let own = move || processes.iter().map(|pid| cpu::of_process(*pid)).sum::<f64>();
+        let (before, own_before, start) = (Ticks::now(None), own(), Instant::now());
+        Box::new(move || {
+            [Ticks::now(None).busy_us_since(before, start.elapsed(), cpu::count()), own() - own_before]
+        })
+    }
+}
+
+/// Requests for as long as `warm`, then for as long as `measured`; `begin` is called in between, and what
+/// it returns at the end.
+pub fn loaded<Work: Send, End: FnOnce() -> Work + Send>(
+    requests: &Requests,
+    sides: &Sides,
+    warm: Duration,
+    measured: Duration,
+    begin: impl FnOnce() -> End + Send,
+) -> (Tally, Work) {
+    let from = Instant::now() + warm;
+    let until = from + measured;
     requests.run(sides.client(), from, until, || {
         sleep_until(from);
         let end = begin();
@@ -167,7 +188,8 @@ fn sleep_until(moment: Instant) {
     thread::sleep(moment.saturating_duration_since(Instant::now()).max(Duration::ZERO));
 }
 
-fn each(us: f64, tally: &Tally) -> f64 {
+/// Microseconds of each answer.
+pub fn each(us: f64, tally: &Tally) -> f64 {
     us / (tally.answers.max(1) as f64)
 }
 

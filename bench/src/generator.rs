@@ -1,11 +1,12 @@
 //! The client: a fixed number of connections at any time, each of which requests one file after
-//! another and looks at every answer: status, length, and that a closed connection ends well.
+//! another and looks at every answer: status, length, and that a closed connection ends well; at some,
+//! if asked to, byte by byte.
 //!
 //! Two threads, so that it can use what the machine has. Latency is what a user waits: from the
 //! start of connecting (or, on a connection kept, of the request) to the last byte of the body.
 //! It ends by itself: what is not answered a while after the end counts as an error.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddrV4;
 use std::rc::Rc;
@@ -45,6 +46,8 @@ pub struct Requests {
     pub connections: usize,
     /// The one CPU to run on, if not on all.
     pub cpu: Option<usize>,
+    /// One answer in so many is compared byte by byte; 0: none.
+    pub sample: u64,
 }
 
 /// What came of it while it was measured.
@@ -52,6 +55,10 @@ pub struct Requests {
 pub struct Tally {
     /// Right answers.
     pub answers: u64,
+    /// Right answers before, while and after it was measured.
+    pub all_answers: u64,
+    /// How many of these were compared byte by byte.
+    pub compared: u64,
     /// Everything else, warm-up included.
     pub errors: u64,
     /// What the first error was.
@@ -63,7 +70,7 @@ pub struct Tally {
 impl Default for Tally {
     fn default() -> Self {
         let latency_us = Histogram::new_with_max(LATENCY_MAX_US, 3).expect("the limits are constants");
-        Self { answers: 0, errors: 0, first_error: None, latency_us }
+        Self { answers: 0, all_answers: 0, compared: 0, errors: 0, first_error: None, latency_us }
     }
 }
 
@@ -73,13 +80,16 @@ impl Tally {
         self.latency_us.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
     }
 
-    fn error(&mut self, what: impl ToString) {
+    /// Something was wrong.
+    pub fn error(&mut self, what: impl ToString) {
         self.errors += 1;
         self.first_error.get_or_insert_with(|| what.to_string());
     }
 
     fn add(&mut self, other: Self) {
         self.answers += other.answers;
+        self.all_answers += other.all_answers;
+        self.compared += other.compared;
         self.errors += other.errors;
         self.first_error = self.first_error.take().or(other.first_error);
         self.latency_us += other.latency_us;
@@ -118,6 +128,7 @@ impl Requests {
             tally: RefCell::default(),
             buffer: RefCell::new(vec![0; READ]),
             window: (from, until),
+            requests: Cell::new(0),
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let tasks = LocalSet::new();
@@ -147,6 +158,21 @@ struct Shared {
     tally: RefCell<Tally>,
     buffer: RefCell<Vec<u8>>,
     window: (Instant, Instant),
+    requests: Cell<u64>,
+}
+
+impl Shared {
+    /// Room for the next answer, if it is one of those that are compared.
+    fn sample(&self, requests: &Requests) -> Option<Vec<u8>> {
+        let number = self.requests.replace(self.requests.get() + 1);
+        (requests.sample > 0 && number.is_multiple_of(requests.sample)).then(Vec::new)
+    }
+}
+
+fn keep(sample: &mut Option<Vec<u8>>, bytes: &[u8]) {
+    if let Some(kept) = sample {
+        kept.extend_from_slice(bytes);
+    }
 }
 
 /// One connection at a time, for ever.
@@ -160,6 +186,7 @@ async fn connection(requests: Requests, number: usize, shared: Rc<Shared>) {
         }
         match request(&requests, file, &mut open, &shared).await {
             Ok(end) => {
+                shared.tally.borrow_mut().all_answers += 1;
                 if end >= from && end < until {
                     shared.tally.borrow_mut().note(end - start);
                 }
@@ -188,15 +215,21 @@ async fn request(
             stream
         }
     };
+    let mut sample = shared.sample(requests);
     let ending = if requests.keep_alive { "" } else { "Connection: close\r\n" };
     let text = format!("GET {} HTTP/1.1\r\nHost: {}\r\n{ending}\r\n", file.path(), requests.to);
     write(&mut stream, text.as_bytes()).await?;
     let (mut head, mut received) = (Vec::new(), 0);
     let mut body = loop {
-        let length = read(&stream, shared, |bytes| head.extend(bytes.iter().take(HEAD_MAX))).await?;
+        let seen = |bytes: &[u8]| {
+            head.extend(bytes.iter().take(HEAD_MAX));
+            keep(&mut sample, bytes);
+        };
+        let length = read(&stream, shared, seen).await?;
         received += length;
         if let Some(end) = head_end(&head) {
             check(&head[..end], file.size())?;
+            sample = sample.map(|bytes| bytes[end..].to_vec());
             break (received - end) as u64;
         }
         if length == 0 || head.len() > HEAD_MAX {
@@ -204,7 +237,7 @@ async fn request(
         }
     };
     while body < file.size() {
-        match read(&stream, shared, |_| ()).await? {
+        match read(&stream, shared, |bytes| keep(&mut sample, bytes)).await? {
             0 => return Err(io::Error::other("closed in the middle of a body")),
             length => body += length as u64,
         }
@@ -212,6 +245,12 @@ async fn request(
     let end = Instant::now();
     if body > file.size() {
         return Err(io::Error::other("a body too long"));
+    }
+    if let Some(bytes) = sample {
+        if !file.is(&bytes) {
+            return Err(io::Error::other("a wrong body"));
+        }
+        shared.tally.borrow_mut().compared += 1;
     }
     if requests.keep_alive {
         *open = Some(stream);

@@ -9,7 +9,7 @@ use crate::cpu;
 use crate::plan::Plan;
 
 /// Written into every file of results.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Meta {
     /// When, in UTC.
     pub date: String,

@@ -9,11 +9,13 @@
 //! time, because an idle one costs nothing; Baton's daemons, which tell each other of their loads, run
 //! only while they are measured.
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use baton_testbed::{Baton, Dial, DocRoot, Host, Namespace, Process, Testbed, VIP, wait_until};
+use baton_testbed::{
+    Baton, Content, Dial, DocRoot, Host, Namespace, Process, Testbed, VIP, counted, wait_until,
+};
 
 use crate::plan::{Load, Side};
 
@@ -23,15 +25,19 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const HAPROXY_HTTP: u16 = 8080;
 const HAPROXY_TCP: u16 = 8081;
 const NGINX_PROXY: u16 = 8082;
+const HAPROXY_PATHS: u16 = 8083;
+/// Where the crossover's staying service is: as the other one, but that nothing moves.
+const VIP_STAYING: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
 
 /// Everything that is there all the time.
 #[derive(Debug)]
 pub struct Sides {
     // Processes first: what is dropped first ends first.
     _processes: Vec<Process>,
-    _files: DocRoot,
+    files: DocRoot,
     figure5: PathBuf,
     figure7: PathBuf,
+    pools: PathBuf,
     bed: Testbed,
 }
 
@@ -56,14 +62,15 @@ impl Sides {
         bed.client(0).sysctl("net.ipv4.ip_local_port_range", "1024 65535");
         bed.client(0).sysctl("net.ipv4.tcp_tw_reuse", "1");
         // Figure 5's front answers ARP for the VIP on the nodes' link.
-        bed.vip_on_link(VIP);
+        [VIP, VIP_STAYING].into_iter().for_each(|vip| bed.vip_on_link(vip));
         let (a, b, c) = (bed.node(0), bed.node(1), bed.node(2));
         let site = format!("root {};", files.path().display());
         let servers = [b, c].map(|node| nginx(node, 80, "", &site));
         let processes = servers.into_iter().chain([haproxy(a), nginx_proxy(a)]).collect();
         let figure5 = a.scratch().write("figure5.toml", FIGURE_5);
         let figure7 = a.scratch().write("figure7.toml", FIGURE_7);
-        Self { _processes: processes, _files: files, figure5, figure7, bed }
+        let pools = a.scratch().write("pools.toml", POOLS);
+        Self { _processes: processes, files, figure5, figure7, pools, bed }
     }
 
     /// The machine that the client runs on.
@@ -105,15 +112,44 @@ impl Sides {
             Side::HaproxyTcp => (a.at(HAPROXY_TCP), Vec::new()),
             Side::NginxProxy => (a.at(NGINX_PROXY), Vec::new()),
         };
+        let running = Running { to, batons };
         for file in load.files() {
             let answer = Dial::new(to).open(self.client()).and_then(|c| c.fetch_last(&file));
             answer.unwrap_or_else(|fault| panic!("{} does not serve {}: {fault}", side.name(), file.path()));
         }
-        Running { to, batons }
+        running
+    }
+
+    /// Starts figure 7 with a service whose requests move between b and c, and one whose requests stay.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_pools(&self) -> Running<'_> {
+        let batons = cluster(&self.pools, [self.bed.router(), self.bed.node(1), self.bed.node(2)]);
+        Running { to: SocketAddrV4::new(VIP, 80), batons }
+    }
+
+    /// Where everything under `/c/` is served by c, all else by b: with [`Sides::start_pools`], or by
+    /// HAProxy; and where requests stay with the server that has their connection.
+    pub fn routed(&self) -> [SocketAddrV4; 3] {
+        [SocketAddrV4::new(VIP, 80), self.front().at(HAPROXY_PATHS), SocketAddrV4::new(VIP_STAYING, 80)]
+    }
+
+    /// Writes the files of these contents, unless they are there.
+    ///
+    /// # Panics
+    /// When one cannot be written.
+    pub fn add(&self, files: &[Content]) {
+        files.iter().for_each(|file| drop(self.files.add(file)));
     }
 }
 
 impl Running<'_> {
+    /// A counter of the packet path, summed over all nodes.
+    pub fn counted(&self, counter: &str) -> u64 {
+        self.batons.iter().map(|baton| counted(baton, counter)).sum()
+    }
+
     /// The process ids of Baton's daemons.
     pub fn daemons(&self) -> Vec<u32> {
         self.batons.iter().map(|baton| baton.process().id()).collect()
@@ -160,6 +196,7 @@ fn nginx_proxy(node: &Host) -> Process {
 fn haproxy(node: &Host) -> Process {
     let text = HAPROXY.replace("@HTTP@", &HAPROXY_HTTP.to_string());
     let text = text.replace("@TCP@", &HAPROXY_TCP.to_string());
+    let text = text.replace("@PATHS@", &HAPROXY_PATHS.to_string());
     let mut command = node.command("haproxy");
     command.arg("-db").arg("-f").arg(node.scratch().write("haproxy.cfg", text));
     listening(node, "haproxy", command, HAPROXY_HTTP)
@@ -217,6 +254,19 @@ listen tcp
     mode tcp
     server b 10.1.0.11:80
     server c 10.1.0.12:80
+frontend paths
+    bind :@PATHS@
+    mode http
+    use_backend c if { path_beg /c/ }
+    default_backend b
+backend b
+    mode http
+    http-reuse always
+    server b 10.1.0.11:80
+backend c
+    mode http
+    http-reuse always
+    server c 10.1.0.12:80
 ";
 
 const FIGURE_5: &str = r#"
@@ -273,4 +323,56 @@ name = "www"
 vips = ["10.99.0.1"]
 port = 80
 policy = "lard"
+"#;
+
+/// Figure 7 once more: two servers of different content, and beside it a service that never moves.
+const POOLS: &str = r#"
+[cluster]
+name = "pools"
+secret = "only for a benchmark between namespaces"
+
+[[node]]
+name = "router"
+address = "10.1.0.1"
+roles = ["switch"]
+interfaces = ["to-client0", "br0"]
+announce = false
+
+[[node]]
+name = "b"
+address = "10.1.0.11"
+roles = ["distributor", "server", "dispatcher"]
+
+[[node]]
+name = "c"
+address = "10.1.0.12"
+roles = ["distributor", "server"]
+
+[[service]]
+name = "www"
+vips = ["10.99.0.1"]
+port = 80
+
+[[service.pool]]
+name = "b"
+servers = ["b"]
+policy = "lard"
+p_http = "move"
+
+[[service.pool]]
+name = "c"
+servers = ["c"]
+policy = "lard"
+p_http = "move"
+
+[[service.route]]
+pool = "c"
+path = "/c/"
+
+[[service]]
+name = "staying"
+vips = ["10.99.0.2"]
+port = 80
+policy = "lard"
+p_http = "stay"
 "#;
