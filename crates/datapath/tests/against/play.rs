@@ -1,0 +1,375 @@
+//! A sequence of steps, done to the programs and to their model.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use baton_cluster::{Flow, NodeId};
+use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CONFIRMED, FLAG_REPLAY};
+use baton_datapath::model::flag::{RST, SYN};
+use baton_datapath::model::{Binding, Handoff, Offer, Options, Verdict, cookie_of};
+use baton_datapath::{Guide, State};
+
+use super::steps::{ALL, Kind, Mutation, REQUESTS, RESPONSES, Step};
+use crate::common::frames::{INNER, MSS, ROUTER_MAC, SACK, WSCALE, fix_checksums, flow, read, timestamps};
+use crate::common::world::{
+    HANDOFF_PORT, IMAGES, OTHER, PAGES, PLAIN, QUERY, SELF, THIRD, WEB, Way, address, keys, mac,
+};
+use crate::common::{Tcp, World};
+
+/// What a client knows of its connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Client {
+    isn: u32,
+    cookie: u32,
+    tsval: u32,
+    /// What the client, and what the server, has sent behind its first byte.
+    sent: u32,
+    answered: u32,
+}
+
+/// One sequence, over a world that was at rest.
+pub struct Play<'w> {
+    pub world: &'w mut World,
+    pub clients: HashMap<u8, Client>,
+}
+
+fn earlier(wall_ns: u64, ms: i32) -> u64 {
+    wall_ns.wrapping_add_signed(-i64::from(ms) * 1_000_000)
+}
+
+/// The client's connection, and its service.
+pub fn flow_of(number: u8) -> Flow {
+    let mut f = flow(40_000 + u16::from(number));
+    f.vip_port = match number {
+        3..6 => 78 + u16::from(number),
+        _ => 80,
+    };
+    f
+}
+
+impl Play<'_> {
+    fn client(&mut self, number: u8) -> &mut Client {
+        let isn = 0xffff_ff00_u32.wrapping_add(u32::from(number) * 0x40);
+        self.clients.entry(number).or_insert(Client { isn, ..Client::default() })
+    }
+
+    fn build(&mut self, number: u8, kind: &Kind) -> Tcp {
+        let client = self.client(number);
+        match kind {
+            Kind::Syn { step, options } => {
+                client.isn = client.isn.wrapping_add(*step);
+                (client.sent, client.answered) = (0, 0);
+                let stamps = timestamps(77, 0);
+                let offered = [MSS, SACK, WSCALE, &stamps];
+                let chosen = (0..4).filter(|i| options & (1 << i) != 0).map(|i| offered[i]);
+                Tcp::new(flow_of(number), SYN, client.isn, 0).options(&chosen.collect::<Vec<_>>())
+            }
+            Kind::Segment { flags, seq, ack, stamps, payload } => {
+                let behind = |all: u32, offset: i32| if offset == ALL { all } else { offset as u32 };
+                let seq = client.isn.wrapping_add(1).wrapping_add(behind(client.sent, *seq));
+                let ack = client.cookie.wrapping_add(1).wrapping_add(behind(client.answered, *ack));
+                client.sent = client.sent.max(REQUESTS[usize::from(*payload)].len() as u32);
+                let stamps = if *stamps { timestamps(78, client.tsval) } else { Vec::new() };
+                Tcp::new(flow_of(number), *flags, seq, ack)
+                    .options(&[&stamps])
+                    .data(REQUESTS[usize::from(*payload)])
+            }
+        }
+    }
+
+    fn packet(
+        &mut self,
+        number: u8,
+        from: u8,
+        kind: &Kind,
+        mutation: Option<&Mutation>,
+    ) -> Result<(), String> {
+        let macs = [ROUTER_MAC, mac(OTHER), mac(THIRD), ROUTER_MAC, ROUTER_MAC, ROUTER_MAC];
+        let before = *self.client(number);
+        let mut frame = self.build(number, kind).by(macs[usize::from(from)]).frame();
+        mutate(&mut frame, mutation);
+        let ways = [Way::In, Way::In, Way::In, Way::In, Way::Released, Way::Local];
+        // A RST that a program makes is rare, and means nothing else.
+        let way = if matches!(kind, Kind::Segment { flags, .. } if flags & RST != 0) || from != 5 {
+            ways[usize::from(from)]
+        } else {
+            Way::In
+        };
+        let said = self.world.step(&frame, way)?;
+        if mutation.is_none() && matches!(kind, Kind::Syn { .. }) && said.verdict == Verdict::Redirect {
+            let tcp = read(&said.frame);
+            if tcp.ack {
+                let tsval = tcp.options_iterator().find_map(|o| match o {
+                    Ok(etherparse::TcpOptionElement::Timestamp(value, _)) => Some(value),
+                    _ => None,
+                });
+                let client = self.client(number);
+                (client.cookie, client.tsval) = (tcp.sequence_number, tsval.unwrap_or(0));
+            }
+        }
+        if let Kind::Segment { seq: ALL, payload, .. } = kind
+            && (said.verdict == Verdict::Stack && mutation.is_none())
+        {
+            let length = REQUESTS[usize::from(*payload)].len() as u32;
+            self.client(number).sent = before.sent + length;
+        }
+        // A node that answers no SYN meets connections that another node of the cluster opened.
+        if matches!(kind, Kind::Syn { .. }) && said.verdict == Verdict::Drop {
+            let (clock, flow) = (self.world.clock(), flow_of(number));
+            let offer =
+                Offer::of(&Options { mss: Some(1460), wscale: Some(9), sack: true, timestamps: None });
+            let client = self.client(number);
+            client.cookie = cookie_of(&keys(), &flow, client.isn, offer, clock);
+        }
+        Ok(())
+    }
+
+    fn handoff(&mut self, step: &Step) -> Result<(), String> {
+        let Step::Handoff { flow, seq, hops, late_ms, replay, kind, mutation } = step else { return Ok(()) };
+        let inner = self.build(*flow, kind).frame();
+        let client = *self.client(*flow);
+        let start_seq = client.isn.wrapping_add(1).wrapping_add_signed(*seq);
+        let handoff = Handoff {
+            hops: *hops,
+            options: 7,
+            snd_wscale: 9,
+            start_seq,
+            tsval: 5,
+            issued: earlier(self.world.clock().wall_ns, *late_ms),
+            mss: 1460,
+            distributor: 1,
+            service: 0,
+            rtt_ms: 3,
+            cwnd: u16::from(*hops) * 10,
+            flags: if replay.is_some() { FLAG_REPLAY as u16 } else { 0 },
+            replay_end: replay.map_or(0, |bytes| start_seq.wrapping_add(bytes.into())),
+        };
+        let wrapped = handoff.wrap(&keys(), &inner, address(OTHER), address(SELF), HANDOFF_PORT);
+        let mut frame = wrapped.expect("a whole packet");
+        mutate(&mut frame, mutation.as_ref());
+        self.world.step(&frame, Way::In).map(drop)
+    }
+
+    fn egress(
+        &mut self,
+        number: u8,
+        flags: u8,
+        at: i32,
+        payload: u8,
+        mutation: Option<&Mutation>,
+    ) -> Result<(), String> {
+        let client = *self.client(number);
+        let behind = if at == ALL { client.answered } else { at as u32 };
+        let seq = client.cookie.wrapping_add(1).wrapping_add(behind);
+        let ack = client.isn.wrapping_add(1).wrapping_add(client.sent);
+        let mut tcp = Tcp::new(flow_of(number), flags, seq, ack).data(RESPONSES[usize::from(payload)]);
+        tcp.back = true;
+        let end = behind.wrapping_add(tcp.payload.len() as u32);
+        let mut frame = tcp.frame();
+        mutate(&mut frame, mutation);
+        // What a program itself says to a client: some of what ends a connection.
+        let way = if flags & RST != 0 && payload == 0 { Way::Answer } else { Way::Out };
+        self.world.step(&frame, way)?;
+        if matches!(at, 0 | ALL) && mutation.is_none() {
+            let client = self.client(number);
+            client.answered = client.answered.max(end);
+        }
+        Ok(())
+    }
+
+    /// What user space orders, in both: they must agree on whether there was anything to be changed.
+    fn order(&mut self, step: &Step) -> Result<(), String> {
+        let (Step::DecideAsked { flow: number, .. }
+        | Step::ReadHeld { flow: number }
+        | Step::Freeze { flow: number }
+        | Step::BindRead { flow: number, .. }) = step
+        else {
+            return Ok(());
+        };
+        let client = *self.client(*number);
+        let (flow, start_seq) = (flow_of(*number), client.isn.wrapping_add(1));
+        let clock = self.world.clock();
+        let World { programs, model, .. } = &mut *self.world;
+        let (done, said) = match step {
+            Step::DecideAsked { seq, node, .. } => {
+                let sent = if *seq == ALL { client.sent } else { *seq as u32 };
+                let (seq, node) = (start_seq.wrapping_add(sent), NodeId(*node));
+                let done = programs.decide_asked(&flow, seq, node).map_err(|e| e.to_string())?;
+                (done, model.decide_asked(&flow, seq, node, clock))
+            }
+            Step::BindRead { node, replay, .. } => {
+                let end = start_seq.wrapping_add((*replay).into());
+                let done = programs.bind_read(&flow, start_seq, NodeId(*node), end);
+                let done = done.map_err(|e| e.to_string())?.map(|_| 0);
+                (done, model.bind_read(&flow, start_seq, NodeId(*node), end, clock).then_some(0))
+            }
+            Step::Freeze { .. } => {
+                let done = programs.freeze(&flow, start_seq).map_err(|e| e.to_string())?;
+                (done.then_some(0), model.freeze(&flow, start_seq).then_some(0))
+            }
+            _ => {
+                let done = programs.read_held(&flow, start_seq).map_err(|e| e.to_string())?;
+                (done.then_some(0), model.read_held(&flow, start_seq, clock).then_some(0))
+            }
+        };
+        if done != said {
+            return Err(format!("{step:?}: done {done:?}, the model says {said:?}"));
+        }
+        self.world.settle(clock)
+    }
+
+    /// This node serves the connection from its first byte on.
+    fn adopted(&mut self, number: u8) {
+        let flow = flow_of(number);
+        let client = self.client(number);
+        (client.sent, client.answered) = (0, 0);
+        let (seq, ack) = (client.isn.wrapping_add(1), client.cookie.wrapping_add(1));
+        let now = self.world.clock();
+        let b = Binding {
+            seen_ns: now.kernel_ns,
+            since_ns: now.kernel_ns,
+            issued: now.wall_ns,
+            flags: FLAG_ADOPTED | FLAG_CONFIRMED,
+            start_ack: ack,
+            snd_end: ack,
+            mss: 1460,
+            distributor: OTHER.0,
+            ..Binding::unknown(seq, State::Bound(SELF))
+        };
+        self.world.bind(flow, b);
+        if self.world.model.settings.roles.server {
+            self.world.follow(flow, seq, ack);
+        }
+    }
+
+    fn told(&mut self, number: u8, seq: i32, node: u16, late_ms: i32) -> Result<(), String> {
+        let start_seq = self.client(number).isn.wrapping_add(1).wrapping_add_signed(seq);
+        let clock = self.world.clock();
+        let issued = earlier(clock.wall_ns, late_ms);
+        let flow = flow_of(number);
+        let told = self.world.programs.bind_told(&flow, start_seq, NodeId(node), OTHER, issued);
+        told.map_err(|e| e.to_string())?;
+        self.world.model.bind_told(&flow, start_seq, NodeId(node), OTHER, issued, clock);
+        self.world.settle(clock)
+    }
+
+    /// One step in both; in what they differ, otherwise.
+    pub fn step(&mut self, step: &Step) -> Result<(), String> {
+        match step {
+            Step::Packet { flow, from, kind, mutation } => self.packet(*flow, *from, kind, mutation.as_ref()),
+            Step::Handoff { .. } => self.handoff(step),
+            Step::Egress { flow, flags, at, payload, mutation } => {
+                self.egress(*flow, *flags, *at, *payload, mutation.as_ref())
+            }
+            Step::DecideAsked { .. }
+            | Step::ReadHeld { .. }
+            | Step::Freeze { .. }
+            | Step::BindRead { .. } => self.order(step),
+            Step::Held { flow, node } => {
+                let start_seq = self.client(*flow).isn.wrapping_add(1);
+                let (flow, clock) = (flow_of(*flow), self.world.clock());
+                let bound = self.world.programs.bind_held(&flow, start_seq, NodeId(*node));
+                let said = self.world.model.bind_held(&flow, start_seq, NodeId(*node), clock);
+                if bound.map_err(|e| e.to_string())?.is_some() != said {
+                    return Err(format!("bind_held: the model says {said}"));
+                }
+                self.world.settle(clock)
+            }
+            Step::Released { flow, held } => {
+                let start_seq = self.client(*flow).isn.wrapping_add(1);
+                let (flow, clock) = (flow_of(*flow), self.world.clock());
+                let done =
+                    self.world.programs.released(&flow, start_seq, *held).map_err(|e| e.to_string())?;
+                let said = self.world.model.released(&flow, start_seq, *held);
+                if done != said {
+                    return Err(format!("released: the model says {said}"));
+                }
+                self.world.settle(clock)
+            }
+            Step::Told { flow, seq, node, late_ms } => self.told(*flow, *seq, *node, *late_ms),
+            Step::CloseTold { flow, seq } => {
+                let start_seq = self.client(*flow).isn.wrapping_add(1).wrapping_add_signed(*seq);
+                let clock = self.world.clock();
+                let closed = self.world.programs.close_told(&flow_of(*flow), start_seq);
+                closed.map_err(|e| e.to_string())?;
+                self.world.model.close_told(&flow_of(*flow), start_seq, clock);
+                self.world.settle(clock)
+            }
+            Step::Pass { ms } => {
+                self.world.pass(Duration::from_millis(*ms));
+                Ok(())
+            }
+            _ => {
+                self.change(step);
+                Ok(())
+            }
+        }
+    }
+
+    /// What user space may change at any time.
+    fn change(&mut self, step: &Step) {
+        match step {
+            Step::Back { ms } => self.world.set_back(Duration::from_millis(*ms)),
+            Step::Adopted { flow } => self.adopted(*flow),
+            Step::Disk(is_idle) => self.world.disk(*is_idle),
+            Step::Daemon(listens) => self.world.daemon(*listens),
+            Step::Guide(kind) => {
+                let guide = match kind {
+                    0 => Guide::Ask,
+                    1 => Guide::Rota,
+                    _ => Guide::Cached { load_limit: 20 },
+                };
+                for (pool, rota) in
+                    [(WEB, &[SELF, OTHER, THIRD][..]), (PAGES, &[SELF, OTHER]), (IMAGES, &[THIRD, OTHER])]
+                {
+                    self.world.guide(pool, guide.clone(), rota, 1);
+                }
+            }
+            Step::Load { node, reported, weight, live } => {
+                self.world.load(NodeId(*node), *reported, *weight, *live);
+            }
+            Step::Decision { request, servers, generation } => {
+                let servers: Vec<_> = servers.iter().map(|n| NodeId(*n)).collect();
+                for pool in [WEB, QUERY, PAGES, IMAGES, PLAIN] {
+                    self.world.decide(pool, REQUESTS[usize::from(*request)], &servers, *generation);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn mutate(frame: &mut Vec<u8>, mutation: Option<&Mutation>) {
+    let Some(mutation) = mutation else { return };
+    let mut repair = true;
+    match mutation {
+        Mutation::Byte { at, value, repaired } => {
+            let at = usize::from(*at) % frame.len();
+            frame[at] = *value;
+            repair = *repaired;
+        }
+        Mutation::Cut { to } => frame.truncate(usize::from(*to).max(14 + 20)),
+        Mutation::Pad { by } => frame.resize(frame.len() + usize::from(*by), 0xaa),
+        Mutation::Total(by) => {
+            let total = u16::from_be_bytes([frame[16], frame[17]]).wrapping_add_signed(*by);
+            frame[16..18].copy_from_slice(&total.to_be_bytes());
+        }
+        Mutation::Doff(words) => frame[14 + 20 + 12] = words << 4,
+        Mutation::Ttl(ttl) => frame[14 + 8] = *ttl,
+        Mutation::Fragment(bits) => frame[14 + 6..14 + 8].copy_from_slice(&bits.to_be_bytes()),
+        Mutation::Options(bytes) => options(frame, bytes),
+    }
+    if repair && frame.len() < INNER {
+        fix_checksums(frame);
+    }
+}
+
+/// Garbage in the place of the options, lengths kept true.
+fn options(frame: &mut Vec<u8>, bytes: &[u8]) {
+    let room = bytes.len() / 4 * 4;
+    frame.truncate(14 + 20 + 20);
+    frame.extend(&bytes[..room]);
+    frame[14 + 20 + 12] = (((20 + room) / 4) << 4) as u8;
+    frame[16..18].copy_from_slice(&((40 + room) as u16).to_be_bytes());
+    fix_checksums(frame);
+}

@@ -1,0 +1,263 @@
+//! What may happen to a node, in random order: packets of a few clients, well formed and spoilt, and what
+//! user space, other nodes and time do.
+
+use baton_datapath::model::flag::{ACK, FIN, PSH, RST};
+use proptest::collection::vec;
+use proptest::prelude::{Just, Strategy, any, prop_oneof};
+use proptest::sample::select;
+
+/// What a client, or somebody in its name, sends.
+#[derive(Clone, Debug)]
+pub enum Kind {
+    Syn {
+        step: u32,
+        options: u8,
+    },
+    /// `seq` and `ack`: how far from the connection's first bytes; [`ALL`]: behind all that was sent.
+    Segment {
+        flags: u8,
+        seq: i32,
+        ack: i32,
+        stamps: bool,
+        payload: u8,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub enum Step {
+    Packet {
+        flow: u8,
+        from: u8,
+        kind: Kind,
+        mutation: Option<Mutation>,
+    },
+    /// Another distributor hands a connection off to this node.
+    Handoff {
+        flow: u8,
+        seq: i32,
+        hops: u8,
+        late_ms: i32,
+        /// How many of the first bytes come from a reader.
+        replay: Option<u8>,
+        kind: Kind,
+        mutation: Option<Mutation>,
+    },
+    /// The node's server sends.
+    Egress {
+        flow: u8,
+        flags: u8,
+        at: i32,
+        payload: u8,
+        mutation: Option<Mutation>,
+    },
+    Held {
+        flow: u8,
+        node: u16,
+    },
+    /// So many packets were read from the hold device, and given back.
+    Released {
+        flow: u8,
+        held: u32,
+    },
+    Told {
+        flow: u8,
+        seq: i32,
+        node: u16,
+        late_ms: i32,
+    },
+    /// The kernel agreed to an adoption, which it never does in a test-run: this node serves the
+    /// connection, and follows its messages.
+    Adopted {
+        flow: u8,
+    },
+    /// User space names a server for the next request of a connection that waits here.
+    DecideAsked {
+        flow: u8,
+        seq: i32,
+        node: u16,
+    },
+    ReadHeld {
+        flow: u8,
+    },
+    Freeze {
+        flow: u8,
+    },
+    BindRead {
+        flow: u8,
+        node: u16,
+        replay: u8,
+    },
+    Disk(bool),
+    CloseTold {
+        flow: u8,
+        seq: i32,
+    },
+    Pass {
+        ms: u64,
+    },
+    /// The node's wall clock falls behind the others'.
+    Back {
+        ms: u64,
+    },
+    Daemon(bool),
+    Guide(u8),
+    Load {
+        node: u16,
+        reported: u32,
+        weight: u16,
+        live: bool,
+    },
+    Decision {
+        request: u8,
+        servers: Vec<u16>,
+        generation: u32,
+    },
+}
+
+/// What noise, or malice, does to a frame.
+#[derive(Clone, Debug)]
+pub enum Mutation {
+    Byte { at: u16, value: u8, repaired: bool },
+    Cut { to: u16 },
+    Pad { by: u8 },
+    Total(i16),
+    Doff(u8),
+    Ttl(u8),
+    Fragment(u16),
+    Options(Vec<u8>),
+}
+
+pub const ALL: i32 = i32::MAX;
+
+/// What a client's packet may carry.
+pub const REQUESTS: [&[u8]; 16] = [
+    b"",
+    b"\0",
+    b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET /a?q=1 HTTP/1.0\r\n\r\n",
+    b"POST /b HTTP/1.1\r\n\r\nbody",
+    b"GET /a HT",
+    b"\x16\x03\x01\x02\0\x01",
+    b"GET http://x/a HTTP/1.1\r\n\r\n",
+    b"GET /img/a HTTP/1.1\r\nHost: t.example.com\r\n\r\n",
+    b"HEAD /img//a HTTP/1.1\r\nHost: tenant.example.org\r\n\r\n",
+    b"GET /a HTTP/1.1\r\n\r\nGET /img/a HTTP/1.1\r\n\r\n",
+    b"GET /a HTTP/1.1\r\nHost: x\r\n",
+    b"\r\n",
+    b"POST /img/a HTTP/1.1\r\nContent-Length: 9\r\n\r\nbo",
+    b"dy12345",
+    b"dy12345GET /img/a HTTP/1.1\r\n\r\n",
+];
+
+/// What a packet of the server may carry.
+pub const RESPONSES: [&[u8]; 8] = [
+    b"",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+    b"HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"HTTP/1.1 304\r\n\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 30\r\n\r\n",
+    b"HTTP/1.0 200 OK\r\n\r\n",
+];
+
+fn kinds() -> impl Strategy<Value = Kind> {
+    let flags = prop_oneof![
+        6 => Just(ACK), 4 => Just(ACK | PSH), 3 => Just(FIN | ACK), 1 => Just(RST), 1 => Just(RST | ACK),
+        1 => any::<u8>(),
+    ];
+    let offset = || prop_oneof![6 => Just(0), 1 => Just(-1), 1 => Just(1), 1 => Just(500), 3 => Just(ALL), 1 => any::<i32>()];
+    let usual = |flags, seq, ack, payload| Just(Kind::Segment { flags, seq, ack, stamps: true, payload });
+    prop_oneof![
+        2 => usual(ACK | PSH, 0, 0, 2),
+        2 => (0..16_u8).prop_map(|payload| {
+            Kind::Segment { flags: ACK | PSH, seq: ALL, ack: ALL, stamps: true, payload }
+        }),
+        2 => usual(ACK, ALL, ALL, 0),
+        1 => (select(vec![0, 0, 70_000, 1]), 0..16_u8).prop_map(|(step, options)| Kind::Syn { step, options }),
+        4 => (flags, offset(), offset(), any::<bool>(), 0..16_u8).prop_map(|(flags, seq, ack, stamps, payload)| {
+            Kind::Segment { flags, seq, ack, stamps, payload }
+        }),
+    ]
+}
+
+fn mutations() -> impl Strategy<Value = Option<Mutation>> {
+    let mutation = prop_oneof![
+        4 => (0..140_u16, any::<u8>(), any::<bool>())
+            .prop_map(|(at, value, repaired)| Mutation::Byte { at, value, repaired }),
+        1 => (14..140_u16).prop_map(|to| Mutation::Cut { to }),
+        1 => (1..40_u8).prop_map(|by| Mutation::Pad { by }),
+        1 => (-60..60_i16).prop_map(Mutation::Total),
+        1 => (0..16_u8).prop_map(Mutation::Doff),
+        1 => (0..3_u8).prop_map(Mutation::Ttl),
+        1 => any::<u16>().prop_map(Mutation::Fragment),
+        2 => vec(prop_oneof![0..12_u8, any::<u8>()], 0..40).prop_map(Mutation::Options),
+    ];
+    prop_oneof![5 => Just(None), 1 => mutation.prop_map(Some)]
+}
+
+fn steps() -> impl Strategy<Value = Step> {
+    let flows = || 0..6_u8;
+    let nodes = || 0..3_u16;
+    let near = || prop_oneof![5 => Just(0), 1 => any::<i32>(), 1 => Just(1)];
+    let at = prop_oneof![5 => Just(ALL), 5 => Just(0), 1 => any::<i32>(), 1 => Just(1)];
+    let replay = prop_oneof![3 => Just(None), 1 => (0..60_u8).prop_map(Some)];
+    let late = || prop_oneof![4 => Just(0), 1 => -140_000..140_000_i32];
+    let times =
+        select(vec![1, 200, 2_001, 3_001, 59_000, 61_000, 70_000, 140_000, 301_000, 700_000, 7_201_000]);
+    prop_oneof![
+        24 => (flows(), 0..6_u8, kinds(), mutations())
+            .prop_map(|(flow, from, kind, mutation)| Step::Packet { flow, from, kind, mutation }),
+        4 => (flows(), near(), 0..6_u8, late(), replay, kinds(), mutations())
+            .prop_map(|(flow, seq, hops, late_ms, replay, kind, mutation)| {
+                Step::Handoff { flow, seq, hops, late_ms, replay, kind, mutation }
+            }),
+        5 => (flows(), select(vec![ACK, ACK, FIN | ACK, RST, RST | ACK]), at, 0..8_u8, mutations())
+            .prop_map(|(flow, flags, at, payload, mutation)| Step::Egress { flow, flags, at, payload, mutation }),
+        2 => (flows(), nodes()).prop_map(|(flow, node)| Step::Held { flow, node }),
+        1 => (flows(), 1..3_u32).prop_map(|(flow, held)| Step::Released { flow, held }),
+        2 => (flows(), near(), nodes(), late())
+            .prop_map(|(flow, seq, node, late_ms)| Step::Told { flow, seq, node, late_ms }),
+        2 => flows().prop_map(|flow| Step::Adopted { flow }),
+        2 => (flows(), prop_oneof![4 => Just(ALL), 1 => Just(0)], nodes())
+            .prop_map(|(flow, seq, node)| Step::DecideAsked { flow, seq, node }),
+        1 => flows().prop_map(|flow| Step::ReadHeld { flow }),
+        1 => flows().prop_map(|flow| Step::Freeze { flow }),
+        1 => (flows(), nodes(), 0..60_u8)
+            .prop_map(|(flow, node, replay)| Step::BindRead { flow, node, replay }),
+        1 => any::<bool>().prop_map(Step::Disk),
+        1 => (flows(), near()).prop_map(|(flow, seq)| Step::CloseTold { flow, seq }),
+        2 => times.prop_map(|ms| Step::Pass { ms }),
+        1 => (0..80_000_u64).prop_map(|ms| Step::Back { ms }),
+        1 => any::<bool>().prop_map(Step::Daemon),
+        1 => (0..3_u8).prop_map(Step::Guide),
+        3 => (nodes(), 0..50_u32, 1..4_u16, any::<bool>())
+            .prop_map(|(node, reported, weight, live)| Step::Load { node, reported, weight, live }),
+        2 => (select(vec![2, 3, 4, 8, 9, 10, 13_u8]), vec(nodes(), 1..4), 1..3_u32)
+            .prop_map(|(request, servers, generation)| Step::Decision { request, servers, generation }),
+    ]
+}
+
+/// One step, or what the life of a connection that this node serves consists of.
+pub fn blocks() -> impl Strategy<Value = Vec<Step>> {
+    let segment = |flow, from, payload| {
+        let kind = Kind::Segment { flags: ACK | PSH, seq: ALL, ack: ALL, stamps: true, payload };
+        Step::Packet { flow, from, kind, mutation: None }
+    };
+    let life = (select(vec![0, 2, 4, 4, 4, 5_u8]), vec((2..16_u8, 0..8_u8, 0..3_u16, 0..6_u8), 1..4));
+    let life = life.prop_map(move |(flow, exchanges)| {
+        let mut steps = vec![Step::Adopted { flow }];
+        for (request, response, node, what) in exchanges {
+            steps.push(segment(flow, 0, request));
+            if what > 3 {
+                steps.extend([Step::DecideAsked { flow, seq: ALL, node }, segment(flow, 4, request)]);
+                steps.push(Step::Released { flow, held: 1 });
+            }
+            if what > 0 {
+                steps.push(Step::Egress { flow, flags: ACK, at: ALL, payload: response, mutation: None });
+            }
+        }
+        steps
+    });
+    prop_oneof![8 => steps().prop_map(|step| vec![step]), 1 => life]
+}
