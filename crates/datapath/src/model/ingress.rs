@@ -14,14 +14,19 @@ use super::{
     maglev_slot,
 };
 use crate::constants::{
-    COOKIE_SLOTS_OLD, FLAG_ADOPTED, FLAG_CLOSED, FLAG_CONFIRMED, FLAG_FIN_IN, FLAG_HANDED, FLAG_REPLAY,
-    FLAG_SYN_SEEN, RCV_WSCALE, RTT_CAP_MS, RTT_UNKNOWN, SYNACK_WINDOW, TRIES_MAX,
+    COOKIE_SLOTS_OLD, FLAG_ADOPTED, FLAG_CLOSED, FLAG_CONFIRMED, FLAG_FIN_IN, FLAG_HANDED, FLAG_MOVED,
+    FLAG_REPLAY, FLAG_SYN_SEEN, OPTION_WSCALE, RCV_WSCALE, RTT_CAP_MS, RTT_UNKNOWN, SYNACK_WINDOW, TRIES_MAX,
 };
 use crate::counters::Counter;
 use crate::events::Event;
 use crate::tables::State;
 
 const WINDOW: u16 = SYNACK_WINDOW as u16;
+
+/// As much as the SYN-ACK said, in this connection's scale.
+fn scaled_window(b: &Binding) -> u16 {
+    if u32::from(b.options) & OPTION_WSCALE != 0 { WINDOW >> RCV_WSCALE } else { WINDOW }
+}
 
 impl Run<'_> {
     pub(super) fn ingress(&mut self, released: bool) -> Verdict {
@@ -50,14 +55,12 @@ impl Run<'_> {
             let b = *b;
             self.put(p.flow, b);
         }
-        let known = known.filter(|b| !syn && b.is_about(p));
-        if let Some(b) = known {
-            if b.owner(this) == Some(this) && b.is_hearsay() {
-                return self.told_ours(p, b);
-            }
-            if b.state == State::Reading {
-                return self.reading(p, b);
-            }
+        let known = known
+            .filter(|b| !syn && b.is_about(p))
+            // Nobody is told that what it has not taken is its own.
+            .filter(|b| !(b.owner(this) == Some(this) && b.is_hearsay()));
+        if let Some(b) = known.filter(|b| b.state == State::Reading) {
+            return self.reading(p, b);
         }
         let known = known.map(|b| self.give_up_releasing(p, b));
         // While user space gives back what it held, nothing may overtake that: but what carries nothing.
@@ -88,7 +91,7 @@ impl Run<'_> {
                 self.held(p, b, released)
             }
             Some(b) => self.open(p, b),
-            None if roles.distributor || roles.server => self.unknown(p, from),
+            None if roles.distributor || roles.server => self.unknown(p),
             None => self.drop(Counter::DropNoRole),
         }
     }
@@ -104,23 +107,6 @@ impl Run<'_> {
         b
     }
 
-    /// Another node says that the connection is ours, but its handoff packet has not come: whoever said so
-    /// sends it when the client repeats its request.
-    fn told_ours(&mut self, p: &Packet, b: Binding) -> Verdict {
-        let mover = NodeId(b.distributor);
-        if p.payload.is_empty() || !self.may_repeat(mover) {
-            return self.unknown(p, self.sender());
-        }
-        self.forward(p, mover, Counter::ForwardedBinding)
-    }
-
-    /// Whether another node, from which this packet has not come, may be asked for a handoff packet: it
-    /// is not known to be dead.
-    fn may_repeat(&self, mover: NodeId) -> bool {
-        let dead = self.model.tables.loads.get(&mover).is_some_and(|l| l.weight > 0 && !l.live);
-        mover != self.model.settings.node && self.sender() != Some(mover) && !dead
-    }
-
     fn syn(&mut self, p: &Packet) -> Verdict {
         if !self.model.settings.roles.distributor {
             return self.drop(Counter::DropNoRole);
@@ -131,7 +117,10 @@ impl Run<'_> {
         let offer = Offer::of(&p.options);
         let cookie = cookie_of(&self.model.tables.keys, &p.flow, p.seq, offer, self.clock);
         self.count(Counter::SynAnswered);
-        self.answer(p, &Reply { seq: cookie, ack: p.seq.wrapping_add(1), flags: SYN | ACK, window: WINDOW })
+        self.answer(
+            p,
+            &Reply { seq: cookie, ack: p.seq.wrapping_add(1), flags: SYN | ACK, window: WINDOW, clock: None },
+        )
     }
 
     /// A connection that this node owns.
@@ -144,12 +133,11 @@ impl Run<'_> {
     fn owned(&mut self, p: &Packet, b: &mut Binding, released: bool) -> Verdict {
         let carries = !p.payload.is_empty();
         if carries && p.seq == b.start_seq && !b.has(FLAG_CONFIRMED | FLAG_CLOSED) {
-            let known = b.has(FLAG_ADOPTED);
-            let verdict = self.adopt(p, b);
-            if !known && b.has(FLAG_ADOPTED) {
-                self.follow_from(p, b);
+            // With another ack it is not what the connection was bound by.
+            if p.ack != b.start_ack {
+                return self.drop(Counter::DropEarlySegment);
             }
-            return verdict;
+            return self.take(p, b);
         }
         if carries && self.service(&p.flow).is_some_and(|s| s.follows) {
             if b.state == State::Asking && !released {
@@ -167,6 +155,30 @@ impl Run<'_> {
         self.count(Counter::Owned);
         self.track_in(p, b);
         Verdict::Stack
+    }
+
+    /// The first data packet of a connection that this node is to have.
+    fn take(&mut self, p: &Packet, b: &mut Binding) -> Verdict {
+        let known = b.has(FLAG_ADOPTED);
+        // A client that repeats its request may have put the next one behind it.
+        if !known && !self.follow_from(p, b) {
+            return self.ask(b, Counter::HeldPipelined);
+        }
+        let verdict = self.adopt(p, b);
+        if !known && b.has(FLAG_ADOPTED) {
+            // Who handed it off knows; when it has moved, the first one must be told.
+            let moved = b.has(FLAG_MOVED);
+            let this = self.model.settings.node;
+            self.tell(Event::Bound {
+                flow: p.flow,
+                start_seq: b.start_seq,
+                server: this,
+                service: b.service,
+                issued: b.issued,
+                distributor: if moved { NodeId(b.distributor) } else { this },
+            });
+        }
+        verdict
     }
 
     fn adopt(&mut self, p: &Packet, b: &mut Binding) -> Verdict {
@@ -215,14 +227,14 @@ impl Run<'_> {
             b.flags |= FLAG_FIN_IN;
             self.unassign(&b);
         }
-        let first = !p.payload.is_empty() && p.seq == b.start_seq;
-        // Whoever sent it: its owner-to-be, too, when the handoff packet was lost. Who moved it can repeat
-        // that, where this node cannot.
-        let mover = NodeId(b.distributor);
-        let verdict = if first && !b.is_hearsay() {
+        let carries = !p.payload.is_empty() && !b.is_hearsay();
+        let old = (p.seq.wrapping_sub(b.start_seq)).cast_signed() < 0;
+        // Whoever sent it: its owner-to-be, too, when the handoff packet was lost. With another ack it
+        // would not be the packet that the move was made of.
+        let verdict = if carries && p.seq == b.start_seq && p.ack == b.start_ack {
             self.hand_off(p, &mut b, node)
-        } else if first && mover != node && self.may_repeat(mover) {
-            self.forward(p, mover, Counter::ForwardedBinding)
+        } else if carries && b.has(FLAG_MOVED) && old {
+            self.answer_old(p, &b)
         } else if self.sender() == Some(node) {
             self.drop(Counter::DropLoop)
         } else {
@@ -230,6 +242,15 @@ impl Run<'_> {
         };
         self.put(p.flow, b);
         verdict
+    }
+
+    /// What the socket here had taken before the connection moved: its ACK was lost, and nobody else has
+    /// one for it. The owner's clock may be behind the flow's: the client hears none that it has not heard.
+    fn answer_old(&mut self, p: &Packet, b: &Binding) -> Verdict {
+        self.count(Counter::OldAnswered);
+        let window = scaled_window(b);
+        let clock = p.options.timestamps.map(|(_, tsecr)| tsecr);
+        self.answer(p, &Reply { seq: b.start_ack, ack: b.start_seq, flags: ACK, window, clock })
     }
 
     fn held(&mut self, p: &Packet, mut b: Binding, released: bool) -> Verdict {
@@ -263,9 +284,9 @@ impl Run<'_> {
         if p.seq == b.start_seq.wrapping_sub(1) && p.payload.len() <= 1 {
             // RFC 9293 3.8.4. The window is what the SYN-ACK said, in this connection's scale.
             self.count(Counter::KeepaliveAnswered);
-            let scaled = u32::from(b.options) & crate::constants::OPTION_WSCALE != 0;
-            let window = if scaled { WINDOW >> RCV_WSCALE } else { WINDOW };
-            return self.answer(p, &Reply { seq: b.start_ack, ack: b.start_seq, flags: ACK, window });
+            let window = scaled_window(&b);
+            return self
+                .answer(p, &Reply { seq: b.start_ack, ack: b.start_seq, flags: ACK, window, clock: None });
         }
         // What comes before the bytes in front of it, data or FIN, must come again behind them.
         if !p.payload.is_empty() || (p.has(FIN) && p.seq != b.start_seq) {
@@ -281,7 +302,10 @@ impl Run<'_> {
         self.model.tables.bindings.remove(&p.flow);
         self.count(Counter::FinAnswered);
         let window = WINDOW >> RCV_WSCALE;
-        self.answer(p, &Reply { seq: p.ack, ack: p.seq.wrapping_add(1), flags: FIN | ACK, window })
+        self.answer(
+            p,
+            &Reply { seq: p.ack, ack: p.seq.wrapping_add(1), flags: FIN | ACK, window, clock: None },
+        )
     }
 
     fn first_request(&mut self, p: &Packet, mut b: Binding) -> Verdict {
@@ -342,9 +366,6 @@ impl Run<'_> {
         }
         b.state = State::Bound(server);
         b.issued = self.clock.wall_ns;
-        let (flow, start_seq, service, issued) = (p.flow, b.start_seq, b.service, b.issued);
-        let distributor = NodeId(b.distributor);
-        self.tell(Event::Bound { flow, start_seq, server, service, issued, distributor });
         if server == self.model.settings.node {
             self.count(Counter::HandoffLocal);
             return self.own(p, b, false);
@@ -361,7 +382,7 @@ impl Run<'_> {
         self.send_handoff(p, b, to)
     }
 
-    fn unknown(&mut self, p: &Packet, from: Option<NodeId>) -> Verdict {
+    fn unknown(&mut self, p: &Packet) -> Verdict {
         let (roles, keys) = (self.model.settings.roles, self.model.tables.keys);
         let acknowledges = p.has(ACK) && !p.has(RST);
         let proven = acknowledges && cookie_age(&keys, p, 2, self.clock).is_some();
@@ -506,7 +527,5 @@ fn learn(b: &mut Binding, p: &Packet, h: &Handoff) {
     b.snd_wscale = h.snd_wscale;
     b.cwnd = h.cwnd;
     b.replay_end = h.replay_end;
-    if u32::from(h.flags) & FLAG_REPLAY != 0 {
-        b.flags |= FLAG_REPLAY;
-    }
+    b.flags |= u32::from(h.flags) & (FLAG_REPLAY | FLAG_MOVED);
 }

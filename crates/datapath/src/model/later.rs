@@ -8,9 +8,8 @@ use super::decide::Choice;
 use super::egress::Sent;
 use super::request::{Read, feed};
 use super::{Binding, Packet, Run, Service, Verdict};
-use crate::constants::{FLAG_HANDED, FLAG_SYN_SEEN, RTT_CAP_MS};
+use crate::constants::{CWND_FRESH_MS, FLAG_HANDED, FLAG_MOVED, FLAG_SYN_SEEN, RTT_CAP_MS};
 use crate::counters::Counter;
-use crate::events::Event;
 use crate::tables::{Guide, State};
 
 /// What the owner follows of a connection (`struct exchange`).
@@ -107,17 +106,33 @@ impl Run<'_> {
         self.model.tables.exchanges.insert(flow, f);
     }
 
-    /// Begins to follow a connection with its first packet.
-    pub(super) fn follow_from(&mut self, p: &Packet, b: &Binding) {
-        if !self.service(&p.flow).is_some_and(|s| s.follows) {
-            return;
-        }
+    /// Begins to follow a connection with its first packet. `false`: another request begins in that, and
+    /// whose it is must be seen first.
+    pub(super) fn follow_from(&mut self, p: &Packet, b: &Binding) -> bool {
+        let Some(service) = self.service(&p.flow).filter(|s| s.follows) else { return true };
+        let strict = service.strict;
         let mut f = Followed::new(b.start_seq, b.start_ack);
-        if f.messages.request(p.seq, &p.payload) != Fed::Followed {
+        let mut after = f.messages;
+        let (fed, again) = feed(&mut after, p.seq, &p.payload);
+        if fed != Fed::Followed {
             f.doubt = true;
             self.count(Counter::MoveDoubt);
         }
+        match again.filter(|_| strict) {
+            Some(at) => f.cut_seq = Some(p.seq.wrapping_add(at as u32)),
+            None => f.messages = after,
+        }
         self.keep(p.flow, f);
+        f.cut_seq.is_none()
+    }
+
+    /// User space is asked about the next request of a connection that this node serves.
+    pub(super) fn ask(&mut self, b: &mut Binding, why: Counter) -> Verdict {
+        b.state = State::Asking;
+        b.since_ns = self.clock.kernel_ns;
+        b.held = 1;
+        self.count(why);
+        Verdict::Redirect
     }
 
     /// The server has sent something.
@@ -183,13 +198,7 @@ impl Run<'_> {
                 None if service.strict => return Some(self.drop(Counter::DropEarlyRequest)),
                 None => {}
             },
-            Later::Asked(why) => {
-                b.state = State::Asking;
-                b.since_ns = self.clock.kernel_ns;
-                b.held = 1;
-                self.count(why);
-                return Some(Verdict::Redirect);
-            }
+            Later::Asked(why) => return Some(self.ask(b, why)),
             Later::Waits => return Some(self.drop(Counter::DropEarlyRequest)),
             Later::Read => return Some(self.read_later(p, b)),
         }
@@ -281,20 +290,13 @@ impl Run<'_> {
         }
         self.leave(p, b);
         b.state = State::Bound(to);
-        b.flags |= FLAG_HANDED;
+        b.flags |= FLAG_HANDED | FLAG_MOVED;
+        b.tries = 0;
         self.model.stack.sockets.remove(&p.flow);
         self.count(Counter::Moved);
         if let Some(load) = self.model.tables.loads.get_mut(&to) {
             load.assigned = load.assigned.wrapping_add(1);
         }
-        self.tell(Event::Bound {
-            flow: p.flow,
-            start_seq: b.start_seq,
-            server: to,
-            service: b.service,
-            issued: b.issued,
-            distributor: NodeId(b.distributor),
-        });
         Some(self.send_handoff(p, b, to))
     }
 
@@ -315,7 +317,10 @@ impl Run<'_> {
     fn socket_is_idle(&self, p: &Packet, b: &mut Binding) -> bool {
         let Some(socket) = self.model.stack.sockets.get(&p.flow) else { return false };
         let Some(s) = socket.established else { return false };
-        b.cwnd = u16::try_from(s.cwnd).unwrap_or(u16::MAX);
+        // What an idle connection has learnt of the path is out of date: RFC 5681 4.1.
+        let idle_ns = self.clock.kernel_ns.saturating_sub(b.seen_ns);
+        let fresh = idle_ns < u64::from(CWND_FRESH_MS) * 1_000_000;
+        b.cwnd = if fresh { u16::try_from(s.cwnd).unwrap_or(u16::MAX) } else { 0 };
         b.rtt_ms = s.rtt_ms.min(RTT_CAP_MS) as u16;
         socket.rcv_nxt == p.seq && s.snd_nxt == p.ack && s.write_seq == p.ack && !s.out_of_order
     }

@@ -3,7 +3,7 @@
 use baton_cluster::{Flow, NodeId};
 
 use super::{Binding, Clock, Model, Outcome, Run, Verdict};
-use crate::constants::{FLAG_ADOPTED, FLAG_CLOSED, FLAG_FROZEN, FLAG_REPLAY};
+use crate::constants::{FLAG_ADOPTED, FLAG_CLOSED, FLAG_FROZEN, FLAG_MOVED, FLAG_REPLAY, FLAG_SYN_SEEN};
 use crate::tables::State;
 
 impl Model {
@@ -85,7 +85,7 @@ impl Model {
         b.issued = b.issued_after(clock.wall_ns);
         b.held = 0;
         b.replay_end = replay_end;
-        b.flags = FLAG_REPLAY;
+        b.flags = FLAG_REPLAY | (b.flags & (FLAG_MOVED | FLAG_SYN_SEEN));
         true
     }
 

@@ -2,7 +2,7 @@
 
 use super::packet::flag::{FIN, RST};
 use super::{Binding, Packet, Run, Verdict};
-use crate::constants::{FLAG_ADOPTED, FLAG_FIN_IN, FLAG_FROZEN};
+use crate::constants::{FLAG_ADOPTED, FLAG_FIN_IN, FLAG_FROZEN, FLAG_MOVED};
 use crate::counters::Counter;
 use crate::tables::State;
 
@@ -50,6 +50,7 @@ impl Run<'_> {
     /// A later request is the reader's: the server's socket ends.
     pub(super) fn read_later(&mut self, p: &Packet, b: &mut Binding) -> Verdict {
         self.leave(p, b);
+        b.flags |= FLAG_MOVED;
         b.snd_end = p.ack;
         b.state = State::Reading;
         self.read(p, b)

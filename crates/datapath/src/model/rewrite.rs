@@ -8,7 +8,7 @@ use super::handoff::{Handoff, OVERHEAD};
 use super::packet::flag::{RST, SYN};
 use super::packet::{L3, L4, be16};
 use super::{Binding, Packet, Run, Verdict, flow_clock};
-use crate::constants::{FLAG_REPLAY, HOPS_MAX, RCV_WSCALE, RTT_CAP_MS, RTT_UNKNOWN};
+use crate::constants::{FLAG_MOVED, FLAG_REPLAY, HOPS_MAX, RCV_WSCALE, RTT_CAP_MS, RTT_UNKNOWN};
 use crate::counters::Counter;
 
 /// The ones' complement sum of 16-bit words (RFC 1071), folded.
@@ -60,6 +60,8 @@ pub(super) struct Reply {
     pub(super) ack: u32,
     pub(super) flags: u8,
     pub(super) window: u16,
+    /// What its timestamp says, if not the flow's clock.
+    pub(super) clock: Option<u32>,
 }
 
 /// Whether a SYN's own checksum is right. (Its payload, if it has one, is never used.)
@@ -91,7 +93,7 @@ impl Run<'_> {
 
     /// A packet of our own to the client, in place of the one that it sent.
     pub(super) fn answer(&mut self, p: &Packet, r: &Reply) -> Verdict {
-        let options = self.answer_options(p, r.flags & SYN != 0);
+        let options = self.answer_options(p, r);
         let mut tcp = Vec::new();
         tcp.extend(p.flow.vip_port.to_be_bytes());
         tcp.extend(p.flow.client_port.to_be_bytes());
@@ -113,7 +115,8 @@ impl Run<'_> {
     }
 
     /// What the client offered and no more (RFC 9293 3.2, RFC 7323 1.3 and 3.2), padded to words.
-    fn answer_options(&self, p: &Packet, syn: bool) -> Vec<u8> {
+    fn answer_options(&self, p: &Packet, r: &Reply) -> Vec<u8> {
+        let syn = r.flags & SYN != 0;
         let mut out = Vec::new();
         let timestamps = p.options.timestamps;
         if syn {
@@ -129,7 +132,8 @@ impl Run<'_> {
         }
         if let Some((tsval, _)) = timestamps {
             out.extend([8, 10]);
-            out.extend(flow_clock(&self.model.tables.keys, &p.flow, self.clock).to_be_bytes());
+            let clock = r.clock.unwrap_or_else(|| flow_clock(&self.model.tables.keys, &p.flow, self.clock));
+            out.extend(clock.to_be_bytes());
             out.extend(tsval.to_be_bytes());
         }
         if syn && p.options.wscale.is_some() {
@@ -197,8 +201,8 @@ impl Run<'_> {
             service: b.service.0,
             rtt_ms: b.rtt_ms,
             cwnd: b.cwnd,
-            flags: if b.has(FLAG_REPLAY) { FLAG_REPLAY as u16 } else { 0 },
-            replay_end: if b.has(FLAG_REPLAY) { b.replay_end } else { 0 },
+            flags: (b.flags & (FLAG_REPLAY | FLAG_MOVED)) as u16,
+            replay_end: b.replay_end,
         };
         let keys = self.model.tables.keys;
         match handoff.wrap(&keys, &self.frame, settings.address, address, settings.handoff_port) {

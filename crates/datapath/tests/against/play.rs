@@ -311,7 +311,6 @@ impl Play<'_> {
         match step {
             Step::Back { ms } => self.world.set_back(Duration::from_millis(*ms)),
             Step::Adopted { flow } => self.adopted(*flow),
-            Step::Disk(is_idle) => self.world.disk(*is_idle),
             Step::Daemon(listens) => self.world.daemon(*listens),
             Step::Guide(kind) => {
                 let guide = match kind {

@@ -87,7 +87,6 @@ pub enum Step {
         node: u16,
         replay: u8,
     },
-    Disk(bool),
     CloseTold {
         flow: u8,
         seq: i32,
@@ -225,7 +224,6 @@ fn steps() -> impl Strategy<Value = Step> {
         1 => flows().prop_map(|flow| Step::Freeze { flow }),
         1 => (flows(), nodes(), 0..60_u8)
             .prop_map(|(flow, node, replay)| Step::BindRead { flow, node, replay }),
-        1 => any::<bool>().prop_map(Step::Disk),
         1 => (flows(), near()).prop_map(|(flow, seq)| Step::CloseTold { flow, seq }),
         2 => times.prop_map(|ms| Step::Pass { ms }),
         1 => (0..80_000_u64).prop_map(|ms| Step::Back { ms }),
