@@ -52,7 +52,7 @@ inline_always void describe(struct packet *p, struct binding *b)
  * repeats a handoff packet's wrapping on each) goes up behind the first: by then the stack has made
  * the socket.
  */
-inline_always int take(struct __sk_buff *skb, struct packet *p, struct binding *b)
+inline_always int take(struct __sk_buff *skb, struct packet *p, struct binding *b, bool released)
 {
 	struct scratch *s = scratch();
 	bool adopted = b->flags & FLAG_ADOPTED;
@@ -61,6 +61,10 @@ inline_always int take(struct __sk_buff *skb, struct packet *p, struct binding *
 		return drop(COUNT_FAULT_MAP);
 	/* a client that repeats its request may have put the next one behind it */
 	if (!adopted && !follow_from(skb, p, b)) {
+		if (released)
+			return drop(COUNT_DROP_EARLY_REQUEST);
+		if (b->state == STATE_ASKING && !held_too_long(b))
+			return hold(b, COUNT_HELD_MORE);
 		b->state = STATE_ASKING;
 		b->since_ns = bpf_ktime_get_ns();
 		b->held = 0;
@@ -79,7 +83,7 @@ function int own(struct __sk_buff *skb, struct packet *p, struct binding *b, boo
 		if (p->ack != b->start_ack)
 			return drop(COUNT_DROP_EARLY_SEGMENT);
 		read_options(skb, p);
-		return take(skb, p, b);
+		return take(skb, p, b, released);
 	}
 	if (p->payload && p->service_flags & SERVICE_FOLLOWS) {
 		if (b->state == STATE_ASKING && !released) {

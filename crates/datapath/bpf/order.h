@@ -73,6 +73,8 @@ int apply_order(struct order *o)
 				return 0;
 			b->node = o->node;
 			b->issued = o->issued;
+			if (b->state == STATE_ASKING)
+				b->state = STATE_BOUND;
 			o->done = 1;
 			return 0;
 		}
