@@ -11,14 +11,15 @@ use baton_cluster::{Flow, NodeId, ServiceId};
 use libbpf_rs::{MapCore, MapFlags, ProgramInput, ProgramMut};
 
 use crate::constants::{
-    MARK_ANSWER, MARK_LOCAL_RESET, MARK_RELEASED, NO_NODE, PHASE_BODY, PHASE_CHUNK_DATA, PHASE_HOST,
-    PHASE_VALUE, STATE_ASKING, STATE_BOUND, STATE_HELD, STATE_OPEN, STATE_READING, STATE_RELEASING,
+    MARK_ANSWER, MARK_LOCAL_RESET, MARK_RELEASED, MAX_POOLS, NO_NODE, PHASE_BODY, PHASE_CHUNK_DATA,
+    PHASE_HOST, PHASE_VALUE, STATE_ASKING, STATE_BOUND, STATE_HELD, STATE_OPEN, STATE_READING,
+    STATE_RELEASING,
 };
 use crate::error::DatapathError;
 use crate::model::{Binding, Direction, Messages, Verdict};
 use crate::programs::Datapath;
 use crate::shared::{as_bytes, from_bytes, key_of, types};
-use crate::tables::State;
+use crate::tables::{State, put};
 
 /// Room for what wrapping may add to a packet.
 const HEADROOM: usize = 256;
@@ -208,6 +209,14 @@ impl Datapath {
         };
         let map = &self.skel.maps.exchanges;
         map.update(as_bytes(&key_of(flow)), as_bytes(&value), MapFlags::ANY).map_err(refused)
+    }
+
+    /// Every rota begins anew.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn begin_rotas(&self) -> Result<(), DatapathError> {
+        (0..MAX_POOLS).try_for_each(|pool| put(&self.skel.maps.turns, "turns", &pool, &0_u32))
     }
 
     /// Forgets what is followed of every connection.

@@ -137,14 +137,12 @@ impl Run<'_> {
             if p.ack != b.start_ack {
                 return self.drop(Counter::DropEarlySegment);
             }
-            return self.take(p, b);
+            return self.take(p, b, released);
         }
         if carries && self.service(&p.flow).is_some_and(|s| s.follows) {
             if b.state == State::Asking && !released {
                 if !b.waited_enough(self.clock.kernel_ns) {
-                    b.held += 1;
-                    self.count(Counter::HeldMore);
-                    return Verdict::Redirect;
+                    return self.hold_more(b);
                 }
                 b.state = State::Bound(self.model.settings.node);
             }
@@ -158,10 +156,16 @@ impl Run<'_> {
     }
 
     /// The first data packet of a connection that this node is to have.
-    fn take(&mut self, p: &Packet, b: &mut Binding) -> Verdict {
+    fn take(&mut self, p: &Packet, b: &mut Binding, released: bool) -> Verdict {
         let known = b.has(FLAG_ADOPTED);
         // A client that repeats its request may have put the next one behind it.
         if !known && !self.follow_from(p, b) {
+            if released {
+                return self.drop(Counter::DropEarlyRequest);
+            }
+            if b.state == State::Asking && !b.waited_enough(self.clock.kernel_ns) {
+                return self.hold_more(b);
+            }
             return self.ask(b, Counter::HeldPipelined);
         }
         let verdict = self.adopt(p, b);
@@ -265,8 +269,14 @@ impl Run<'_> {
         if released {
             return self.drop(Counter::DropEarlySegment);
         }
-        b.held += 1;
+        let verdict = self.hold_more(&mut b);
         self.put(p.flow, b);
+        verdict
+    }
+
+    /// One packet more for user space.
+    fn hold_more(&mut self, b: &mut Binding) -> Verdict {
+        b.held += 1;
         self.count(Counter::HeldMore);
         Verdict::Redirect
     }

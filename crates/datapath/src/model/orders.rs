@@ -110,10 +110,9 @@ impl Model {
                 // Decided afresh elsewhere, because its handoff packet was lost: unless it was not.
                 if !b.has(FLAG_ADOPTED) {
                     b.issued = issued;
-                    b.state = if matches!(b.state, State::Bound(_)) {
-                        State::Bound(server)
-                    } else {
-                        State::Releasing(server)
+                    b.state = match b.state {
+                        State::Releasing(_) => State::Releasing(server),
+                        _ => State::Bound(server),
                     };
                     run.put(*flow, b);
                 }

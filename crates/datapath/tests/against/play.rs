@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use baton_cluster::{Flow, NodeId};
-use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CONFIRMED, FLAG_REPLAY};
+use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CONFIRMED, FLAG_HANDED, FLAG_MOVED, FLAG_REPLAY};
 use baton_datapath::model::flag::{RST, SYN};
 use baton_datapath::model::{Binding, Handoff, Offer, Options, Verdict, cookie_of};
 use baton_datapath::{Guide, State};
@@ -141,7 +141,7 @@ impl Play<'_> {
             service: 0,
             rtt_ms: 3,
             cwnd: u16::from(*hops) * 10,
-            flags: if replay.is_some() { FLAG_REPLAY as u16 } else { 0 },
+            flags: if replay.is_some() { (FLAG_REPLAY | FLAG_MOVED) as u16 } else { 0 },
             replay_end: replay.map_or(0, |bytes| start_seq.wrapping_add(bytes.into())),
         };
         let wrapped = handoff.wrap(&keys(), &inner, address(OTHER), address(SELF), HANDOFF_PORT);
@@ -189,19 +189,23 @@ impl Play<'_> {
         let client = *self.client(*number);
         let (flow, start_seq) = (flow_of(*number), client.isn.wrapping_add(1));
         let clock = self.world.clock();
+        let server = match step {
+            Step::DecideAsked { node, .. } | Step::BindRead { node, .. } => self.server(*node),
+            _ => SELF,
+        };
         let World { programs, model, .. } = &mut *self.world;
         let (done, said) = match step {
-            Step::DecideAsked { seq, node, .. } => {
+            Step::DecideAsked { seq, .. } => {
                 let sent = if *seq == ALL { client.sent } else { *seq as u32 };
-                let (seq, node) = (start_seq.wrapping_add(sent), NodeId(*node));
-                let done = programs.decide_asked(&flow, seq, node).map_err(|e| e.to_string())?;
-                (done, model.decide_asked(&flow, seq, node, clock))
+                let seq = start_seq.wrapping_add(sent);
+                let done = programs.decide_asked(&flow, seq, server).map_err(|e| e.to_string())?;
+                (done, model.decide_asked(&flow, seq, server, clock))
             }
-            Step::BindRead { node, replay, .. } => {
+            Step::BindRead { replay, .. } => {
                 let end = start_seq.wrapping_add((*replay).into());
-                let done = programs.bind_read(&flow, start_seq, NodeId(*node), end);
+                let done = programs.bind_read(&flow, start_seq, server, end);
                 let done = done.map_err(|e| e.to_string())?.map(|_| 0);
-                (done, model.bind_read(&flow, start_seq, NodeId(*node), end, clock).then_some(0))
+                (done, model.bind_read(&flow, start_seq, server, end, clock).then_some(0))
             }
             Step::Freeze { .. } => {
                 let done = programs.freeze(&flow, start_seq).map_err(|e| e.to_string())?;
@@ -218,8 +222,17 @@ impl Play<'_> {
         self.world.settle(clock)
     }
 
+    /// The node, or another when it is this one and no server.
+    fn server(&self, node: u16) -> NodeId {
+        let node = NodeId(node);
+        if node == SELF && !self.world.model.settings.roles.server { OTHER } else { node }
+    }
+
     /// This node serves the connection from its first byte on.
     fn adopted(&mut self, number: u8) {
+        if !self.world.model.settings.roles.server {
+            return;
+        }
         let flow = flow_of(number);
         let client = self.client(number);
         (client.sent, client.answered) = (0, 0);
@@ -237,9 +250,26 @@ impl Play<'_> {
             ..Binding::unknown(seq, State::Bound(SELF))
         };
         self.world.bind(flow, b);
-        if self.world.model.settings.roles.server {
-            self.world.follow(flow, seq, ack);
-        }
+        self.world.follow(flow, seq, ack);
+    }
+
+    /// This node had the connection, and has handed it on where it stands now.
+    fn moved(&mut self, number: u8) {
+        let (flow, client) = (flow_of(number), *self.client(number));
+        let now = self.world.clock();
+        let b = Binding {
+            seen_ns: now.kernel_ns,
+            since_ns: now.kernel_ns,
+            issued: now.wall_ns,
+            flags: FLAG_MOVED | FLAG_HANDED,
+            start_ack: client.cookie.wrapping_add(1).wrapping_add(client.answered),
+            options: 7,
+            mss: 1460,
+            cwnd: 12,
+            distributor: THIRD.0,
+            ..Binding::unknown(client.isn.wrapping_add(1).wrapping_add(client.sent), State::Bound(OTHER))
+        };
+        self.world.bind(flow, b);
     }
 
     fn told(&mut self, number: u8, seq: i32, node: u16, late_ms: i32) -> Result<(), String> {
@@ -268,8 +298,9 @@ impl Play<'_> {
             Step::Held { flow, node } => {
                 let start_seq = self.client(*flow).isn.wrapping_add(1);
                 let (flow, clock) = (flow_of(*flow), self.world.clock());
-                let bound = self.world.programs.bind_held(&flow, start_seq, NodeId(*node));
-                let said = self.world.model.bind_held(&flow, start_seq, NodeId(*node), clock);
+                let node = self.server(*node);
+                let bound = self.world.programs.bind_held(&flow, start_seq, node);
+                let said = self.world.model.bind_held(&flow, start_seq, node, clock);
                 if bound.map_err(|e| e.to_string())?.is_some() != said {
                     return Err(format!("bind_held: the model says {said}"));
                 }
@@ -311,6 +342,7 @@ impl Play<'_> {
         match step {
             Step::Back { ms } => self.world.set_back(Duration::from_millis(*ms)),
             Step::Adopted { flow } => self.adopted(*flow),
+            Step::Moved { flow } => self.moved(*flow),
             Step::Daemon(listens) => self.world.daemon(*listens),
             Step::Guide(kind) => {
                 let guide = match kind {

@@ -70,6 +70,10 @@ pub enum Step {
     Adopted {
         flow: u8,
     },
+    /// This node has moved the connection to another: what comes next begins there.
+    Moved {
+        flow: u8,
+    },
     /// User space names a server for the next request of a connection that waits here.
     DecideAsked {
         flow: u8,
@@ -148,6 +152,9 @@ pub const REQUESTS: [&[u8]; 16] = [
     b"dy12345GET /img/a HTTP/1.1\r\n\r\n",
 ];
 
+/// Those of them with a clear head; the usual one more often.
+const DECIDED: [u8; 10] = [2, 2, 2, 2, 3, 4, 8, 9, 10, 13];
+
 /// What a packet of the server may carry.
 pub const RESPONSES: [&[u8]; 8] = [
     b"",
@@ -173,6 +180,9 @@ fn kinds() -> impl Strategy<Value = Kind> {
             Kind::Segment { flags: ACK | PSH, seq: ALL, ack: ALL, stamps: true, payload }
         }),
         2 => usual(ACK, ALL, ALL, 0),
+        1 => select(vec![(ACK, -1), (FIN | ACK, 0)]).prop_map(|(flags, seq)| {
+            Kind::Segment { flags, seq, ack: 0, stamps: true, payload: 0 }
+        }),
         1 => (select(vec![0, 0, 70_000, 1]), 0..16_u8).prop_map(|(step, options)| Kind::Syn { step, options }),
         4 => (flags, offset(), offset(), any::<bool>(), 0..16_u8).prop_map(|(flags, seq, ack, stamps, payload)| {
             Kind::Segment { flags, seq, ack, stamps, payload }
@@ -231,7 +241,7 @@ fn steps() -> impl Strategy<Value = Step> {
         1 => (0..3_u8).prop_map(Step::Guide),
         3 => (nodes(), 0..50_u32, 1..4_u16, any::<bool>())
             .prop_map(|(node, reported, weight, live)| Step::Load { node, reported, weight, live }),
-        2 => (select(vec![2, 3, 4, 8, 9, 10, 13_u8]), vec(nodes(), 1..4), 1..3_u32)
+        2 => (select(DECIDED.to_vec()), vec(nodes(), 1..4), select(vec![1, 1, 1, 2]))
             .prop_map(|(request, servers, generation)| Step::Decision { request, servers, generation }),
     ]
 }
@@ -242,8 +252,9 @@ pub fn blocks() -> impl Strategy<Value = Vec<Step>> {
         let kind = Kind::Segment { flags: ACK | PSH, seq: ALL, ack: ALL, stamps: true, payload };
         Step::Packet { flow, from, kind, mutation: None }
     };
-    let life = (select(vec![0, 2, 4, 4, 4, 5_u8]), vec((2..16_u8, 0..8_u8, 0..3_u16, 0..6_u8), 1..4));
-    let life = life.prop_map(move |(flow, exchanges)| {
+    let life =
+        (select(vec![0, 2, 4, 4, 4, 5_u8]), vec((2..16_u8, 0..8_u8, 0..3_u16, 0..6_u8), 1..4), 0..3_u8);
+    let life = life.prop_map(move |(flow, exchanges, end)| {
         let mut steps = vec![Step::Adopted { flow }];
         for (request, response, node, what) in exchanges {
             steps.push(segment(flow, 0, request));
@@ -255,7 +266,27 @@ pub fn blocks() -> impl Strategy<Value = Vec<Step>> {
                 steps.push(Step::Egress { flow, flags: ACK, at: ALL, payload: response, mutation: None });
             }
         }
+        if end == 0 {
+            let kind = Kind::Segment { flags: ACK | PSH, seq: 0, ack: 0, stamps: true, payload: 2 };
+            let again = Step::Packet { flow, from: 0, kind, mutation: None };
+            steps.extend([Step::Moved { flow }, again, segment(flow, 0, 2), segment(flow, 1, 2)]);
+        }
         steps
     });
-    prop_oneof![8 => steps().prop_map(|step| vec![step]), 1 => life]
+    // A handshake and its first request, of which something is known or not.
+    let opening = (0..6_u8, select(DECIDED.to_vec()), vec(0..3_u16, 1..3), 0..4_u8, 0..15_u8);
+    let opening = opening.prop_map(|(flow, request, servers, what, payload)| {
+        let packet = |kind| Step::Packet { flow, from: 0, kind, mutation: None };
+        let first = |flags, payload| packet(Kind::Segment { flags, seq: 0, ack: 0, stamps: true, payload });
+        let mut steps = vec![packet(Kind::Syn { step: 70_000, options: 15 })];
+        if what > 0 {
+            steps.push(first(ACK, 0));
+        }
+        if what > 1 {
+            steps.push(Step::Decision { request, servers, generation: 1 });
+        }
+        steps.push(first(ACK | PSH, if what == 3 { payload } else { request }));
+        steps
+    });
+    prop_oneof![8 => steps().prop_map(|step| vec![step]), 1 => life, 1 => opening]
 }

@@ -232,6 +232,8 @@ impl World {
             self.programs.remove_decision(*pool, *target)?;
         }
         self.programs.follow_none()?;
+        self.programs.begin_rotas()?;
+        self.model.tables.turns.clear();
         self.model.tables.exchanges.clear();
         self.model.tables.bindings.clear();
         self.model.tables.decisions.clear();
@@ -307,16 +309,26 @@ impl World {
     }
 
     pub fn guide(&mut self, pool: PoolId, guide: Guide, rota: &[NodeId], generation: u32) {
-        self.programs.set_guide(pool, &guide, rota, generation).expect("guides");
-        let guided = Guided { guide, rota: rota.to_vec(), generation };
+        let rota = self.servers(rota);
+        self.programs.set_guide(pool, &guide, &rota, generation).expect("guides");
+        let guided = Guided { guide, rota, generation };
         self.model.tables.guides.insert(pool, guided);
+    }
+
+    /// Those of these nodes that are servers: this one may not be.
+    fn servers(&self, nodes: &[NodeId]) -> Vec<NodeId> {
+        let is_server = |node: &&NodeId| **node != SELF || self.model.settings.roles.server;
+        nodes.iter().filter(is_server).copied().collect()
     }
 
     /// Caches a decision of a pool for the target of this request.
     pub fn decide(&mut self, pool: PoolId, request: &[u8], servers: &[NodeId], generation: u32) {
-        let target = self.target(pool, request);
-        self.programs.set_decision(pool, target, servers, None, generation).expect("decisions");
-        let decision = Decision { servers: servers.to_vec(), expires_ns: None, generation };
+        let (target, servers) = (self.target(pool, request), self.servers(servers));
+        if servers.is_empty() {
+            return;
+        }
+        self.programs.set_decision(pool, target, &servers, None, generation).expect("decisions");
+        let decision = Decision { servers, expires_ns: None, generation };
         self.model.tables.decisions.insert((pool, target), decision);
     }
 
@@ -368,8 +380,9 @@ impl World {
             .collect();
         let issued = |flow| self.programs.whole_binding(flow).expect("bindings").map(|b| b.issued);
         walls.extend(self.flows.iter().filter_map(issued).filter(|issued| span.contains(issued)));
-        for wall_ns in walls {
-            let clock = Clock { wall_ns, ..before };
+        // And something may have become too old meanwhile.
+        let at = |kernel_ns| walls.iter().map(move |wall_ns| Clock { wall_ns: *wall_ns, kernel_ns });
+        for clock in at(before.kernel_ns).chain(at(after.kernel_ns)) {
             let mut model = self.model.clone();
             let said = way.through(&mut model, frame, clock);
             let mut wrong = String::new();
@@ -389,7 +402,7 @@ impl World {
                 differ("events", &events, &said.events);
             }
             for (flow, theirs, ours) in self.bindings_of(&model) {
-                if !same_binding(theirs, ours, before.kernel_ns, after.kernel_ns) {
+                if !same_binding(theirs, ours, clock.kernel_ns, before.kernel_ns..=after.kernel_ns) {
                     differ(&format!("binding of {flow}"), &theirs, &ours);
                 }
             }
@@ -428,7 +441,11 @@ impl World {
         self.flows.iter().map(both).collect()
     }
 
+    /// Who serves nothing follows nothing, and has no room for it.
     fn messages_of(&self, model: &Model) -> Vec<(Flow, Option<Messages>, Option<Messages>)> {
+        if !model.settings.roles.server {
+            return Vec::new();
+        }
         let read = |flow: &Flow| self.programs.messages(flow).expect("exchanges");
         let said = |flow: &Flow| model.tables.exchanges.get(flow).map(Followed::messages);
         self.flows.iter().map(|flow| (*flow, read(flow), said(flow))).collect()
@@ -466,7 +483,7 @@ impl World {
             {
                 m.issued = p.issued;
             }
-            if !same_binding(program, model, before.kernel_ns, after.kernel_ns) {
+            if !same_binding(program, model, before.kernel_ns, before.kernel_ns..=after.kernel_ns) {
                 return Err(format!("binding of {flow}\n    program {program:x?}\n    model   {model:x?}"));
             }
         }
@@ -492,9 +509,15 @@ impl World {
     }
 }
 
-fn same_binding(program: Option<Binding>, model: Option<Binding>, before: u64, after: u64) -> bool {
+/// `now`: what the model took the time to be; `while_`: when the program ran.
+fn same_binding(
+    program: Option<Binding>,
+    model: Option<Binding>,
+    now: u64,
+    while_: std::ops::RangeInclusive<u64>,
+) -> bool {
     let (Some(p), Some(mut m)) = (program, model) else { return program.is_none() && model.is_none() };
-    let same_time = |p: u64, m: u64| if m == before { (before..=after).contains(&p) } else { p == m };
+    let same_time = |p: u64, m: u64| if m == now { while_.contains(&p) } else { p == m };
     let times = same_time(p.seen_ns, m.seen_ns) && same_time(p.since_ns, m.since_ns);
     (m.seen_ns, m.since_ns) = (p.seen_ns, p.since_ns);
     times && p == m
