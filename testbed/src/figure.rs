@@ -103,14 +103,24 @@ impl Figure {
         files: &DocRoot,
         service: &str,
     ) -> Cluster<'a> {
-        let servers = bed
-            .nodes()
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| self.has_role(*i, "server"))
-            .map(|(_, host)| server(host, files))
-            .collect();
-        self.start_without_servers(bed, servers, service)
+        self.start_with(bed, server, files, &self.config(bed, service))
+    }
+
+    /// As [`Figure::start`], with a cluster file made from [`Figure::config`].
+    ///
+    /// # Panics
+    /// As [`Figure::start`].
+    #[track_caller]
+    pub fn start_with<'a>(
+        self,
+        bed: &'a Testbed,
+        server: StartServer,
+        files: &DocRoot,
+        config: &str,
+    ) -> Cluster<'a> {
+        let nodes = bed.nodes().iter().enumerate().filter(|(i, _)| self.has_role(*i, "server"));
+        let servers = nodes.map(|(_, host)| server(host, files)).collect();
+        self.start_daemons(bed, servers, config)
     }
 
     /// As [`Figure::start`], with web servers that the caller has started, or none.
@@ -124,7 +134,12 @@ impl Figure {
         servers: Vec<WebServer>,
         service: &str,
     ) -> Cluster<'a> {
-        let config = bed.router().scratch().write("cluster.toml", self.config(bed, service));
+        self.start_daemons(bed, servers, &self.config(bed, service))
+    }
+
+    #[track_caller]
+    fn start_daemons<'a>(self, bed: &'a Testbed, servers: Vec<WebServer>, config: &str) -> Cluster<'a> {
+        let config = bed.router().scratch().write("cluster.toml", config);
         let vips = self.vips();
         vips.iter().for_each(|vip| bed.vip_on_link(*vip));
         let (roles, router) = self.roles();

@@ -86,7 +86,7 @@ function int own(struct __sk_buff *skb, struct packet *p, struct binding *b, boo
 		return take(skb, p, b, released);
 	}
 	if (p->payload && p->service_flags & SERVICE_FOLLOWS) {
-		if (b->state == STATE_ASKING && !released) {
+		if (b->state == STATE_ASKING) {
 			if (!held_too_long(b))
 				return hold(b, COUNT_HELD_MORE);
 			b->state = STATE_BOUND;
@@ -95,6 +95,8 @@ function int own(struct __sk_buff *skb, struct packet *p, struct binding *b, boo
 		if (verdict != TC_ACT_OK || b->state == STATE_READING)
 			return verdict;
 	}
+	if (!p->payload && p->service_flags & SERVICE_STRICT)
+		heard(skb, p, b);
 	count(COUNT_OWNED);
 	track_in(p, b);
 	return TC_ACT_OK;

@@ -30,7 +30,7 @@ enum times {
 	COOKIE_SLOTS_OLD = 8,	/* slots looked back to tell "expired" from "never ours" */
 	HELD_MS = 3000,		/* a connection held longer is decided afresh */
 	YOUNG_MS = 2000,	/* how long after adoption a stray RST of our own stack is eaten */
-	CWND_FRESH_MS = 1000, /* a congestion window is carried when it was in use so lately */
+	CWND_FRESH_MS = 1000,	/* a congestion window is carried when it was in use so lately */
 	LASTING_MS = 10,	/* a connection that lives longer is worth an update and a close */
 	LINGER_MS = 60000,	/* a closed binding still leads late packets to the old owner */
 	HALF_CLOSED_MS = 300000,
@@ -119,8 +119,16 @@ struct exchange {
 	__u32 cut;
 	__u32 busy;    /* a packet of the client is being followed */
 	__u16 decided; /* the server that user space names for a request */
-	__u16 doubt;   /* not followed any more */
-	__u32 pad;
+	__u8 doubt;    /* not followed any more */
+	__u8 early;    /* user space has packets from early_seq on, until the connection is idle */
+	__u32 early_seq;
+	/* strict services: what the client's last packet without payload said */
+	__u32 heard_ack;
+	__u32 heard_tsval;
+	__u32 heard_tsecr;
+	__u16 heard_window;
+	__u8 heard_timestamps;
+	__u8 pad;
 };
 
 enum role {
@@ -325,6 +333,7 @@ struct binding {
 
 enum event_kind {
 	EVENT_BOUND = 1, /* this node's server has taken the flow */
+	EVENT_IDLE = 4,	 /* what came too early may come now */
 	EVENT_TAKEN = 3, /* this node's server has acknowledged what a reader replayed */
 	EVENT_CLOSED =
 		2, /* the flow ended at this server; told of flows that may have been updated */
@@ -411,7 +420,7 @@ _Static_assert(sizeof(struct flow_key) == 36, "flow_key has no padding");
 _Static_assert(sizeof(struct handoff_option) == 48, "handoff option is 48 bytes");
 _Static_assert(sizeof(struct handoff_header) == 84, "handoff header is 84 bytes");
 _Static_assert(sizeof(struct binding) == 80, "binding has no hidden padding");
-_Static_assert(sizeof(struct exchange) == 88, "exchange has no hidden padding");
+_Static_assert(sizeof(struct exchange) == 104, "exchange has no hidden padding");
 _Static_assert(sizeof(struct event) == 56, "event has no hidden padding");
 _Static_assert(sizeof(struct order) == 64, "order has no hidden padding");
 
@@ -431,6 +440,8 @@ _Static_assert(sizeof(struct order) == 64, "order has no hidden padding");
 	C(HELD_ASK, normal, "held: every request of the service is asked")                         \
 	C(HELD_HEAD, normal, "held: user space must say what is asked for")                        \
 	C(HELD_PIPELINED, normal, "held: several requests in one packet of a strict service")      \
+	C(HELD_EARLY, normal,                                                                      \
+	  "held: request of another pool came before the answer to the one before")                \
 	C(HELD_MORE, normal, "held: further packet of a held connection")                          \
 	C(HANDOFF_SENT, normal, "handed off to another node")                                      \
 	C(HANDOFF_AGAIN, normal, "handoff sent again for a retransmitted first packet")            \
@@ -453,7 +464,7 @@ _Static_assert(sizeof(struct order) == 64, "order has no hidden padding");
 	C(RELEASED, normal, "given back by user space, after a decision")                          \
 	C(READER_ADOPTED, normal, "connection adopted by the reader: its head is not whole")       \
 	C(READER_PACKET, normal, "packet of a connection that the reader has")                     \
-	C(CWND_CARRIED, normal, "congestion window of the server before given to a new socket")     \
+	C(CWND_CARRIED, normal, "congestion window of the server before given to a new socket")    \
 	C(MOVED, normal, "connection moved to another node for its next request")                  \
 	C(MOVE_DECIDED_HERE, normal, "later request decided for the node that has the connection") \
 	C(MOVE_STAYED, normal, "later request stayed because its pool says so")                    \

@@ -119,6 +119,8 @@ function int move_to(struct __sk_buff *skb, struct packet *p, struct binding *b,
 	return send_handoff(skb, p, b);
 }
 
+enum { EARLY_MAX = 1 << 20 }; /* bytes that may wait for a connection to be idle */
+
 /* What becomes of a later request. */
 enum later {
 	LATER_STAYS,
@@ -135,6 +137,8 @@ function enum later place(struct packet *p, struct scratch *s, struct exchange *
 	__u32 need = p->service_flags & (SERVICE_HOSTS | SERVICE_STRICT) ? READ_HEAD : READ_LINE;
 
 	if (strict && s->reading.flags & READ_AGAIN) {
+		if (!idle)
+			return LATER_WAITS;
 		x->cut_seq = p->seq + s->reading.cut;
 		x->cut = 1;
 		s->why = COUNT_HELD_PIPELINED;
@@ -206,6 +210,34 @@ inline_always int outside_messages(struct exchange *x, const struct packet *p)
 	return TC_ACT_OK;
 }
 
+/* User space keeps the packet until the connection is idle; or the client repeats it. */
+inline_always int wait_for_idle(const struct packet *p, struct binding *b, struct exchange *x)
+{
+	if (!daemon_listens())
+		return drop(COUNT_DROP_EARLY_REQUEST);
+	x->early = 1;
+	x->early_seq = p->seq;
+	return hold(b, COUNT_HELD_EARLY);
+}
+
+/* The client acknowledges: that may make the connection idle, which user space may wait for. */
+inline_always void heard(struct __sk_buff *skb, struct packet *p, struct binding *b)
+{
+	struct exchange *x = exchange_of(&p->flow, b);
+
+	if (!x || x->doubt)
+		return;
+	read_options(skb, p);
+	x->heard_ack = p->ack;
+	x->heard_tsval = p->tsval;
+	x->heard_tsecr = p->tsecr;
+	x->heard_window = p->window;
+	x->heard_timestamps = !!(p->found & FOUND_TIMESTAMPS);
+	if (x->early && x->asked == x->answered && between_messages(&x->responses) &&
+	    p->ack == x->responses.at)
+		tell(&p->flow, b, EVENT_IDLE);
+}
+
 /* A packet with payload of a connection that is followed: to the server, unless it moves. */
 inline_always int later_packet(struct __sk_buff *skb, struct packet *p, struct binding *b,
 			       struct exchange *x, bool released)
@@ -219,6 +251,8 @@ inline_always int later_packet(struct __sk_buff *skb, struct packet *p, struct b
 	s->answered = x->answered;
 	s->heads = x->heads;
 	s->responses = 0;
+	/* user space has had it, and has said all that it can */
+	bool answered = released && x->decided != NO_NODE && x->decided_seq == p->seq;
 	x->cut = 0;
 	bool boundary = p->seq == x->requests.at && between_messages(&x->requests);
 	bool idle = boundary && x->asked == x->answered && between_messages(&x->responses) &&
@@ -227,7 +261,8 @@ inline_always int later_packet(struct __sk_buff *skb, struct packet *p, struct b
 	if (fed == FED_OLD)
 		return TC_ACT_OK;
 	if (fed == FED_GAP)
-		return drop(COUNT_DROP_GAP);
+		return x->early && p->seq - x->early_seq < EARLY_MAX ? hold(b, COUNT_HELD_EARLY)
+								     : drop(COUNT_DROP_GAP);
 	if (fed == FED_DOUBT && !(boundary && p->service_flags & SERVICE_STRICT))
 		return outside_messages(x, p);
 	if (!boundary) {
@@ -236,7 +271,7 @@ inline_always int later_packet(struct __sk_buff *skb, struct packet *p, struct b
 			return TC_ACT_OK;
 		}
 		/* the end of one request, and the next one with it */
-		if (released)
+		if (answered)
 			return drop(COUNT_DROP_EARLY_REQUEST);
 		x->cut_seq = p->seq + s->reading.cut;
 		x->cut = 1;
@@ -247,7 +282,7 @@ inline_always int later_packet(struct __sk_buff *skb, struct packet *p, struct b
 	}
 	enum later then =
 		fed == FED_DOUBT ? (idle ? LATER_READ : LATER_WAITS) : place(p, s, x, idle);
-	if (then == LATER_ASKED && released)
+	if (then == LATER_ASKED && answered)
 		then = p->service_flags & SERVICE_STRICT ? LATER_WAITS : LATER_STAYS;
 	switch (then) {
 	case LATER_MOVES: {
@@ -259,12 +294,13 @@ inline_always int later_packet(struct __sk_buff *skb, struct packet *p, struct b
 		break;
 	}
 	case LATER_ASKED:
+		x->early = 0;
 		b->state = STATE_ASKING;
 		b->since_ns = bpf_ktime_get_ns();
 		b->held = 0;
 		return hold(b, s->why);
 	case LATER_WAITS:
-		return drop(COUNT_DROP_EARLY_REQUEST);
+		return wait_for_idle(p, b, x);
 	case LATER_READ:
 		return read_later(skb, p, b);
 	default:

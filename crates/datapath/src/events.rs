@@ -8,7 +8,7 @@ use std::rc::Rc;
 use baton_cluster::{Flow, NodeId, ServiceId};
 use libbpf_rs::{MapCore, RingBuffer, RingBufferBuilder};
 
-use crate::constants::{EVENT_BOUND, EVENT_CLOSED, EVENT_TAKEN};
+use crate::constants::{EVENT_BOUND, EVENT_CLOSED, EVENT_IDLE, EVENT_TAKEN};
 use crate::error::DatapathError;
 use crate::shared::{flow_of, from_bytes, types};
 
@@ -29,6 +29,11 @@ pub enum Event {
         issued: u64,
         /// Who had handed the connection off first.
         distributor: NodeId,
+    },
+    /// A connection of which packets had come too early is idle now.
+    Idle {
+        /// Which connection.
+        flow: Flow,
     },
     /// This node's server has acknowledged all that a reader gave it.
     Taken {
@@ -104,6 +109,7 @@ fn decode(e: &types::event) -> Option<Event> {
             issued: e.issued,
             distributor: NodeId(e.distributor),
         }),
+        EVENT_IDLE => Some(Event::Idle { flow }),
         EVENT_TAKEN => Some(Event::Taken { flow, start_seq, distributor: NodeId(e.distributor) }),
         EVENT_CLOSED => Some(Event::Closed { flow, start_seq, distributor: NodeId(e.distributor), service }),
         _ => None,

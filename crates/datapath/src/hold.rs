@@ -134,6 +134,20 @@ fn fold(mut sum: u32) -> u16 {
     !(sum as u16)
 }
 
+/// Where in a segment's options TSval stands.
+fn timestamps_at(options: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        match (*options.get(at)?, options.get(at + 1).copied()) {
+            (0, _) => return None,
+            (1, _) => at += 1,
+            (8, Some(10)) => return options.get(at + 2..at + 10).map(|_| at + 2),
+            (_, Some(length @ 2..)) => at += usize::from(length),
+            _ => return None,
+        }
+    }
+}
+
 /// What user space needs to know of a held frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
@@ -185,6 +199,37 @@ impl Frame {
         *flags &= !1;
         finish(&mut shorter.bytes)?;
         Some(shorter)
+    }
+
+    /// The packet from `seq` on; `None` if nothing would be left, or nothing left out.
+    pub fn after(&self, seq: u32) -> Option<Self> {
+        let skip = usize::try_from(seq.wrapping_sub(self.seq).cast_signed()).ok().filter(|n| *n > 0)?;
+        if skip >= self.payload().len() {
+            return None;
+        }
+        let mut rest = self.clone();
+        rest.bytes.truncate(self.payload_end);
+        rest.bytes.drain(self.payload_at..self.payload_at + skip);
+        rest.payload_end -= skip;
+        rest.seq = seq;
+        rest.bytes.get_mut(L4 + 4..L4 + 8)?.copy_from_slice(&seq.to_be_bytes());
+        finish(&mut rest.bytes)?;
+        Some(rest)
+    }
+
+    /// The packet with a later acknowledgement number, window and timestamps (TSval, TSecr).
+    pub fn renewed(&self, ack: u32, window: u16, timestamps: Option<(u32, u32)>) -> Option<Self> {
+        let mut new = self.clone();
+        new.bytes.truncate(self.payload_end);
+        new.bytes.get_mut(L4 + 8..L4 + 12)?.copy_from_slice(&ack.to_be_bytes());
+        new.bytes.get_mut(L4 + 14..L4 + 16)?.copy_from_slice(&window.to_be_bytes());
+        if let Some((value, echo)) = timestamps {
+            let at = timestamps_at(self.bytes.get(L4 + 20..self.payload_at)?)? + L4 + 20;
+            new.bytes.get_mut(at..at + 4)?.copy_from_slice(&value.to_be_bytes());
+            new.bytes.get_mut(at + 4..at + 8)?.copy_from_slice(&echo.to_be_bytes());
+        }
+        finish(&mut new.bytes)?;
+        Some(new)
     }
 
     /// The TCP payload.

@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(size_of::<types::hosts>(), 8);
         assert_eq!(size_of::<types::route_key>(), 12 + 128);
         assert_eq!(size_of::<types::route>(), 4);
-        assert_eq!(size_of::<types::exchange>(), 2 * 24 + 8 * 4 + 8);
+        assert_eq!(size_of::<types::exchange>(), 2 * 24 + 8 * 4 + 8 + 16);
         assert_eq!(size_of::<types::guide>(), 16);
         assert_eq!(size_of::<types::decision_key>(), 16);
         assert_eq!(size_of::<types::decision>(), 24);

@@ -84,11 +84,26 @@ pub struct Reading {
     pub timestamps: Option<(u32, u32)>,
 }
 
+/// What a client's last packet without payload said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// What it has acknowledged.
+    pub ack: u32,
+    /// Its receive window, as in the header.
+    pub window: u16,
+    /// TSval and TSecr, when the connection has timestamps.
+    pub timestamps: Option<(u32, u32)>,
+}
+
 /// A request that waits at the node that has its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asked {
     /// Where the next request of the connection begins, if none is under way.
     pub boundary: Option<u32>,
+    /// Packets from here on have come too early.
+    pub early_seq: Option<u32>,
+    /// Nothing is under way and all is acknowledged: what the client's last packet said.
+    pub idle: Option<Heard>,
     /// Where in the packet the next request begins, when it must not go along with the first.
     pub cut_seq: Option<u32>,
 }
@@ -348,6 +363,12 @@ impl Datapath {
         let x: Option<types::exchange> = get(&self.skel.maps.exchanges, "exchanges", &key_of(flow))?;
         Ok(x.map(|x| Asked {
             boundary: (u32::from(x.requests.scan.phase) == PHASE_START).then_some(x.requests.at),
+            early_seq: (x.early != 0).then_some(x.early_seq),
+            idle: is_idle(&x).then_some(Heard {
+                ack: x.heard_ack,
+                window: x.heard_window,
+                timestamps: (x.heard_timestamps != 0).then_some((x.heard_tsval, x.heard_tsecr)),
+            }),
             cut_seq: (x.cut != 0).then_some(x.cut_seq),
         }))
     }
@@ -486,6 +507,15 @@ impl Datapath {
     fn raw_binding(&self, flow: &Flow) -> Result<Option<types::binding>, DatapathError> {
         get(&self.skel.maps.bindings, "bindings", &key_of(flow))
     }
+}
+
+fn is_idle(x: &types::exchange) -> bool {
+    let between = |f: &types::follower| u32::from(f.scan.phase) == PHASE_START;
+    x.asked == x.answered
+        && between(&x.requests)
+        && between(&x.responses)
+        && x.heard_ack == x.responses.at
+        && x.doubt == 0
 }
 
 fn read_binding(b: &types::binding) -> Option<Binding> {

@@ -279,6 +279,7 @@ impl Daemon {
                     let moved = Move { flow, server, start_seq, issued, from: self.me };
                     self.news.add(moved, distributor, now);
                 }
+                Event::Idle { flow } => self.with_distributor(|d, tools| d.idle(&flow, tools))?,
                 Event::Taken { flow, start_seq, distributor } => {
                     self.post.send(distributor, Message::Taken(Taken { flow, start_seq }));
                 }

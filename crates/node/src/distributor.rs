@@ -10,6 +10,7 @@ use baton_cluster::{Cluster, Flow, NodeId, PoolId};
 use baton_control::{Answer, BatchLimits, Batcher, Message, Question, Verdict};
 use baton_datapath::{Datapath, DatapathError, Frame, Hold, ServiceEntry, State};
 
+use crate::early::Early;
 use crate::guides::Guides;
 use crate::peers::Peers;
 use crate::post::Post;
@@ -39,6 +40,7 @@ pub(crate) struct Distributor {
     services: Vec<ServiceEntry>,
     batcher: Batcher<Flow>,
     waits: Waits,
+    early: Early,
     pub(crate) guides: Guides,
     handed: HashMap<NodeId, u64>,
     tally: Tally,
@@ -66,6 +68,7 @@ impl Distributor {
                 answer_timeout: ANSWER_TIMEOUT,
             }),
             waits: Waits::new(held_packets_max),
+            early: Early::new(held_packets_max),
             guides: Guides::new(cluster),
             handed: HashMap::new(),
             tally: Tally::default(),
@@ -90,6 +93,12 @@ impl Distributor {
     /// A packet that the kernel holds.
     pub(crate) fn frame(&mut self, bytes: &[u8], tools: &mut Tools<'_>) -> Result<(), DatapathError> {
         let Some(frame) = Frame::parse(bytes) else { return Ok(()) };
+        if self.is_early(&frame, tools.datapath)? {
+            let flow = frame.flow;
+            self.early.add(frame, tools.now);
+            self.waits.read_another(&flow, tools.datapath)?;
+            return self.idle(&flow, tools);
+        }
         let Some(frame) = self.waits.add(frame, tools.datapath, tools.hold)? else { return Ok(()) };
         let Some(binding) = tools.datapath.binding(&frame.flow)? else { return Ok(()) };
         match binding.state {
@@ -99,6 +108,23 @@ impl Distributor {
             State::Asking => self.later(frame, tools)?,
             // A later segment whose first one is not here: the client repeats both.
             State::Held | State::Open => {}
+        }
+        Ok(())
+    }
+
+    /// Whether a packet came before the connection could take it.
+    fn is_early(&self, frame: &Frame, datapath: &Datapath) -> Result<bool, DatapathError> {
+        if !service_of(&self.services, &frame.flow).is_some_and(|service| service.strict) {
+            return Ok(false);
+        }
+        let from = datapath.asked(&frame.flow)?.and_then(|asked| asked.early_seq);
+        Ok(from.is_some_and(|from| frame.seq.wrapping_sub(from).cast_signed() >= 0))
+    }
+
+    /// A connection may be idle: what came too early may go then.
+    pub(crate) fn idle(&mut self, flow: &Flow, tools: &Tools<'_>) -> Result<(), DatapathError> {
+        if let Some(heard) = tools.datapath.asked(flow)?.and_then(|asked| asked.idle) {
+            self.early.idle(flow, heard, tools.hold);
         }
         Ok(())
     }
@@ -134,6 +160,7 @@ impl Distributor {
         let Some(service) = service_of(&self.services, &frame.flow) else { return Ok(()) };
         let Some(asked) = tools.datapath.asked(&frame.flow)? else { return Ok(()) };
         let flow = frame.flow;
+        let behind = self.early.take(&flow);
         let here = service.pools.first().copied().unwrap_or(PoolId(0));
         let read = question::read(service, frame.payload(), self.target_secret);
         let waiting = match read {
@@ -146,12 +173,15 @@ impl Distributor {
             // The end of a request, and the next one behind it: or nothing that could be decided.
             _ => {
                 let waiting = Waiting::of(frame, here, None, tools.now);
-                let waiting = Waiting { is_ours: true, cut_seq: asked.cut_seq, ..waiting };
+                let mut waiting = Waiting { is_ours: true, cut_seq: asked.cut_seq, ..waiting };
+                waiting.frames.extend(behind);
                 self.waits.begin(flow, waiting);
                 return self.settle(flow, self.me, tools);
             }
         };
-        self.ask(flow, Waiting { is_ours: true, cut_seq: asked.cut_seq, ..waiting }, tools)
+        let mut waiting = Waiting { is_ours: true, cut_seq: asked.cut_seq, ..waiting };
+        waiting.frames.extend(behind);
+        self.ask(flow, waiting, tools)
     }
 
     fn ask(&mut self, flow: Flow, waiting: Waiting, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
@@ -267,6 +297,7 @@ impl Distributor {
             self.decide_alone(flow, tools)?;
         }
         self.tally.failed += self.waits.expire(tools.now) as u64;
+        self.early.expire(tools.now);
         self.waits.forget_released(tools.datapath)
     }
 }

@@ -9,6 +9,7 @@ mod clock;
 mod daemon;
 mod dispatcher;
 mod distributor;
+mod early;
 mod error;
 mod guides;
 mod news;

@@ -17,7 +17,7 @@ pub(crate) struct Waiting {
     pub(crate) target: Option<Target>,
     /// This node serves the connection; a later request of it waits.
     pub(crate) is_ours: bool,
-    /// Bytes from here on must not go along; the client repeats them.
+    /// Where in a packet the next request begins, which must be seen by itself.
     pub(crate) cut_seq: Option<u32>,
     pub(crate) frames: Vec<Frame>,
     /// Packets of it read from the hold device, repetitions included.
@@ -101,6 +101,14 @@ impl Waits {
         true
     }
 
+    /// A packet was read that belongs to another queue: it counts all the same.
+    pub(crate) fn read_another(&mut self, flow: &Flow, datapath: &Datapath) -> Result<(), DatapathError> {
+        if let Some(releasing) = self.releasing.get_mut(flow) {
+            releasing.read += 1;
+        }
+        self.finish(flow, datapath)
+    }
+
     /// Takes a connection's packets out.
     pub(crate) fn take(&mut self, flow: &Flow) -> Option<Waiting> {
         let waiting = self.waiting.remove(flow)?;
@@ -164,15 +172,13 @@ fn is_releasing(flow: &Flow, datapath: &Datapath) -> Result<bool, DatapathError>
     Ok(matches!(state, Some(State::Releasing(_))))
 }
 
-/// Gives a packet back, what of it may go.
+/// Gives a packet back: in two, when a request begins in it that must be seen by itself.
 pub(crate) fn release(hold: &Hold, frame: &Frame, cut_seq: Option<u32>) {
-    let cut = cut_seq.and_then(|seq| frame.cut(seq));
-    let bytes = match (&cut, cut_seq) {
-        (Some(shorter), _) => &shorter.bytes,
-        (None, Some(seq)) if frame.seq.wrapping_sub(seq).cast_signed() >= 0 => return,
-        (None, _) => &frame.bytes,
-    };
-    if let Err(error) = hold.release(bytes) {
-        tracing::debug!(%error, flow = %frame.flow, "held packet lost; the client repeats it");
+    let parts = cut_seq.and_then(|seq| Some([frame.cut(seq)?, frame.after(seq)?]));
+    let parts = parts.as_ref().map_or(std::slice::from_ref(frame), <[Frame; 2]>::as_slice);
+    for part in parts {
+        if let Err(error) = hold.release(&part.bytes) {
+            tracing::debug!(%error, flow = %frame.flow, "held packet lost; the client repeats it");
+        }
     }
 }
