@@ -13,6 +13,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use baton_cluster::Flow;
 
 use crate::error::DatapathError;
+use crate::tables::Heard;
 
 /// Packets the device queues for user space before it drops (counted by the device).
 const QUEUE_LEN: i32 = 1024;
@@ -99,6 +100,10 @@ fn request(name: &str) -> io::Result<libc::ifreq> {
     }
     Ok(request)
 }
+
+const FIN: u8 = 1;
+/// Packets are joined up to this payload, which every MSS that is agreed on allows (RFC 9293 3.7.1).
+const JOINED_MIN: usize = 500;
 
 const L3: usize = 14;
 const L4: usize = 34;
@@ -217,13 +222,51 @@ impl Frame {
         Some(rest)
     }
 
-    /// The packet with a later acknowledgement number, window and timestamps (TSval, TSecr).
-    pub fn renewed(&self, ack: u32, window: u16, timestamps: Option<(u32, u32)>) -> Option<Self> {
+    /// What these packets of one connection carry, made anew: joined where one goes on where another ends,
+    /// cut into packets as long as the longest of them may be, saying what the client has said since.
+    /// They must be in order.
+    pub fn renewed(frames: &[Self], heard: &Heard) -> Vec<Self> {
+        let mut runs: Vec<(&Self, Vec<u8>, bool)> = Vec::new();
+        for frame in frames {
+            let fin = frame.bytes.get(L4 + 13).is_some_and(|flags| flags & FIN != 0);
+            if let Some((first, bytes, ended)) = runs.last_mut() {
+                let end = first.seq.wrapping_add(bytes.len() as u32);
+                let old = end.wrapping_sub(frame.seq).cast_signed();
+                if let Some(new) = usize::try_from(old).ok().and_then(|old| frame.payload().get(old..)) {
+                    bytes.extend(new);
+                    *ended |= fin;
+                    continue;
+                }
+                if old >= 0 {
+                    continue;
+                }
+            }
+            runs.push((frame, frame.payload().to_vec(), fin));
+        }
+        let most = frames.iter().map(|f| f.payload().len()).max().unwrap_or(0).max(JOINED_MIN);
+        let mut renewed = Vec::new();
+        for (first, bytes, fin) in &runs {
+            let last = bytes.len().div_ceil(most).saturating_sub(1);
+            for (i, payload) in bytes.chunks(most).enumerate() {
+                let seq = first.seq.wrapping_add((i * most) as u32);
+                renewed.extend(first.with(seq, payload, *fin && i == last, heard));
+            }
+        }
+        renewed
+    }
+
+    fn with(&self, seq: u32, payload: &[u8], fin: bool, heard: &Heard) -> Option<Self> {
         let mut new = self.clone();
-        new.bytes.truncate(self.payload_end);
-        new.bytes.get_mut(L4 + 8..L4 + 12)?.copy_from_slice(&ack.to_be_bytes());
-        new.bytes.get_mut(L4 + 14..L4 + 16)?.copy_from_slice(&window.to_be_bytes());
-        if let Some((value, echo)) = timestamps {
+        new.bytes.truncate(self.payload_at);
+        new.bytes.extend(payload);
+        new.payload_end = new.bytes.len();
+        new.seq = seq;
+        new.bytes.get_mut(L4 + 4..L4 + 8)?.copy_from_slice(&seq.to_be_bytes());
+        new.bytes.get_mut(L4 + 8..L4 + 12)?.copy_from_slice(&heard.ack.to_be_bytes());
+        let flags = new.bytes.get_mut(L4 + 13)?;
+        *flags = *flags & !FIN | if fin { FIN } else { 0 };
+        new.bytes.get_mut(L4 + 14..L4 + 16)?.copy_from_slice(&heard.window.to_be_bytes());
+        if let Some((value, echo)) = heard.timestamps {
             let at = timestamps_at(self.bytes.get(L4 + 20..self.payload_at)?)? + L4 + 20;
             new.bytes.get_mut(at..at + 4)?.copy_from_slice(&value.to_be_bytes());
             new.bytes.get_mut(at + 4..at + 8)?.copy_from_slice(&echo.to_be_bytes());

@@ -55,10 +55,8 @@ impl Early {
             .map(|f| f.seq)
             .reduce(|a, b| if a.wrapping_sub(b).cast_signed() < 0 { a } else { b });
         frames.sort_by_key(|frame| frame.seq.wrapping_sub(first.unwrap_or_default()));
-        for frame in frames {
-            if let Some(frame) = frame.renewed(heard.ack, heard.window, heard.timestamps) {
-                release(hold, &frame, None);
-            }
+        for frame in Frame::renewed(&frames, &heard) {
+            release(hold, &frame, None);
         }
     }
 
