@@ -193,7 +193,7 @@ async fn connection(requests: Requests, number: usize, shared: Rc<Shared>) {
             }
             Err(error) => {
                 open = None;
-                shared.tally.borrow_mut().error(error);
+                shared.tally.borrow_mut().error(format!("{}: {error}", file.path()));
                 tokio::time::sleep(AFTER_ERROR).await;
             }
         }

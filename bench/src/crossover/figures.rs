@@ -30,6 +30,8 @@ pub struct Run {
     pub moves: f64,
     /// Requests for each request that came before their connection was idle, and had to be repeated.
     pub early: f64,
+    /// Requests for each request that the programs could not decide by what they knew.
+    pub asked: f64,
     /// Answers that were wrong or missing, and one if it did not move as often as it should.
     pub errors: u64,
     /// What the first of them was.
@@ -78,6 +80,8 @@ pub struct Row {
     pub moves_per_request: Option<Spread>,
     /// Packets for each request that came before their connection was idle: the client repeats them.
     pub early_per_request: Option<Spread>,
+    /// Requests for each request that the programs held for user space to decide.
+    pub asked_per_request: Option<Spread>,
     /// Answers that were wrong or missing, in all rounds. Not 0: do not trust the row.
     pub errors: u64,
 }
@@ -158,6 +162,7 @@ fn row(one: Try, runs: &[Run]) -> Option<Row> {
         slowest_ms: of(|run| run.slowest_ms, 1),
         moves_per_request: of(|run| run.moves, 4),
         early_per_request: of(|run| run.early, 6),
+        asked_per_request: of(|run| run.asked, 4),
         errors: mine.iter().map(|run| run.errors).sum(),
     })
 }
@@ -238,7 +243,7 @@ pub mod tests {
         let one = Try { way, bytes, alone: false };
         let (rate_rps, own_cpu_us, moves) = (2e6 / cpu_us, cpu_us, way.moves());
         let [p50_ms, p99_ms, slowest_ms] = [1.0, 2.0, 3.0];
-        let (early, errors, first_error) = (0.0, 0, None);
+        let (early, asked, errors, first_error) = (0.0, 0.0, 0, None);
         Run {
             one,
             round,
@@ -250,6 +255,7 @@ pub mod tests {
             slowest_ms,
             moves,
             early,
+            asked,
             errors,
             first_error,
         }

@@ -23,6 +23,8 @@ use schedule::{SIZES, Schedule, Try, Way};
 
 /// One answer in so many is compared byte by byte.
 const SAMPLE: u64 = 128;
+/// What is read of Baton's counters.
+const COUNTERS: [&str; 4] = ["moved", "drop_early_request", "held_load", "held_miss"];
 /// So much of the moves may be missing.
 const TOLERATED: f64 = 0.02;
 
@@ -95,11 +97,13 @@ fn run(schedule: &Schedule, sides: &Sides, batons: Option<&Running<'_>>, one: Tr
         cpu: None,
         sample: SAMPLE,
     };
-    let counted = |name: &str| batons.map_or(0, |batons| batons.counted(name));
-    let before = [counted("moved"), counted("drop_early_request")];
+    let counted = || batons.map_or([0; 4], |batons| batons.counted(COUNTERS));
+    let before = counted();
     let (mut tally, [cpu_us, own_cpu_us]) =
         loaded(&requests, sides, schedule.warm, schedule.measured, all_work(sides));
-    let [moved, early] = [counted("moved") - before[0], counted("drop_early_request") - before[1]];
+    let mut counts = counted();
+    counts.iter_mut().zip(before).for_each(|(count, before)| *count -= before);
+    let [moved, early, by_load, by_miss] = counts;
     judge(&mut tally, one.way, requests.connections, moved);
     let of_all = |count: u64| count as f64 / tally.all_answers.max(1) as f64;
     let at = |quantile| tally.latency_us.value_at_quantile(quantile) as f64 / 1e3;
@@ -114,6 +118,7 @@ fn run(schedule: &Schedule, sides: &Sides, batons: Option<&Running<'_>>, one: Tr
         slowest_ms: at(1.0),
         moves: of_all(moved),
         early: of_all(early),
+        asked: of_all(by_load + by_miss),
         errors: tally.errors,
         first_error: tally.first_error,
     }

@@ -22,8 +22,8 @@ const LEFT: f64 = 80.0;
 const RIGHT: f64 = WIDTH - 30.0;
 const UPPER: [f64; 2] = [62.0, 440.0];
 const LOWER: [f64; 2] = [500.0, 735.0];
-/// Curves beside each other by this much, so that no error bar hides another.
-const ASIDE: f64 = 5.0;
+/// Error bars beside each other by this much, so that none hides another.
+const ASIDE: f64 = 4.0;
 /// The family of the font that comes with the program.
 const FONT: &str = "Ubuntu";
 
@@ -36,11 +36,10 @@ struct Curve<'a> {
     points: Vec<(f64, Spread)>,
 }
 
-/// From figures to pixels.
+/// From figures to pixels, logarithmic both ways: where curves cross, figures are the same.
 struct Panel {
     x: [f64; 2],
     y: [f64; 2],
-    log_y: bool,
     /// Pixels of top and bottom.
     at: [f64; 2],
 }
@@ -53,12 +52,7 @@ impl Panel {
 
     fn y(&self, value: f64) -> f64 {
         let [least, most] = self.y;
-        let value = value.clamp(least, most);
-        let part = if self.log_y {
-            (value / least).ln() / (most / least).ln()
-        } else {
-            (value - least) / (most - least)
-        };
+        let part = (value.clamp(least, most) / least).ln() / (most / least).ln();
         self.at[1] - part * (self.at[1] - self.at[0])
     }
 
@@ -86,18 +80,16 @@ impl Panel {
 
     fn ticks(&self) -> Vec<(f64, String)> {
         let [least, most] = self.y;
-        if !self.log_y {
-            let step = [0.25, 0.5, 1.0, 2.0, 5.0].into_iter().find(|step| most / step <= 8.0).unwrap_or(10.0);
-            let count = (most / step) as usize;
-            return (0..=count).map(|i| i as f64 * step).map(|v| (v, format!("{v}"))).collect();
-        }
-        let powers = (0..7).flat_map(|power| [1.0, 2.0, 5.0].map(|digit| digit * 10f64.powi(power)));
-        powers.filter(|v| (least..=most).contains(v)).map(|v| (v, format!("{v}"))).collect()
+        let powers = (-2..7).flat_map(|power| [1.0, 2.0, 5.0].map(|digit| digit * 10f64.powi(power)));
+        powers
+            .filter(|v| (least..=most).contains(v))
+            .map(|v| (v, format!("{}", (v * 100.0).round() / 100.0)))
+            .collect()
     }
 
     fn draw(&self, out: &mut String, curve: &Curve<'_>, aside: f64) {
         let points: Vec<(f64, &Spread)> =
-            curve.points.iter().map(|(bytes, spread)| (self.x(*bytes) + aside, spread)).collect();
+            curve.points.iter().map(|(bytes, spread)| (self.x(*bytes), spread)).collect();
         let _ = write!(
             out,
             r##"<g stroke="{0}" fill="{0}"><path fill="none" stroke-width="2" d=""##,
@@ -108,6 +100,7 @@ impl Panel {
         }
         out.push_str("\"/>\n");
         for (x, spread) in points {
+            let x = x + aside;
             let (low, high) = (self.y(spread.min), self.y(spread.max));
             let (left, right) = (x - 4.0, x + 4.0);
             let _ = writeln!(
@@ -119,10 +112,12 @@ impl Panel {
         out.push_str("</g>\n");
     }
 
-    /// Names of curves in a corner, on white.
-    fn legend(&self, out: &mut String, curves: &[Curve<'_>]) {
-        let (x, y) = (LEFT + 14.0, self.at[0] + 12.0);
-        let (width, height) = (392.0, 24.0 * curves.len() as f64 + 8.0);
+    /// Names of curves on the left, on white.
+    fn legend(&self, out: &mut String, curves: &[Curve<'_>], above: bool) {
+        let longest = curves.iter().map(|curve| curve.name.len()).max().unwrap_or(0);
+        let (width, height) = (60.0 + 7.2 * longest as f64, 24.0 * curves.len() as f64 + 8.0);
+        let x = LEFT + 14.0;
+        let y = if above { self.at[0] + 12.0 } else { self.at[1] - height - 12.0 };
         let _ = writeln!(
             out,
             r##"<rect x="{x}" y="{y}" width="{width}" height="{height}" fill="#fff" stroke="#bbb"/>"##
@@ -200,7 +195,7 @@ fn subtitle(crossover: &Crossover) -> String {
     let meta = &crossover.meta;
     let cost = crossover.cost_of_a_move.as_ref().and_then(|cost| cost.cpu_us);
     let cost = cost.map(|c| format!("; a move costs {:.0} µs ({:.0} to {:.0})", c.median, c.min, c.max));
-    format!("medians of {} rounds, bars from least to most{}", meta.rounds, cost.unwrap_or_default())
+    format!("medians ({} rounds), bars from least to most{}", meta.rounds, cost.unwrap_or_default())
 }
 
 fn panel(
@@ -213,12 +208,16 @@ fn panel(
 ) {
     let spreads = || curves.iter().flat_map(|curve| curve.points.iter().map(|(_, spread)| spread));
     let (Some(first), Some(last)) = (sizes.first(), sizes.last()) else { return };
-    let most = spreads().map(|spread| spread.max).fold(0.0, f64::max).max(1.0);
-    let least = spreads().map(|spread| spread.min).fold(f64::MAX, f64::min).clamp(0.1, most);
-    let log_y = at == UPPER;
-    // Room for the legend above, and for what is noted below.
-    let y = if log_y { [least / 1.3, most * 2.2] } else { [0.0, most * 1.35] };
-    let panel = Panel { x: [*first as f64 / 1.3, *last as f64 * 1.3], y, log_y, at };
+    let upper = at == UPPER;
+    // The ratio 1 is always seen.
+    let most = spreads().map(|spread| spread.max).fold(1.0, f64::max);
+    let least = spreads().map(|spread| spread.min).fold(if upper { most } else { 1.0 }, f64::min).max(0.01);
+    // Room for the legend, and for what is noted below.
+    let panel = Panel {
+        x: [*first as f64 / 1.3, *last as f64 * 1.3],
+        y: [least / if upper { 1.4 } else { 1.2 }, most * if upper { 2.0 } else { 1.3 }],
+        at,
+    };
     panel.axes(out, sizes, name);
     if let Some(from) = crossover.cheaper_than_haproxy.as_ref().and_then(|c| c.from_bytes) {
         let (left, x, right) = (panel.x(from.min), panel.x(from.median), panel.x(from.max));
@@ -229,19 +228,19 @@ fn panel(
             r##"<rect x="{left:.1}" y="{top}" width="{width:.1}" height="{height}" fill="#0072b2" opacity="0.1"/>
 <path d="M{x:.1} {top}V{bottom}" stroke="#0072b2" stroke-dasharray="5 4"/>"##
         );
-        if log_y {
+        if upper {
             let note = format!("cheaper than HAProxy from {}", size(from.median));
             text(out, (x + 8.0, bottom - 12.0), "start", "", &note);
         }
     }
-    if !log_y {
+    if !upper {
         let _ = writeln!(out, r##"<path d="M{LEFT} {0:.1}H{RIGHT}" stroke="#444"/>"##, panel.y(1.0));
     }
     let middle = (curves.len() as f64 - 1.0) / 2.0;
     for (i, curve) in curves.iter().enumerate() {
         panel.draw(out, curve, (i as f64 - middle) * ASIDE);
     }
-    panel.legend(out, curves);
+    panel.legend(out, curves, upper);
 }
 
 /// An SVG as PNG.
@@ -292,7 +291,7 @@ mod tests {
 
     #[test]
     fn figures_are_between_the_ends_of_their_axes() {
-        let panel = Panel { x: [1e3, 1e6], y: [1.0, 100.0], log_y: true, at: UPPER };
+        let panel = Panel { x: [1e3, 1e6], y: [1.0, 100.0], at: UPPER };
         assert_eq!((panel.y(1.0), panel.y(100.0), panel.y(1000.0)), (UPPER[1], UPPER[0], UPPER[0]));
         assert_eq!(panel.y(10.0), (UPPER[0] + UPPER[1]) / 2.0);
         let ticks: Vec<f64> = panel.ticks().into_iter().map(|(value, _)| value).collect();

@@ -28,11 +28,12 @@ pub fn line(run: &Run) -> String {
     let alone = if one.alone { " alone" } else { "" };
     let mut text = format!(
         "round {} {:<4} {:<20} {rate_rps:>8.0}/s {cpu_us:>8.1} us CPU ({own_cpu_us:.1} us own) \
-         {p50_ms:>7.3} ms p50 {p99_ms:>7.2} ms p99 {slowest_ms:>6.1} ms slowest, {:.3} moves",
+         {p50_ms:>7.3} ms p50 {p99_ms:>7.2} ms p99 {slowest_ms:>6.1} ms slowest, {:.3} moves, {:.4} asked",
         round + 1,
         size(one.bytes as f64),
         format!("{}{alone}", one.way.name()),
-        run.moves
+        run.moves,
+        run.asked
     );
     if run.early > 0.0 {
         let _ = write!(text, ", {:.5} early", run.early);
