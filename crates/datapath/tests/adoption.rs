@@ -8,11 +8,12 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use baton_cluster::Flow;
-use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CONFIRMED};
+use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CONFIRMED, FLAG_MOVED};
+use baton_datapath::model::Handoff;
 use baton_datapath::model::flag::{ACK, FIN, PSH, SYN};
-use baton_datapath::{Counter, Guide, Hold, State};
+use baton_datapath::{Counter, Event, Guide, Hold, State};
 use common::frames::{CLIENT, MSS, SACK, VIP, WSCALE, checksums_are_right, flow, read, timestamps};
-use common::world::{SELF, WEB};
+use common::world::{HANDOFF_PORT, OTHER, SELF, THIRD, WEB, address, keys};
 use common::{Tcp, World, in_netns, ip};
 use etherparse::{SlicedPacket, TcpHeader, TcpOptionElement, TransportSlice};
 
@@ -77,6 +78,26 @@ impl Node {
         panic!("no {what}");
     }
 
+    /// The next handoff packet that the node sends, and the frame in it.
+    #[track_caller]
+    fn hear_handoff(&self) -> (Handoff, Vec<u8>) {
+        let until = Instant::now() + DEADLINE;
+        let mut buffer = [0; 2048];
+        while Instant::now() < until {
+            match self.wire.read(&mut buffer) {
+                Ok(n) => {
+                    let opened = Handoff::unwrap(&keys(), &buffer[..n], self.world.clock());
+                    if let Ok(opened) = opened {
+                        return opened;
+                    }
+                }
+                Err(e) if e.kind() == ErrorKind::WouldBlock => std::thread::yield_now(),
+                Err(e) => panic!("the TAP device: {e}"),
+            }
+        }
+        panic!("no handoff packet");
+    }
+
     fn counted(&self, counter: Counter) -> u64 {
         self.world.programs.counter(counter).expect("counters")
     }
@@ -112,8 +133,12 @@ impl Client {
     }
 
     fn request(&mut self, node: &Node) {
-        node.send(&self.packet(ACK | PSH).data(REQUEST));
-        self.seq = self.seq.wrapping_add(REQUEST.len() as u32);
+        self.ask(node, REQUEST);
+    }
+
+    fn ask(&mut self, node: &Node, request: &[u8]) {
+        node.send(&self.packet(ACK | PSH).data(request));
+        self.seq = self.seq.wrapping_add(request.len() as u32);
     }
 
     /// Takes the server's answer and acknowledges it.
@@ -186,6 +211,74 @@ fn a_connection_is_adopted_served_and_closed() {
         node.hear("last ACK", |tcp, _| tcp.ack && tcp.acknowledgment_number == client.seq.wrapping_add(1));
         assert_eq!((node.counted(Counter::Closed), node.counted(Counter::StaleSocketEnded)), (1, 0));
         assert_eq!(node.counted(Counter::BytesServed), ANSWER.len() as u64);
+    });
+}
+
+const NEXT: &[u8] = b"GET /next HTTP/1.1\r\n\r\n";
+
+#[test]
+fn a_later_request_moves_the_connection_away() {
+    in_netns(|| {
+        let (mut node, listener, f) = (Node::new(), listen(), flow(40_000));
+        let other = ["neighbour", "add", "10.1.0.11", "lladdr", "02:00:00:00:01:01", "dev", "tap0"];
+        ip(&[&other[..], &["nud", "permanent"]].concat());
+        node.world.guide(WEB, Guide::Cached { load_limit: 9 }, &[], 1);
+        node.world.decide(WEB, REQUEST, &[SELF], 1);
+        node.world.decide(WEB, NEXT, &[OTHER], 1);
+        let mut client = Client::connect(&node, f, 1000, 50);
+        client.request(&node);
+        let mut stream = serve(&listener, f);
+        client.take_answer(&node);
+        client.request(&node);
+        stream.read_exact(&mut [0; REQUEST.len()]).expect("what was decided for this node stays");
+        stream.write_all(ANSWER).expect("room");
+        client.take_answer(&node);
+
+        let (seq, ack) = (client.seq, client.ack);
+        client.ask(&node, NEXT);
+        let (h, inner) = node.hear_handoff();
+        let tcp = read(&inner);
+        assert_eq!((h.start_seq, tcp.sequence_number, tcp.acknowledgment_number), (seq, seq, ack));
+        assert!(inner.ends_with(NEXT) && h.cwnd >= 10, "{h:?}");
+        let gone = stream.read(&mut [0; 1]).expect_err("ended by a RST that only this node saw");
+        assert_eq!(gone.kind(), ErrorKind::ConnectionReset);
+        assert_eq!((node.counted(Counter::Moved), node.counted(Counter::Closed)), (1, 1));
+        assert_eq!(node.counted(Counter::ServingStarted), node.counted(Counter::ServingEnded));
+    });
+}
+
+#[test]
+fn a_connection_that_moved_here_goes_on_where_it_stood() {
+    in_netns(|| {
+        let (node, listener, f) = (Node::new(), listen(), flow(40_000));
+        let mut client = Client { flow: f, seq: 5_000_000, ack: 7_000_000, tsval: 50, tsecr: 900 };
+        let handoff = Handoff {
+            hops: 0,
+            options: 7,
+            snd_wscale: 9,
+            start_seq: client.seq,
+            tsval: 950,
+            issued: node.world.clock().wall_ns,
+            mss: 1460,
+            distributor: 2,
+            service: 0,
+            rtt_ms: 50,
+            cwnd: 20,
+            flags: FLAG_MOVED as u16,
+            replay_end: 0,
+        };
+        let request = client.packet(ACK | PSH).data(REQUEST).frame();
+        let frame = handoff.wrap(&keys(), &request, address(OTHER), address(SELF), HANDOFF_PORT);
+        node.wire.release(&frame.expect("whole")).expect("room in the device");
+        client.seq = client.seq.wrapping_add(REQUEST.len() as u32);
+        let mut stream = serve(&listener, f);
+        client.take_answer(&node);
+        let told = node.world.events.take();
+        let bound = |e: &Event| matches!(e, Event::Bound { server: SELF, distributor: THIRD, .. });
+        assert!(told.iter().any(bound), "the taker tells: {told:?}");
+        client.request(&node);
+        stream.read_exact(&mut [0; REQUEST.len()]).expect("the next request stays: the rota looks at none");
+        assert_eq!(node.counted(Counter::MoveDoubt), 0);
     });
 }
 
