@@ -7,17 +7,38 @@ mod common;
 
 use std::time::Duration;
 
-use baton_cluster::Flow;
+use baton_cluster::{Flow, NodeId, PoolId};
+use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CONFIRMED};
 use baton_datapath::model::flag::{ACK, PSH, SYN};
-use baton_datapath::model::{Handoff, Offer, Options, cookie_of};
+use baton_datapath::model::{Binding, Handoff, Offer, Options, cookie_of};
 use baton_datapath::test_run::Run;
-use baton_datapath::{Counter, DatapathError, Guide};
+use baton_datapath::{Counter, DatapathError, Guide, State};
+use baton_http::{HostMatch, PathMatch, Route};
 use common::frames::{MSS, SACK, WSCALE, flow, timestamps};
-use common::world::{HANDOFF_PORT, OTHER, SELF, WEB, address, keys};
+use common::served::{FIRST, Served, client_here};
+use common::world::{HANDOFF_PORT, OTHER, PLAIN, QUERY, SELF, WEB, address, keys};
 use common::{Tcp, World, in_netns};
 
 const FLOWS: u16 = 4000; // fewer than the table of bindings holds
 const REQUEST: &[u8] = b"GET /images/logo.png HTTP/1.1\r\nHost: www.example.org\r\nAccept: */*\r\n\r\n";
+
+/// What a browser asks with: a kilobyte.
+fn browsers() -> Vec<u8> {
+    let long = |name: &str, n: usize| format!("{name}: {}\r\n", "abcdefgh/1.0 ".repeat(n));
+    let head = format!(
+        "GET /images/logo.png HTTP/1.1\r\nHost: www.example.org\r\n{}{}{}\r\n",
+        long("User-Agent", 10),
+        long("Accept", 20),
+        long("Cookie", 40),
+    );
+    head.into_bytes()
+}
+
+/// Connections with a real socket, of which each moves once.
+const SOCKETS: usize = 300;
+
+const SEQ_START: u32 = 1001;
+const ACK_START: u32 = 70_001;
 
 const NOT_OURS: &str = "not ours (the overhead)";
 
@@ -38,17 +59,38 @@ struct Bench {
 
 impl Bench {
     fn new(roles: &str, rows: Vec<Row>) -> Self {
-        let mut world = World::new(roles, &[]);
-        world.guide(WEB, Guide::Cached { load_limit: u32::MAX }, &[], 1);
-        world.decide(WEB, REQUEST, &[OTHER], 1);
-        Self { world, rows }
+        let world = World::new(roles, &[]);
+        let mut bench = Self { world, rows };
+        bench.decided(WEB, OTHER);
+        bench
+    }
+
+    /// The request's target in a pool is this server's, whatever its load.
+    fn decided(&mut self, pool: PoolId, server: NodeId) {
+        self.world.guide(pool, Guide::Cached { load_limit: u32::MAX }, &[], 1);
+        self.world.decide(pool, REQUEST, &[server], 1);
     }
 
     /// Runs a frame of each flow and keeps the case's figures; each must be counted as the case says.
     fn ingress(&mut self, case: &'static str, as_what: Counter, frame: impl Fn(&World, Flow) -> Vec<u8>) {
         let before = self.counted(as_what);
-        self.time("ingress", case, frame, |world, frame| world.programs.run_ingress(frame));
+        self.time("ingress", case, frame, ingress);
         assert_eq!(self.counted(as_what) - before, u64::from(FLOWS), "{case}: not what was timed");
+    }
+
+    /// Connections that this node serves and follows, of which nothing has been asked.
+    fn serve(&mut self) {
+        for f in flows() {
+            let b = Binding {
+                seen_ns: self.world.clock().kernel_ns,
+                flags: FLAG_ADOPTED | FLAG_CONFIRMED,
+                start_ack: ACK_START,
+                mss: 1460,
+                ..Binding::unknown(SEQ_START, State::Bound(SELF))
+            };
+            self.world.programs.set_whole_binding(&f, &b).expect("bindings");
+            self.world.programs.follow(&f, SEQ_START, ACK_START).expect("exchanges");
+        }
     }
 
     fn counted(&self, counter: Counter) -> u64 {
@@ -63,7 +105,10 @@ impl Bench {
         run: impl Fn(&World, &[u8]) -> Result<Run, DatapathError>,
     ) {
         let once = |f| ns(run(&self.world, &frame(&self.world, f)).expect("a test-run").took);
-        let mut took: Vec<u64> = flows().map(once).collect();
+        self.keep(program, case, flows().map(once).collect());
+    }
+
+    fn keep(&mut self, program: &'static str, case: &'static str, mut took: Vec<u64>) {
         took.sort_unstable();
         let at = |percent: usize| took[(took.len() - 1) * percent / 100];
         let (median, min, p90) = (at(50), at(0), at(90));
@@ -109,6 +154,20 @@ fn request(world: &World, f: Flow) -> Vec<u8> {
     established(world, f, ACK | PSH).data(REQUEST).frame()
 }
 
+/// A client's packet of a connection that this node serves, so many bytes from its first.
+fn served(f: Flow, at: u32, payload: &[u8]) -> Vec<u8> {
+    Tcp::new(f, ACK | PSH, SEQ_START + at, ACK_START)
+        .options(&[&[1, 1], &timestamps(5, 6)])
+        .data(payload)
+        .frame()
+}
+
+/// A connection to another service of the same address.
+fn on(mut f: Flow, port: u16) -> Flow {
+    f.vip_port = port;
+    f
+}
+
 /// A packet for a port that is no service's.
 fn foreign(_: &World, mut f: Flow) -> Vec<u8> {
     f.vip_port = 22;
@@ -126,6 +185,25 @@ fn distributor(rows: Vec<Row>) -> Vec<Row> {
     b.ingress("first request, decided, handed off", Counter::DecidedCache, request);
     b.ingress("first request again, handed off", Counter::HandoffAgain, request);
     b.ingress("forwarded by binding", Counter::ForwardedBinding, ack);
+    let other = Route { host: HostMatch::named("other.example.org"), pool: 1, ..Route::default() };
+    b.world.service(10, 85, &[PLAIN, QUERY], vec![other], [false, false]).expect("tables");
+    let browsers = browsers();
+    for (case, head) in
+        [("first request, whole head of 70 bytes", REQUEST), ("first request, whole head of 1 kB", &browsers)]
+    {
+        b.world.rest().expect("tables");
+        b.decided(PLAIN, OTHER);
+        b.prepare(|w, f| ack(w, on(f, 85)));
+        b.ingress(case, Counter::DecidedCache, |w, f| {
+            established(w, on(f, 85), ACK | PSH).data(head).frame()
+        });
+    }
+    b.world.rest().expect("tables");
+    let route = |i| Route { path: PathMatch::Prefix(format!("/images/{i}")), pool: 1, ..Route::default() };
+    b.world.service(9, 84, &[WEB, QUERY], (0..20).map(route).collect(), [false, false]).expect("tables");
+    b.decided(WEB, OTHER);
+    b.prepare(|w, f| ack(w, on(f, 84)));
+    b.ingress("first request, 20 routes by path", Counter::DecidedCache, |w, f| request(w, on(f, 84)));
     b.world.rest().expect("tables");
     b.world.guide(WEB, Guide::Ask, &[], 1);
     b.ingress("first request proves itself, held", Counter::HeldAsk, request);
@@ -143,14 +221,50 @@ fn owner(rows: Vec<Row>) -> Vec<Row> {
     });
     let mut answer = Tcp::new(flow(1), ACK | PSH, 1, 1).data(&[b'a'; 1000]);
     answer.back = true;
-    let sent = |mut f: Flow, port| {
-        f.vip_port = port;
-        Tcp { flow: f, ..answer.clone() }.frame()
-    };
+    let sent = |f: Flow, port| Tcp { flow: on(f, port), ..answer.clone() }.frame();
     b.time("egress", NOT_OURS, |_, f| sent(f, 22), egress);
     let before = b.counted(Counter::BytesServed);
     b.time("egress", "the server's data, followed", |_, f| sent(f, 80), egress);
     assert_eq!(b.counted(Counter::BytesServed) - before, u64::from(FLOWS) * 1000);
+    b.rows
+}
+
+fn follower(rows: Vec<Row>) -> Vec<Row> {
+    let mut b = Bench::new("ds", rows);
+    b.decided(WEB, SELF);
+    let browsers = browsers();
+    for (case, head) in [
+        ("later request, 70 bytes, decided for this node", REQUEST),
+        ("later request, 1 kB, decided for this node", &browsers),
+    ] {
+        b.serve();
+        b.ingress(case, Counter::MoveDecidedHere, |_, f| served(f, 0, head));
+    }
+    let answer = |f, payload: &[u8]| {
+        let mut tcp = Tcp::new(f, ACK | PSH, ACK_START, SEQ_START + browsers.len() as u32).data(payload);
+        tcp.back = true;
+        tcp.frame()
+    };
+    let head = b"HTTP/1.1 200 OK\r\nServer: nginx\r\nContent-Length: 900\r\nContent-Type: text/html\r\n\r\n";
+    let whole = [&head[..], &[b'a'; 900]].concat();
+    b.time("egress", "a response of 1 kB, head and body", |_, f| answer(f, &whole), egress);
+    b.serve();
+    let post = b"POST /upload HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n";
+    b.prepare(|_, f| served(f, 0, post));
+    let body = [b'a'; 1000];
+    b.ingress("1000 bytes of a request's body", Counter::Owned, |_, f| served(f, post.len() as u32, &body));
+    b.rows
+}
+
+fn mover(rows: Vec<Row>) -> Vec<Row> {
+    client_here();
+    let mut b = Bench::new("s", rows);
+    b.world.decide(WEB, FIRST, &[SELF], 1);
+    let sockets: Vec<_> = flows().take(SOCKETS).map(|f| Served::new(&mut b.world, f)).collect();
+    let move_ = |c: &Served| ns(b.world.programs.run_ingress(&c.asks(REQUEST)).expect("a test-run").took);
+    let took = sockets.iter().map(move_).collect();
+    assert_eq!(b.counted(Counter::Moved), SOCKETS as u64, "not what was timed");
+    b.keep("ingress", "later request moves the connection", took);
     b.rows
 }
 
@@ -193,7 +307,7 @@ fn switch(rows: Vec<Row>) -> Vec<Row> {
 fn main() {
     let json = std::env::args().any(|a| a == "--json");
     in_netns(move || {
-        let rows = switch(server(owner(distributor(Vec::new()))));
+        let rows = switch(server(mover(follower(owner(distributor(Vec::new()))))));
         let mut out = std::io::stdout().lock();
         let printed = if json { print_json(&mut out, &rows) } else { print_table(&mut out, &rows) };
         printed.expect("standard output");
@@ -203,7 +317,7 @@ fn main() {
 fn print_table(out: &mut impl std::io::Write, rows: &[Row]) -> std::io::Result<()> {
     writeln!(
         out,
-        "ns per packet, test-run's own overhead included; {FLOWS} packets a case, each of another flow\n"
+        "ns per packet, test-run's own overhead included; {FLOWS} packets a case, each of another flow ({SOCKETS} moves)\n"
     )?;
     writeln!(out, "{:<8} {:<46} {:>7} {:>7} {:>7}", "program", "case", "median", "min", "p90")?;
     for r in rows {
