@@ -201,6 +201,7 @@ inline_always void keep(struct exchange *x, const struct scratch *s)
 	x->requests = s->follower;
 	x->heads = s->heads;
 	x->asked = s->asked;
+	x->early = 0;
 }
 
 inline_always int outside_messages(struct exchange *x, const struct packet *p)
