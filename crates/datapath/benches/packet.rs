@@ -249,7 +249,7 @@ fn follower(rows: Vec<Row>) -> Vec<Row> {
     let whole = [&head[..], &[b'a'; 900]].concat();
     b.time("egress", "a response of 1 kB, head and body", |_, f| answer(f, &whole), egress);
     b.serve();
-    let post = b"POST /upload HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n";
+    let post = b"POST /images/logo.png HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n";
     b.prepare(|_, f| served(f, 0, post));
     let body = [b'a'; 1000];
     b.ingress("1000 bytes of a request's body", Counter::Owned, |_, f| served(f, post.len() as u32, &body));

@@ -16,7 +16,7 @@ use crate::constants::{
     STATE_RELEASING,
 };
 use crate::error::DatapathError;
-use crate::model::{Binding, Direction, Messages, Verdict};
+use crate::model::{Binding, Direction, Heard, Messages, Verdict};
 use crate::programs::Datapath;
 use crate::shared::{as_bytes, from_bytes, key_of, types};
 use crate::tables::{State, put};
@@ -190,6 +190,12 @@ impl Datapath {
             heads: x.heads,
             decided: (u32::from(x.decided) != NO_NODE).then_some((x.decided_seq, NodeId(x.decided))),
             cut_seq: (x.cut != 0).then_some(x.cut_seq),
+            early_seq: (x.early != 0).then_some(x.early_seq),
+            heard: Heard {
+                ack: x.heard_ack,
+                window: x.heard_window,
+                timestamps: (x.heard_timestamps != 0).then_some((x.heard_tsval, x.heard_tsecr)),
+            },
             doubt: x.doubt != 0,
         }))
     }

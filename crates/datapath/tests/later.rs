@@ -7,10 +7,10 @@ use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use baton_datapath::State;
 use baton_datapath::constants::{FLAG_HANDED, FLAG_MOVED};
 use baton_datapath::model::flag::{ACK, FIN, PSH};
 use baton_datapath::model::{Handoff, Verdict};
+use baton_datapath::{Event, State};
 use common::client::case;
 use common::frames::{CLIENT, VIP, checksums_are_right, flow, read};
 use common::served::{FIRST, Served, client_here};
@@ -131,8 +131,15 @@ fn a_request_of_another_pool_waits_for_a_strict_service() {
         case(world, "not while the socket is busy", &c.asks(NEXT), Verdict::Drop, busy);
         let mut early = c.sends(NEXT);
         early.ack = c.ack.wrapping_sub(1);
-        let waits = &["move_not_idle", "outside_pool", "drop_early_request"];
-        case(world, "nor before its answer is acknowledged", &early.frame(), Verdict::Drop, waits);
+        let waits = &["held_early", "move_not_idle", "outside_pool"];
+        case(world, "nor before its answer is acknowledged", &early.frame(), Verdict::Redirect, waits);
+        early.seq = c.seq.wrapping_add(NEXT.len() as u32);
+        case(world, "nor what comes behind it", &early.frame(), Verdict::Redirect, &["held_early"]);
+        let mut ack = c.sends(b"");
+        ack.flags = ACK;
+        let said =
+            case(world, "all is acknowledged", &ack.frame(), Verdict::Stack, &["owned", "serving_ended"]);
+        assert!(matches!(said.events[..], [Event::Idle { .. }]), "{said:?}");
         c.is_alive();
     });
     node(82, |world, mut c| {

@@ -140,7 +140,7 @@ impl Run<'_> {
             return self.take(p, b, released);
         }
         if carries && self.service(&p.flow).is_some_and(|s| s.follows) {
-            if b.state == State::Asking && !released {
+            if b.state == State::Asking {
                 if !b.waited_enough(self.clock.kernel_ns) {
                     return self.hold_more(b);
                 }
@@ -149,6 +149,9 @@ impl Run<'_> {
             if let Some(verdict) = self.later(p, b, released) {
                 return verdict;
             }
+        }
+        if !carries && self.service(&p.flow).is_some_and(|s| s.strict) {
+            self.heard(p, b);
         }
         self.count(Counter::Owned);
         self.track_in(p, b);

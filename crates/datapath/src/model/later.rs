@@ -10,6 +10,7 @@ use super::request::{Read, feed};
 use super::{Binding, Packet, Run, Service, Verdict};
 use crate::constants::{CWND_FRESH_MS, FLAG_HANDED, FLAG_MOVED, FLAG_SYN_SEEN, RTT_CAP_MS};
 use crate::counters::Counter;
+use crate::events::Event;
 use crate::tables::{Guide, State};
 
 /// What the owner follows of a connection (`struct exchange`).
@@ -25,13 +26,34 @@ pub struct Followed {
     pub decided: Option<(u32, NodeId)>,
     /// Where the next request begins in the packet that waits, when it must not go along.
     pub cut_seq: Option<u32>,
+    /// User space has packets from here on, until the connection is idle.
+    pub early_seq: Option<u32>,
+    /// What the client's last packet without payload said, in a strict service.
+    pub heard: Heard,
+}
+
+/// The fields of a packet that say what the client has got.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "said once, in the header")]
+pub struct Heard {
+    pub ack: u32,
+    pub window: u16,
+    pub timestamps: Option<(u32, u32)>,
 }
 
 impl Followed {
     /// A connection whose first bytes are these.
     pub fn new(start_seq: u32, start_ack: u32) -> Self {
         let messages = Exchange::new(start_seq, start_ack);
-        Self { start_seq, messages, doubt: false, decided: None, cut_seq: None }
+        Self {
+            start_seq,
+            messages,
+            doubt: false,
+            decided: None,
+            cut_seq: None,
+            early_seq: None,
+            heard: Heard::default(),
+        }
     }
 }
 
@@ -47,6 +69,8 @@ pub struct Messages {
     pub heads: u32,
     pub decided: Option<(u32, NodeId)>,
     pub cut_seq: Option<u32>,
+    pub early_seq: Option<u32>,
+    pub heard: Heard,
     pub doubt: bool,
 }
 
@@ -79,10 +103,15 @@ impl Followed {
             heads: outstanding.heads(),
             decided: self.decided,
             cut_seq: self.cut_seq,
+            early_seq: self.early_seq,
+            heard: self.heard,
             doubt: self.doubt,
         }
     }
 }
+
+/// Bytes that may wait for a connection to be idle.
+const EARLY_MAX: u32 = 1 << 20;
 
 /// What becomes of a later request.
 enum Later {
@@ -150,6 +179,8 @@ impl Run<'_> {
     pub(super) fn later(&mut self, p: &Packet, b: &mut Binding, released: bool) -> Option<Verdict> {
         let service = self.service(&p.flow)?.clone();
         let mut f = self.followed(&p.flow, b)?;
+        // User space has had it, and has said all that it can.
+        let answered = released && f.decided.is_some_and(|(seq, _)| seq == p.seq);
         f.cut_seq = None;
         let mut after = f;
         let requests = f.messages.requests();
@@ -163,7 +194,12 @@ impl Run<'_> {
         let doubt = matches!(fed, Fed::Doubt(_));
         if fed == Fed::Old || fed == Fed::Gap {
             self.keep(p.flow, f);
-            return (fed == Fed::Gap).then(|| self.drop(Counter::DropGap));
+            let behind_early = f.early_seq.is_some_and(|early| p.seq.wrapping_sub(early) < EARLY_MAX);
+            return match fed {
+                Fed::Gap if behind_early => Some(self.hold_early(b)),
+                Fed::Gap => Some(self.drop(Counter::DropGap)),
+                _ => None,
+            };
         }
         let then = if doubt && !(boundary && service.strict) {
             f.doubt = true;
@@ -174,6 +210,8 @@ impl Run<'_> {
             if idle { Later::Read } else { Later::Waits }
         } else if !service.strict && !boundary {
             Later::Stays
+        } else if service.strict && again.is_some() && boundary && !idle {
+            Later::Waits
         } else if let Some(at) = again.filter(|_| service.strict) {
             f.cut_seq = Some(p.seq.wrapping_add(at as u32));
             Later::Asked(Counter::HeldPipelined)
@@ -182,13 +220,22 @@ impl Run<'_> {
         } else {
             self.place(p, &service, &f, idle)
         };
-        self.fate(p, b, &service, Fate { then, released, f, after })
+        self.fate(p, b, &service, Fate { then, boundary, answered, f, after })
     }
 
     fn fate(&mut self, p: &Packet, b: &mut Binding, service: &Service, fate: Fate) -> Option<Verdict> {
-        let Fate { mut then, released, f, after } = fate;
-        if released && matches!(then, Later::Asked(_)) {
+        let Fate { mut then, boundary, answered, mut f, mut after } = fate;
+        if answered && matches!(then, Later::Asked(_)) {
+            if !boundary {
+                self.keep(p.flow, Followed { cut_seq: None, ..f });
+                return Some(self.drop(Counter::DropEarlyRequest));
+            }
             then = if service.strict { Later::Waits } else { Later::Stays };
+        }
+        match then {
+            Later::Asked(_) if boundary => f.early_seq = None,
+            Later::Waits if self.daemon_listens() => f.early_seq = Some(p.seq),
+            _ => {}
         }
         self.keep(p.flow, f);
         match then {
@@ -199,11 +246,34 @@ impl Run<'_> {
                 None => {}
             },
             Later::Asked(why) => return Some(self.ask(b, why)),
+            Later::Waits if self.daemon_listens() => return Some(self.hold_early(b)),
             Later::Waits => return Some(self.drop(Counter::DropEarlyRequest)),
             Later::Read => return Some(self.read_later(p, b)),
         }
+        after.cut_seq = f.cut_seq;
+        after.early_seq = None;
         self.keep(p.flow, after);
         None
+    }
+
+    /// User space keeps the packet until the connection is idle.
+    fn hold_early(&mut self, b: &mut Binding) -> Verdict {
+        b.held += 1;
+        self.count(Counter::HeldEarly);
+        Verdict::Redirect
+    }
+
+    /// The client acknowledges: that may make the connection idle, which user space may wait for.
+    pub(super) fn heard(&mut self, p: &Packet, b: &Binding) {
+        let Some(mut f) = self.followed(&p.flow, b) else { return };
+        f.heard = Heard { ack: p.ack, window: p.window, timestamps: p.options.timestamps };
+        self.keep(p.flow, f);
+        let responses = f.messages.responses();
+        let idle =
+            f.messages.outstanding().is_none() && responses.is_between_messages() && p.ack == responses.at();
+        if f.early_seq.is_some() && idle {
+            self.tell(Event::Idle { flow: p.flow });
+        }
     }
 
     /// What becomes of the request that begins with this packet's first byte.
@@ -329,7 +399,8 @@ impl Run<'_> {
 /// A packet's lot: what is known before it, and after it if its server gets it.
 struct Fate {
     then: Later,
-    released: bool,
+    boundary: bool,
+    answered: bool,
     f: Followed,
     after: Followed,
 }

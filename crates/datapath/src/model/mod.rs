@@ -31,7 +31,7 @@ use crate::tables::Guide;
 pub use binding::Binding;
 pub use cookie::{Offer, cookie_age, cookie_of, flow_clock, maglev_slot};
 pub use handoff::{Handoff, Refusal};
-pub use later::{Direction, Followed, Messages};
+pub use later::{Direction, Followed, Heard, Messages};
 pub use packet::{Options, Packet, Parsed, flag};
 
 /// The two clocks, at one moment.
