@@ -64,13 +64,13 @@ inline_always int take(struct __sk_buff *skb, struct packet *p, struct binding *
 		if (released)
 			return drop(COUNT_DROP_EARLY_REQUEST);
 		if (b->state == STATE_ASKING && !held_too_long(b))
-			return hold(b, COUNT_HELD_MORE);
+			return hold(skb, p, b, COUNT_HELD_MORE);
 		b->state = STATE_ASKING;
 		b->since_ns = bpf_ktime_get_ns();
 		b->held = 0;
-		return hold(b, COUNT_HELD_PIPELINED);
+		return hold(skb, p, b, COUNT_HELD_PIPELINED);
 	}
-	int verdict = adopt(skb, p, b, s->has_clock ? s->clock : clock_of(p, b));
+	int verdict = adopt(skb, p, b, s->has_clock ? s->clock : clock_for(p, b->rtt_ms));
 	if (!adopted && b->flags & FLAG_ADOPTED)
 		tell(&p->flow, b, EVENT_BOUND);
 	return verdict;
@@ -88,7 +88,7 @@ function int own(struct __sk_buff *skb, struct packet *p, struct binding *b, boo
 	if (p->payload && p->service_flags & SERVICE_FOLLOWS) {
 		if (b->state == STATE_ASKING) {
 			if (!held_too_long(b))
-				return hold(b, COUNT_HELD_MORE);
+				return hold(skb, p, b, COUNT_HELD_MORE);
 			b->state = STATE_BOUND;
 		}
 		int verdict = later(skb, p, b, released);
@@ -193,7 +193,7 @@ function int first_request(struct __sk_buff *skb, struct packet *p, struct bindi
 			return drop(COUNT_DROP_NO_SERVER);
 		b->held = 0;
 		b->state = STATE_HELD;
-		return hold(b, why);
+		return hold(skb, p, b, why);
 	}
 	struct load *l = load_of(server);
 	if (l)
@@ -266,7 +266,7 @@ inline_always int held(struct __sk_buff *skb, struct packet *p, struct binding *
 	/* given back too late: never for ever */
 	if (released)
 		return drop(COUNT_DROP_EARLY_SEGMENT);
-	return hold(b, COUNT_HELD_MORE);
+	return hold(skb, p, b, COUNT_HELD_MORE);
 }
 
 /* A flow that has no binding, at a node that may make one. */
@@ -401,7 +401,7 @@ inline_always int undecided(struct __sk_buff *skb, struct packet *p)
 	if (b && is_decided(b) && b->node == settings.self && is_hearsay(b))
 		b = 0;
 	if (b && b->state == STATE_READING)
-		return reading(skb, p, b);
+		return reading(skb, p, b, released);
 	if (b && is_decided(b) && may_pass(p, b, released))
 		return b->node == settings.self ? own(skb, p, b, released) : elsewhere(skb, p, b);
 
@@ -432,7 +432,7 @@ inline_always int decided(struct __sk_buff *skb, struct packet *p)
 	if (!b)
 		return drop(COUNT_FAULT_MAP);
 	if (b->state == STATE_READING)
-		return reading(skb, p, b);
+		return reading(skb, p, b, false);
 	return b->node == settings.self ? own(skb, p, b, false) : hand_off(skb, p, b);
 }
 
@@ -545,6 +545,16 @@ int ingress(struct __sk_buff *skb)
 	}
 }
 
+/*
+ * A RST without ACK answers a packet that found no socket. Just after an adoption that is a packet
+ * which overtook the adopting one on another CPU; its RST would kill the connection.
+ */
+inline_always bool is_stray_reset(__u8 flags, const struct binding *b)
+{
+	return (flags & (RST | ACK)) == RST &&
+	       bpf_ktime_get_ns() - b->since_ns < (__u64)YOUNG_MS * MS;
+}
+
 /* What the node's server sends: load, ends, and the RSTs that must not leave. */
 SEC("tcx/egress")
 int egress(struct __sk_buff *skb)
@@ -568,6 +578,8 @@ int egress(struct __sk_buff *skb)
 		return NEXT_PROGRAM;
 	if (b->flags & FLAG_FROZEN)
 		return drop(COUNT_DROP_FROZEN);
+	if (b->state == STATE_READING && is_stray_reset(tcp_flags(&h.tcp), b))
+		return drop(COUNT_DROP_OVERTAKEN_RESET);
 	if (!is_decided(b))
 		return NEXT_PROGRAM;
 	/* a socket of ours that has not heard yet that its connection has moved */
@@ -580,14 +592,8 @@ int egress(struct __sk_buff *skb)
 	p.seq = bpf_ntohl(h.tcp.seq);
 	p.ack = bpf_ntohl(h.tcp.ack_seq);
 	p.flags = tcp_flags(&h.tcp);
-	/*
-	 * A RST without ACK answers a packet that found no socket. Just after an adoption that is a
-	 * packet which overtook the adopting one on another CPU; its RST would kill the connection.
-	 */
-	if ((p.flags & (RST | ACK)) == RST && !(b->flags & (FLAG_CONFIRMED | FLAG_CLOSED))) {
-		if (bpf_ktime_get_ns() - b->since_ns < (__u64)YOUNG_MS * MS)
-			return drop(COUNT_DROP_OVERTAKEN_RESET);
-	}
+	if (!(b->flags & (FLAG_CONFIRMED | FLAG_CLOSED)) && is_stray_reset(p.flags, b))
+		return drop(COUNT_DROP_OVERTAKEN_RESET);
 	if (settings.follows && p.payload)
 		follow_response(skb, &p, b);
 	track_out(&p, b);

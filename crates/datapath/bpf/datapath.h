@@ -296,6 +296,7 @@ enum binding_flag {
 	FLAG_FROZEN = 512,  /* the reader is about to hand it off: nothing passes, either way */
 	FLAG_MOVED = 2048,  /* it had another server before; or has had this one */
 	FLAG_REPLAY = 1024, /* its first bytes come from a reader, up to replay_end */
+	FLAG_BEHIND = 4096, /* STATE_READING: what user space still holds goes first */
 };
 
 enum tcp_option {
@@ -316,8 +317,8 @@ struct binding {
 	__u32 snd_end;	  /* owner: end of what the server has sent */
 	__u32 held;	  /* packets given to user space since it is held */
 	__u32 replay_end; /* with FLAG_REPLAY: the first byte that the client itself will send */
-	__u32 tsval; /* STATE_READING: the timestamps of the packet that the reader got first */
-	__u32 tsecr;
+	__u32 tsval; /* STATE_READING: timestamp of the packet that the reader got first */
+	__u32 clock; /* STATE_READING: what our own clock read then, at since_ns */
 	__u16 node;	   /* with STATE_BOUND: the owner */
 	__u16 distributor; /* who handed it off */
 	__u16 service;

@@ -133,9 +133,13 @@ inline_always __u16 decide(const struct packet *p, struct scratch *s, enum count
 
 /* Gives the packet to user space through the hold device; it comes back when there is a decision.
  */
-inline_always int hold(struct binding *b, enum counter why)
+inline_always int hold(struct __sk_buff *skb, const struct packet *p, struct binding *b,
+		       enum counter why)
 {
-	__sync_fetch_and_add(&b->held, 1);
+	/* the device takes what offloads have merged apart again */
+	__u32 packets = skb->gso_size ? (p->payload + skb->gso_size - 1) / skb->gso_size : 1;
+
+	__sync_fetch_and_add(&b->held, packets);
 	count(why);
 	return bpf_redirect(settings.hold_ifindex, 0);
 }

@@ -39,7 +39,8 @@ static __noinline __u64 handoff_tag(const struct handoff_option *o, const struct
 /*
  * What the flow's clock reads now, for the server's socket to go on from: never behind what the
  * client echoed, and ahead of it by the round trip measured at the handshake, so that the socket's
- * first RTT sample is honest. The client's own pause before its request must not count.
+ * first RTT sample is honest. The client's own pause before its request must not count. What a
+ * reader replays echoes the clock as the reader's socket had it last.
  */
 inline_always __u32 clock_for(const struct packet *p, __u16 rtt_ms)
 {
@@ -49,12 +50,6 @@ inline_always __u32 clock_for(const struct packet *p, __u16 rtt_ms)
 	if ((__s32)ahead < 0)
 		ahead = 0;
 	return p->tsecr + (ahead > cap ? cap : ahead);
-}
-
-/* As above; where a reader has spoken meanwhile, the clock has gone on. */
-inline_always __u32 clock_of(const struct packet *p, const struct binding *b)
-{
-	return b->flags & FLAG_REPLAY ? flow_clock(&p->flow) : clock_for(p, b->rtt_ms);
 }
 
 /* Everything of the wrapping but what the option says; its tag is made here. */
@@ -108,7 +103,7 @@ function int send_handoff(struct __sk_buff *skb, const struct packet *p, const s
 	h->option.options = b->options;
 	h->option.snd_wscale = b->snd_wscale;
 	h->option.start_seq = bpf_htonl(b->start_seq);
-	h->option.tsval = bpf_htonl(clock_of(p, b));
+	h->option.tsval = bpf_htonl(clock_for(p, b->rtt_ms));
 	set_issued(&h->option, b->issued);
 	h->option.mss = bpf_htons(b->mss);
 	h->option.distributor = bpf_htons(b->distributor);

@@ -212,13 +212,14 @@ inline_always int outside_messages(struct exchange *x, const struct packet *p)
 }
 
 /* User space keeps the packet until the connection is idle; or the client repeats it. */
-inline_always int wait_for_idle(const struct packet *p, struct binding *b, struct exchange *x)
+inline_always int wait_for_idle(struct __sk_buff *skb, const struct packet *p, struct binding *b,
+				struct exchange *x)
 {
 	if (!daemon_listens())
 		return drop(COUNT_DROP_EARLY_REQUEST);
 	x->early = 1;
 	x->early_seq = p->seq;
-	return hold(b, COUNT_HELD_EARLY);
+	return hold(skb, p, b, COUNT_HELD_EARLY);
 }
 
 /* The client acknowledges: that may make the connection idle, which user space may wait for. */
@@ -262,7 +263,7 @@ inline_always int later_packet(struct __sk_buff *skb, struct packet *p, struct b
 	if (fed == FED_OLD)
 		return TC_ACT_OK;
 	if (fed == FED_GAP)
-		return x->early && p->seq - x->early_seq < EARLY_MAX ? hold(b, COUNT_HELD_EARLY)
+		return x->early && p->seq - x->early_seq < EARLY_MAX ? hold(skb, p, b, COUNT_HELD_EARLY)
 								     : drop(COUNT_DROP_GAP);
 	if (fed == FED_DOUBT && !(boundary && p->service_flags & SERVICE_STRICT))
 		return outside_messages(x, p);
@@ -279,7 +280,7 @@ inline_always int later_packet(struct __sk_buff *skb, struct packet *p, struct b
 		b->state = STATE_ASKING;
 		b->since_ns = bpf_ktime_get_ns();
 		b->held = 0;
-		return hold(b, COUNT_HELD_PIPELINED);
+		return hold(skb, p, b, COUNT_HELD_PIPELINED);
 	}
 	enum later then =
 		fed == FED_DOUBT ? (idle ? LATER_READ : LATER_WAITS) : place(p, s, x, idle);
@@ -299,9 +300,9 @@ inline_always int later_packet(struct __sk_buff *skb, struct packet *p, struct b
 		b->state = STATE_ASKING;
 		b->since_ns = bpf_ktime_get_ns();
 		b->held = 0;
-		return hold(b, s->why);
+		return hold(skb, p, b, s->why);
 	case LATER_WAITS:
-		return wait_for_idle(p, b, x);
+		return wait_for_idle(skb, p, b, x);
 	case LATER_READ:
 		return read_later(skb, p, b);
 	default:

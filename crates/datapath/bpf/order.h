@@ -24,16 +24,23 @@ int apply_order(struct order *o)
 		b->issued = o->issued = wall_ns();
 		b->state = STATE_RELEASING;
 	} else if (o->kind == ORDER_RELEASED) {
-		if (!b || b->state != STATE_RELEASING || b->start_seq != o->start_seq ||
-		    b->held != o->held)
+		if (!b || b->start_seq != o->start_seq || b->held != o->held)
 			return 0;
-		b->state = STATE_BOUND;
+		if (b->state == STATE_READING && b->flags & FLAG_BEHIND) {
+			b->held = 0;
+			clear_flag(b, FLAG_BEHIND);
+		} else if (b->state == STATE_RELEASING) {
+			b->state = STATE_BOUND;
+		} else {
+			return 0;
+		}
 	} else if (o->kind == ORDER_READ_HELD) {
 		if (!b || b->state != STATE_HELD || b->start_seq != o->start_seq)
 			return 0;
 		b->node = settings.self;
 		b->seen_ns = b->since_ns = now;
 		b->issued = wall_ns();
+		set_flag(b, FLAG_BEHIND);
 		b->state = STATE_READING;
 	} else if (o->kind == ORDER_DECIDE_ASKED) {
 		struct exchange *x = bpf_map_lookup_elem(&exchanges, &flow);
@@ -54,7 +61,6 @@ int apply_order(struct order *o)
 		b->node = o->node;
 		b->seen_ns = b->since_ns = now;
 		b->issued = o->issued = b->issued + 1 > wall_ns() ? b->issued + 1 : wall_ns();
-		b->held = 0;
 		b->replay_end = o->held;
 		b->flags = FLAG_REPLAY | (b->flags & (FLAG_MOVED | FLAG_SYN_SEEN));
 		b->state = STATE_RELEASING;

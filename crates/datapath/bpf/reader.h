@@ -7,6 +7,7 @@
 #pragma once
 
 #include "adopt.h"
+#include "decide.h"
 
 inline_always struct bpf_sock *reader_listener(struct __sk_buff *skb)
 {
@@ -19,19 +20,100 @@ inline_always struct bpf_sock *reader_listener(struct __sk_buff *skb)
 	return bpf_skc_lookup_tcp(skb, &t, sizeof(t.ipv4), BPF_F_CURRENT_NETNS, 0);
 }
 
+/* The exchange of the connection that the reader has; made with the first packet. */
+inline_always struct exchange *exchange_read(const struct packet *p, const struct binding *b,
+					     struct scratch *s)
+{
+	struct exchange *x = exchange_of(&p->flow, b);
+
+	if (x)
+		return x;
+	struct exchange *fresh = &s->exchange;
+	__builtin_memset(fresh, 0, sizeof(*fresh));
+	fresh->start_seq = fresh->requests.at = fresh->requests.boundary = b->start_seq;
+	fresh->decided = NO_NODE;
+	/* in place: whoever holds the old one may write to it yet */
+	x = bpf_map_lookup_elem(&exchanges, &p->flow);
+	if (x)
+		*x = *fresh;
+	else
+		bpf_map_update_elem(&exchanges, &p->flow, fresh, BPF_ANY);
+	return bpf_map_lookup_elem(&exchanges, &p->flow);
+}
+
+/*
+ * In a strict service the reader gets one request and nothing behind it: what its socket has
+ * acknowledged the client does not repeat, and the next request may be another server's. Of a packet
+ * with both, user space gives back the part that belongs to the first. TC_ACT_OK: it may have this.
+ */
+function int first_alone(struct __sk_buff *skb, struct packet *p, struct binding *b)
+{
+	struct scratch *s = scratch();
+
+	if (!s)
+		return drop(COUNT_FAULT_MAP);
+	struct exchange *x = exchange_read(p, b, s);
+	if (!x || x->doubt)
+		return TC_ACT_OK;
+	if (__sync_lock_test_and_set(&x->busy, 1))
+		return drop(COUNT_DROP_BUSY);
+	s->follower = x->requests;
+	s->asked = x->asked;
+	s->answered = s->heads = 0;
+	s->responses = 0;
+	bool over = x->asked && between_messages(&x->requests);
+	int verdict = TC_ACT_OK;
+	enum fed fed = follow(skb, p);
+	if (over && (fed == FED_GAP || (fed != FED_OLD && x->requests.at == p->seq))) {
+		verdict = drop(COUNT_DROP_EARLY_REQUEST);
+	} else if (fed == FED_GAP) {
+		verdict = drop(COUNT_DROP_GAP);
+	} else if (fed != FED_OLD && s->reading.flags & READ_AGAIN) {
+		x->cut_seq = p->seq + s->reading.cut;
+		x->cut = 1;
+		verdict = hold(skb, p, b, COUNT_HELD_PIPELINED);
+	} else if (fed == FED_DOUBT) {
+		x->doubt = 1; /* the reader will say so */
+	} else if (fed == FED_FOLLOWED) {
+		x->requests = s->follower;
+		x->asked = s->asked;
+	}
+	x->busy = 0;
+	return verdict;
+}
+
 /* A packet of a connection that the reader has, or is to have. */
-function int reading(struct __sk_buff *skb, struct packet *p, struct binding *b)
+function int reading(struct __sk_buff *skb, struct packet *p, struct binding *b, bool released)
 {
 	__u32 rst_seq = 0;
 
 	b->seen_ns = bpf_ktime_get_ns();
 	if (p->flags & (FIN | RST))
 		set_flag(b, FLAG_FIN_IN);
-	if (b->flags & FLAG_FROZEN)
+	if (b->flags & FLAG_FROZEN) {
+		/* it goes behind the replay */
+		if ((p->payload || p->flags & FIN) && !released)
+			return hold(skb, p, b, COUNT_HELD_MORE);
 		return drop(COUNT_DROP_FROZEN);
-	if (b->flags & FLAG_ADOPTED || p->seq != b->start_seq || !p->payload) {
+	}
+	if (b->flags & FLAG_BEHIND && !released) {
+		if (held_too_long(b))
+			clear_flag(b, FLAG_BEHIND);
+		else if (p->payload || p->flags & FIN)
+			return hold(skb, p, b, COUNT_HELD_MORE);
+	}
+	if (!(b->flags & FLAG_ADOPTED) && (p->seq != b->start_seq || !p->payload)) {
 		count(COUNT_READER_PACKET);
-		return b->flags & FLAG_ADOPTED ? TC_ACT_OK : drop(COUNT_DROP_EARLY_SEGMENT);
+		return drop(COUNT_DROP_EARLY_SEGMENT);
+	}
+	if (p->payload && p->service_flags & SERVICE_STRICT) {
+		int verdict = first_alone(skb, p, b);
+		if (verdict != TC_ACT_OK)
+			return verdict;
+	}
+	if (b->flags & FLAG_ADOPTED) {
+		count(COUNT_READER_PACKET);
+		return TC_ACT_OK;
 	}
 	struct bpf_sock *sk = socket_of(skb, &p->flow);
 	if (sk) {
@@ -44,14 +126,15 @@ function int reading(struct __sk_buff *skb, struct packet *p, struct binding *b)
 	struct bpf_sock *listener = reader_listener(skb);
 	if (!listener)
 		return drop(COUNT_DROP_NO_READER);
-	int refused = listener->state != BPF_TCP_LISTEN ||
-		      assign(skb, p, b, listener, clock_for(p, b->rtt_ms));
+	__u32 clock = clock_for(p, b->rtt_ms);
+	int refused = listener->state != BPF_TCP_LISTEN || assign(skb, p, b, listener, clock);
 	bpf_sk_release(listener);
 	if (refused)
 		return refuse(skb, p, COUNT_RESET_REFUSED);
 	b->tries = 0;
+	b->since_ns = bpf_ktime_get_ns();
 	b->tsval = p->tsval;
-	b->tsecr = p->tsecr;
+	b->clock = clock;
 	b->window = p->window;
 	set_flag(b, FLAG_ADOPTED);
 	count(COUNT_READER_ADOPTED);
@@ -69,17 +152,21 @@ inline_always void read_now(struct binding *b)
 /* A later request is: the server's socket ends, the reader goes on with the connection. */
 inline_always int read_later(struct __sk_buff *skb, struct packet *p, struct binding *b)
 {
+	struct exchange *x = bpf_map_lookup_elem(&exchanges, &p->flow);
 	__u64 now = wall_ns();
 
+	if (x)
+		x->start_seq = p->seq - 1; /* no connection's: it is followed anew */
 	end_serving(b);
 	clear_flag(b, ~FLAG_SYN_SEEN);
 	set_flag(b, FLAG_MOVED);
 	b->start_seq = p->seq;
 	b->start_ack = p->ack;
 	b->snd_end = p->ack;
+	b->held = 0;
 	b->state = STATE_READING;
 	b->issued = (__s64)(now - b->issued) > 0 ? now : b->issued + 1;
 	b->since_ns = bpf_ktime_get_ns();
 	count(COUNT_CLOSED);
-	return reading(skb, p, b);
+	return reading(skb, p, b, false);
 }

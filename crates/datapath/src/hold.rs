@@ -105,8 +105,8 @@ const FIN: u8 = 1;
 /// Packets are joined up to this payload, which every MSS that is agreed on allows (RFC 9293 3.7.1).
 const JOINED_MIN: usize = 500;
 
-const L3: usize = 14;
-const L4: usize = 34;
+pub(crate) const L3: usize = 14;
+pub(crate) const L4: usize = 34;
 
 /// Sets the length and the checksums of a frame of IPv4 and TCP.
 pub(crate) fn finish(frame: &mut [u8]) -> Option<()> {

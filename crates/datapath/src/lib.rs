@@ -10,6 +10,7 @@ mod events;
 mod hold;
 pub mod model;
 mod programs;
+pub mod replay;
 mod request;
 mod routes;
 mod shared;

@@ -80,8 +80,11 @@ pub struct Reading {
     pub start_ack: u32,
     /// Its receive window, unscaled as in the header.
     pub window: u16,
-    /// TSval and TSecr, when the connection has timestamps.
+    /// That packet's timestamp, and what our own clock for the client read then, when the connection has
+    /// timestamps.
     pub timestamps: Option<(u32, u32)>,
+    /// When that packet came, by the monotonic clock.
+    pub since: Duration,
 }
 
 /// What a client's last packet without payload said.
@@ -95,9 +98,20 @@ pub struct Heard {
     pub timestamps: Option<(u32, u32)>,
 }
 
-/// A request that waits at the node that has its connection.
+impl Reading {
+    /// The timestamps for a replay at a time `now` of the monotonic clock: what our own clock for the client
+    /// reads then at most. It counts milliseconds (RFC 7323 5.4).
+    pub fn timestamps_at(&self, now: Duration) -> Option<(u32, u32)> {
+        let passed = now.saturating_sub(self.since).as_millis() as u32;
+        self.timestamps.map(|(client, ours)| (client, ours.wrapping_add(passed).wrapping_add(1)))
+    }
+}
+
+/// What is followed of a connection: of the request that waits at its owner, or is at the reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asked {
+    /// Where the connection began: tells it from earlier ones of the same flow.
+    pub start_seq: u32,
     /// Where the next request of the connection begins, if none is under way.
     pub boundary: Option<u32>,
     /// Packets from here on have come too early.
@@ -307,7 +321,8 @@ impl Datapath {
             start_seq: b.start_seq,
             start_ack: b.start_ack,
             window: b.window,
-            timestamps: (u32::from(b.options) & OPTION_TIMESTAMPS != 0).then_some((b.tsval, b.tsecr)),
+            timestamps: (u32::from(b.options) & OPTION_TIMESTAMPS != 0).then_some((b.tsval, b.clock)),
+            since: Duration::from_nanos(b.since_ns),
         }))
     }
 
@@ -346,7 +361,8 @@ impl Datapath {
         self.apply(order).map(|o| o.done != 0)
     }
 
-    /// Gives a held connection to this node's reader. Whether it was held.
+    /// Gives a held connection to this node's reader. Whether it was held. Until [`Datapath::released`] only
+    /// packets that user space gives back pass.
     ///
     /// # Errors
     /// When the program cannot be run.
@@ -362,6 +378,7 @@ impl Datapath {
     pub fn asked(&self, flow: &Flow) -> Result<Option<Asked>, DatapathError> {
         let x: Option<types::exchange> = get(&self.skel.maps.exchanges, "exchanges", &key_of(flow))?;
         Ok(x.map(|x| Asked {
+            start_seq: x.start_seq,
             boundary: (u32::from(x.requests.scan.phase) == PHASE_START).then_some(x.requests.at),
             early_seq: (x.early != 0).then_some(x.early_seq),
             idle: is_idle(&x).then_some(Heard {

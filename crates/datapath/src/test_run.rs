@@ -106,7 +106,7 @@ impl Datapath {
             held: b.held,
             replay_end: b.replay_end,
             tsval: b.tsval,
-            tsecr: b.tsecr,
+            clock: b.clock,
             window: b.window,
             cwnd: b.cwnd,
             state: match u32::from(b.state) {
@@ -152,7 +152,7 @@ impl Datapath {
             held: b.held,
             replay_end: b.replay_end,
             tsval: b.tsval,
-            tsecr: b.tsecr,
+            clock: b.clock,
             window: b.window,
             cwnd: b.cwnd,
             node,

@@ -7,6 +7,7 @@ use super::packet::{L3, L4, be16, be32};
 use super::{Run, Verdict};
 use crate::constants::{FLAG_CLOSED, FLAG_CONFIRMED, FLAG_FROZEN, YOUNG_MS};
 use crate::counters::Counter;
+use crate::tables::State;
 
 /// A packet of the server.
 pub(super) struct Sent {
@@ -55,6 +56,12 @@ impl Run<'_> {
         if b.has(FLAG_FROZEN) {
             return self.drop(Counter::DropFrozen);
         }
+        // A packet that overtook the adopting one finds no socket: its RST would kill the connection.
+        let young = self.clock.kernel_ns.saturating_sub(b.since_ns) < u64::from(YOUNG_MS) * 1_000_000;
+        let stray = |flags: u8| young && flags & (RST | ACK) == RST;
+        if b.state == State::Reading && stray(tcp.get(13).copied().unwrap_or(0)) {
+            return self.drop(Counter::DropOvertakenReset);
+        }
         let this = self.model.settings.node;
         match b.owner(this) {
             None => return Verdict::Next,
@@ -63,10 +70,8 @@ impl Run<'_> {
             Some(_) => {}
         }
         let Some(s) = sent(flow, tcp) else { return Verdict::Next };
-        // A packet that overtook the adopting one finds no socket: its RST would kill the connection.
         // A closed binding has no connection to protect: its client is to hear the refusal.
-        let young = self.clock.kernel_ns.saturating_sub(b.since_ns) < u64::from(YOUNG_MS) * 1_000_000;
-        if s.flags & (RST | ACK) == RST && young && !b.has(FLAG_CONFIRMED | FLAG_CLOSED) {
+        if stray(s.flags) && !b.has(FLAG_CONFIRMED | FLAG_CLOSED) {
             return self.drop(Counter::DropOvertakenReset);
         }
         if self.model.settings.follows && !s.payload.is_empty() {

@@ -60,7 +60,7 @@ impl Run<'_> {
             // Nobody is told that what it has not taken is its own.
             .filter(|b| !(b.owner(this) == Some(this) && b.is_hearsay()));
         if let Some(b) = known.filter(|b| b.state == State::Reading) {
-            return self.reading(p, b);
+            return self.reading(p, b, released);
         }
         let known = known.map(|b| self.give_up_releasing(p, b));
         // While user space gives back what it held, nothing may overtake that: but what carries nothing.
@@ -330,7 +330,7 @@ impl Run<'_> {
             First::Read => {
                 b.state = State::Reading;
                 b.issued = self.clock.wall_ns;
-                return self.reading(p, b);
+                return self.reading(p, b, false);
             }
             First::Decided(Choice::NoServer) => self.drop(Counter::DropNoServer),
             First::Decided(Choice::Hold(why)) => {

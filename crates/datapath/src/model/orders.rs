@@ -3,7 +3,9 @@
 use baton_cluster::{Flow, NodeId};
 
 use super::{Binding, Clock, Model, Outcome, Run, Verdict};
-use crate::constants::{FLAG_ADOPTED, FLAG_CLOSED, FLAG_FROZEN, FLAG_MOVED, FLAG_REPLAY, FLAG_SYN_SEEN};
+use crate::constants::{
+    FLAG_ADOPTED, FLAG_BEHIND, FLAG_CLOSED, FLAG_FROZEN, FLAG_MOVED, FLAG_REPLAY, FLAG_SYN_SEEN,
+};
 use crate::tables::State;
 
 impl Model {
@@ -28,6 +30,11 @@ impl Model {
                 b.state = State::Bound(node);
                 true
             }
+            State::Reading if b.start_seq == start_seq && b.held == held && b.has(FLAG_BEHIND) => {
+                b.held = 0;
+                b.flags &= !FLAG_BEHIND;
+                true
+            }
             _ => false,
         }
     }
@@ -39,6 +46,7 @@ impl Model {
             return false;
         };
         b.state = State::Reading;
+        b.flags |= FLAG_BEHIND;
         b.seen_ns = clock.kernel_ns;
         b.since_ns = clock.kernel_ns;
         b.issued = clock.wall_ns;
@@ -83,7 +91,6 @@ impl Model {
         b.seen_ns = clock.kernel_ns;
         b.since_ns = clock.kernel_ns;
         b.issued = b.issued_after(clock.wall_ns);
-        b.held = 0;
         b.replay_end = replay_end;
         b.flags = FLAG_REPLAY | (b.flags & (FLAG_MOVED | FLAG_SYN_SEEN));
         true

@@ -1,33 +1,55 @@
 //! Connections that this node's reader has, or is to have.
 
+use baton_http::Fed;
+
+use super::later::Followed;
 use super::packet::flag::{FIN, RST};
+use super::request::feed;
 use super::{Binding, Packet, Run, Verdict};
-use crate::constants::{FLAG_ADOPTED, FLAG_FIN_IN, FLAG_FROZEN, FLAG_MOVED};
+use crate::constants::{FLAG_ADOPTED, FLAG_BEHIND, FLAG_FIN_IN, FLAG_FROZEN, FLAG_MOVED};
 use crate::counters::Counter;
 use crate::tables::State;
 
 impl Run<'_> {
-    pub(super) fn reading(&mut self, p: &Packet, mut b: Binding) -> Verdict {
-        let verdict = self.read(p, &mut b);
+    pub(super) fn reading(&mut self, p: &Packet, mut b: Binding, released: bool) -> Verdict {
+        let verdict = self.read(p, &mut b, released);
         self.put(p.flow, b);
         verdict
     }
 
-    fn read(&mut self, p: &Packet, b: &mut Binding) -> Verdict {
+    fn read(&mut self, p: &Packet, b: &mut Binding, released: bool) -> Verdict {
+        let carries = !p.payload.is_empty() || p.has(FIN);
         b.seen_ns = self.clock.kernel_ns;
         if p.has(FIN) || p.has(RST) {
             b.flags |= FLAG_FIN_IN;
         }
         if b.has(FLAG_FROZEN) {
+            // It goes behind the replay.
+            if carries && !released {
+                return self.hold(b, Counter::HeldMore);
+            }
             return self.drop(Counter::DropFrozen);
+        }
+        if b.has(FLAG_BEHIND) && !released {
+            if b.waited_enough(self.clock.kernel_ns) {
+                b.flags &= !FLAG_BEHIND;
+            } else if carries {
+                return self.hold(b, Counter::HeldMore);
+            }
+        }
+        if !b.has(FLAG_ADOPTED) && (p.payload.is_empty() || p.seq != b.start_seq) {
+            self.count(Counter::ReaderPacket);
+            return self.drop(Counter::DropEarlySegment);
+        }
+        if !p.payload.is_empty()
+            && self.service(&p.flow).is_some_and(|s| s.strict)
+            && let Some(verdict) = self.first_alone(p, b)
+        {
+            return verdict;
         }
         if b.has(FLAG_ADOPTED) {
             self.count(Counter::ReaderPacket);
             return Verdict::Stack;
-        }
-        if p.payload.is_empty() || p.seq != b.start_seq {
-            self.count(Counter::ReaderPacket);
-            return self.drop(Counter::DropEarlySegment);
         }
         let stale = self.model.stack.sockets.get(&p.flow).copied();
         if let Some(socket) = stale.filter(|s| s.start_seq != Some(b.start_seq)) {
@@ -40,7 +62,9 @@ impl Run<'_> {
             return self.refuse(p, Counter::ResetRefused);
         }
         b.tries = 0;
-        (b.tsval, b.tsecr) = p.options.timestamps.unwrap_or_default();
+        b.since_ns = self.clock.kernel_ns;
+        b.tsval = p.options.timestamps.map_or(0, |(tsval, _)| tsval);
+        b.clock = self.clock_for(p, b.rtt_ms);
         b.window = p.window;
         b.flags |= FLAG_ADOPTED;
         self.count(Counter::ReaderAdopted);
@@ -50,9 +74,53 @@ impl Run<'_> {
     /// A later request is the reader's: the server's socket ends.
     pub(super) fn read_later(&mut self, p: &Packet, b: &mut Binding) -> Verdict {
         self.leave(p, b);
+        self.model.tables.exchanges.remove(&p.flow);
         b.flags |= FLAG_MOVED;
         b.snd_end = p.ack;
         b.state = State::Reading;
-        self.read(p, b)
+        b.held = 0;
+        self.read(p, b, false)
+    }
+
+    fn hold(&mut self, b: &mut Binding, why: Counter) -> Verdict {
+        b.held += 1;
+        self.count(why);
+        Verdict::Redirect
+    }
+
+    /// In a strict service the reader gets one request and nothing behind it; `None`: it may have this.
+    fn first_alone(&mut self, p: &Packet, b: &mut Binding) -> Option<Verdict> {
+        let known = self.model.tables.exchanges.get(&p.flow).copied();
+        let known = known.filter(|f| f.start_seq == b.start_seq);
+        let mut f = known.unwrap_or_else(|| Followed::new(b.start_seq, 0));
+        self.model.tables.exchanges.insert(p.flow, f);
+        if f.doubt {
+            return None;
+        }
+        let requests = f.messages.requests();
+        let over = f.messages.outstanding().asked() > 0 && requests.is_between_messages();
+        let begins = requests.at() == p.seq;
+        let mut after = f;
+        let (fed, again) = feed(&mut after.messages, p.seq, &p.payload);
+        let verdict = match (fed, again) {
+            (Fed::Old, _) => return None,
+            (Fed::Gap, _) if over => Some(self.drop(Counter::DropEarlyRequest)),
+            (Fed::Gap, _) => Some(self.drop(Counter::DropGap)),
+            _ if over && begins => Some(self.drop(Counter::DropEarlyRequest)),
+            (_, Some(at)) => {
+                f.cut_seq = Some(p.seq.wrapping_add(at as u32));
+                Some(self.hold(b, Counter::HeldPipelined))
+            }
+            (Fed::Doubt(_), None) => {
+                f.doubt = true;
+                None
+            }
+            (Fed::Followed | Fed::Skipped, None) => {
+                f = after;
+                None
+            }
+        };
+        self.model.tables.exchanges.insert(p.flow, f);
+        verdict
     }
 }

@@ -165,19 +165,11 @@ impl Run<'_> {
 
     /// What the flow's clock reads for the server's socket to go on from: what the client echoed, plus
     /// what has passed since, but no more than one round trip.
-    fn clock_for(&self, p: &Packet, rtt_ms: u16) -> u32 {
+    pub(super) fn clock_for(&self, p: &Packet, rtt_ms: u16) -> u32 {
         let echoed = p.options.timestamps.map_or(0, |(_, tsecr)| tsecr);
         let ahead = flow_clock(&self.model.tables.keys, &p.flow, self.clock).wrapping_sub(echoed) as i32;
         let cap = if u32::from(rtt_ms) == RTT_UNKNOWN { RTT_CAP_MS } else { u32::from(rtt_ms) };
         echoed.wrapping_add(ahead.clamp(0, cap as i32) as u32)
-    }
-
-    /// As above; where a reader has spoken meanwhile, the clock has gone on.
-    fn clock_of(&self, p: &Packet, b: &Binding) -> u32 {
-        if b.has(FLAG_REPLAY) {
-            return flow_clock(&self.model.tables.keys, &p.flow, self.clock);
-        }
-        self.clock_for(p, b.rtt_ms)
     }
 
     /// Wraps the packet for the server's node and sends it there.
@@ -194,7 +186,7 @@ impl Run<'_> {
             options: b.options,
             snd_wscale: b.snd_wscale,
             start_seq: b.start_seq,
-            tsval: self.clock_of(p, b),
+            tsval: self.clock_for(p, b.rtt_ms),
             issued: b.issued,
             mss: b.mss,
             distributor: b.distributor,
