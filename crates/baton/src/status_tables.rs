@@ -1,6 +1,6 @@
 //! The tables that `baton status` prints. Pure.
 
-use baton_node::status::{ClusterStatus, ConnectionState, CounterKind, NodeStatus};
+use baton_node::status::{ClusterStatus, ConnectionState, CounterKind, NodeStatus, ReaderStatus};
 
 use crate::output::table;
 
@@ -12,6 +12,7 @@ pub fn describe(status: &ClusterStatus) -> String {
         connections(status),
         loads(status),
         decisions(status),
+        reader(status),
         decided(status),
         handoffs(status),
         troubles(status),
@@ -96,6 +97,27 @@ fn decisions(status: &ClusterStatus) -> String {
     });
     table(
         ["DISTRIBUTOR", "IN KERNEL", "ASKED", "ANSWERED", "BATCHES", "HELD NOW", "FAILED", "FALLBACK"],
+        rows,
+    )
+}
+
+/// Nodes that have had to read a request head themselves.
+fn reader(status: &ClusterStatus) -> String {
+    let rows = status.nodes.iter().filter(|node| node.reader != ReaderStatus::default()).map(|node| {
+        let r = &node.reader;
+        [
+            node.name.clone(),
+            r.reading_now.to_string(),
+            r.read.to_string(),
+            r.gone.to_string(),
+            [r.doubtful, r.too_slow, r.too_long, r.refused].map(|n| n.to_string()).join(" / "),
+            r.replayed.to_string(),
+            r.repeated.to_string(),
+            r.failed.to_string(),
+        ]
+    });
+    table(
+        ["READER", "READING NOW", "READ", "LEFT", "400 / 408 / 431 / 503", "REPLAYED", "REPEATED", "FAILED"],
         rows,
     )
 }

@@ -10,7 +10,7 @@ use std::thread;
 use baton_datapath::Counter;
 use baton_node::status::{
     ClusterStatus, ConnectionState, ConnectionStatus, CounterKind, CounterStatus, DecisionStatus,
-    HandoffStatus, LoadStatus, NodeStatus,
+    HandoffStatus, LoadStatus, NodeStatus, ReaderStatus,
 };
 use common::{Scratch, baton};
 
@@ -72,6 +72,18 @@ fn cluster() -> ClusterStatus {
             decided: 57,
             moves: 8,
             targets: Some(99),
+        },
+        reader: ReaderStatus {
+            reading_now: 1,
+            read: 20,
+            doubtful: 2,
+            too_slow: 3,
+            too_long: 4,
+            refused: 5,
+            gone: 6,
+            replayed: 19,
+            repeated: 7,
+            failed: 8,
         },
         handoffs: vec![HandoffStatus { to: "s1".to_owned(), count: 950 }],
         counters: vec![
@@ -148,6 +160,9 @@ s2      no    2       3        1           -        -       -
 
 DISTRIBUTOR  IN KERNEL  ASKED  ANSWERED  BATCHES  HELD NOW  FAILED  FALLBACK
 front        901        52     51        43       4         5       6
+
+READER  READING NOW  READ  LEFT  400 / 408 / 431 / 503  REPLAYED  REPEATED  FAILED
+front   1            20    6     2 / 3 / 4 / 5          19        7         8
 
 DISPATCHER  DECIDED  MOVES  TARGETS
 front       57       8      99

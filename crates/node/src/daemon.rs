@@ -15,6 +15,7 @@ use crate::distributor::{Distributor, Tools};
 use crate::news::News;
 use crate::peers::Peers;
 use crate::post::Post;
+use crate::reader::{self, Reader};
 use crate::server::{Ends, ServerRole};
 use crate::setup::{Setup, decides};
 use crate::socket::StatusSocket;
@@ -63,6 +64,7 @@ enum Wake {
     Stop(&'static str),
     Mesh(MeshEvent),
     Held,
+    Reader(reader::Event),
     Events,
     Status(tokio::net::UnixStream),
     Tick,
@@ -77,7 +79,12 @@ impl Daemon {
         let events = datapath.events()?;
         let (mesh, mesh_events) = join_mesh(&cluster, &node, setup.cluster_interface.mac)?;
         let now = Instant::now();
-        promise(&datapath)?;
+        let reader = decides(&cluster, &node).then(|| {
+            let at = &setup.cluster_interface;
+            Reader::listen(&cluster, at.mac, at.mtu)
+        });
+        let reader = reader.transpose()?;
+        promise(&datapath, reader.as_ref())?;
         if let Some(hold) = &hold {
             datapath.attach_hold(hold.index())?;
         }
@@ -104,7 +111,7 @@ impl Daemon {
             socket: StatusSocket::listen(setup.socket())?,
             peers: Peers::new(node.id),
             post: Post::new(node.id, mesh),
-            distributor: decides(&cluster, &node).then(|| Distributor::new(&cluster, node.id)),
+            distributor: reader.map(|reader| Distributor::new(&cluster, node.id, reader)),
             dispatcher: roles.dispatcher.then(|| DispatcherRole::new(&cluster)),
             server: roles.server.then(|| ServerRole::new(&node, now)),
             switch: roles.switch.then(SwitchRole::new),
@@ -134,6 +141,7 @@ impl Daemon {
                 _ = interrupt.recv() => Wake::Stop("SIGINT"),
                 Some(event) = self.mesh_events.recv() => Wake::Mesh(event),
                 () = readable(self.hold.as_ref()) => Wake::Held,
+                event = read(self.distributor.as_mut()) => Wake::Reader(event),
                 () = async { sleep_until(events_from).await; self.events.readable().await }
                     => Wake::Events,
                 Some(stream) = self.socket.accept() => Wake::Status(stream),
@@ -146,6 +154,7 @@ impl Daemon {
                 }
                 Wake::Mesh(event) => self.mesh_event(event)?,
                 Wake::Held => self.held()?,
+                Wake::Reader(event) => self.with_distributor(|d, tools| d.read(event, tools))?,
                 Wake::Events => {
                     self.events()?;
                     events_from = tokio::time::Instant::now() + GATHER;
@@ -246,7 +255,12 @@ impl Daemon {
                 d.guides.named(Some(live.nodes));
                 d.guides.refresh(tools.peers, tools.datapath)
             }),
-            Message::Taken(_) => Ok(()),
+            Message::Taken(taken) => {
+                if let Some(distributor) = &mut self.distributor {
+                    distributor.reader.replays.taken(&taken.flow, taken.start_seq);
+                }
+                Ok(())
+            }
             Message::Update(update) => Ok(switch::updated(&self.datapath, &update)?),
             Message::Close(close) => Ok(switch::closed(&self.datapath, &close)?),
             Message::StatusRequest(request) => self.status_requested(from, request.id),
@@ -281,7 +295,7 @@ impl Daemon {
                 }
                 Event::Idle { flow } => self.with_distributor(|d, tools| d.idle(&flow, tools))?,
                 Event::Taken { flow, start_seq, distributor } => {
-                    self.post.send(distributor, Message::Taken(Taken { flow, start_seq }));
+                    self.tell_reader(distributor, Taken { flow, start_seq });
                 }
                 Event::Closed { flow, start_seq, distributor, .. } => {
                     self.ends.add(flow, start_seq, distributor);
@@ -294,15 +308,31 @@ impl Daemon {
     /// Whether the server is busy.
     fn tick(&mut self) -> Result<bool, NodeError> {
         let now = Instant::now();
-        promise(&self.datapath)?;
+        promise(&self.datapath, self.distributor.as_ref().map(|d| &d.reader))?;
         self.with_distributor(Distributor::tick)?;
         let mut busy = false;
         if let Some(server) = &mut self.server {
             busy = server.tick(now, &self.datapath, &self.cluster, &self.peers, self.me, &mut self.post)?;
         }
         self.socket.tick(now);
-        let has_news = !self.news.is_empty();
-        Ok(busy || has_news)
+        let replays = self.distributor.as_ref().is_some_and(|d| !d.reader.replays.is_empty());
+        Ok(busy || replays || !self.news.is_empty())
+    }
+
+    /// The server of this node has what a reader gave it: the distributor's; or, for a later request in a
+    /// strict service, that of a server which had the connection before.
+    fn tell_reader(&mut self, distributor: NodeId, taken: Taken) {
+        self.post.send(distributor, Message::Taken(taken));
+        let service = self.cluster.services.iter().find(|s| s.vips.contains(&taken.flow.vip));
+        if service.is_none_or(|service| !service.is_strict(&self.cluster)) {
+            return;
+        }
+        for to in self.peers.others(&self.cluster, |r| r.server).filter(|to| *to != distributor) {
+            self.post.send(to, Message::Taken(taken));
+        }
+        if distributor != self.me {
+            self.post.send(self.me, Message::Taken(taken));
+        }
     }
 
     /// Moves before ends: what has ended must not be bound again by its own, later news.
@@ -343,11 +373,11 @@ impl Daemon {
 }
 
 /// Promises the programs that user space listens, and tells them the wall clock.
-fn promise(datapath: &Datapath) -> Result<(), NodeError> {
+fn promise(datapath: &Datapath, reader: Option<&Reader>) -> Result<(), NodeError> {
     let live = Live {
         wall_offset: clock::wall_offset(),
         daemon_until: clock::monotonic() + SILENCE,
-        ..Live::default()
+        reader_port: reader.map_or(0, Reader::port),
     };
     Ok(datapath.set_live(&live)?)
 }
@@ -371,6 +401,14 @@ fn join_mesh(
         peers: cluster.nodes.iter().filter(|n| n.id != node.id).map(|n| (n.id, at(n))).collect(),
     })
     .map_err(|cause| NodeError::Listen { address: listen, cause })
+}
+
+/// Waits for the reader; for ever on a node that has none.
+async fn read(distributor: Option<&mut Distributor>) -> reader::Event {
+    match distributor {
+        Some(distributor) => distributor.reader.event().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Waits for held packets; for ever on a node that holds none.

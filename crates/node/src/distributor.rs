@@ -8,13 +8,16 @@ use std::time::{Duration, Instant};
 
 use baton_cluster::{Cluster, Flow, NodeId, PoolId};
 use baton_control::{Answer, BatchLimits, Batcher, Message, Question, Verdict};
-use baton_datapath::{Datapath, DatapathError, Frame, Hold, ServiceEntry, State};
+use baton_datapath::replay::Replay;
+use baton_datapath::{Datapath, DatapathError, Frame, Hold, Reading, ServiceEntry, State};
 
+use crate::clock;
 use crate::early::Early;
 use crate::guides::Guides;
 use crate::peers::Peers;
 use crate::post::Post;
 use crate::question::{self, Read};
+use crate::reader::{self, Head, Reader, Refusal, Replayed};
 use crate::setup::service_entry;
 use crate::waiting::{Waiting, Waits, release};
 
@@ -42,6 +45,7 @@ pub(crate) struct Distributor {
     waits: Waits,
     early: Early,
     pub(crate) guides: Guides,
+    pub(crate) reader: Reader,
     handed: HashMap<NodeId, u64>,
     tally: Tally,
     target_secret: u64,
@@ -57,7 +61,7 @@ pub(crate) struct Tools<'a> {
 }
 
 impl Distributor {
-    pub(crate) fn new(cluster: &Cluster, me: NodeId) -> Self {
+    pub(crate) fn new(cluster: &Cluster, me: NodeId, reader: Reader) -> Self {
         let held_packets_max = cluster.limits.held_packets as usize;
         Self {
             me,
@@ -70,6 +74,7 @@ impl Distributor {
             waits: Waits::new(held_packets_max),
             early: Early::new(held_packets_max),
             guides: Guides::new(cluster),
+            reader,
             handed: HashMap::new(),
             tally: Tally::default(),
             target_secret: cluster.keys().target,
@@ -103,7 +108,10 @@ impl Distributor {
         let Some(binding) = tools.datapath.binding(&frame.flow)? else { return Ok(()) };
         match binding.state {
             // Decided while this packet was on its way up here.
-            State::Bound(_) | State::Releasing(_) | State::Reading => release(tools.hold, &frame, None),
+            State::Bound(_) | State::Releasing(_) => release(tools.hold, &frame, None),
+            State::Reading => {
+                self.waits.pass_on(&frame, binding.start_seq, tools.datapath, tools.hold)?;
+            }
             State::Held if binding.start_seq == frame.seq => self.first(frame, tools)?,
             State::Asking => self.later(frame, tools)?,
             // A later segment whose first one is not here: the client repeats both.
@@ -117,7 +125,10 @@ impl Distributor {
         if !service_of(&self.services, &frame.flow).is_some_and(|service| service.strict) {
             return Ok(false);
         }
-        let from = datapath.asked(&frame.flow)?.and_then(|asked| asked.early_seq);
+        let binding = datapath.binding(&frame.flow)?;
+        let asked = datapath.asked(&frame.flow)?;
+        let asked = asked.filter(|asked| binding.is_some_and(|b| b.start_seq == asked.start_seq));
+        let from = asked.and_then(|asked| asked.early_seq);
         Ok(from.is_some_and(|from| frame.seq.wrapping_sub(from).cast_signed() >= 0))
     }
 
@@ -136,7 +147,7 @@ impl Distributor {
         let waiting = match read {
             Read::Reader => {
                 if tools.datapath.read_held(&frame.flow, frame.seq)? {
-                    release(tools.hold, &frame, None);
+                    self.waits.pass_on(&frame, frame.seq, tools.datapath, tools.hold)?;
                 }
                 return Ok(());
             }
@@ -175,7 +186,7 @@ impl Distributor {
                 let waiting = Waiting::of(frame, here, None, tools.now);
                 let mut waiting = Waiting { is_ours: true, cut_seq: asked.cut_seq, ..waiting };
                 waiting.frames.extend(behind);
-                self.waits.begin(flow, waiting);
+                let _ = self.waits.begin(flow, waiting);
                 return self.settle(flow, self.me, tools);
             }
         };
@@ -187,7 +198,9 @@ impl Distributor {
     fn ask(&mut self, flow: Flow, waiting: Waiting, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
         let at = waiting.is_ours.then_some(self.me);
         let question = Question { pool: waiting.pool, target: waiting.target, at };
-        if !self.waits.begin(flow, waiting) {
+        let rejected = self.waits.begin(flow, waiting);
+        if rejected.is_some() {
+            self.give_up(rejected);
             return Ok(());
         }
         if !tools.peers.is_up(self.dispatcher) {
@@ -234,7 +247,8 @@ impl Distributor {
         let Some(server) = verdict.server else {
             // Nobody is there to serve it now. The client repeats its request until somebody is.
             self.tally.failed += 1;
-            self.waits.take(&flow);
+            let waited = self.waits.take(&flow);
+            self.give_up(waited);
             return Ok(());
         };
         if let (Some(waiting), Some(keep)) = (self.waits.get(&flow), &verdict.keep)
@@ -247,7 +261,10 @@ impl Distributor {
 
     /// Decides a waiting request for a server and lets its packets go on.
     fn settle(&mut self, flow: Flow, server: NodeId, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
-        let Some(waited) = self.waits.take(&flow) else { return Ok(()) };
+        let Some(mut waited) = self.waits.take(&flow) else { return Ok(()) };
+        if let Some(head) = waited.head.take() {
+            return self.replay(server, head, waited, tools);
+        }
         if waited.is_ours {
             let Some(start_seq) = tools.datapath.decide_asked(&flow, waited.seq, server)? else {
                 return Ok(());
@@ -257,9 +274,7 @@ impl Distributor {
         if tools.datapath.bind_held(&flow, waited.seq, server)?.is_none() {
             return Ok(());
         }
-        self.guides.assign(server);
-        tools.datapath.add_assigned(server)?;
-        *self.handed.entry(server).or_default() += 1;
+        self.assign(server, tools)?;
         self.waits.release(flow, waited.seq, &waited, tools.datapath, tools.hold)
     }
 
@@ -275,10 +290,108 @@ impl Distributor {
             }
             None => {
                 self.tally.failed += 1;
-                self.waits.take(&flow);
+                let waited = self.waits.take(&flow);
+                self.give_up(waited);
                 Ok(())
             }
         }
+    }
+
+    fn assign(&mut self, server: NodeId, tools: &Tools<'_>) -> Result<(), DatapathError> {
+        self.guides.assign(server);
+        *self.handed.entry(server).or_default() += 1;
+        tools.datapath.add_assigned(server)
+    }
+
+    /// A request that nobody is there for. What is held the client repeats; what the reader had it does not.
+    fn give_up(&mut self, waited: Option<Waiting>) {
+        if let Some(head) = waited.and_then(|waited| waited.head) {
+            self.reader.refuse(head, Refusal::NoServer);
+        }
+    }
+
+    /// What the reader has to say.
+    pub(crate) fn read(&mut self, event: reader::Event, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
+        match event {
+            reader::Event::Accepted(stream) => {
+                let head = Head::new(stream);
+                let service = head.as_ref().and_then(|head| service_of(&self.services, &head.flow));
+                let strict = service.map(|service| service.strict);
+                if let (Some(head), Some(strict)) = (head, strict) {
+                    self.reader.begin(head, strict);
+                }
+                Ok(())
+            }
+            reader::Event::Read(id, how, head) => {
+                self.reader.ended(id, how);
+                head.map_or(Ok(()), |head| self.whole_head(head, tools))
+            }
+        }
+    }
+
+    /// The reader has a request's head.
+    fn whole_head(&mut self, head: Head, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
+        let flow = head.flow;
+        let Some(service) = service_of(&self.services, &flow) else { return Ok(()) };
+        let Some(reading) = tools.datapath.reading(&flow)? else {
+            self.reader.gone();
+            return Ok(());
+        };
+        let (pool, target) = match question::read(service, &head.bytes, self.target_secret) {
+            Read::Request { pool, target, host, .. } => {
+                if let Some(host) = host {
+                    tools.datapath.set_host(service, &host)?;
+                }
+                (pool, target)
+            }
+            // In doubt, and any server may have it: by load alone.
+            Read::Reader | Read::Unclear => (service.pools.first().copied().unwrap_or(PoolId(0)), None),
+        };
+        let waiting = Waiting {
+            seq: reading.start_seq,
+            pool,
+            target,
+            is_ours: false,
+            cut_seq: None,
+            head: Some(head),
+            frames: Vec::new(),
+            read: self.waits.passed_on(&flow),
+            since: tools.now,
+        };
+        self.ask(flow, waiting, tools)
+    }
+
+    /// Hands off a connection that the reader has: its server gets the client's bytes once more.
+    fn replay(
+        &mut self,
+        server: NodeId,
+        head: Head,
+        waited: Waiting,
+        tools: &mut Tools<'_>,
+    ) -> Result<(), DatapathError> {
+        let (flow, start_seq) = (head.flow, waited.seq);
+        let reading = tools.datapath.reading(&flow)?.filter(|r| r.start_seq == start_seq);
+        let taken = match &reading {
+            Some(_) => reader::take(head, start_seq, tools.datapath)?,
+            None => None,
+        };
+        let (Some(reading), Some(taken)) = (reading, taken) else {
+            self.reader.gone();
+            return Ok(());
+        };
+        let reading = Reading { timestamps: reading.timestamps_at(clock::monotonic()), ..reading };
+        let replay = Replay { flow, reading, bytes: &taken.bytes, fin: taken.fin };
+        let end = replay.end();
+        if tools.datapath.bind_read(&flow, start_seq, server, end)?.is_none() {
+            self.reader.gone();
+            return Ok(());
+        }
+        self.assign(server, tools)?;
+        let frames = replay.frames(self.reader.mac, self.reader.mtu);
+        let start_ack = reading.start_ack;
+        let replayed = Replayed { start_seq, start_ack, end, frames, since: tools.now };
+        self.reader.replays.begin(flow, replayed, tools.hold);
+        self.waits.release(flow, start_seq, &waited, tools.datapath, tools.hold)
     }
 
     /// The dispatcher went away: whatever was asked of it is decided here.
@@ -296,7 +409,11 @@ impl Distributor {
         for flow in self.batcher.expire(tools.now) {
             self.decide_alone(flow, tools)?;
         }
-        self.tally.failed += self.waits.expire(tools.now) as u64;
+        for waited in self.waits.expire(tools.now) {
+            self.tally.failed += 1;
+            self.give_up(Some(waited));
+        }
+        self.reader.replays.tick(tools.now, tools.datapath, tools.hold)?;
         self.early.expire(tools.now);
         self.waits.forget_released(tools.datapath)
     }
@@ -310,6 +427,7 @@ impl Waiting {
             target,
             is_ours: false,
             cut_seq: None,
+            head: None,
             frames: vec![frame],
             read: 1,
             since: now,

@@ -17,6 +17,7 @@ mod peers;
 mod post;
 mod pressure;
 mod question;
+mod reader;
 mod report;
 mod server;
 mod setup;

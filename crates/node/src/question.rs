@@ -2,7 +2,7 @@
 
 use baton_cluster::{PoolId, Target};
 use baton_datapath::{ServiceEntry, target_of};
-use baton_http::{Exchange, Fed, Parsed, parse_request};
+use baton_http::{Exchange, Fed, Parsed, Request, parse_request};
 
 /// What is to be done with a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,20 +25,37 @@ pub(crate) enum Read {
 /// Reads the request that begins a payload.
 pub(crate) fn read(service: &ServiceEntry, payload: &[u8], secret: u64) -> Read {
     match parse_request(payload) {
-        Parsed::Complete(request, _) => {
-            let index = service.rules.choose(&request);
-            let target = service.rules.target_bytes(index, &request).map(|b| target_of(&b, secret));
-            let host = request.host.as_deref().filter(|_| service.rules.look_at_wildcards());
-            Read::Request {
-                pool: service.pools.get(index).copied().unwrap_or(PoolId(0)),
-                target,
-                host: host.map(str::to_owned),
-                next: next_request(payload),
-            }
-        }
-        Parsed::Incomplete => Read::Reader,
+        Parsed::Complete(request, _) => place(service, &request, next_request(payload), secret),
+        Parsed::Incomplete => read_line(service, payload, secret).unwrap_or(Read::Reader),
         Parsed::Doubt(_) if service.strict => Read::Reader,
         Parsed::Doubt(_) => Read::Unclear,
+    }
+}
+
+/// Where the request line says all that the service's rules ask, as the programs do: the head may be longer
+/// than a packet. `None` when more is needed.
+fn read_line(service: &ServiceEntry, payload: &[u8], secret: u64) -> Option<Read> {
+    let rules = &service.rules;
+    let says_all = (0..service.pools.len()).all(|pool| rules.key(pool).is_in_request_line());
+    if service.strict || rules.look_at_hosts() || !says_all {
+        return None;
+    }
+    let end = payload.windows(2).position(|two| two == b"\r\n")?;
+    let alone = [payload.get(..end)?, b"\r\n\r\n"].concat();
+    match parse_request(&alone) {
+        Parsed::Complete(request, _) => Some(place(service, &request, None, secret)),
+        _ => None,
+    }
+}
+
+fn place(service: &ServiceEntry, request: &Request<'_>, next: Option<usize>, secret: u64) -> Read {
+    let rules = &service.rules;
+    let index = rules.choose(request);
+    Read::Request {
+        pool: service.pools.get(index).copied().unwrap_or(PoolId(0)),
+        target: rules.target_bytes(index, request).map(|b| target_of(&b, secret)),
+        host: request.host.as_deref().filter(|_| rules.look_at_wildcards()).map(str::to_owned),
+        next,
     }
 }
 

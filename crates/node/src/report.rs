@@ -29,6 +29,7 @@ impl Daemon {
             connections: self.mesh.peers().iter().map(|p| self.connection(p)).collect(),
             loads: self.loads()?,
             decisions: self.decisions(&counters),
+            reader: self.distributor.as_ref().map(|d| d.reader.status()).unwrap_or_default(),
             handoffs: self.handoffs()?,
             counters: counters.nonzero().map(counter).collect(),
             serving: serving.map_or(0, u64::from),

@@ -50,6 +50,8 @@ pub struct NodeStatus {
     pub loads: Vec<LoadStatus>,
     /// How its requests were decided, and what it decided for others.
     pub decisions: DecisionStatus,
+    /// Connections whose first packet did not hold a whole request head.
+    pub reader: ReaderStatus,
     /// Connections that this node handed off, by the server that took them; itself included.
     pub handoffs: Vec<HandoffStatus>,
     /// The packet path's counters that are not zero, in their own order.
@@ -141,6 +143,32 @@ pub struct DecisionStatus {
     pub moves: u64,
     /// As dispatcher: targets that it has mapped now; none for policies that are blind to content.
     pub targets: Option<u64>,
+}
+
+/// The reader: request heads that do not fit one packet are read by this node, which then hands the
+/// connection off by giving its server the client's bytes once more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReaderStatus {
+    /// Connections whose heads are being read now.
+    pub reading_now: u64,
+    /// Heads that were read as far as needed.
+    pub read: u64,
+    /// Answered 400: in doubt, in a service whose pools differ in servers.
+    pub doubtful: u64,
+    /// Answered 408: not whole in time.
+    pub too_slow: u64,
+    /// Answered 431: too long.
+    pub too_long: u64,
+    /// Answered 503: too many heads at once, or no server.
+    pub refused: u64,
+    /// Left by their clients.
+    pub gone: u64,
+    /// Connections whose bytes were given to a server.
+    pub replayed: u64,
+    /// Times that such bytes were given again, because the server had not acknowledged them.
+    pub repeated: u64,
+    /// Connections that no server took in time; they were reset.
+    pub failed: u64,
 }
 
 /// Connections that one node handed to one server.

@@ -8,6 +8,8 @@ use baton_cluster::{Flow, PoolId, Target};
 use baton_datapath::constants::HELD_MS;
 use baton_datapath::{Datapath, DatapathError, Frame, Hold, State};
 
+use crate::reader::Head;
+
 /// A connection whose packets wait.
 #[derive(Debug)]
 pub(crate) struct Waiting {
@@ -19,13 +21,15 @@ pub(crate) struct Waiting {
     pub(crate) is_ours: bool,
     /// Where in a packet the next request begins, which must be seen by itself.
     pub(crate) cut_seq: Option<u32>,
+    /// The reader has the connection, and this of its first request.
+    pub(crate) head: Option<Head>,
     pub(crate) frames: Vec<Frame>,
     /// Packets of it read from the hold device, repetitions included.
     pub(crate) read: u32,
     pub(crate) since: Instant,
 }
 
-/// A decided connection whose packets are on their way up here still, and back.
+/// A connection whose packets are on their way up here still, and back: decided, or the reader's.
 #[derive(Debug)]
 struct Releasing {
     start_seq: u32,
@@ -67,13 +71,12 @@ impl Waits {
     ) -> Result<Option<Frame>, DatapathError> {
         let flow = frame.flow;
         // Its own connection may be gone, or may be asked for again.
-        if self.releasing.contains_key(&flow) && !is_releasing(&flow, datapath)? {
+        let binding = datapath.binding(&flow)?.filter(|b| is_releasing(b.state));
+        if self.releasing.get(&flow).map(|r| r.start_seq) != binding.map(|b| b.start_seq) {
             self.releasing.remove(&flow);
         }
-        if let Some(releasing) = self.releasing.get_mut(&flow) {
-            releasing.read += 1;
-            release(hold, &frame, releasing.cut_seq);
-            self.finish(&flow, datapath)?;
+        if let Some(start_seq) = self.releasing.get(&flow).map(|r| r.start_seq) {
+            self.pass_on(&frame, start_seq, datapath, hold)?;
             return Ok(None);
         }
         let Some(waiting) = self.waiting.get_mut(&flow) else { return Ok(Some(frame)) };
@@ -90,15 +93,40 @@ impl Waits {
         Ok(None)
     }
 
-    /// Begins to wait; whether there is room.
-    pub(crate) fn begin(&mut self, flow: Flow, waiting: Waiting) -> bool {
+    /// Gives one packet back at once, and counts it, for it was held.
+    pub(crate) fn pass_on(
+        &mut self,
+        frame: &Frame,
+        start_seq: u32,
+        datapath: &Datapath,
+        hold: &Hold,
+    ) -> Result<(), DatapathError> {
+        let fresh = Releasing { start_seq, read: 0, cut_seq: None };
+        let releasing = self.releasing.entry(frame.flow).or_insert(fresh);
+        releasing.read += 1;
+        let cut_seq = match releasing.cut_seq {
+            None => end_of_first(&frame.flow, start_seq, datapath)?,
+            cut_seq => cut_seq,
+        };
+        release(hold, frame, cut_seq);
+        self.finish(&frame.flow, datapath)
+    }
+
+    /// How many packets were passed on of a connection that is to wait now.
+    pub(crate) fn passed_on(&mut self, flow: &Flow) -> u32 {
+        self.releasing.remove(flow).map_or(0, |r| r.read)
+    }
+
+    /// Begins to wait; what was given, when there is no room for it.
+    pub(crate) fn begin(&mut self, flow: Flow, waiting: Waiting) -> Option<Waiting> {
         if self.packets >= self.packets_max {
             self.overflowed += 1;
-            return false;
+            return Some(waiting);
         }
+        self.take(&flow);
         self.packets += waiting.frames.len();
         self.waiting.insert(flow, waiting);
-        true
+        None
     }
 
     /// A packet was read that belongs to another queue: it counts all the same.
@@ -144,14 +172,11 @@ impl Waits {
     }
 
     /// Connections that have waited for too long, taken out. The kernel has given up on them too.
-    pub(crate) fn expire(&mut self, now: Instant) -> usize {
+    pub(crate) fn expire(&mut self, now: Instant) -> Vec<Waiting> {
         let too_old = Duration::from_millis(u64::from(HELD_MS));
         let stale: Vec<Flow> =
             self.waiting.iter().filter(|(_, w)| now - w.since > too_old).map(|(f, _)| *f).collect();
-        for flow in &stale {
-            self.take(flow);
-        }
-        stale.len()
+        stale.iter().filter_map(|flow| self.take(flow)).collect()
     }
 
     /// Forgets what the kernel no longer counts on: it lets a connection's packets pass by themselves
@@ -159,7 +184,7 @@ impl Waits {
     pub(crate) fn forget_released(&mut self, datapath: &Datapath) -> Result<(), DatapathError> {
         let flows: Vec<Flow> = self.releasing.keys().copied().collect();
         for flow in flows {
-            if !is_releasing(&flow, datapath)? {
+            if !datapath.binding(&flow)?.is_some_and(|b| is_releasing(b.state)) {
                 self.releasing.remove(&flow);
             }
         }
@@ -167,9 +192,17 @@ impl Waits {
     }
 }
 
-fn is_releasing(flow: &Flow, datapath: &Datapath) -> Result<bool, DatapathError> {
-    let state = datapath.binding(flow)?.map(|b| b.state);
-    Ok(matches!(state, Some(State::Releasing(_))))
+fn is_releasing(state: State) -> bool {
+    matches!(state, State::Releasing(_) | State::Reading)
+}
+
+/// Where a strict service's first request ends in a connection that the reader has, once that is known and
+/// another one has come: nothing from there on may reach the reader.
+fn end_of_first(flow: &Flow, start_seq: u32, datapath: &Datapath) -> Result<Option<u32>, DatapathError> {
+    if datapath.reading(flow)?.is_none_or(|reading| reading.start_seq != start_seq) {
+        return Ok(None);
+    }
+    Ok(datapath.asked(flow)?.filter(|asked| asked.start_seq == start_seq).and_then(|asked| asked.cut_seq))
 }
 
 /// Gives a packet back: in two, when a request begins in it that must be seen by itself.

@@ -1,0 +1,111 @@
+//! What Baton itself answers to a client whose request it cannot hand off, and how that connection ends.
+//! Called by the reader's tasks; knows nothing of the cluster.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use baton_http::Reason;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+/// A client that is answered may send for so long, and so much, before its connection is closed: closing
+/// at once would reset it, and the client might lose the answer.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 1 << 20;
+
+/// Why a request is not handed off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Its head can be read in several ways, and where it goes matters.
+    Doubtful(Reason),
+    /// Its head took too long.
+    TooSlow,
+    /// Its head is too long.
+    TooLong,
+    /// More heads are being read than may be, and this one has been for the longest time.
+    Crowded,
+    /// No server is there for it.
+    NoServer,
+}
+
+impl Refusal {
+    fn status(self) -> &'static str {
+        match self {
+            Self::Doubtful(_) => "400 Bad Request",
+            Self::TooSlow => "408 Request Timeout",
+            Self::TooLong => "431 Request Header Fields Too Large",
+            Self::Crowded | Self::NoServer => "503 Service Unavailable",
+        }
+    }
+
+    fn text(self) -> String {
+        match self {
+            Self::Doubtful(reason) => format!("The request cannot be read in one way only: {reason}."),
+            Self::TooSlow => "The request's head was not complete in time.".to_owned(),
+            Self::TooLong => "The request's head is too long.".to_owned(),
+            Self::Crowded => "Too many requests are waiting for the rest of their heads.".to_owned(),
+            Self::NoServer => "No server is available for the request.".to_owned(),
+        }
+    }
+
+    /// The whole response (RFC 9112).
+    pub(crate) fn response(self) -> String {
+        let (status, text) = (self.status(), self.text() + "\n");
+        format!(
+            "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}",
+            text.len()
+        )
+    }
+}
+
+/// Answers and closes: the FIN goes at once, the socket when the client has closed too. `places` bounds
+/// how many wait for that; where there is none it is closed without waiting.
+pub(crate) async fn refuse(mut stream: TcpStream, refusal: Refusal, places: Arc<Semaphore>) {
+    let whole = async {
+        stream.write_all(refusal.response().as_bytes()).await?;
+        stream.shutdown().await
+    };
+    let Ok(_place) = places.try_acquire() else {
+        // The answer fits an empty send buffer.
+        let _ = timeout(Duration::ZERO, whole).await;
+        return;
+    };
+    if !matches!(timeout(LINGER, whole).await, Ok(Ok(()))) {
+        return;
+    }
+    let mut buffer = [0; 4096];
+    let mut left = LINGER_BYTES;
+    let rest = async {
+        while left > 0 {
+            match stream.read(&mut buffer).await {
+                Ok(0) | Err(_) => return,
+                Ok(length) => left = left.saturating_sub(length),
+            }
+        }
+    };
+    let _ = timeout(LINGER, rest).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn responses_are_whole() {
+        let all = [
+            Refusal::Doubtful(Reason::HostTwice),
+            Refusal::TooSlow,
+            Refusal::TooLong,
+            Refusal::Crowded,
+            Refusal::NoServer,
+        ];
+        for refusal in all {
+            let response = refusal.response();
+            let (head, body) = response.split_once("\r\n\r\n").expect("a head and a body");
+            assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{response}");
+            assert!(head.ends_with("Connection: close") && body.ends_with(".\n"), "{response}");
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! The reader: the distributor's slow path. It listens on the loopback address; the programs adopt into it
+//! connections whose first packet does not hold a whole request head. Heads are read by tasks, bounded in
+//! bytes, time and number; what is known then goes to [`crate::distributor`], which has it decided and hands
+//! the connection off by giving the server the client's bytes once more ([`take`], [`replays`]).
+
+mod answer;
+mod head;
+mod replays;
+mod take;
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
+use std::time::Duration;
+
+use baton_cluster::Cluster;
+use socket2::{Domain, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::NodeError;
+use crate::status::ReaderStatus;
+
+pub(crate) use answer::Refusal;
+pub(crate) use head::Head;
+use head::{HeadLimits, Outcome};
+pub(crate) use replays::{Replayed, Replays};
+pub(crate) use take::take;
+
+/// Connections that wait for being taken.
+const BACKLOG: i32 = 1024;
+/// The kernel doubles it; a fixed size bounds what a client can send while its request is decided.
+const RECEIVE_BUFFER: usize = 64 * 1024;
+/// Events that wait for the daemon; then tasks wait.
+const EVENTS: usize = 256;
+/// How long the listener rests when the system has no more files or memory.
+const REST: Duration = Duration::from_millis(20);
+
+/// What wakes the daemon.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The programs have given a connection.
+    Accepted(TcpStream),
+    /// A task has ended; with a head, if it is to be handed off.
+    Read(u64, Counted, Option<Head>),
+}
+
+/// How a task ended, for the tally.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Counted {
+    Whole,
+    Refused(Refusal),
+    Gone,
+}
+
+/// The reader of this node.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    port: u16,
+    /// Interface that clients' packets arrive by, as replays name it; and what it carries.
+    pub(crate) mac: [u8; 6],
+    pub(crate) mtu: usize,
+    events: mpsc::Receiver<Event>,
+    to_daemon: mpsc::Sender<Event>,
+    limits: HeadLimits,
+    most: usize,
+    /// Connections being read, the oldest first.
+    open: BTreeMap<u64, oneshot::Sender<()>>,
+    next: u64,
+    closing: Arc<Semaphore>,
+    pub(crate) replays: Replays,
+    tally: ReaderStatus,
+}
+
+impl Reader {
+    /// Begins to listen. Must be called in the node's network namespace, on its runtime.
+    pub(crate) fn listen(cluster: &Cluster, mac: [u8; 6], mtu: u32) -> Result<Self, NodeError> {
+        let failed = |cause| NodeError::System { what: "the reader's listening socket", cause };
+        let (listener, port) = listener().map_err(failed)?;
+        let (to_daemon, events) = mpsc::channel(EVENTS);
+        tokio::spawn(accept(listener, to_daemon.clone()));
+        let limits = cluster.limits;
+        let most = limits.reader_connections as usize;
+        Ok(Self {
+            port,
+            mac,
+            mtu: mtu as usize,
+            events,
+            to_daemon,
+            limits: HeadLimits {
+                bytes: limits.head_bytes as usize,
+                time: limits.head_timeout,
+                strict: false,
+            },
+            most,
+            open: BTreeMap::new(),
+            next: 0,
+            closing: Arc::new(Semaphore::new(most)),
+            replays: Replays::new(most),
+            tally: ReaderStatus::default(),
+        })
+    }
+
+    /// Where it listens.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What it says of itself.
+    pub(crate) fn status(&self) -> ReaderStatus {
+        ReaderStatus {
+            reading_now: self.open.len() as u64,
+            replayed: self.replays.begun,
+            repeated: self.replays.repeated,
+            failed: self.replays.failed,
+            ..self.tally.clone()
+        }
+    }
+
+    /// What comes next; waits for it.
+    pub(crate) async fn event(&mut self) -> Event {
+        match self.events.recv().await {
+            Some(event) => event,
+            // Never: a sender is kept here.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Begins to read a head. The oldest of too many is refused.
+    pub(crate) fn begin(&mut self, head: Head, strict: bool) {
+        if self.open.len() >= self.most
+            && let Some((_, oldest)) = self.open.pop_first()
+        {
+            // It may have ended just now.
+            let _ = oldest.send(());
+        }
+        let id = self.next;
+        self.next += 1;
+        let (evict, evicted) = oneshot::channel();
+        self.open.insert(id, evict);
+        let limits = HeadLimits { strict, ..self.limits };
+        tokio::spawn(read(id, head, limits, evicted, self.to_daemon.clone(), Arc::clone(&self.closing)));
+    }
+
+    /// A task has ended.
+    pub(crate) fn ended(&mut self, id: u64, how: Counted) {
+        self.open.remove(&id);
+        match how {
+            Counted::Whole => self.tally.read += 1,
+            Counted::Refused(refusal) => self.count(refusal),
+            Counted::Gone => self.tally.gone += 1,
+        }
+    }
+
+    /// The client had left when its connection was to be handed off.
+    pub(crate) fn gone(&mut self) {
+        self.tally.gone += 1;
+    }
+
+    /// Answers a request that was read, but cannot be handed off.
+    pub(crate) fn refuse(&mut self, head: Head, refusal: Refusal) {
+        self.count(refusal);
+        tokio::spawn(answer::refuse(head.stream, refusal, Arc::clone(&self.closing)));
+    }
+
+    fn count(&mut self, refusal: Refusal) {
+        let count = match refusal {
+            Refusal::Doubtful(_) => &mut self.tally.doubtful,
+            Refusal::TooSlow => &mut self.tally.too_slow,
+            Refusal::TooLong => &mut self.tally.too_long,
+            Refusal::Crowded | Refusal::NoServer => &mut self.tally.refused,
+        };
+        *count += 1;
+    }
+}
+
+fn listener() -> std::io::Result<(TcpListener, u16)> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0).into())?;
+    socket.listen(BACKLOG)?;
+    let listener = TcpListener::from_std(socket.into())?;
+    let port = listener.local_addr()?.port();
+    Ok((listener, port))
+}
+
+async fn accept(listener: TcpListener, to_daemon: mpsc::Sender<Event>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                if to_daemon.send(Event::Accepted(stream)).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the reader cannot take a connection");
+                tokio::time::sleep(REST).await;
+            }
+        }
+    }
+}
+
+/// One connection's task.
+async fn read(
+    id: u64,
+    mut head: Head,
+    limits: HeadLimits,
+    evicted: oneshot::Receiver<()>,
+    to_daemon: mpsc::Sender<Event>,
+    closing: Arc<Semaphore>,
+) {
+    let event = match head.read(limits, evicted).await {
+        Outcome::Whole => Event::Read(id, Counted::Whole, Some(head)),
+        Outcome::Gone => Event::Read(id, Counted::Gone, None),
+        Outcome::Refused(refusal) => {
+            let _ = to_daemon.send(Event::Read(id, Counted::Refused(refusal), None)).await;
+            return answer::refuse(head.stream, refusal, closing).await;
+        }
+    };
+    let _ = to_daemon.send(event).await;
+}

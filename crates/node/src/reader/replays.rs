@@ -1,0 +1,145 @@
+//! What servers were given of connections that the reader had, until their TCP has acknowledged it: the
+//! client will not repeat it, so it is repeated here.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use baton_cluster::Flow;
+use baton_datapath::constants::MARK_ANSWER;
+use baton_datapath::{Datapath, DatapathError, Hold, State, replay};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+/// Repeated first after this long, then after twice as long each time.
+const FIRST_WAIT: Duration = Duration::from_millis(20);
+/// Given up after this long.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// A connection whose server has yet to take what the reader had.
+#[derive(Debug)]
+pub(crate) struct Replayed {
+    pub(crate) start_seq: u32,
+    /// What the client expects next, and what it will send next.
+    pub(crate) start_ack: u32,
+    pub(crate) end: u32,
+    pub(crate) frames: Vec<Vec<u8>>,
+    pub(crate) since: Instant,
+}
+
+#[derive(Debug)]
+struct Open {
+    replayed: Replayed,
+    wait: Duration,
+    due: Instant,
+}
+
+/// All of them.
+#[derive(Debug)]
+pub(crate) struct Replays {
+    open: HashMap<Flow, Open>,
+    most: usize,
+    pub(crate) begun: u64,
+    pub(crate) repeated: u64,
+    pub(crate) failed: u64,
+}
+
+impl Replays {
+    pub(crate) fn new(most: usize) -> Self {
+        Self { open: HashMap::new(), most, begun: 0, repeated: 0, failed: 0 }
+    }
+
+    /// Whether something may have to be repeated soon.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Gives the frames to the programs for the first time.
+    pub(crate) fn begin(&mut self, flow: Flow, replayed: Replayed, hold: &Hold) {
+        self.begun += 1;
+        give(&replayed, hold);
+        if self.open.len() >= self.most {
+            self.failed += 1;
+            tracing::warn!(%flow, "too many replays are open: this one is not repeated if it is lost");
+            return;
+        }
+        let due = replayed.since + FIRST_WAIT;
+        self.open.insert(flow, Open { replayed, wait: FIRST_WAIT, due });
+    }
+
+    /// The server has acknowledged all.
+    pub(crate) fn taken(&mut self, flow: &Flow, start_seq: u32) {
+        if self.open.get(flow).is_some_and(|open| open.replayed.start_seq == start_seq) {
+            self.open.remove(flow);
+        }
+    }
+
+    /// Called on every tick.
+    pub(crate) fn tick(
+        &mut self,
+        now: Instant,
+        datapath: &Datapath,
+        hold: &Hold,
+    ) -> Result<(), DatapathError> {
+        let due: Vec<Flow> = self.open.iter().filter(|(_, o)| o.due <= now).map(|(f, _)| *f).collect();
+        for flow in due {
+            self.repeat(flow, now, datapath, hold)?;
+        }
+        Ok(())
+    }
+
+    fn repeat(
+        &mut self,
+        flow: Flow,
+        now: Instant,
+        datapath: &Datapath,
+        hold: &Hold,
+    ) -> Result<(), DatapathError> {
+        let Some(open) = self.open.get_mut(&flow) else { return Ok(()) };
+        let replayed = &open.replayed;
+        let stands = datapath.binding(&flow)?.is_some_and(|b| {
+            b.start_seq == replayed.start_seq && matches!(b.state, State::Bound(_) | State::Releasing(_))
+        });
+        if !stands {
+            // It has moved on, so it was taken; or the port has another connection.
+            self.open.remove(&flow);
+            return Ok(());
+        }
+        if now - replayed.since >= PATIENCE {
+            self.failed += 1;
+            tracing::warn!(%flow, "no server took what the client had sent: the connection is reset");
+            send_reset(&flow, replayed);
+            datapath.remove_binding(&flow)?;
+            self.open.remove(&flow);
+            return Ok(());
+        }
+        self.repeated += 1;
+        give(replayed, hold);
+        open.wait *= 2;
+        open.due = now + open.wait;
+        Ok(())
+    }
+}
+
+fn give(replayed: &Replayed, hold: &Hold) {
+    for frame in &replayed.frames {
+        if let Err(error) = hold.release(frame) {
+            tracing::debug!(%error, "frame of a replay lost; it is repeated");
+            return;
+        }
+    }
+}
+
+/// Ends the client's connection, which no socket here has. The mark tells the egress program that the packet
+/// is our own.
+fn send_reset(flow: &Flow, replayed: &Replayed) {
+    let packet = replay::reset(flow, replayed.start_ack, replayed.end);
+    let to = SockAddr::from(std::net::SocketAddrV4::new(flow.client, 0));
+    let send = || {
+        // IPPROTO_RAW: the packet brings its own IP header (raw(7)).
+        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(255)))?;
+        socket.set_mark(MARK_ANSWER)?;
+        socket.send_to(&packet, &to)
+    };
+    if let Err(error) = send() {
+        tracing::debug!(%error, %flow, "the client could not be told; it will give up by itself");
+    }
+}
