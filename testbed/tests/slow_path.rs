@@ -1,0 +1,461 @@
+//! Request heads that do not fit one packet: Baton reads them itself, then gives the connection to the
+//! server that should have it, and the client must not notice.
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use baton_testbed::{
+    Capture, Cluster, Connection, Content, Dial, DocRoot, Exchange, Fault, Figure, Framing, Kind, Packets,
+    Testbed, WebServer, get, node_status, wait_until,
+};
+
+const SOON: Duration = Duration::from_secs(10);
+/// Longer than a packet takes, so that pieces do not meet.
+const PAUSE: Duration = Duration::from_millis(4);
+const FIGURES: [Figure; 2] = [Figure::Five, Figure::Seven];
+
+/// A count of the readers of all nodes.
+fn reader(cluster: &Cluster<'_>, count: &str) -> u64 {
+    let of = |baton: &baton_testbed::Baton<'_>| {
+        let status = baton.status();
+        node_status(&status, baton.host().name())["reader"][count].as_u64().expect("a count of the reader's")
+    };
+    cluster.batons.iter().map(of).sum()
+}
+
+/// A GET with further header lines.
+fn get_with(page: &Content, fields: &str) -> Vec<u8> {
+    format!("GET {} HTTP/1.1\r\nHost: testbed\r\n{fields}\r\n", page.path()).into_bytes()
+}
+
+/// Header lines of about so many bytes together.
+fn filler(bytes: usize) -> String {
+    let line = |i: usize| format!("X-{i}: {}\r\n", "y".repeat(989 - i.to_string().len()));
+    (0..bytes / 995).map(line).collect()
+}
+
+fn status_of(mut connection: Connection) -> Result<u16, Fault> {
+    let response = connection.response()?;
+    assert_eq!(response.header("connection"), Some("close"));
+    assert!(response.body.ends_with(b".\n"), "no sentence: {:?}", String::from_utf8_lossy(&response.body));
+    connection.expect_end()?;
+    Ok(response.status)
+}
+
+/// Cut in two at every byte, and into single bytes, again and again from the same port; then once more on
+/// the same connection, whole.
+#[test]
+fn heads_cut_everywhere() {
+    for figure in FIGURES {
+        let bed = Testbed::builder().figure(figure).one_cpu().build();
+        let files = DocRoot::shared();
+        let (page, next) = (Content::new("page", 3000), Content::new("next", 20_000));
+        [&page, &next].iter().for_each(|content| drop(files.add(content)));
+        let cluster = figure.start(&bed, WebServer::nginx, &files, "");
+        let capture = Capture::start(bed.client(0), 80);
+        let request = get(&page, false);
+        let every: Vec<usize> = (1..request.len()).collect();
+        let cuts = every.iter().map(|cut| vec![*cut]).chain([every.clone()]);
+        for cuts in cuts {
+            let dial = Dial::new(cluster.service()).source_port(45_000);
+            let mut connection = dial.open(bed.client(0)).expect("answered");
+            let fetched = connection.send_cut(&request, &cuts, PAUSE).and_then(|()| {
+                connection.response_of(&page)?;
+                connection.fetch_last(&next)
+            });
+            fetched.unwrap_or_else(|e| panic!("{figure:?}, cut at {cuts:?}: {e}"));
+        }
+        let seen = capture.stop();
+        assert_eq!((seen.resets(), seen.retransmitted()), (0, 0), "{figure:?}: {:#?}", seen.flows);
+        assert_eq!(seen.from_servers().timestamp_regressions, 0, "{figure:?}");
+        // Where the line is whole it says all; it ends in the middle of the byte before.
+        let line = request.windows(2).position(|two| two == b"\r\n").expect("a request line") as u64 + 2;
+        assert_eq!(reader(&cluster, "replayed"), line, "{figure:?}");
+        assert_eq!((reader(&cluster, "failed"), reader(&cluster, "reading_now")), (0, 0), "{figure:?}");
+        cluster.stop();
+    }
+}
+
+/// Up to the limit, of many headers, sent at once or with a break; beyond it they are refused.
+#[test]
+fn long_heads() {
+    for figure in FIGURES {
+        let bed = Testbed::builder().figure(figure).build();
+        let files = DocRoot::shared();
+        let page = Content::new("page", 3000);
+        files.add(&page);
+        // The target is in the last header.
+        let cluster = figure.start(&bed, WebServer::apache, &files, "key = \"header:X-Last\"");
+        let capture = Capture::start(bed.client(0), 80);
+        for bytes in [2000, 6000, 14_000, 30_000, 64_000] {
+            let request = get_with(&page, &format!("{}X-Last: z\r\nConnection: close\r\n", filler(bytes)));
+            for cuts in [&[][..], &[5], &[1500]] {
+                let mut connection = Dial::new(cluster.service()).open(bed.client(0)).expect("answered");
+                let fetched = connection
+                    .send_cut(&request, cuts, PAUSE)
+                    .and_then(|()| connection.response_of(&page))
+                    .and_then(|_| connection.expect_end());
+                fetched.unwrap_or_else(|e| panic!("{figure:?}, {bytes} bytes cut at {cuts:?}: {e}"));
+            }
+        }
+        for bytes in [66_000, 200_000] {
+            let mut connection = Dial::new(cluster.service()).open(bed.client(0)).expect("answered");
+            connection.send(&get_with(&page, &filler(bytes))).expect("sent");
+            assert_eq!(status_of(connection).expect("answered by Baton"), 431, "{figure:?}, {bytes} bytes");
+        }
+        assert_eq!(reader(&cluster, "too_long"), 2, "{figure:?}");
+        assert_eq!(capture.stop().early_resets(), 0, "{figure:?}");
+        cluster.stop();
+    }
+}
+
+/// Clients that never send the rest are told so; slow ones that do are served.
+#[test]
+fn silent_and_slow_clients() {
+    for figure in FIGURES {
+        let bed = Testbed::builder().figure(figure).build();
+        let files = DocRoot::shared();
+        let page = Content::new("page", 3000);
+        files.add(&page);
+        let cluster = figure.start(&bed, WebServer::nginx, &files, "[limits]\nhead_timeout_ms = 1500");
+        let capture = Capture::start(bed.client(0), 80);
+        let dial = Dial::new(cluster.service());
+        let silent = [&b"G"[..], b"GET /page", b"GET / HTTP/1.1\r"].map(|part| {
+            let mut connection = dial.open(bed.client(0)).expect("answered");
+            connection.send(part).expect("sent");
+            connection
+        });
+        let mut slow = dial.open(bed.client(0)).expect("answered");
+        let request = get(&page, true);
+        slow.send_cut(&request, &[1, 20, request.len() - 1], Duration::from_millis(300)).expect("sent");
+        slow.response_of(&page).unwrap_or_else(|e| panic!("{figure:?}: {e}"));
+        for connection in silent {
+            assert_eq!(status_of(connection).expect("answered by Baton"), 408, "{figure:?}");
+        }
+        assert_eq!(reader(&cluster, "too_slow"), 3, "{figure:?}");
+        assert_eq!(capture.stop().early_resets(), 0, "{figure:?}");
+        cluster.stop();
+    }
+}
+
+/// The two servers of a strict service that routes by host; the host comes in the last header.
+fn strict(figure: Figure) -> (String, [&'static str; 2]) {
+    let names = if figure == Figure::Five { ["b", "c"] } else { ["c", "d"] };
+    let mut text = String::new();
+    for (pool, server) in ["first", "second"].iter().zip(names) {
+        text +=
+            &format!("[[service.pool]]\nname = \"{pool}\"\nservers = [\"{server}\"]\npolicy = \"lard\"\n");
+    }
+    (text + "[[service.route]]\npool = \"second\"\nhost = \"second.example\"\n", names)
+}
+
+fn get_from(page: &Content, host: &str, fill: usize) -> Vec<u8> {
+    let (path, filler) = (page.path(), filler(fill));
+    format!("GET {path} HTTP/1.1\r\nX-First: 1\r\n{filler}Host: {host}\r\n\r\n").into_bytes()
+}
+
+/// Routes that look at a late header, and pools of different servers: the first request and, on the same
+/// connection, later ones, cut or not.
+#[test]
+fn late_headers_decide() {
+    for figure in FIGURES {
+        let bed = Testbed::builder().figure(figure).build();
+        let files = DocRoot::shared();
+        let page = Content::new("page", 3000);
+        files.add(&page);
+        let (service, [first, second]) = strict(figure);
+        let cluster = figure.start(&bed, WebServer::nginx, &files, &service);
+        let hosts = [("first.example", first), ("second.example", second)];
+        let capture = Capture::start(bed.client(0), 80);
+        for (round, fill) in [0, 0, 3000, 10_000].into_iter().enumerate() {
+            let mut connection = Dial::new(cluster.service()).open(bed.client(0)).expect("answered");
+            for (i, (host, node)) in hosts.iter().cycle().skip(round % 2).take(6).enumerate() {
+                let request = get_from(&page, host, fill);
+                let cuts = if (i + round) % 3 == 2 { vec![] } else { vec![30 + i] };
+                let response = connection
+                    .send_cut(&request, &cuts, PAUSE)
+                    .and_then(|()| connection.response_of(&page))
+                    .unwrap_or_else(|e| panic!("{figure:?}, round {round}, request {i}: {e}"));
+                assert_eq!(response.node(), *node, "{figure:?}, round {round}, request {i}");
+            }
+        }
+        assert_eq!(capture.stop().early_resets(), 0, "{figure:?}");
+        cluster.stop();
+    }
+}
+
+/// In doubt where it matters, and where it does not.
+#[test]
+fn doubtful_heads() {
+    for figure in FIGURES {
+        let bed = Testbed::builder().figure(figure).build();
+        let files = DocRoot::shared();
+        let page = Content::new("page", 3000);
+        files.add(&page);
+        let doubtful = format!("GET {} HTTP/1.1\nHost: first.example\n\n", page.path());
+        let (service, _) = strict(figure);
+        let strict = figure.start(&bed, WebServer::nginx, &files, &service);
+        for cuts in [&[][..], &[3], &[30]] {
+            let mut connection = Dial::new(strict.service()).open(bed.client(0)).expect("answered");
+            connection.send_cut(doubtful.as_bytes(), cuts, PAUSE).expect("sent");
+            assert_eq!(status_of(connection).expect("answered by Baton"), 400, "{figure:?}, cut at {cuts:?}");
+        }
+        assert_eq!(reader(&strict, "doubtful"), 3, "{figure:?}");
+        strict.stop();
+    }
+    for figure in FIGURES {
+        let bed = Testbed::builder().figure(figure).build();
+        let files = DocRoot::shared();
+        let page = Content::new("page", 3000);
+        files.add(&page);
+        let doubtful = format!("GET {} HTTP/1.1\nHost: first.example\n\n", page.path());
+        let any = figure.start(&bed, WebServer::nginx, &files, "");
+        for cuts in [&[][..], &[3], &[30]] {
+            let mut connection = Dial::new(any.service()).open(bed.client(0)).expect("answered");
+            connection.send_cut(doubtful.as_bytes(), cuts, PAUSE).expect("sent");
+            connection.response_of(&page).unwrap_or_else(|e| panic!("{figure:?}, cut at {cuts:?}: {e}"));
+        }
+        any.stop();
+    }
+}
+
+/// Bodies that begin in the packet that ends the head, and go on while the connection changes hands.
+#[test]
+fn uploads_behind_a_cut_head() {
+    for figure in FIGURES {
+        let bed = Testbed::builder().figure(figure).build();
+        let files = DocRoot::shared();
+        let cluster = figure.start(&bed, WebServer::nginx_before_app, &files, "");
+        let capture = Capture::start(bed.client(0), 80);
+        for size in [10, 3000, 100_000, 1_000_000] {
+            for framing in [Framing::Length, Framing::Chunked(5000)] {
+                for kind in [Kind::Check(framing), Kind::Echo(framing)] {
+                    let exchange = Exchange::new("upload", size, kind);
+                    let mut connection = Dial::new(cluster.service()).open(bed.client(0)).expect("answered");
+                    let request = exchange.request();
+                    let answered = connection
+                        .send_cut(&request, &[7, 50], PAUSE)
+                        .and_then(|()| connection.response_to(&exchange))
+                        .and_then(|_| connection.send_request(&exchange))
+                        .and_then(|()| connection.response_to(&exchange));
+                    answered.unwrap_or_else(|e| panic!("{figure:?}, {size} bytes, {kind:?}: {e}"));
+                }
+            }
+        }
+        assert_eq!(capture.stop().early_resets(), 0, "{figure:?}");
+        cluster.stop();
+    }
+}
+
+/// Requests behind a head that came in pieces: all answered, in order, each by a server of its pool.
+#[test]
+fn pipelined_behind_a_cut_head() {
+    for figure in FIGURES {
+        let bed = Testbed::builder().figure(figure).build();
+        let files = DocRoot::shared();
+        let contents = [3000, 200_000, 10].map(|size| Content::new("size", size));
+        contents.iter().for_each(|content| drop(files.add(content)));
+        let (service, [first, second]) = strict(figure);
+        let cluster = figure.start(&bed, WebServer::nginx, &files, &service);
+        let capture = Capture::start(bed.client(0), 80);
+        let hosts = [("first.example", first), ("second.example", second), ("first.example", first)];
+        for fill in [0, 2500] {
+            for cut in [3, 40, 70] {
+                let all: Vec<u8> = contents
+                    .iter()
+                    .zip(hosts)
+                    .flat_map(|(page, (host, _))| get_from(page, host, fill))
+                    .collect();
+                let mut connection = Dial::new(cluster.service()).open(bed.client(0)).expect("answered");
+                connection.send_cut(&all, &[cut], PAUSE).expect("sent");
+                for (page, (_, node)) in contents.iter().zip(hosts) {
+                    let response = connection.response_of(page);
+                    let response =
+                        response.unwrap_or_else(|e| panic!("{figure:?}, {fill}, cut at {cut}: {e}"));
+                    assert_eq!(response.node(), node, "{figure:?}, {fill}, cut at {cut}");
+                }
+            }
+        }
+        assert_eq!(capture.stop().early_resets(), 0, "{figure:?}");
+        cluster.stop();
+    }
+}
+
+/// Clients that end their direction with the request (which nginx may take for a client that has left),, that give up in the middle of it, and others from
+/// the same port afterwards.
+#[test]
+fn clients_that_close_or_reset() {
+    for figure in FIGURES {
+        let bed = Testbed::builder().figure(figure).build();
+        let files = DocRoot::shared();
+        let page = Content::new("page", 300_000);
+        files.add(&page);
+        let cluster = figure.start(&bed, WebServer::apache, &files, "");
+        let dial = Dial::new(cluster.service());
+        let request = get(&page, true);
+        for round in 0..4 {
+            let mut stream = dial.clone().source_port(45_000).stream(bed.client(0)).expect("answered");
+            stream.write_all(&request[..10]).expect("sent");
+            if round % 2 == 0 {
+                thread::sleep(PAUSE);
+            }
+            stream.write_all(&request[10..]).expect("sent");
+            stream.shutdown(Shutdown::Write).expect("an open connection");
+            let mut all = Vec::new();
+            stream.read_to_end(&mut all).unwrap_or_else(|e| panic!("{figure:?}, half-closed: {e}"));
+            let body = all.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
+            assert!(
+                page.is(&all[body..]),
+                "{figure:?}, half-closed: {} bytes after {}",
+                all.len() - body,
+                String::from_utf8_lossy(&all[..body])
+            );
+        }
+        for _ in 0..5 {
+            let connection = dial.clone().source_port(45_001);
+            let mut connection = connection.open(bed.client(0)).expect("answered");
+            let gone = reader(&cluster, "gone");
+            connection.send(&request[..10]).expect("sent");
+            wait_until(SOON, "the reader to have it", || reader(&cluster, "reading_now") == 1);
+            connection.abort().expect("aborted");
+            wait_until(SOON, "the reader to notice", || reader(&cluster, "gone") > gone);
+            let connection = dial.clone().source_port(45_001);
+            let mut connection = connection.open(bed.client(0)).expect("answered");
+            connection.send_cut(&request, &[10], PAUSE).expect("sent");
+            connection.response_of(&page).unwrap_or_else(|e| panic!("{figure:?}, after a RST: {e}"));
+        }
+        // A half head and a FIN: nothing to answer.
+        let mut stream = dial.stream(bed.client(0)).expect("answered");
+        stream.write_all(&request[..10]).expect("sent");
+        stream.shutdown(Shutdown::Write).expect("an open connection");
+        assert_eq!(stream.read_to_end(&mut Vec::new()).expect("closed, not reset"), 0, "{figure:?}");
+        wait_until(SOON, "no head being read", || reader(&cluster, "reading_now") == 0);
+        cluster.stop();
+    }
+}
+
+/// More slow clients than may be read: the oldest are sent away, the others served.
+#[test]
+fn many_slow_clients() {
+    const MOST: u64 = 16;
+    for figure in FIGURES {
+        let bed = Testbed::builder().figure(figure).build();
+        let files = DocRoot::shared();
+        let page = Content::new("page", 3000);
+        files.add(&page);
+        let limits = format!("[limits]\nreader_connections = {MOST}");
+        let cluster = figure.start(&bed, WebServer::nginx, &files, &limits);
+        let dial = Dial::new(cluster.service());
+        let request = get(&page, true);
+        let mut slow: Vec<_> = (0..120)
+            .map(|_| {
+                let mut connection = dial.open(bed.client(0)).expect("answered");
+                connection.send(&request[..10]).expect("sent");
+                connection
+            })
+            .collect();
+        wait_until(SOON, "the oldest to be refused", || {
+            reader(&cluster, "refused") + reader(&cluster, "reading_now") == 120
+        });
+        let reading = reader(&cluster, "reading_now");
+        // Behind a switch each distributor has readers of its own.
+        assert!(reading <= MOST * 3, "{figure:?}: {reading}");
+        let mut served = 0;
+        for mut connection in slow.drain(..) {
+            if connection.send(&request[10..]).is_ok()
+                && let Ok(response) = connection.response()
+                && response.status == 200
+            {
+                served += 1;
+            }
+        }
+        assert_eq!(served, reading, "{figure:?}");
+        cluster.stop();
+    }
+}
+
+/// 3 % of the packets lost everywhere, replays among them.
+#[test]
+fn cut_heads_with_loss() {
+    for figure in FIGURES {
+        let bed = Testbed::builder().figure(figure).wire().without_offloads().build();
+        let files = DocRoot::shared();
+        let contents = [100, 3000, 60_000].map(|size| Content::new("size", size));
+        contents.iter().for_each(|content| drop(files.add(content)));
+        let cluster = figure.start(&bed, WebServer::nginx, &files, "");
+        let capture = Capture::start(bed.client(0), 80);
+        let losses = [
+            bed.lose(3.0, Packets::FromClients),
+            bed.lose(3.0, Packets::ToClients),
+            bed.lose(3.0, Packets::BetweenNodes),
+        ];
+        let (bed, contents, dial) = (&bed, &contents, Dial::new(cluster.service()).patience(SOON * 4));
+        thread::scope(|scope| {
+            for client in 0..30_usize {
+                let dial = dial.clone();
+                scope.spawn(move || {
+                    for round in 0..6_usize {
+                        let page = &contents[(client + round) % contents.len()];
+                        let request = get_with(page, &filler((client + round) % 7 * 2000));
+                        let mut connection = dial.open(bed.client(0)).expect("answered");
+                        let fetched = connection
+                            .send_cut(&request, &[3 + client, request.len() - 2], PAUSE)
+                            .and_then(|()| connection.response_of(page))
+                            .and_then(|_| connection.fetch(page));
+                        fetched.unwrap_or_else(|e| panic!("{figure:?}, client {client}, round {round}: {e}"));
+                    }
+                });
+            }
+        });
+        assert!(losses.iter().all(|loss| loss.lost() > 0), "nothing was lost");
+        drop(losses);
+        assert!(reader(&cluster, "repeated") > 0, "{figure:?}: no replay was lost");
+        assert_eq!(reader(&cluster, "failed"), 0, "{figure:?}");
+        assert_eq!(capture.stop().early_resets(), 0, "{figure:?}");
+        cluster.stop();
+    }
+}
+
+/// The replay's first packet lost once; and all of them, which ends the connection at once rather than in
+/// the client's own time.
+#[test]
+fn lost_replays() {
+    for figure in FIGURES {
+        let bed = Testbed::builder().figure(figure).wire().build();
+        let files = DocRoot::shared();
+        let page = Content::new("page", 3000);
+        files.add(&page);
+        let cluster = figure.start(&bed, WebServer::nginx, &files, "policy = \"wrr\"");
+        let dial = Dial::new(cluster.service());
+        let request = get_with(&page, &filler(5000));
+        let capture = Capture::start(bed.client(0), 80);
+        let loss = bed.lose_nth(1, Packets::Handoffs(6081));
+        for _ in 0..6 {
+            let mut connection = dial.open(bed.client(0)).expect("answered");
+            connection.send_cut(&request, &[5], PAUSE).expect("sent");
+            connection.response_of(&page).unwrap_or_else(|e| panic!("{figure:?}: {e}"));
+        }
+        assert_eq!(loss.lost(), 1, "{figure:?}");
+        assert_eq!(capture.stop().early_resets(), 0, "{figure:?}");
+        assert!(reader(&cluster, "repeated") > 0, "{figure:?}");
+        drop(loss);
+
+        let _loss = bed.lose(100.0, Packets::Handoffs(6081));
+        let before = Instant::now();
+        let mut reset = 0;
+        for _ in 0..3 {
+            let mut connection = dial.open(bed.client(0)).expect("answered");
+            connection.send_cut(&request, &[5], PAUSE).expect("sent");
+            match connection.response_of(&page) {
+                Ok(_) => {} // to the distributor's own server
+                Err(Fault::Reset) => reset += 1,
+                Err(fault) => panic!("{figure:?}: {fault}"),
+            }
+        }
+        assert!(reset > 0 && before.elapsed() < SOON * 2, "{figure:?}: {reset}");
+        assert_eq!(reader(&cluster, "failed"), reset, "{figure:?}");
+        cluster.stop();
+    }
+}
