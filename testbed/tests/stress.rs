@@ -334,3 +334,23 @@ fn figure_6_between_pools() {
 fn figure_7_between_pools() {
     between_pools(Figure::Seven, WebServer::nginx_before_app);
 }
+
+/// One pool, and each request is moved to where LARD would have it.
+fn moving(figure: Figure, server: StartServer) {
+    stress(figure, server, "policy = \"lard\"\np_http = \"move\"", true, &|_| true);
+}
+
+#[test]
+fn figure_5_moving() {
+    moving(Figure::Five, WebServer::nginx_before_app);
+}
+
+#[test]
+fn figure_6_moving() {
+    moving(Figure::Six, WebServer::nginx_before_app);
+}
+
+#[test]
+fn figure_7_moving() {
+    moving(Figure::Seven, WebServer::nginx_before_app);
+}
