@@ -101,7 +101,9 @@ impl Datapath {
             s.follows = u32::from(settings.follows);
         }
         open.maps.bindings.set_max_entries(sizes.bindings).map_err(failed)?;
-        let exchanges = if settings.follows && settings.roles.server { sizes.bindings } else { 1 };
+        // Servers follow what they serve, distributors what their readers read.
+        let follows = settings.follows && (settings.roles.server || settings.roles.distributor);
+        let exchanges = if follows { sizes.bindings } else { 1 };
         open.maps.exchanges.set_max_entries(exchanges).map_err(failed)?;
         open.maps.decisions.set_max_entries(sizes.decisions).map_err(failed)?;
         let skel = open.load().map_err(failed)?;
