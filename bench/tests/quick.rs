@@ -1,5 +1,5 @@
 //! The whole benchmark in its shortest form, with real servers and daemons: that it runs, that every
-//! answer is right, and that its file has the rows that are promised. Figures are not looked at.
+//! answer is right, that requests move where they should, and that its files have what is promised. Figures are not looked at.
 
 use std::process::Command;
 
@@ -32,5 +32,16 @@ fn a_quick_run_compares_two_sides_without_an_error() {
         {
             assert!(row[figure]["max"].is_f64(), "{figure} in {said}");
         }
+    }
+    let text = std::fs::read_to_string(out.path().join("crossover.json")).expect("a file of results");
+    let json: Value = serde_json::from_str(&text).expect("JSON");
+    for row in json["rows"].as_array().expect("rows") {
+        assert_eq!(row["errors"], 0, "{said}");
+        let moves = row["moves_per_request"]["median"].as_f64();
+        assert_eq!(moves > Some(0.0), row["way"].as_str().is_some_and(|way| way.contains("move")), "{said}");
+    }
+    assert!(json["cost_of_a_move"]["cpu_us"]["median"].is_f64(), "{said}");
+    for picture in ["crossover.svg", "crossover.png"] {
+        assert!(out.path().join(picture).is_file(), "{picture} in {said}");
     }
 }
