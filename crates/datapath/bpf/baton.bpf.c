@@ -407,7 +407,8 @@ inline_always int undecided(struct __sk_buff *skb, struct packet *p)
 
 	if (settings.roles & ROLE_SWITCH || !(settings.roles & ROLE_DISTRIBUTOR))
 		from = sender(skb);
-	if (settings.roles & ROLE_SWITCH && from == NO_NODE) {
+	/* whose server is known needs no distributor, which may have forgotten it */
+	if (settings.roles & ROLE_SWITCH && from == NO_NODE && !(b && is_decided(b))) {
 		__u16 to = maglev_choice(&p->flow);
 		if (to == NO_NODE)
 			return drop(COUNT_DROP_NO_DISTRIBUTOR);

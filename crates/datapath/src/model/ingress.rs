@@ -73,7 +73,9 @@ impl Run<'_> {
             None => {}
         }
         let from = self.sender();
-        if roles.switch && from.is_none() {
+        // Whose server is known needs no distributor, which may have forgotten it.
+        let decided = known.is_some_and(|b| b.owner(this).is_some());
+        if roles.switch && from.is_none() && !decided {
             let slot = maglev_slot(&self.model.tables.keys, &p.flow);
             match self.model.tables.maglev.get(slot).copied().flatten() {
                 None => return self.drop(Counter::DropNoDistributor),
