@@ -8,9 +8,10 @@ mod common;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
-use baton_datapath::constants::{FLAG_CLOSED, FLAG_CONFIRMED, FLAG_SERVING};
+use baton_cluster::Flow;
+use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CLOSED, FLAG_CONFIRMED, FLAG_SERVING};
 use baton_datapath::model::flag::{ACK, FIN, PSH, RST, SYN};
-use baton_datapath::model::{Handoff, Offer, Socket as KernelSocket, Verdict};
+use baton_datapath::model::{Binding, Handoff, Offer, Socket as KernelSocket, Verdict};
 use baton_datapath::{Event, Guide, State};
 use common::client::{Client, DATA, REQUEST, case, node, state};
 use common::frames::{CLIENT, MSS, SACK, VIP, WSCALE, checksums_are_right, flow, read, timestamps};
@@ -316,6 +317,27 @@ fn what_was_only_heard_of_is_neither_adopted_nor_handed_off() {
 }
 
 #[test]
+fn a_reader_has_more_than_one_connection() {
+    in_netns(|| {
+        let strict = |port| Flow { vip_port: 82, ..flow(port) };
+        let flows = [strict(40_000), strict(40_001)];
+        let mut world = World::new("d", &flows);
+        for f in flows {
+            let flags = FLAG_ADOPTED;
+            let seen_ns = world.clock().kernel_ns;
+            world.bind(f, Binding { flags, seen_ns, ..Binding::unknown(1000, State::Reading) });
+        }
+        let (head, rest) = REQUEST.split_at(10);
+        for (seq, part) in [(1000, head), (1010, rest)] {
+            for f in flows {
+                let packet = Tcp::new(f, DATA, seq, 7).data(part).frame();
+                case(&mut world, "read, whoever else is", &packet, Verdict::Stack, &["reader_packet"]);
+            }
+        }
+    });
+}
+
+#[test]
 fn a_packet_that_would_not_fit_is_not_handed_off() {
     node("d", |world, f| {
         let c = Client::connected(world, f);
@@ -370,7 +392,7 @@ fn the_owner_follows_its_server() {
         assert_eq!(world.egress(&rst.frame()).verdict, Verdict::Next, "the refusal may leave");
 
         let mut b = world.programs.whole_binding(&f).expect("bindings").expect("bound here");
-        b.flags = baton_datapath::constants::FLAG_ADOPTED;
+        b.flags = FLAG_ADOPTED;
         world.programs.set_whole_binding(&f, &b).expect("bindings");
         world.model.tables.bindings.insert(f, b);
         let has = |world: &World, flag| world.model.tables.bindings[&f].has(flag);

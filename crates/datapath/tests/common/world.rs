@@ -441,9 +441,9 @@ impl World {
         self.flows.iter().map(both).collect()
     }
 
-    /// Who serves nothing follows nothing, and has no room for it.
+    /// Who serves and reads nothing follows nothing, and has no room for it.
     fn messages_of(&self, model: &Model) -> Vec<(Flow, Option<Messages>, Option<Messages>)> {
-        if !model.settings.roles.server {
+        if !(model.settings.roles.server || model.settings.roles.distributor) {
             return Vec::new();
         }
         let read = |flow: &Flow| self.programs.messages(flow).expect("exchanges");
