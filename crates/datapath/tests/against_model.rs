@@ -57,7 +57,7 @@ fn agree(letters: &'static str, unseen: Option<&'static [&'static str]>) {
         let world = std::cell::RefCell::new(world);
         let until = Instant::now() + Duration::from_secs(10);
         let sequences = proptest::collection::vec(blocks(), 1..40);
-        let outcome = runner(450).run(&sequences, |sequence| {
+        let outcome = runner(350).run(&sequences, |sequence| {
             let mut world = world.borrow_mut();
             world.rest().map_err(|e| TestCaseError::fail(e.to_string()))?;
             let mut play = Play { world: &mut world, clients: HashMap::new() };

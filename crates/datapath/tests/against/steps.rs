@@ -198,7 +198,7 @@ fn mutations() -> impl Strategy<Value = Option<Mutation>> {
         1 => (1..40_u8).prop_map(|by| Mutation::Pad { by }),
         1 => (-60..60_i16).prop_map(Mutation::Total),
         1 => (0..16_u8).prop_map(Mutation::Doff),
-        1 => (0..3_u8).prop_map(Mutation::Ttl),
+        2 => (0..3_u8).prop_map(Mutation::Ttl),
         1 => any::<u16>().prop_map(Mutation::Fragment),
         2 => vec(prop_oneof![0..12_u8, any::<u8>()], 0..40).prop_map(Mutation::Options),
     ];
@@ -288,5 +288,16 @@ pub fn blocks() -> impl Strategy<Value = Vec<Step>> {
         steps.push(first(ACK | PSH, if what == 3 { payload } else { request }));
         steps
     });
-    prop_oneof![8 => steps().prop_map(|step| vec![step]), 1 => life, 1 => opening]
+    // The reader's, as far as a test-run goes: it gets no connection.
+    let read = (0..6_u8, 0..3_u16, 0..60_u8, 0..3_u32).prop_map(|(flow, node, replay, held)| {
+        let packet = |kind| Step::Packet { flow, from: 0, kind, mutation: None };
+        let first = |flags, payload| packet(Kind::Segment { flags, seq: 0, ack: 0, stamps: true, payload });
+        let syn = packet(Kind::Syn { step: 70_000, options: 15 });
+        let frozen = [first(ACK | PSH, 5), Step::Freeze { flow }, first(ACK, 0), first(ACK | PSH, 11)];
+        let bound =
+            [Step::BindRead { flow, node, replay }, Step::Released { flow, held }, first(ACK | PSH, 2)];
+        [&[syn][..], &frozen, &bound].concat()
+    });
+    let single = steps().prop_map(|step| vec![step]);
+    prop_oneof![16 => single, 2 => life, 2 => opening, 1 => read]
 }
