@@ -106,6 +106,7 @@ function int adopt(struct __sk_buff *skb, const struct packet *p, struct binding
 		close_binding(&p->flow, b);
 		return refuse(skb, p, COUNT_RESET_REFUSED);
 	}
+	b->clock = tsval;
 	b->tries = 0;
 	b->since_ns = bpf_ktime_get_ns();
 	b->snd_end = b->start_ack;

@@ -556,6 +556,21 @@ inline_always bool is_stray_reset(__u8 flags, const struct binding *b)
 	       bpf_ktime_get_ns() - b->since_ns < (__u64)YOUNG_MS * MS;
 }
 
+/* The server's timestamp, where Linux puts it in a segment: behind two NOPs (RFC 7323, appendix A).
+ */
+inline_always void note_clock(struct __sk_buff *skb, const struct packet *p, struct binding *b)
+{
+	__be32 option[2];
+
+	if (!(b->options & OPTION_TIMESTAMPS) || p->header < TCP_MIN + 12 ||
+	    bpf_skb_load_bytes(skb, L4 + TCP_MIN, option, sizeof(option)) ||
+	    option[0] != bpf_htonl(0x0101080a))
+		return;
+	__u32 tsval = bpf_ntohl(option[1]);
+	if ((__s32)(tsval - b->clock) > 0)
+		b->clock = tsval;
+}
+
 /* What the node's server sends: load, ends, and the RSTs that must not leave. */
 SEC("tcx/egress")
 int egress(struct __sk_buff *skb)
@@ -593,10 +608,14 @@ int egress(struct __sk_buff *skb)
 	p.seq = bpf_ntohl(h.tcp.seq);
 	p.ack = bpf_ntohl(h.tcp.ack_seq);
 	p.flags = tcp_flags(&h.tcp);
-	if (!(b->flags & (FLAG_CONFIRMED | FLAG_CLOSED)) && is_stray_reset(p.flags, b))
+	/* the socket may have spoken meanwhile */
+	if (!(b->flags & FLAG_CLOSED) && is_stray_reset(p.flags, b))
 		return drop(COUNT_DROP_OVERTAKEN_RESET);
-	if (settings.follows && p.payload)
-		follow_response(skb, &p, b);
+	if (settings.follows) {
+		note_clock(skb, &p, b);
+		if (p.payload)
+			follow_response(skb, &p, b);
+	}
 	track_out(&p, b);
 	return NEXT_PROGRAM;
 }

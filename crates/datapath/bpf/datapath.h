@@ -308,17 +308,19 @@ enum tcp_option {
 /* Where packets of one client connection go now, and what is known of it. */
 struct binding {
 	__u64 seen_ns;
-	__u64 since_ns;	  /* when it took its present state */
-	__u64 issued;	  /* wall clock of the decision, ns; later than the one before it */
-	__u32 flags;	  /* enum binding_flag; changed atomically */
-	__u32 start_seq;  /* the client's first data byte */
-	__u32 start_ack;  /* our first data byte: the cookie + 1 */
-	__u32 syn_isn;	  /* with FLAG_SYN_SEEN: ISN of the newer SYN */
-	__u32 snd_end;	  /* owner: end of what the server has sent */
-	__u32 held;	  /* packets given to user space since it is held */
-	__u32 replay_end; /* with FLAG_REPLAY: the first byte that the client itself will send */
-	__u32 tsval; /* STATE_READING: timestamp of the packet that the reader got first */
-	__u32 clock; /* STATE_READING: what our own clock read then, at since_ns */
+	__u64 since_ns;	   /* when it took its present state */
+	__u64 issued;	   /* wall clock of the decision, ns; later than the one before it */
+	__u32 flags;	   /* enum binding_flag; changed atomically */
+	__u32 start_seq;   /* the client's first data byte */
+	__u32 start_ack;   /* our first data byte: the cookie + 1 */
+	__u32 syn_isn;	   /* with FLAG_SYN_SEEN: ISN of the newer SYN */
+	__u32 snd_end;	   /* owner: end of what the server has sent */
+	__u32 held;	   /* packets given to user space since it is held */
+	__u32 replay_end;  /* with FLAG_REPLAY: the first byte that the client itself will send */
+	__u32 tsval;	   /* STATE_READING: timestamp of the packet that the reader got first */
+	__u32 clock;	   /* STATE_READING: what our own clock read then, at since_ns; else the
+			      latest timestamp that the server's socket has sent, where that is followed
+			    */
 	__u16 node;	   /* with STATE_BOUND: the owner */
 	__u16 distributor; /* who handed it off */
 	__u16 service;
@@ -443,6 +445,7 @@ _Static_assert(sizeof(struct order) == 64, "order has no hidden padding");
 	C(HELD_PIPELINED, normal, "held: several requests in one packet of a strict service")      \
 	C(HELD_EARLY, normal,                                                                      \
 	  "held: request of another pool came before the answer to the one before")                \
+	C(HELD_BUSY, normal, "held: the socket is not as idle as its messages say")                \
 	C(HELD_MORE, normal, "held: further packet of a held connection")                          \
 	C(HANDOFF_SENT, normal, "handed off to another node")                                      \
 	C(HANDOFF_AGAIN, normal, "handoff sent again for a retransmitted first packet")            \

@@ -52,6 +52,14 @@ inline_always __u32 clock_for(const struct packet *p, __u16 rtt_ms)
 	return p->tsecr + (ahead > cap ? cap : ahead);
 }
 
+/* As above, for a connection that has had a server: not behind what that one said last. */
+inline_always __u32 clock_after(const struct packet *p, const struct binding *b)
+{
+	__u32 clock = clock_for(p, b->rtt_ms);
+
+	return b->flags & FLAG_MOVED && (__s32)(b->clock - clock) > 0 ? b->clock : clock;
+}
+
 /* Everything of the wrapping but what the option says; its tag is made here. */
 inline_always void seal(struct handoff_header *h, const struct packet *p, __u32 inner, __be32 to)
 {
@@ -103,7 +111,7 @@ function int send_handoff(struct __sk_buff *skb, const struct packet *p, const s
 	h->option.options = b->options;
 	h->option.snd_wscale = b->snd_wscale;
 	h->option.start_seq = bpf_htonl(b->start_seq);
-	h->option.tsval = bpf_htonl(clock_for(p, b->rtt_ms));
+	h->option.tsval = bpf_htonl(clock_after(p, b));
 	set_issued(&h->option, b->issued);
 	h->option.mss = bpf_htons(b->mss);
 	h->option.distributor = bpf_htons(b->distributor);

@@ -222,6 +222,19 @@ inline_always int wait_for_idle(struct __sk_buff *skb, const struct packet *p, s
 	return hold(skb, p, b, COUNT_HELD_EARLY);
 }
 
+/* User space is to say whose the request is. */
+inline_always int ask(struct __sk_buff *skb, const struct packet *p, struct binding *b,
+		      struct exchange *x)
+{
+	struct scratch *s = scratch();
+
+	x->early = 0;
+	b->state = STATE_ASKING;
+	b->since_ns = bpf_ktime_get_ns();
+	b->held = 0;
+	return hold(skb, p, b, s ? s->why : COUNT_HELD_ASK);
+}
+
 /* The client acknowledges: that may make the connection idle, which user space may wait for. */
 inline_always void heard(struct __sk_buff *skb, struct packet *p, struct binding *b)
 {
@@ -263,8 +276,9 @@ inline_always int later_packet(struct __sk_buff *skb, struct packet *p, struct b
 	if (fed == FED_OLD)
 		return TC_ACT_OK;
 	if (fed == FED_GAP)
-		return x->early && p->seq - x->early_seq < EARLY_MAX ? hold(skb, p, b, COUNT_HELD_EARLY)
-								     : drop(COUNT_DROP_GAP);
+		return x->early && p->seq - x->early_seq < EARLY_MAX
+			       ? hold(skb, p, b, COUNT_HELD_EARLY)
+			       : drop(COUNT_DROP_GAP);
 	if (fed == FED_DOUBT && !(boundary && p->service_flags & SERVICE_STRICT))
 		return outside_messages(x, p);
 	if (!boundary) {
@@ -291,16 +305,18 @@ inline_always int later_packet(struct __sk_buff *skb, struct packet *p, struct b
 		int sent = move_to(skb, p, b, s->to);
 		if (sent >= 0)
 			return sent;
-		if (p->service_flags & SERVICE_STRICT)
-			return drop(COUNT_DROP_EARLY_REQUEST);
+		if (p->service_flags & SERVICE_STRICT) {
+			/* its server's CPU may be about to say so: once more, after the way up and
+			 * down */
+			if (answered)
+				return drop(COUNT_DROP_EARLY_REQUEST);
+			s->why = COUNT_HELD_BUSY;
+			return ask(skb, p, b, x);
+		}
 		break;
 	}
 	case LATER_ASKED:
-		x->early = 0;
-		b->state = STATE_ASKING;
-		b->since_ns = bpf_ktime_get_ns();
-		b->held = 0;
-		return hold(skb, p, b, s->why);
+		return ask(skb, p, b, x);
 	case LATER_WAITS:
 		return wait_for_idle(skb, p, b, x);
 	case LATER_READ:

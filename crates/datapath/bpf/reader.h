@@ -43,8 +43,9 @@ inline_always struct exchange *exchange_read(const struct packet *p, const struc
 
 /*
  * In a strict service the reader gets one request and nothing behind it: what its socket has
- * acknowledged the client does not repeat, and the next request may be another server's. Of a packet
- * with both, user space gives back the part that belongs to the first. TC_ACT_OK: it may have this.
+ * acknowledged the client does not repeat, and the next request may be another server's. Of a
+ * packet with both, user space gives back the part that belongs to the first. TC_ACT_OK: it may
+ * have this.
  */
 function int first_alone(struct __sk_buff *skb, struct packet *p, struct binding *b)
 {

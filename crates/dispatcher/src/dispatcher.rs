@@ -315,6 +315,10 @@ impl Pool {
 
     fn guide(&self, loads: &Loads) -> Guide {
         match self.consult {
+            // There is nothing to ask when there is nothing to choose.
+            Consult::Cached if self.servers.len() == 1 => {
+                Guide::Rota(loads.of(&self.servers).live().map(|(node, _)| node).collect())
+            }
             Consult::Cached => self.policy.guide(loads.of(&self.servers)),
             Consult::Always => Guide::AskAlways,
         }

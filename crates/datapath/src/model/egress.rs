@@ -5,7 +5,7 @@ use baton_cluster::Flow;
 use super::packet::flag::{ACK, RST};
 use super::packet::{L3, L4, be16, be32};
 use super::{Run, Verdict};
-use crate::constants::{FLAG_CLOSED, FLAG_CONFIRMED, FLAG_FROZEN, YOUNG_MS};
+use crate::constants::{FLAG_CLOSED, FLAG_FROZEN, OPTION_TIMESTAMPS, YOUNG_MS};
 use crate::counters::Counter;
 use crate::tables::State;
 
@@ -16,6 +16,8 @@ pub(super) struct Sent {
     pub(super) ack: u32,
     pub(super) flags: u8,
     pub(super) payload: Vec<u8>,
+    /// Of the timestamps option, where Linux puts it.
+    pub(super) tsval: Option<u32>,
 }
 
 /// A TCP packet without IP options: its flow, and its segment. `None` for anything else.
@@ -45,6 +47,7 @@ fn sent(flow: Flow, tcp: &[u8]) -> Option<Sent> {
         ack: be32(tcp, 8)?,
         flags: *tcp.get(13)?,
         payload: tcp.get(header..)?.to_vec(),
+        tsval: if header >= 32 && be32(tcp, 20)? == 0x0101_080a { be32(tcp, 24) } else { None },
     })
 }
 
@@ -71,11 +74,18 @@ impl Run<'_> {
         }
         let Some(s) = sent(flow, tcp) else { return Verdict::Next };
         // A closed binding has no connection to protect: its client is to hear the refusal.
-        if stray(s.flags) && !b.has(FLAG_CONFIRMED | FLAG_CLOSED) {
+        if stray(s.flags) && !b.has(FLAG_CLOSED) {
             return self.drop(Counter::DropOvertakenReset);
         }
-        if self.model.settings.follows && !s.payload.is_empty() {
-            self.follow_response(&s, &b);
+        if self.model.settings.follows {
+            if let Some(tsval) = s.tsval.filter(|_| u32::from(b.options) & OPTION_TIMESTAMPS != 0)
+                && tsval.wrapping_sub(b.clock).cast_signed() > 0
+            {
+                b.clock = tsval;
+            }
+            if !s.payload.is_empty() {
+                self.follow_response(&s, &b);
+            }
         }
         self.track_out(&s, &mut b);
         self.put(s.flow, b);

@@ -211,6 +211,7 @@ impl Run<'_> {
         let established = Some(Established { write_seq, snd_nxt, out_of_order: false, cwnd: 0, rtt_ms: 0 });
         let socket = Socket { start_seq: Some(b.start_seq), rcv_nxt, established };
         self.model.stack.sockets.insert(p.flow, socket);
+        b.clock = self.clock_for(p, b.rtt_ms);
         b.tries = 0;
         b.since_ns = self.clock.kernel_ns;
         b.snd_end = b.start_ack;

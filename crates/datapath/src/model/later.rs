@@ -242,7 +242,12 @@ impl Run<'_> {
             Later::Stays => {}
             Later::Moves(to) => match self.move_to(p, b, to) {
                 Some(verdict) => return Some(verdict),
-                None if service.strict => return Some(self.drop(Counter::DropEarlyRequest)),
+                None if service.strict && answered => return Some(self.drop(Counter::DropEarlyRequest)),
+                // Its server's CPU may be about to say so.
+                None if service.strict => {
+                    self.keep(p.flow, Followed { early_seq: None, ..f });
+                    return Some(self.ask(b, Counter::HeldBusy));
+                }
                 None => {}
             },
             Later::Asked(why) => return Some(self.ask(b, why)),

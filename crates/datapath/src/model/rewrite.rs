@@ -163,6 +163,13 @@ impl Run<'_> {
         change32(&mut self.frame, L4 + 8, ack, check);
     }
 
+    /// As below, for a connection that has had a server: not behind what that one said last.
+    fn clock_after(&self, p: &Packet, b: &Binding) -> u32 {
+        let clock = self.clock_for(p, b.rtt_ms);
+        let said_later = b.clock.wrapping_sub(clock).cast_signed() > 0;
+        if b.has(FLAG_MOVED) && said_later { b.clock } else { clock }
+    }
+
     /// What the flow's clock reads for the server's socket to go on from: what the client echoed, plus
     /// what has passed since, but no more than one round trip.
     pub(super) fn clock_for(&self, p: &Packet, rtt_ms: u16) -> u32 {
@@ -186,7 +193,7 @@ impl Run<'_> {
             options: b.options,
             snd_wscale: b.snd_wscale,
             start_seq: b.start_seq,
-            tsval: self.clock_for(p, b.rtt_ms),
+            tsval: self.clock_after(p, b),
             issued: b.issued,
             mss: b.mss,
             distributor: b.distributor,
