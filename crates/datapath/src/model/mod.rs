@@ -12,6 +12,7 @@ mod later;
 mod orders;
 mod packet;
 mod reader;
+mod receive;
 mod request;
 mod rewrite;
 

@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod frames;
+pub mod furnish;
 pub mod served;
 pub mod world;
 

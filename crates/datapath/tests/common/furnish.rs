@@ -1,0 +1,93 @@
+//! What a world begins with, and how services and pools are made known to programs and model.
+
+use std::collections::HashSet;
+
+use baton_cluster::{NodeId, PHttp, PoolId, ServiceId};
+use baton_datapath::model::{Pool, Service};
+use baton_datapath::{DatapathError, PoolEntry, ServiceEntry};
+use baton_http::{HostMatch, Key, PathMatch, Route, Rules};
+
+use super::World;
+use super::frames::VIP;
+use super::world::{
+    IMAGES, OTHER, PAGES, PLAIN, QUERY, SELF, TENANTS, THIRD, WEB, address, keys, mac, roles,
+};
+
+impl World {
+    /// Three nodes, four services, everything alive, and the third slot of Maglev's table empty.
+    pub(super) fn furnish(&mut self) -> Result<(), DatapathError> {
+        self.programs.set_keys(&keys())?;
+        let all = [SELF, OTHER, THIRD];
+        self.service(0, 80, &[WEB], Vec::new(), [false, true])?;
+        self.service(1, 81, &[QUERY], Vec::new(), [false, false])?;
+        let images = Route { path: PathMatch::Prefix("/img/".into()), pool: 1, ..Route::default() };
+        self.service(2, 82, &[PAGES, IMAGES], vec![images], [true, true])?;
+        let tenants = |host: &str| Route { host: HostMatch::named(host), pool: 1, ..Route::default() };
+        let tenants = vec![tenants("*.example.com"), tenants("tenant.example.org")];
+        self.service(3, 83, &[PLAIN, TENANTS], tenants, [false, true])?;
+        self.pool(WEB, 0, Key::Path, PHttp::Move, &all)?;
+        self.pool(QUERY, 1, Key::PathQuery, PHttp::Stay, &all)?;
+        self.pool(PAGES, 2, Key::Path, PHttp::Move, &[SELF, OTHER])?;
+        self.pool(IMAGES, 2, Key::Path, PHttp::ExtendedLard, &[OTHER, THIRD])?;
+        self.pool(PLAIN, 3, Key::Path, PHttp::ExtendedLard, &all)?;
+        self.pool(TENANTS, 3, Key::Header("x-user".into()), PHttp::Move, &all)?;
+        for node in all {
+            self.programs.set_node(node, address(node), roles("wds"))?;
+            self.programs.set_member(mac(node), node)?;
+            self.model.tables.nodes.insert(node, address(node));
+            self.model.tables.members.insert(mac(node), node);
+        }
+        let slots = (0..65_537).map(|slot| [Some(SELF), Some(OTHER), None][slot % 3]).collect::<Vec<_>>();
+        self.programs.set_maglev(&slots)?;
+        self.model.tables.maglev = slots.into();
+        self.rest()
+    }
+
+    /// Makes a service known to both.
+    pub fn service(
+        &mut self,
+        id: u16,
+        port: u16,
+        pools: &[PoolId],
+        routes: Vec<Route>,
+        [strict, follows]: [bool; 2],
+    ) -> Result<(), DatapathError> {
+        let rules = Rules::new(routes, 0, Vec::new());
+        let (id, pools) = (ServiceId(id), pools.to_vec());
+        let entry = ServiceEntry {
+            id,
+            vips: vec![VIP],
+            port,
+            rules: rules.clone(),
+            pools: pools.clone(),
+            strict,
+            follows,
+        };
+        self.programs.set_service(&entry)?;
+        let service = Service { id, rules, pools, strict, follows, hosts: HashSet::new() };
+        self.model.tables.services.insert((VIP, port), service);
+        Ok(())
+    }
+
+    /// Makes a pool known to both.
+    pub fn pool(
+        &mut self,
+        id: PoolId,
+        service: u16,
+        key: Key,
+        p_http: PHttp,
+        servers: &[NodeId],
+    ) -> Result<(), DatapathError> {
+        let servers = servers.to_vec();
+        let service = ServiceId(service);
+        self.programs.set_pool(&PoolEntry {
+            id,
+            service,
+            key: key.clone(),
+            p_http,
+            servers: servers.clone(),
+        })?;
+        self.model.tables.pools.insert(id, Pool { key, p_http, servers });
+        Ok(())
+    }
+}
