@@ -318,19 +318,18 @@ fn figure_7() {
 }
 
 #[test]
-#[ignore = "needs moves between pools"]
+#[ignore = "some connections with split heads still get stuck when many move between strict pools at once"]
 fn figure_5_between_pools() {
     between_pools(Figure::Five, WebServer::nginx_before_app);
 }
 
 #[test]
-#[ignore = "needs moves between pools"]
 fn figure_6_between_pools() {
     between_pools(Figure::Six, WebServer::node);
 }
 
 #[test]
-#[ignore = "needs moves between pools"]
+#[ignore = "some connections with split heads still get stuck when many move between strict pools at once"]
 fn figure_7_between_pools() {
     between_pools(Figure::Seven, WebServer::nginx_before_app);
 }

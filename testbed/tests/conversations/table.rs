@@ -200,7 +200,8 @@ fn heads() -> Vec<Conversation> {
 fn targets() -> Vec<Conversation> {
     let of_target = |target: &str| request(&format!("GET {target}"), "");
     let long = format!("{PAGE}?{}", "q".repeat(3000));
-    let longest = format!("{PAGE}?{}", "q".repeat(100_000));
+    // Longer ones than the reader takes are answered by Baton itself: see slow_path.rs.
+    let longest = format!("{PAGE}?{}", "q".repeat(50_000));
     vec![
         one("the absolute form", of_target(&format!("http://testbed{PAGE}"))),
         one("the absolute form of another host", of_target(&format!("http://other{PAGE}"))),

@@ -75,6 +75,8 @@ impl Head {
             self.stream.readable().await?;
             self.bytes.reserve(PIECE);
             match self.stream.try_read_buf(&mut self.bytes) {
+                // Its server may have something to say to that.
+                Ok(0) if !limits.strict && !self.bytes.is_empty() => return Ok(Outcome::Whole),
                 Ok(0) => return Ok(Outcome::Gone),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
