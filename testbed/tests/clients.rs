@@ -371,7 +371,6 @@ fn a_browser_loads_a_page_with_a_hundred_assets() {
 
 /// Each asset is always served by the same node, whichever connection it is asked for on.
 #[test]
-#[ignore = "needs moves"]
 fn a_browser_gets_each_asset_from_where_it_belongs() {
     browse("policy = \"lard\"\np_http = \"move\"", 3, |cluster, assets| {
         let served = cluster.served(&[200]);
