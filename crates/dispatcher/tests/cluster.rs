@@ -94,7 +94,7 @@ proptest! {
     #[test]
     fn a_cached_decision_is_the_dispatchers(
         kind in 0usize..3,
-        servers in 1u16..6,
+        servers in 2u16..6,
         steps in prop::collection::vec((0u16..3, 0u64..5, 0u16..6, 0u32..30, 0u64..9_000, 0u8..24), 1..250),
     ) {
         let (kind, p_http) = [
@@ -132,6 +132,20 @@ proptest! {
             settle(&mut dispatcher, &mut distributors, now);
         }
     }
+}
+
+/// There is nothing to ask, nor to cache, when there is nothing to choose.
+#[test]
+fn the_only_server_of_a_pool_is_a_rota() {
+    let mut dispatcher = dispatcher(PolicyKind::Lard, 1);
+    let guides = dispatcher.distributor_up(A).guides;
+    assert!(matches!(&guides[0].1, Guide::Rota(turns) if *turns == [NodeId(0)]), "{guides:?}");
+    dispatcher.server_down(NodeId(0));
+    let told = dispatcher.take_pushes().into_iter().flat_map(|push| push.changes);
+    assert!(
+        told.into_iter()
+            .any(|c| matches!(c, Change::Guide { guide: Guide::Rota(turns), .. } if turns.is_empty()))
+    );
 }
 
 /// Makes a target move by a question of `by`'s.
