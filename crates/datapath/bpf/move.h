@@ -119,8 +119,6 @@ function int move_to(struct __sk_buff *skb, struct packet *p, struct binding *b,
 	return send_handoff(skb, p, b);
 }
 
-enum { EARLY_MAX = 1 << 20 }; /* bytes that may wait for a connection to be idle */
-
 /* What becomes of a later request. */
 enum later {
 	LATER_STAYS,

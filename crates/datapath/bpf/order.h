@@ -61,6 +61,9 @@ int apply_order(struct order *o)
 		b->node = o->node;
 		b->seen_ns = b->since_ns = now;
 		b->issued = o->issued = b->issued + 1 > wall_ns() ? b->issued + 1 : wall_ns();
+		struct exchange *x = bpf_map_lookup_elem(&exchanges, &flow);
+		if (x)
+			x->early = x->cut = 0; /* its server's node judges now */
 		b->replay_end = o->held;
 		b->flags = FLAG_REPLAY | (b->flags & (FLAG_MOVED | FLAG_SYN_SEEN));
 		b->state = STATE_RELEASING;

@@ -20,6 +20,8 @@ inline_always struct bpf_sock *reader_listener(struct __sk_buff *skb)
 	return bpf_skc_lookup_tcp(skb, &t, sizeof(t.ipv4), BPF_F_CURRENT_NETNS, 0);
 }
 
+enum { EARLY_MAX = 1 << 20 }; /* bytes that may wait for a connection to take them */
+
 /* The exchange of the connection that the reader has; made with the first packet. */
 inline_always struct exchange *exchange_read(const struct packet *p, const struct binding *b,
 					     struct scratch *s)
@@ -43,9 +45,9 @@ inline_always struct exchange *exchange_read(const struct packet *p, const struc
 
 /*
  * In a strict service the reader gets one request and nothing behind it: what its socket has
- * acknowledged the client does not repeat, and the next request may be another server's. Of a
- * packet with both, user space gives back the part that belongs to the first. TC_ACT_OK: it may
- * have this.
+ * acknowledged the client does not repeat, and the next request may be another server's. A
+ * packet with both goes to user space, which gives it back in two; what begins behind the first
+ * request it keeps until the connection is handed off. TC_ACT_OK: the reader may have this.
  */
 function int first_alone(struct __sk_buff *skb, struct packet *p, struct binding *b)
 {
@@ -65,8 +67,12 @@ function int first_alone(struct __sk_buff *skb, struct packet *p, struct binding
 	bool over = x->asked && between_messages(&x->requests);
 	int verdict = TC_ACT_OK;
 	enum fed fed = follow(skb, p);
-	if (over && (fed == FED_GAP || (fed != FED_OLD && x->requests.at == p->seq))) {
-		verdict = drop(COUNT_DROP_EARLY_REQUEST);
+	__u32 end = over ? x->requests.at : x->cut_seq, beyond = p->seq - end;
+	if (fed != FED_OLD && (over || x->cut) && beyond < EARLY_MAX) {
+		/* user space keeps it for whoever gets the connection */
+		x->early = 1;
+		x->early_seq = end;
+		verdict = hold(skb, p, b, COUNT_HELD_EARLY);
 	} else if (fed == FED_GAP) {
 		verdict = drop(COUNT_DROP_GAP);
 	} else if (fed != FED_OLD && s->reading.flags & READ_AGAIN) {
@@ -81,6 +87,19 @@ function int first_alone(struct __sk_buff *skb, struct packet *p, struct binding
 	}
 	x->busy = 0;
 	return verdict;
+}
+
+/*
+ * While the server's socket is being ended, the packet that the reader is to get first comes again
+ * behind those that came with it: they go behind it once more.
+ */
+inline_always int requeue(struct __sk_buff *skb, bool released)
+{
+	if (released)
+		set_mark(skb, MARK_RELEASED);
+	if (bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS))
+		return drop(COUNT_FAULT_REWRITE);
+	return TC_ACT_SHOT;
 }
 
 /* A packet of a connection that the reader has, or is to have. */
@@ -105,6 +124,8 @@ function int reading(struct __sk_buff *skb, struct packet *p, struct binding *b,
 	}
 	if (!(b->flags & FLAG_ADOPTED) && (p->seq != b->start_seq || !p->payload)) {
 		count(COUNT_READER_PACKET);
+		if (p->payload && b->tries && b->seen_ns - b->since_ns < (__u64)LASTING_MS * MS)
+			return requeue(skb, released);
 		return drop(COUNT_DROP_EARLY_SEGMENT);
 	}
 	if (p->payload && p->service_flags & SERVICE_STRICT) {

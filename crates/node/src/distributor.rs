@@ -134,6 +134,10 @@ impl Distributor {
 
     /// A connection may be idle: what came too early may go then.
     pub(crate) fn idle(&mut self, flow: &Flow, tools: &Tools<'_>) -> Result<(), DatapathError> {
+        // What the reader has has yet to be answered.
+        if tools.datapath.reading(flow)?.is_some() {
+            return Ok(());
+        }
         if let Some(heard) = tools.datapath.asked(flow)?.and_then(|asked| asked.idle) {
             self.early.idle(flow, heard, tools.hold);
         }
@@ -366,7 +370,7 @@ impl Distributor {
         &mut self,
         server: NodeId,
         head: Head,
-        waited: Waiting,
+        mut waited: Waiting,
         tools: &mut Tools<'_>,
     ) -> Result<(), DatapathError> {
         let (flow, start_seq) = (head.flow, waited.seq);
@@ -391,6 +395,7 @@ impl Distributor {
         let start_ack = reading.start_ack;
         let replayed = Replayed { start_seq, start_ack, end, frames, since: tools.now };
         self.reader.replays.begin(flow, replayed, tools.hold);
+        waited.frames.extend(self.early.take(&flow));
         self.waits.release(flow, start_seq, &waited, tools.datapath, tools.hold)
     }
 

@@ -40,21 +40,21 @@ impl Early {
         }
     }
 
-    /// Takes a connection's packets out.
+    /// Takes a connection's packets out, in order.
     pub(crate) fn take(&mut self, flow: &Flow) -> Vec<Frame> {
-        let frames = self.flows.remove(flow).map(|(_, frames)| frames).unwrap_or_default();
+        let mut frames = self.flows.remove(flow).map(|(_, frames)| frames).unwrap_or_default();
         self.packets -= frames.len();
-        frames
-    }
-
-    /// The connection is idle: its packets go, in order, saying what the client has said since.
-    pub(crate) fn idle(&mut self, flow: &Flow, heard: Heard, hold: &Hold) {
-        let mut frames = self.take(flow);
         let first = frames
             .iter()
             .map(|f| f.seq)
             .reduce(|a, b| if a.wrapping_sub(b).cast_signed() < 0 { a } else { b });
         frames.sort_by_key(|frame| frame.seq.wrapping_sub(first.unwrap_or_default()));
+        frames
+    }
+
+    /// The connection is idle: its packets go, saying what the client has said since.
+    pub(crate) fn idle(&mut self, flow: &Flow, heard: Heard, hold: &Hold) {
+        let frames = self.take(flow);
         for frame in Frame::renewed(&frames, &heard) {
             release(hold, &frame, None);
         }

@@ -133,6 +133,11 @@ impl Waits {
     pub(crate) fn read_another(&mut self, flow: &Flow, datapath: &Datapath) -> Result<(), DatapathError> {
         if let Some(releasing) = self.releasing.get_mut(flow) {
             releasing.read += 1;
+        } else if let Some(waiting) = self.waiting.get_mut(flow) {
+            waiting.read += 1;
+        } else if let Some(reading) = datapath.reading(flow)? {
+            let releasing = Releasing { start_seq: reading.start_seq, read: 1, cut_seq: None };
+            self.releasing.insert(*flow, releasing);
         }
         self.finish(flow, datapath)
     }

@@ -110,8 +110,8 @@ impl Followed {
     }
 }
 
-/// Bytes that may wait for a connection to be idle.
-const EARLY_MAX: u32 = 1 << 20;
+/// Bytes that may wait for a connection to take them.
+pub(super) const EARLY_MAX: u32 = 1 << 20;
 
 /// What becomes of a later request.
 enum Later {
@@ -262,7 +262,7 @@ impl Run<'_> {
     }
 
     /// User space keeps the packet until the connection is idle.
-    fn hold_early(&mut self, b: &mut Binding) -> Verdict {
+    pub(super) fn hold_early(&mut self, b: &mut Binding) -> Verdict {
         b.held += 1;
         self.count(Counter::HeldEarly);
         Verdict::Redirect

@@ -91,6 +91,9 @@ impl Model {
         b.seen_ns = clock.kernel_ns;
         b.since_ns = clock.kernel_ns;
         b.issued = b.issued_after(clock.wall_ns);
+        if let Some(f) = self.tables.exchanges.get_mut(flow) {
+            (f.early_seq, f.cut_seq) = (None, None);
+        }
         b.replay_end = replay_end;
         b.flags = FLAG_REPLAY | (b.flags & (FLAG_MOVED | FLAG_SYN_SEEN));
         true

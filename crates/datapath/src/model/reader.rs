@@ -2,11 +2,11 @@
 
 use baton_http::Fed;
 
-use super::later::Followed;
+use super::later::{EARLY_MAX, Followed};
 use super::packet::flag::{FIN, RST};
 use super::request::feed;
 use super::{Binding, Packet, Run, Verdict};
-use crate::constants::{FLAG_ADOPTED, FLAG_BEHIND, FLAG_FIN_IN, FLAG_FROZEN, FLAG_MOVED};
+use crate::constants::{FLAG_ADOPTED, FLAG_BEHIND, FLAG_FIN_IN, FLAG_FROZEN, FLAG_MOVED, LASTING_MS};
 use crate::counters::Counter;
 use crate::tables::State;
 
@@ -39,6 +39,11 @@ impl Run<'_> {
         }
         if !b.has(FLAG_ADOPTED) && (p.payload.is_empty() || p.seq != b.start_seq) {
             self.count(Counter::ReaderPacket);
+            let young = b.seen_ns.wrapping_sub(b.since_ns) < u64::from(LASTING_MS) * 1_000_000;
+            // It comes again behind the first one, which comes again behind the end of a stale socket.
+            if !p.payload.is_empty() && b.tries > 0 && young {
+                return Verdict::Drop;
+            }
             return self.drop(Counter::DropEarlySegment);
         }
         if !p.payload.is_empty()
@@ -99,14 +104,17 @@ impl Run<'_> {
         }
         let requests = f.messages.requests();
         let over = f.messages.outstanding().asked() > 0 && requests.is_between_messages();
-        let begins = requests.at() == p.seq;
+        let end = if over { Some(requests.at()) } else { f.cut_seq };
+        let behind = end.filter(|end| p.seq.wrapping_sub(*end) < EARLY_MAX);
         let mut after = f;
         let (fed, again) = feed(&mut after.messages, p.seq, &p.payload);
         let verdict = match (fed, again) {
             (Fed::Old, _) => return None,
-            (Fed::Gap, _) if over => Some(self.drop(Counter::DropEarlyRequest)),
+            _ if behind.is_some() => {
+                f.early_seq = behind;
+                Some(self.hold_early(b))
+            }
             (Fed::Gap, _) => Some(self.drop(Counter::DropGap)),
-            _ if over && begins => Some(self.drop(Counter::DropEarlyRequest)),
             (_, Some(at)) => {
                 f.cut_seq = Some(p.seq.wrapping_add(at as u32));
                 Some(self.hold(b, Counter::HeldPipelined))

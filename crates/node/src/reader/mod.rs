@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use baton_cluster::Cluster;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -75,6 +76,7 @@ pub(crate) struct Reader {
 impl Reader {
     /// Begins to listen. Must be called in the node's network namespace, on its runtime.
     pub(crate) fn listen(cluster: &Cluster, mac: [u8; 6], mtu: u32) -> Result<Self, NodeError> {
+        allow_files();
         let failed = |cause| NodeError::System { what: "the reader's listening socket", cause };
         let (listener, port) = listener().map_err(failed)?;
         let (to_daemon, events) = mpsc::channel(EVENTS);
@@ -171,6 +173,15 @@ impl Reader {
             Refusal::Crowded | Refusal::NoServer => &mut self.tally.refused,
         };
         *count += 1;
+    }
+}
+
+/// As many open files as the system lets this process have: each connection is one.
+fn allow_files() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it is");
     }
 }
 
