@@ -1,14 +1,17 @@
 //! Request heads that do not fit one packet: Baton reads them itself, then gives the connection to the
 //! server that should have it, and the client must not notice.
 
+#[path = "slow_path/loss.rs"]
+mod loss;
+
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use baton_testbed::{
-    Capture, Cluster, Connection, Content, Dial, DocRoot, Exchange, Fault, Figure, Framing, Kind, Packets,
-    Testbed, WebServer, get, node_status, wait_until,
+    Capture, Cluster, Connection, Content, Dial, DocRoot, Exchange, Fault, Figure, Framing, Kind, Testbed,
+    WebServer, get, node_status, wait_until,
 };
 
 const SOON: Duration = Duration::from_secs(10);
@@ -23,6 +26,13 @@ fn reader(cluster: &Cluster<'_>, count: &str) -> u64 {
         node_status(&status, baton.host().name())["reader"][count].as_u64().expect("a count of the reader's")
     };
     cluster.batons.iter().map(of).sum()
+}
+
+/// What is served mostly.
+fn site() -> (DocRoot, Content) {
+    let (files, page) = (DocRoot::shared(), Content::new("page", 3000));
+    files.add(&page);
+    (files, page)
 }
 
 /// A GET with further header lines.
@@ -83,9 +93,7 @@ fn heads_cut_everywhere() {
 fn long_heads() {
     for figure in FIGURES {
         let bed = Testbed::builder().figure(figure).build();
-        let files = DocRoot::shared();
-        let page = Content::new("page", 3000);
-        files.add(&page);
+        let (files, page) = site();
         // The target is in the last header.
         let cluster = figure.start(&bed, WebServer::apache, &files, "key = \"header:X-Last\"");
         let capture = Capture::start(bed.client(0), 80);
@@ -116,9 +124,7 @@ fn long_heads() {
 fn silent_and_slow_clients() {
     for figure in FIGURES {
         let bed = Testbed::builder().figure(figure).build();
-        let files = DocRoot::shared();
-        let page = Content::new("page", 3000);
-        files.add(&page);
+        let (files, page) = site();
         let cluster = figure.start(&bed, WebServer::nginx, &files, "[limits]\nhead_timeout_ms = 1500");
         let capture = Capture::start(bed.client(0), 80);
         let dial = Dial::new(cluster.service());
@@ -162,9 +168,7 @@ fn get_from(page: &Content, host: &str, fill: usize) -> Vec<u8> {
 fn late_headers_decide() {
     for figure in FIGURES {
         let bed = Testbed::builder().figure(figure).build();
-        let files = DocRoot::shared();
-        let page = Content::new("page", 3000);
-        files.add(&page);
+        let (files, page) = site();
         let (service, [first, second]) = strict(figure);
         let cluster = figure.start(&bed, WebServer::nginx, &files, &service);
         let hosts = [("first.example", first), ("second.example", second)];
@@ -189,35 +193,24 @@ fn late_headers_decide() {
 /// In doubt where it matters, and where it does not.
 #[test]
 fn doubtful_heads() {
-    for figure in FIGURES {
+    let cases = FIGURES.into_iter().flat_map(|figure| [(figure, true), (figure, false)]);
+    for (figure, matters) in cases {
         let bed = Testbed::builder().figure(figure).build();
-        let files = DocRoot::shared();
-        let page = Content::new("page", 3000);
-        files.add(&page);
+        let (files, page) = site();
         let doubtful = format!("GET {} HTTP/1.1\nHost: first.example\n\n", page.path());
-        let (service, _) = strict(figure);
-        let strict = figure.start(&bed, WebServer::nginx, &files, &service);
+        let service = if matters { strict(figure).0 } else { String::new() };
+        let cluster = figure.start(&bed, WebServer::nginx, &files, &service);
         for cuts in [&[][..], &[3], &[30]] {
-            let mut connection = Dial::new(strict.service()).open(bed.client(0)).expect("answered");
+            let mut connection = Dial::new(cluster.service()).open(bed.client(0)).expect("answered");
             connection.send_cut(doubtful.as_bytes(), cuts, PAUSE).expect("sent");
-            assert_eq!(status_of(connection).expect("answered by Baton"), 400, "{figure:?}, cut at {cuts:?}");
+            if matters {
+                assert_eq!(status_of(connection).expect("answered by Baton"), 400, "{figure:?}, {cuts:?}");
+            } else {
+                connection.response_of(&page).unwrap_or_else(|e| panic!("{figure:?}, {cuts:?}: {e}"));
+            }
         }
-        assert_eq!(reader(&strict, "doubtful"), 3, "{figure:?}");
-        strict.stop();
-    }
-    for figure in FIGURES {
-        let bed = Testbed::builder().figure(figure).build();
-        let files = DocRoot::shared();
-        let page = Content::new("page", 3000);
-        files.add(&page);
-        let doubtful = format!("GET {} HTTP/1.1\nHost: first.example\n\n", page.path());
-        let any = figure.start(&bed, WebServer::nginx, &files, "");
-        for cuts in [&[][..], &[3], &[30]] {
-            let mut connection = Dial::new(any.service()).open(bed.client(0)).expect("answered");
-            connection.send_cut(doubtful.as_bytes(), cuts, PAUSE).expect("sent");
-            connection.response_of(&page).unwrap_or_else(|e| panic!("{figure:?}, cut at {cuts:?}: {e}"));
-        }
-        any.stop();
+        assert_eq!(reader(&cluster, "doubtful"), if matters { 3 } else { 0 }, "{figure:?}");
+        cluster.stop();
     }
 }
 
@@ -344,9 +337,7 @@ fn many_slow_clients() {
     const MOST: u64 = 16;
     for figure in FIGURES {
         let bed = Testbed::builder().figure(figure).build();
-        let files = DocRoot::shared();
-        let page = Content::new("page", 3000);
-        files.add(&page);
+        let (files, page) = site();
         let limits = format!("[limits]\nreader_connections = {MOST}");
         let cluster = figure.start(&bed, WebServer::nginx, &files, &limits);
         let dial = Dial::new(cluster.service());
@@ -378,98 +369,12 @@ fn many_slow_clients() {
     }
 }
 
-/// 3 % of the packets lost everywhere, replays among them.
-#[test]
-fn cut_heads_with_loss() {
-    for figure in FIGURES {
-        let bed = Testbed::builder().figure(figure).wire().without_offloads().build();
-        let files = DocRoot::shared();
-        let contents = [100, 3000, 60_000].map(|size| Content::new("size", size));
-        contents.iter().for_each(|content| drop(files.add(content)));
-        let cluster = figure.start(&bed, WebServer::nginx, &files, "");
-        let capture = Capture::start(bed.client(0), 80);
-        let losses = [
-            bed.lose(3.0, Packets::FromClients),
-            bed.lose(3.0, Packets::ToClients),
-            bed.lose(3.0, Packets::BetweenNodes),
-        ];
-        let (bed, contents, dial) = (&bed, &contents, Dial::new(cluster.service()).patience(SOON * 4));
-        thread::scope(|scope| {
-            for client in 0..30_usize {
-                let dial = dial.clone();
-                scope.spawn(move || {
-                    for round in 0..6_usize {
-                        let page = &contents[(client + round) % contents.len()];
-                        let request = get_with(page, &filler((client + round) % 7 * 2000));
-                        let mut connection = dial.open(bed.client(0)).expect("answered");
-                        let fetched = connection
-                            .send_cut(&request, &[3 + client, request.len() - 2], PAUSE)
-                            .and_then(|()| connection.response_of(page))
-                            .and_then(|_| connection.fetch(page));
-                        fetched.unwrap_or_else(|e| panic!("{figure:?}, client {client}, round {round}: {e}"));
-                    }
-                });
-            }
-        });
-        assert!(losses.iter().all(|loss| loss.lost() > 0), "nothing was lost");
-        drop(losses);
-        assert!(reader(&cluster, "repeated") > 0, "{figure:?}: no replay was lost");
-        assert_eq!(reader(&cluster, "failed"), 0, "{figure:?}");
-        assert_eq!(capture.stop().early_resets(), 0, "{figure:?}");
-        cluster.stop();
-    }
-}
-
-/// The replay's first packet lost once; and all of them, which ends the connection at once rather than in
-/// the client's own time.
-#[test]
-fn lost_replays() {
-    for figure in FIGURES {
-        let bed = Testbed::builder().figure(figure).wire().build();
-        let files = DocRoot::shared();
-        let page = Content::new("page", 3000);
-        files.add(&page);
-        let cluster = figure.start(&bed, WebServer::nginx, &files, "policy = \"wrr\"");
-        let dial = Dial::new(cluster.service());
-        let request = get_with(&page, &filler(5000));
-        let capture = Capture::start(bed.client(0), 80);
-        let loss = bed.lose_nth(1, Packets::Handoffs(6081));
-        for _ in 0..6 {
-            let mut connection = dial.open(bed.client(0)).expect("answered");
-            connection.send_cut(&request, &[5], PAUSE).expect("sent");
-            connection.response_of(&page).unwrap_or_else(|e| panic!("{figure:?}: {e}"));
-        }
-        assert_eq!(loss.lost(), 1, "{figure:?}");
-        assert_eq!(capture.stop().early_resets(), 0, "{figure:?}");
-        assert!(reader(&cluster, "repeated") > 0, "{figure:?}");
-        drop(loss);
-
-        let _loss = bed.lose(100.0, Packets::Handoffs(6081));
-        let before = Instant::now();
-        let mut reset = 0;
-        for _ in 0..3 {
-            let mut connection = dial.open(bed.client(0)).expect("answered");
-            connection.send_cut(&request, &[5], PAUSE).expect("sent");
-            match connection.response_of(&page) {
-                Ok(_) => {} // to the distributor's own server
-                Err(Fault::Reset) => reset += 1,
-                Err(fault) => panic!("{figure:?}: {fault}"),
-            }
-        }
-        assert!(reset > 0 && before.elapsed() < SOON * 2, "{figure:?}: {reset}");
-        assert_eq!(reader(&cluster, "failed"), reset, "{figure:?}");
-        cluster.stop();
-    }
-}
-
 /// Behind every distributor of every arrangement, whichever VIPs it holds without announcing them.
 #[test]
 fn every_arrangement() {
     for figure in Figure::ALL {
         let bed = Testbed::builder().figure(figure).one_cpu().build();
-        let files = DocRoot::shared();
-        let page = Content::new("page", 3000);
-        files.add(&page);
+        let (files, page) = site();
         let cluster = figure.start(&bed, WebServer::nginx, &files, "policy = \"wrr\"");
         let capture = Capture::start(bed.client(0), 80);
         for vip in &cluster.vips {
@@ -521,9 +426,7 @@ fn no_server() {
 #[test]
 fn slow_heads_make_no_slow_round_trip() {
     let bed = Testbed::builder().figure(Figure::Five).build();
-    let files = DocRoot::shared();
-    let page = Content::new("page", 3000);
-    files.add(&page);
+    let (files, page) = site();
     let cluster = Figure::Five.start(&bed, WebServer::nginx, &files, "");
     let mut connection = Dial::new(cluster.service()).open(bed.client(0)).expect("answered");
     connection.send_cut(&get(&page, false), &[5, 9], Duration::from_secs(1)).expect("sent");

@@ -114,7 +114,7 @@ impl Replays {
         self.repeated += 1;
         give(replayed, hold);
         open.wait *= 2;
-        open.due = now + open.wait;
+        open.due = (now + open.wait).min(open.replayed.since + PATIENCE);
         Ok(())
     }
 }
