@@ -157,8 +157,6 @@ fn datapath_roles(node: &Node) -> Roles {
     Roles { switch: node.roles.switch, distributor: node.roles.distributor, server: node.roles.server }
 }
 
-/// What the programs make targets from. They know the request line alone: by the other keys requests
-/// have no target for them yet, and the path stands for one.
 /// Whether later requests of the service's connections may have to move.
 fn follows(cluster: &Cluster, service: &Service) -> bool {
     service.is_strict(cluster) || cluster.pools_of(service.id).any(|pool| pool.p_http != PHttp::Stay)
