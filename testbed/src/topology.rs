@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 
 use crate::counters::Counters;
 use crate::netns::Namespace;
+use crate::process::Pinned;
 
 /// The address that clients see, in tests that need only one.
 pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
@@ -112,9 +113,9 @@ impl Builder {
         Self { wire: true, ..self }
     }
 
-    /// Pins all that runs in the testbed to one CPU. A veth device hands packets over on the CPU
-    /// that sent them, so with two CPUs a flow whose sender migrates is reordered, and TCP
-    /// retransmits without a loss. On one CPU packets keep their order: needed by tests that count
+    /// Pins all that runs in the testbed, and the thread that builds it, to one CPU. A veth device
+    /// hands packets over on the CPU that sent them, so with two CPUs a flow whose sender migrates
+    /// is reordered, and TCP retransmits without a loss. On one CPU packets keep their order: needed by tests that count
     /// retransmissions.
     ///
     /// Tail loss probes (RFC 8985 7) are off then: a sender that waits for the one CPU longer than
@@ -146,7 +147,10 @@ impl Builder {
             bridged_packets_skip_ip_rules(wire);
         }
         let clients = (0..self.clients).map(|k| self.client(k, cpu, &router, wire.as_ref())).collect();
-        let bed = Testbed { clients, nodes, wire, router };
+        // A thread that reads from a connection sends its window updates, and with them whatever the
+        // server may send then.
+        let pinned = cpu.map(|cpu| Pinned::to(cpu).expect("a thread may be pinned to a CPU that it was on"));
+        let bed = Testbed { clients, nodes, wire, router, _pinned: pinned };
         if self.one_cpu {
             bed.clients
                 .iter()
@@ -223,6 +227,7 @@ pub struct Testbed {
     nodes: Vec<Host>,
     wire: Option<Namespace>,
     router: Host,
+    _pinned: Option<Pinned>,
 }
 
 impl Testbed {
