@@ -2,7 +2,7 @@
 //! [`Cluster`] need not check it again. Read by every role; never changed while a node runs.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ pub struct Node {
     /// Its name: lower-case letters, digits and `-`, at most 32; unique.
     pub name: String,
     /// Its own address, at which the other nodes reach it; unique, and never a VIP.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// The interfaces that Baton's programs attach to. Empty: the one that holds the address.
     pub interfaces: Vec<String>,
     /// What it does in the cluster; at least one role.
@@ -82,7 +82,7 @@ pub struct Service {
     /// Its name: as a node's; unique among services.
     pub name: String,
     /// The addresses that clients see, 1 to [`Service::MAX_VIPS`], in file order.
-    pub vips: Vec<Ipv4Addr>,
+    pub vips: Vec<IpAddr>,
     /// The TCP port that clients connect to, and that the web servers listen on.
     pub port: u16,
     /// Its pools, in file order: one at least. The first is the default: it serves what no route
@@ -162,7 +162,7 @@ impl Cluster {
     }
 
     /// The cluster's VIPs in file order, each once.
-    pub fn vips(&self) -> Vec<Ipv4Addr> {
+    pub fn vips(&self) -> Vec<IpAddr> {
         let mut vips = Vec::new();
         for vip in self.services.iter().flat_map(|service| &service.vips) {
             if !vips.contains(vip) {
@@ -178,7 +178,7 @@ impl Cluster {
     /// distributor i mod n, to be used with DNS round robin (ATC'00 figure 8). When several
     /// services share a VIP, the first one's list counts. Empty when the operator routes the VIP
     /// (`announce = false`), or it is no VIP of this cluster.
-    pub fn announcers(&self, vip: Ipv4Addr) -> Vec<NodeId> {
+    pub fn announcers(&self, vip: IpAddr) -> Vec<NodeId> {
         let Some(place) = self.services.iter().find_map(|s| s.vips.iter().position(|v| *v == vip)) else {
             return Vec::new();
         };

@@ -2,6 +2,8 @@
 //! order of keys, or defaults written out have the same; every other difference shows. Nodes
 //! compare it when they meet.
 
+use std::net::IpAddr;
+
 use baton_http::{HostMatch, PathMatch, Route};
 use sha2::{Digest, Sha256};
 
@@ -43,7 +45,7 @@ impl Canon {
         let mut interfaces = node.interfaces.clone();
         interfaces.sort_unstable();
         self.text(&node.name);
-        self.bytes(&node.address.octets());
+        self.address(node.address);
         self.list(&interfaces, |canon, name| canon.text(name));
         self.text(&node.roles.to_string());
         self.number(node.weight);
@@ -51,9 +53,16 @@ impl Canon {
         self.text(&node.pressure_file.as_ref().map(|file| file.to_string_lossy()).unwrap_or_default());
     }
 
+    fn address(&mut self, address: IpAddr) {
+        match address {
+            IpAddr::V4(v4) => self.bytes(&v4.octets()),
+            IpAddr::V6(v6) => self.bytes(&v6.octets()),
+        }
+    }
+
     fn service(&mut self, service: &Service) {
         self.text(&service.name);
-        self.list(&service.vips, |canon, vip| canon.bytes(&vip.octets()));
+        self.list(&service.vips, |canon, vip| canon.address(*vip));
         self.number(service.port);
         let mut routes: Vec<_> = service.routes.iter().map(plain).collect();
         routes.sort_unstable();

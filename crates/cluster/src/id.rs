@@ -2,7 +2,7 @@
 //! cluster file, because they travel in packets, maps and messages; names are for people.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -70,11 +70,11 @@ pub struct Target(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Flow {
     /// The client's address.
-    pub client: Ipv4Addr,
+    pub client: IpAddr,
     /// The client's port.
     pub client_port: u16,
     /// The service's address that the client connected to.
-    pub vip: Ipv4Addr,
+    pub vip: IpAddr,
     /// The service's port.
     pub vip_port: u16,
 }

@@ -2,7 +2,7 @@
 //! holds the sections and their keys; `value` judges single values, `check` what they mean
 //! together.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -76,7 +76,7 @@ pub(crate) struct Draft {
 pub(crate) struct NodeDraft {
     pub(crate) line: usize,
     pub(crate) name: Option<Located<String>>,
-    pub(crate) address: Option<Located<Ipv4Addr>>,
+    pub(crate) address: Option<Located<IpAddr>>,
     pub(crate) roles: Option<Located<Roles>>,
     interfaces: Vec<String>,
     weight: u16,
@@ -88,7 +88,7 @@ pub(crate) struct NodeDraft {
 pub(crate) struct ServiceDraft {
     pub(crate) line: usize,
     pub(crate) name: Option<Located<String>>,
-    pub(crate) vips: Vec<Located<Ipv4Addr>>,
+    pub(crate) vips: Vec<Located<IpAddr>>,
     pub(crate) port: Option<Located<u16>>,
     pub(crate) pools: Vec<PoolDraft>,
     pub(crate) routes: Vec<RouteDraft>,

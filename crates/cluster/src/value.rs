@@ -2,7 +2,7 @@
 //! what is wrong with the value and gives `None` then. Called by `parse`; compares nothing with
 //! the rest of the file.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use baton_http::{HostMatch, Key, KeyError, is_normal};
@@ -59,8 +59,8 @@ pub(crate) fn name(at: Located<&str>, whose: &str, problems: &mut Problems) -> O
     None
 }
 
-/// A unicast IPv4 address that a node or a VIP may have.
-pub(crate) fn address(at: Located<&str>, problems: &mut Problems) -> Option<Located<Ipv4Addr>> {
+/// A unicast address that a node or a VIP may have.
+pub(crate) fn address(at: Located<&str>, problems: &mut Problems) -> Option<Located<IpAddr>> {
     match address_of(at.value) {
         Ok(value) => Some(Located { value, line: at.line }),
         Err((what, help)) => {
@@ -70,26 +70,34 @@ pub(crate) fn address(at: Located<&str>, problems: &mut Problems) -> Option<Loca
     }
 }
 
-fn address_of(text: &str) -> Result<Ipv4Addr, (&'static str, &'static str)> {
-    let unbracketed = text.trim_start_matches('[').trim_end_matches(']');
-    if unbracketed.parse::<Ipv6Addr>().is_ok() {
-        return Err(("is an IPv6 address", "IPv4 only in this version: give an IPv4 address"));
-    }
-    let Ok(address) = text.parse::<Ipv4Addr>() else {
-        return Err(("is not an IPv4 address", "write four numbers and no more, such as \"10.1.0.11\""));
-    };
+fn address_of(text: &str) -> Result<IpAddr, (&'static str, &'static str)> {
     let wanted = "give the unicast address that other machines reach it by";
-    match address.octets()[0] {
-        0 => Err(("is an unspecified address", wanted)),
-        127 => Err(("is a loopback address", wanted)),
-        224..=239 => Err(("is a multicast address", wanted)),
-        240..=255 => Err(("is a reserved or broadcast address", wanted)),
+    let Ok(address) = text.parse::<IpAddr>() else {
+        return Err((
+            "is not an IP address",
+            "write no more than it, such as \"10.1.0.11\" or \"2001:db8::11\"",
+        ));
+    };
+    let (reserved, link_local) = match address {
+        IpAddr::V4(v4) => (v4.octets()[0] >= 240, v4.is_link_local()),
+        IpAddr::V6(v6) => (v6.to_ipv4_mapped().is_some(), v6.is_unicast_link_local()),
+    };
+    let begins_with_zero = matches!(address, IpAddr::V4(v4) if v4.octets()[0] == 0);
+    match address {
+        _ if address.is_unspecified() || begins_with_zero => Err(("is an unspecified address", wanted)),
+        _ if address.is_loopback() => Err(("is a loopback address", wanted)),
+        _ if address.is_multicast() => Err(("is a multicast address", wanted)),
+        IpAddr::V6(_) if reserved => {
+            Err(("is an IPv4 address written as an IPv6 one", "write it as an IPv4 address"))
+        }
+        _ if reserved => Err(("is a reserved or broadcast address", wanted)),
+        IpAddr::V6(_) if link_local => Err(("is a link-local address", wanted)),
         _ => Ok(address),
     }
 }
 
 /// The VIPs of a service; those that are wrong are left out.
-pub(crate) fn vips(list: &Located<Vec<Located<&str>>>, problems: &mut Problems) -> Vec<Located<Ipv4Addr>> {
+pub(crate) fn vips(list: &Located<Vec<Located<&str>>>, problems: &mut Problems) -> Vec<Located<IpAddr>> {
     let (count, max) = (list.value.len(), Service::MAX_VIPS);
     if count == 0 {
         problems.add(list.line, "the service has no VIP", "give it one: vips = [\"10.99.0.1\"]");

@@ -2,7 +2,7 @@
 //! the fresh file, digest and keys.
 
 use std::collections::HashSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -76,8 +76,8 @@ fn parsed(text: &str) -> Cluster {
     Cluster::parse(text).unwrap_or_else(|errors| panic!("{errors}\nin {text}"))
 }
 
-fn vip(last: u8) -> Ipv4Addr {
-    Ipv4Addr::new(10, 99, 0, last)
+fn vip(last: u8) -> IpAddr {
+    Ipv4Addr::new(10, 99, 0, last).into()
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn every_value_arrives() {
     assert_eq!(cluster.failure_timeout, Duration::from_millis(500));
     assert_eq!((cluster.control_port, cluster.handoff_port), (7000, 7001));
     let front = cluster.node_named("front").unwrap();
-    assert_eq!((front.id, front.address), (NodeId(0), Ipv4Addr::new(10, 1, 0, 10)));
+    assert_eq!((front.id, front.address), (NodeId(0), Ipv4Addr::new(10, 1, 0, 10).into()));
     assert_eq!(front.interfaces, ["eth0", "eth1"]);
     assert_eq!(front.roles, Roles { switch: true, distributor: true, dispatcher: true, server: false });
     assert_eq!(front.roles.to_string(), "switch, distributor, dispatcher");

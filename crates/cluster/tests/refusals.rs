@@ -230,15 +230,29 @@ fn bad_addresses() {
         refused("address = \"10.1.0.11\"", &format!("address = \"{text}\" #!"), &what, help);
         refused("vips = [\"10.99.0.1\"]", &format!("vips = [\"{text}\"] #!"), &what, help);
     };
-    let v6 = "IPv4 only in this version: give an IPv4 address";
-    address("2001:db8::1", "is an IPv6 address", v6);
-    address("[::1]", "is an IPv6 address", v6);
     address("0.0.0.0", "is an unspecified address", UNICAST_HELP);
     address("127.0.0.1", "is a loopback address", UNICAST_HELP);
     address("224.0.0.18", "is a multicast address", UNICAST_HELP);
     address("255.255.255.255", "is a reserved or broadcast address", UNICAST_HELP);
-    for text in ["10.1.0", "10.1.0.11/24", "front.example.org", "10.1.0.011", ""] {
-        address(text, "is not an IPv4 address", "write four numbers and no more, such as \"10.1.0.11\"");
+    address("::", "is an unspecified address", UNICAST_HELP);
+    address("0.1.2.3", "is an unspecified address", UNICAST_HELP);
+    address("::1", "is a loopback address", UNICAST_HELP);
+    address("ff02::1", "is a multicast address", UNICAST_HELP);
+    address("fe80::11", "is a link-local address", UNICAST_HELP);
+    let mapped = "is an IPv4 address written as an IPv6 one";
+    address("::ffff:10.1.0.11", mapped, "write it as an IPv4 address");
+    let such = "write no more than it, such as \"10.1.0.11\" or \"2001:db8::11\"";
+    for text in [
+        "10.1.0",
+        "10.1.0.11/24",
+        "front.example.org",
+        "10.1.0.011",
+        "",
+        "[2001:db8::1]",
+        "fe80::1%eth0",
+        "2001:db8::/64",
+    ] {
+        address(text, "is not an IP address", such);
     }
     refused(
         "vips = [\"10.99.0.1\"]",
@@ -490,7 +504,7 @@ fn all_problems_are_told_in_the_order_of_lines() {
         [
             "line 2: [cluster] lacks `name`",
             "line 3: unknown key `nam` in [cluster]",
-            "line 13: \"::1\" is an IPv6 address",
+            "line 13: \"::1\" is a loopback address",
             "line 14: \"web\" is not a role",
             "line 19: `port` is 800000, which is not within 1 to 65535",
         ]

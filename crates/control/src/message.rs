@@ -34,10 +34,10 @@ pub const CHANGES_MAX: usize = 1024;
 pub const ROTA_MAX: usize = 256;
 
 /// The most moves of one [`Update`].
-pub const MOVES_MAX: usize = 1536;
+pub const MOVES_MAX: usize = 960;
 
 /// The most ends of one [`Close`].
-pub const ENDS_MAX: usize = 2048;
+pub const ENDS_MAX: usize = 1280;
 
 /// The longest body of a [`StatusReply`], in bytes: leaves room for its head in one frame.
 pub const STATUS_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64;

@@ -1,7 +1,7 @@
 //! The wire format against golden bytes, round trips, and bytes that are no message.
 
 use std::fmt::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use baton_cluster::{Flow, Target};
 use proptest::prelude::*;
@@ -16,11 +16,16 @@ const GOLDEN: &str = include_str!("../../testdata/golden-v1.txt");
 
 fn flow() -> Flow {
     Flow {
-        client: Ipv4Addr::new(192, 0, 2, 7),
+        client: Ipv4Addr::new(192, 0, 2, 7).into(),
         client_port: 50_000,
-        vip: Ipv4Addr::new(198, 51, 100, 1),
+        vip: Ipv4Addr::new(198, 51, 100, 1).into(),
         vip_port: 80,
     }
+}
+
+fn flow_v6() -> Flow {
+    let host = |last| IpAddr::from(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last));
+    Flow { client: host(7), vip: host(1), ..flow() }
 }
 
 fn hello() -> Hello {
@@ -102,6 +107,7 @@ fn samples() -> Vec<(&'static str, Word)> {
         ("status-request", Message::StatusRequest(StatusRequest { id: 9 })),
         ("status-reply", Message::StatusReply(StatusReply { id: 9, body: b"{}".to_vec() })),
         ("taken", Message::Taken(Taken { flow: flow(), start_seq: 0xdead_beef })),
+        ("taken-ipv6", Message::Taken(Taken { flow: flow_v6(), start_seq: 0xdead_beef })),
     ];
     let heartbeat = |echo| Word::Heartbeat(Heartbeat { sequence: 5, sent_us: 1_250_000, echo });
     let mut words = vec![
@@ -151,7 +157,8 @@ fn every_kind_has_a_golden_line() {
 #[test]
 fn the_largest_messages_fit() {
     let far = NodeId(255);
-    let wide = Flow { client_port: u16::MAX, vip_port: u16::MAX, ..flow() };
+    let far_away = IpAddr::from([0xff_u8; 16]);
+    let wide = Flow { client: far_away, client_port: u16::MAX, vip: far_away, vip_port: u16::MAX };
     let verdict = Verdict { server: Some(far), keep: Some(vec![far; SERVERS_MAX]) };
     let change = Change { target: Target(u64::MAX), servers: vec![far; SERVERS_MAX] };
     let moved = Move { flow: wide, server: far, start_seq: u32::MAX, issued: u64::MAX, from: far };
@@ -222,7 +229,7 @@ fn each_fault_is_named() {
         (&[1, 16, 0, 1, 0, 0, 1, 0x80, 2], Error::BadNode { kind: Kind::Ask, id: 256 }),
         (&[1, 20, 0, 0, 0, 101], Error::BadPercent { kind: Kind::Load, percent: 101 }),
         (
-            &[1, 21, 1, 192, 0, 2, 7, 1, 198, 51, 100, 1, 80, 4, 0, 0, 0x80, 2],
+            &[1, 21, 1, 0, 192, 0, 2, 7, 1, 0, 198, 51, 100, 1, 80, 4, 0, 0, 0x80, 2],
             Error::BadNode { kind: Kind::Update, id: 256 },
         ),
         (&[1, 23, 1, 0x80, 2], Error::BadNode { kind: Kind::Live, id: 256 }),
@@ -270,13 +277,16 @@ fn some_nodes(max: usize) -> impl Strategy<Value = Vec<NodeId>> {
     prop::collection::vec(a_node(), 0..=max)
 }
 
+fn an_address() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
+        any::<u32>().prop_map(|v4| Ipv4Addr::from(v4).into()),
+        any::<u128>().prop_map(|v6| Ipv6Addr::from(v6).into())
+    ]
+}
+
 fn a_flow() -> impl Strategy<Value = Flow> {
-    any::<(u32, u16, u32, u16)>().prop_map(|(client, client_port, vip, vip_port)| Flow {
-        client: client.into(),
-        client_port,
-        vip: vip.into(),
-        vip_port,
-    })
+    (an_address(), any::<u16>(), an_address(), any::<u16>())
+        .prop_map(|(client, client_port, vip, vip_port)| Flow { client, client_port, vip, vip_port })
 }
 
 fn a_message() -> impl Strategy<Value = Message> {
