@@ -12,14 +12,20 @@
 /* The socket that our stack has for this flow, a listener if no other; release it. */
 inline_always struct bpf_sock *socket_of(struct __sk_buff *skb, const struct flow_key *f)
 {
-	struct bpf_sock_tuple t = {.ipv4 = {
-					   .saddr = f->client.w[3],
-					   .daddr = f->vip.w[3],
-					   .sport = f->client_port,
-					   .dport = f->vip_port,
-				   }};
+	struct bpf_sock_tuple t = {};
 
-	return bpf_skc_lookup_tcp(skb, &t, sizeof(t.ipv4), BPF_F_CURRENT_NETNS, 0);
+	if (is_v4(&f->vip)) {
+		t.ipv4.saddr = f->client.w[3];
+		t.ipv4.daddr = f->vip.w[3];
+		t.ipv4.sport = f->client_port;
+		t.ipv4.dport = f->vip_port;
+		return bpf_skc_lookup_tcp(skb, &t, sizeof(t.ipv4), BPF_F_CURRENT_NETNS, 0);
+	}
+	__builtin_memcpy(t.ipv6.saddr, &f->client, sizeof(f->client));
+	__builtin_memcpy(t.ipv6.daddr, &f->vip, sizeof(f->vip));
+	t.ipv6.sport = f->client_port;
+	t.ipv6.dport = f->vip_port;
+	return bpf_skc_lookup_tcp(skb, &t, sizeof(t.ipv6), BPF_F_CURRENT_NETNS, 0);
 }
 
 /*
@@ -83,11 +89,13 @@ function int assign(struct __sk_buff *skb, const struct packet *p, struct bindin
  * The first data packet of a connection that this node owns. tsval: what the flow's clock reads,
  * for the socket to go on from.
  */
-function int adopt(struct __sk_buff *skb, const struct packet *p, struct binding *b, __u32 tsval)
+function int adopt(struct __sk_buff *skb, struct packet *p, struct binding *b, __u32 tsval)
 {
-	struct bpf_sock *sk = socket_of(skb, &p->flow);
 	__u32 rst_seq = 0;
 
+	if (!bare(skb, p))
+		return drop(COUNT_FAULT_REWRITE);
+	struct bpf_sock *sk = socket_of(skb, &p->flow);
 	if (!sk) {
 		close_binding(&p->flow, b);
 		return refuse(skb, p, COUNT_RESET_NO_LISTENER);

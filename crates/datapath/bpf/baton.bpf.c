@@ -35,7 +35,7 @@ inline_always void describe(struct packet *p, struct binding *b)
 	b->node = NO_NODE;
 	b->distributor = settings.self;
 	b->service = p->service;
-	b->mss = mss_of_class(low >> 6);
+	b->mss = mss_of_class(p->v6, low >> 6);
 	b->state = STATE_OPEN;
 	b->snd_wscale = wscale ? low & 15 : 0;
 	b->options = (wscale ? OPTION_WSCALE : 0) | (low & 16 ? OPTION_SACK : 0) |
@@ -76,6 +76,12 @@ inline_always int take(struct __sk_buff *skb, struct packet *p, struct binding *
 	return verdict;
 }
 
+/* To this node's stack. */
+inline_always int up(struct __sk_buff *skb, struct packet *p)
+{
+	return bare(skb, p) ? TC_ACT_OK : drop(COUNT_FAULT_REWRITE);
+}
+
 /* A packet for a connection that this node owns. */
 function int own(struct __sk_buff *skb, struct packet *p, struct binding *b, bool released)
 {
@@ -99,7 +105,7 @@ function int own(struct __sk_buff *skb, struct packet *p, struct binding *b, boo
 		heard(skb, p, b);
 	count(COUNT_OWNED);
 	track_in(p, b);
-	return TC_ACT_OK;
+	return up(skb, p);
 }
 
 /* The first data packet of a connection that another node is to own. */
@@ -129,7 +135,7 @@ inline_always int answer_old(struct __sk_buff *skb, struct packet *p, struct bin
 /* A packet for a connection that another node owns. */
 function int elsewhere(struct __sk_buff *skb, struct packet *p, struct binding *b)
 {
-	__u16 from = sender(skb);
+	__u16 from = sender(skb, p);
 
 	b->seen_ns = bpf_ktime_get_ns();
 	/* Whether a RST is a valid one only the owner's stack can tell; it will say so by a close.
@@ -284,7 +290,7 @@ function int unknown(struct __sk_buff *skb, struct packet *p, __u16 from)
 				bpf_sk_release(sk);
 			if (state && state != BPF_TCP_LISTEN) {
 				count(COUNT_OWNED_UNBOUND);
-				return TC_ACT_OK;
+				return up(skb, p);
 			}
 		}
 		if (p->flags & RST)
@@ -354,15 +360,14 @@ function int syn(struct __sk_buff *skb, struct packet *p, struct binding *b)
 	if (ip_summed(skb) == CHECKSUM_NONE && !p->payload) {
 		struct scratch *s = scratch();
 		__u32 n = p->header & 63; /* verifier: a bound that clang cannot fold away */
-		if (!s || n < TCP_MIN || bpf_skb_load_bytes(skb, L4, s->head, n))
+		if (!s || n < TCP_MIN || bpf_skb_load_bytes(skb, p->l4, s->head, n))
 			return drop(COUNT_DROP_MALFORMED);
-		__u64 sum = (__u64)p->flow.client.w[3] + p->flow.vip.w[3] + bpf_htonl(n) +
-			    bpf_htonl(IPPROTO_TCP);
-		if (fold(sum + bpf_csum_diff(0, 0, (__be32 *)s->head, n & ~3, 0)) != 0xffff)
+		if (fold(pseudo_sum(p, n) +
+			 bpf_csum_diff(0, 0, (__be32 *)s->head, n & ~3, 0)) != 0xffff)
 			return drop(COUNT_DROP_CHECKSUM);
 	}
 	read_options(skb, p);
-	__u32 low = class_of_mss(p->found & FOUND_MSS ? p->mss : 536) << 6 |
+	__u32 low = class_of_mss(p->v6, p->found & FOUND_MSS ? p->mss : 0) << 6 |
 		    (p->found & FOUND_SACK ? 16 : 0) |
 		    (p->found & FOUND_WSCALE ? p->wscale : NO_WSCALE);
 	__u32 slot = (wall_ns() >> COOKIE_SLOT_SHIFT) & 0xffffff;
@@ -406,7 +411,7 @@ inline_always int undecided(struct __sk_buff *skb, struct packet *p)
 		return b->node == settings.self ? own(skb, p, b, released) : elsewhere(skb, p, b);
 
 	if (settings.roles & ROLE_SWITCH || !(settings.roles & ROLE_DISTRIBUTOR))
-		from = sender(skb);
+		from = sender(skb, p);
 	/* whose server is known needs no distributor, which may have forgotten it */
 	if (settings.roles & ROLE_SWITCH && from == NO_NODE && !(b && is_decided(b))) {
 		__u16 to = maglev_choice(&p->flow);
@@ -455,37 +460,30 @@ inline_always void learn(struct binding *b, const struct handoff_option *o, cons
 }
 
 /* A handoff packet from a distributor: this node is to own the connection. */
-function int handoff(struct __sk_buff *skb)
+inline_always int handoff(struct __sk_buff *skb, struct packet *p, struct scratch *s)
 {
-	struct handoff_option o;
-	struct packet *p = this_packet();
-	struct scratch *s = scratch();
+	const struct handoff_option *o = &s->wrapping.option;
 
-	if (!s || !p || !(settings.roles & ROLE_SERVER))
+	if (!(settings.roles & ROLE_SERVER))
 		return drop(COUNT_DROP_NO_ROLE);
-	if (verify_handoff(skb, &o, p) != PARSED_TCP)
-		return TC_ACT_SHOT;
+	__u32 start_seq = bpf_ntohl(o->start_seq);
 	struct binding *b = binding_of(&p->flow);
 	if (b && !is_decided(b))
 		b = 0;
-	bool later = b && (__s64)(issued_of(&o) - b->issued) > 0;
-	if (b && b->start_seq == bpf_ntohl(o.start_seq) && b->node != settings.self && !later) {
-		count(COUNT_HANDOFF_RECEIVED);
-		return hand_on(skb, p, b, &o);
-	}
-	if (open_handoff(skb, p) != PARSED_TCP)
-		return TC_ACT_SHOT;
 	count(COUNT_HANDOFF_RECEIVED);
+	bool later = b && (__s64)(issued_of(o) - b->issued) > 0;
+	if (b && b->start_seq == start_seq && b->node != settings.self && !later)
+		return hand_on(skb, p, b);
 	read_options(skb, p);
 	if (b) {
-		if (b->start_seq != bpf_ntohl(o.start_seq)) {
-			if ((__s64)(b->issued - issued_of(&o)) > 0)
+		if (b->start_seq != start_seq) {
+			if ((__s64)(b->issued - issued_of(o)) > 0)
 				return drop(COUNT_DROP_HANDOFF_STALE);
 			retire(b);
 			b = 0;
 		} else if (b->node == settings.self) {
 			if (is_hearsay(b))
-				learn(b, &o, p);
+				learn(b, o, p);
 		} else {
 			/*
 			 * The node we had handed it to never got it, and has decided the client's
@@ -494,51 +492,80 @@ function int handoff(struct __sk_buff *skb)
 			b->node = settings.self;
 			b->state = STATE_BOUND;
 			b->flags = 0;
-			b->start_seq = bpf_ntohl(o.start_seq);
-			learn(b, &o, p);
+			b->start_seq = start_seq;
+			learn(b, o, p);
 		}
 	}
 	if (!b) {
 		struct binding *fresh = &s->binding;
 		__builtin_memset(fresh, 0, sizeof(*fresh));
 		fresh->seen_ns = fresh->since_ns = bpf_ktime_get_ns();
-		fresh->start_seq = bpf_ntohl(o.start_seq);
+		fresh->start_seq = start_seq;
 		fresh->node = settings.self;
 		fresh->state = STATE_BOUND;
-		learn(fresh, &o, p);
+		learn(fresh, o, p);
 		if (bpf_map_update_elem(&bindings, &p->flow, fresh, BPF_ANY))
 			return drop(COUNT_FAULT_MAP);
 		b = bpf_map_lookup_elem(&bindings, &p->flow);
 		if (!b)
 			return drop(COUNT_FAULT_MAP);
 	}
-	s->clock = bpf_ntohl(o.tsval);
+	s->clock = bpf_ntohl(o->tsval);
 	s->has_clock = 1;
 	return DECIDED;
+}
+
+/* An ICMP error about a connection: for the stack of the node that has it. */
+function int icmp(struct __sk_buff *skb, struct packet *p)
+{
+	struct binding *b = binding_of(&p->flow);
+	__u16 from = sender(skb, p), to = NO_NODE;
+
+	if (b && is_decided(b))
+		to = b->node;
+	else if (b)
+		to = settings.self;
+	else if (settings.roles & ROLE_SWITCH && from == NO_NODE)
+		to = maglev_choice(&p->flow);
+	if (to == NO_NODE || (to == settings.self && !b))
+		return drop(COUNT_DROP_ICMP_UNKNOWN);
+	if (to != settings.self)
+		return to == from ? drop(COUNT_DROP_LOOP)
+				  : forward(skb, p, to, COUNT_ICMP_FORWARDED);
+	count(COUNT_ICMP_OWNED);
+	return up(skb, p);
 }
 
 SEC("tcx/ingress")
 int ingress(struct __sk_buff *skb)
 {
 	struct packet *p = this_packet();
-
-	if (skb->mark == MARK_LOCAL_RESET) {
-		set_mark(skb, 0);
-		return TC_ACT_OK;
-	}
 	struct scratch *s = scratch();
+	int verdict;
+
 	if (!p || !s)
 		return NEXT_PROGRAM;
+	if (skb->mark == MARK_LOCAL_RESET)
+		return local_reset(skb, p);
 	s->has_clock = 0;
-	switch (parse(skb, p)) {
-	case PARSED_TCP: {
-		int verdict = undecided(skb, p);
-		return verdict == DECIDED ? decided(skb, p) : verdict;
+	int parsed = parse(skb, p, skb->protocol);
+	bool wrapped = parsed == PARSED_UDP, forwarded = false;
+	if (wrapped) {
+		parsed = verify(skb, p);
+		forwarded = s->wrapping.option.flags & bpf_htons(WIRE_FORWARDED);
+		if (parsed == PARSED_ICMP && !forwarded)
+			return drop(COUNT_DROP_HANDOFF_MALFORMED);
+		if (parsed != PARSED_DROP && forwarded)
+			count(COUNT_WRAPPED_RECEIVED);
+	} else if (parsed == PARSED_DROP) {
+		count(p->why);
 	}
-	case PARSED_UDP: {
-		int verdict = handoff(skb);
+	switch (parsed) {
+	case PARSED_TCP:
+		verdict = wrapped && !forwarded ? handoff(skb, p, s) : undecided(skb, p);
 		return verdict == DECIDED ? decided(skb, p) : verdict;
-	}
+	case PARSED_ICMP:
+		return icmp(skb, p);
 	case PARSED_DROP:
 		return TC_ACT_SHOT;
 	default:
@@ -563,7 +590,7 @@ inline_always void note_clock(struct __sk_buff *skb, const struct packet *p, str
 	__be32 option[2];
 
 	if (!(b->options & OPTION_TIMESTAMPS) || p->header < TCP_MIN + 12 ||
-	    bpf_skb_load_bytes(skb, L4 + TCP_MIN, option, sizeof(option)) ||
+	    bpf_skb_load_bytes(skb, p->l4 + TCP_MIN, option, sizeof(option)) ||
 	    option[0] != bpf_htonl(0x0101080a))
 		return;
 	__u32 tsval = bpf_ntohl(option[1]);
@@ -575,39 +602,47 @@ inline_always void note_clock(struct __sk_buff *skb, const struct packet *p, str
 SEC("tcx/egress")
 int egress(struct __sk_buff *skb)
 {
-	struct packet p = {};
-	struct headers h = {};
+	struct packet p = {.l3 = L3};
+	struct tcphdr tcp;
+	struct ip ip;
 
 	if (skb->mark == MARK_ANSWER) {
 		set_mark(skb, 0);
 		return NEXT_PROGRAM;
 	}
-	if (skb->protocol != bpf_htons(ETH_P_IP) || bpf_skb_load_bytes(skb, L3, &h, sizeof(h)) ||
-	    h.ip.protocol != IPPROTO_TCP || h.ip.ihl != 5)
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		if (!read_v4(skb, &p, &ip))
+			return NEXT_PROGRAM;
+	} else if (skb->protocol != bpf_htons(ETH_P_IPV6) || !read_v6(skb, &p, &ip)) {
 		return NEXT_PROGRAM;
-	map_v4(&p.flow.client, h.ip.daddr);
-	map_v4(&p.flow.vip, h.ip.saddr);
-	p.flow.client_port = h.tcp.dest;
-	p.flow.vip_port = h.tcp.source;
+	}
+	if (p.protocol != IPPROTO_TCP || ip.odd || ip.fragment ||
+	    bpf_skb_load_bytes(skb, p.l4, &tcp, sizeof(tcp)))
+		return NEXT_PROGRAM;
+	struct addr client = p.flow.vip;
+	p.flow.vip = p.flow.client;
+	p.flow.client = client;
+	p.flow.client_port = tcp.dest;
+	p.flow.vip_port = tcp.source;
 	struct binding *b = bpf_map_lookup_elem(&bindings, &p.flow);
 	if (!b)
 		return NEXT_PROGRAM;
 	if (b->flags & FLAG_FROZEN)
 		return drop(COUNT_DROP_FROZEN);
-	if (b->state == STATE_READING && is_stray_reset(tcp_flags(&h.tcp), b))
+	if (b->state == STATE_READING && is_stray_reset(tcp_flags(&tcp), b))
 		return drop(COUNT_DROP_OVERTAKEN_RESET);
 	if (!is_decided(b))
 		return NEXT_PROGRAM;
 	/* a socket of ours that has not heard yet that its connection has moved */
 	if (b->node != settings.self)
 		return drop(COUNT_DROP_MOVED_AWAY);
-	p.header = h.tcp.doff * 4;
-	if (p.header < TCP_MIN || skb->len < L4 + p.header)
+	p.header = tcp.doff * 4;
+	if (p.header < TCP_MIN || skb->len < p.l4 + p.header)
 		return NEXT_PROGRAM;
-	p.payload = skb->len - L4 - p.header;
-	p.seq = bpf_ntohl(h.tcp.seq);
-	p.ack = bpf_ntohl(h.tcp.ack_seq);
-	p.flags = tcp_flags(&h.tcp);
+	p.payload = skb->len - p.l4 - p.header;
+	p.seq = bpf_ntohl(tcp.seq);
+	p.ack = bpf_ntohl(tcp.ack_seq);
+	p.flags = tcp_flags(&tcp);
 	/* the socket may have spoken meanwhile */
 	if (!(b->flags & FLAG_CLOSED) && is_stray_reset(p.flags, b))
 		return drop(COUNT_DROP_OVERTAKEN_RESET);
@@ -620,6 +655,26 @@ int egress(struct __sk_buff *skb)
 	return NEXT_PROGRAM;
 }
 
+/* verifier: two functions, or clang makes one read of both, at an address that it computes */
+function void addresses_v4(struct bpf_sock_ops *ops, struct flow_key *flow)
+{
+	map_v4(&flow->client, ops->remote_ip4);
+	map_v4(&flow->vip, ops->local_ip4);
+}
+
+/* Of a listener for both families IPv4 addresses are mapped already. */
+function void addresses_v6(struct bpf_sock_ops *ops, struct flow_key *flow)
+{
+	flow->client.w[0] = ops->remote_ip6[0];
+	flow->client.w[1] = ops->remote_ip6[1];
+	flow->client.w[2] = ops->remote_ip6[2];
+	flow->client.w[3] = ops->remote_ip6[3];
+	flow->vip.w[0] = ops->local_ip6[0];
+	flow->vip.w[1] = ops->local_ip6[1];
+	flow->vip.w[2] = ops->local_ip6[2];
+	flow->vip.w[3] = ops->local_ip6[3];
+}
+
 /*
  * A socket has been made for a connection: it begins with the congestion window that the server
  * before had. Called for every socket of the machine.
@@ -629,10 +684,12 @@ int carry_cwnd(struct bpf_sock_ops *ops)
 {
 	struct flow_key flow = {};
 
-	if (ops->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB || ops->family != 2 /* AF_INET */)
+	if (ops->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
 		return 1;
-	map_v4(&flow.client, ops->remote_ip4);
-	map_v4(&flow.vip, ops->local_ip4);
+	if (ops->family == FAMILY_IPV4)
+		addresses_v4(ops, &flow);
+	else
+		addresses_v6(ops, &flow);
 	flow.client_port = bpf_htons(bpf_ntohl(ops->remote_port));
 	flow.vip_port = bpf_htons(ops->local_port);
 	struct binding *b = bpf_map_lookup_elem(&bindings, &flow);

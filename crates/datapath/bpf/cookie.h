@@ -39,15 +39,23 @@ inline_always __u64 flow_hash(const struct flow_key *f, const __u64 *key, enum d
 	return siphash(w, FLOW_WORDS + 1, key, 1, 3);
 }
 
-/* MSS classes a cookie can tell apart; the client's offer is rounded down to one. */
-inline_always __u16 mss_of_class(__u32 class)
+/*
+ * MSS classes a cookie can tell apart; the client's offer is rounded down to one. The lowest are
+ * what any client must take (RFC 9293 3.7.1), and the least that the kernel adopts with.
+ */
+inline_always __u16 mss_of_class(bool v6, __u32 class)
 {
+	if (v6)
+		return class == 0 ? 1220 : class == 1 ? 1280 : class == 2 ? 1420 : 1440;
 	return class == 0 ? 536 : class == 1 ? 1300 : class == 2 ? 1440 : 1460;
 }
 
-inline_always __u32 class_of_mss(__u16 mss)
+inline_always __u32 class_of_mss(bool v6, __u16 mss)
 {
-	return mss >= 1460 ? 3 : mss >= 1440 ? 2 : mss >= 1300 ? 1 : 0;
+	for (__u32 class = 3; class > 0; class--)
+		if (mss >= mss_of_class(v6, class))
+			return class;
+	return 0;
 }
 
 /* Not inlined: it is used several times, and the verifier then walks it once each. */

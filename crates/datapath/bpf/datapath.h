@@ -37,7 +37,11 @@ enum times {
 	IDLE_MS = 7200000,
 	RTT_UNKNOWN = 0xffff,
 	RTT_CAP_MS = 1000,	 /* how far an adopted socket's clock may start ahead of the echo */
-	HANDOFF_AGE_MS = 120000, /* handoffs decided longer ago (or in the future) are refused */
+	/*
+	 * Wrapped packets decided longer ago (or in the future) are refused. Less than LINGER_MS: a
+	 * connection that has ended is not forgotten while its handoff packet could come again.
+	 */
+	HANDOFF_AGE_MS = 45000,
 };
 
 enum marks {
@@ -137,7 +141,7 @@ enum role {
 	ROLE_SERVER = 4,
 };
 
-/* IPv4 addresses are kept as v4-mapped IPv6 ones: {0, 0, 0xffff, address}. */
+/* IPv4 addresses are kept as v4-mapped IPv6 ones: {0, 0, 0xffff, address} (RFC 4291 2.5.5.2). */
 struct addr {
 	__be32 w[4];
 };
@@ -253,16 +257,20 @@ struct load {
 };
 
 struct node {
-	__be32 address;
-	__u32 roles;
+	struct addr address;
+	__u16 roles; /* 0: there is no such node */
+	__u16 routed; /* behind a router: packets for it are wrapped */
 };
 
 /* Values that user space changes while the programs run. */
 struct live {
 	__u64 wall_offset_ns;  /* CLOCK_REALTIME - bpf_ktime_get_ns() */
 	__u64 daemon_until_ns; /* user space promises to answer held packets until then */
-	__be16 reader_port;    /* where the reader listens, on the loopback address; 0: nowhere */
-	__u16 pad[3];
+	/* where the reader listens, on the loopback addresses; 0: nowhere */
+	__be16 reader_port;
+	__be16 reader_port_v6;
+	__u16 path_mtu; /* of the way to any other node, bytes */
+	__u16 pad;
 };
 
 struct keys {
@@ -338,6 +346,8 @@ enum event_kind {
 	EVENT_BOUND = 1, /* this node's server has taken the flow */
 	EVENT_IDLE = 4,	 /* what came too early may come now */
 	EVENT_TAKEN = 3, /* this node's server has acknowledged what a reader replayed */
+	EVENT_TOO_BIG = 5, /* start_seq: of a packet that the way to `node` is too narrow for;
+			      issued: how big it may be, bytes */
 	EVENT_CLOSED =
 		2, /* the flow ended at this server; told of flows that may have been updated */
 };
@@ -380,15 +390,20 @@ struct order {
 };
 
 /*
- * The handoff packet: the client's first data packet inside Geneve (RFC 8926) inside UDP, with this
- * one option. Everything that is not a byte is in network order. `tag` is SipHash-2-4 under the
- * cluster's handoff key over the option's other fields but `hops`, and the inner flow and ack.
+ * A wrapped packet: a client's packet inside Geneve (RFC 8926) inside UDP, with this one option.
+ * Either it hands its connection off, or it is forwarded to a node that is behind a router.
+ * Everything that is not a byte is in network order. `tag` is SipHash-2-4 under the cluster's
+ * handoff key over the option's other fields but `hops`, and the inner flow and ack.
  */
 enum wire {
 	GENEVE_PROTO_IPV4 = 0x0800,
+	GENEVE_PROTO_IPV6 = 0x86dd,
 	HANDOFF_OPTION_CLASS = 0xfff0, /* the experimental range of RFC 8926 4.4 */
 	HANDOFF_OPTION_TYPE = 0x81,    /* critical: a receiver that does not know it must drop */
 	HANDOFF_VERSION = 1,
+	WIRE_FORWARDED = 32768, /* in `flags`: no handoff; `distributor` is who sends it */
+	WRAPPING_V4 = 84,	/* bytes that wrapping adds, between nodes with IPv4 addresses */
+	WRAPPING_V6 = 104,	/* and with IPv6 ones */
 };
 
 struct handoff_option {
@@ -407,13 +422,13 @@ struct handoff_option {
 	__be16 service;
 	__be16 rtt_ms;
 	__be16 cwnd;
-	__be16 flags; /* FLAG_REPLAY, FLAG_MOVED */
+	__be16 flags; /* FLAG_REPLAY, FLAG_MOVED; or WIRE_FORWARDED */
 	__be32 replay_end;
 	__be32 tag[2];
 };
 
-struct handoff_header {
-	__u8 ip[20];
+struct wrapping {
+	__u8 ip[40]; /* of IPv4 the last 20 */
 	__u8 udp[8];
 	__u8 geneve[8];
 	struct handoff_option option;
@@ -421,7 +436,7 @@ struct handoff_header {
 
 _Static_assert(sizeof(struct flow_key) == 36, "flow_key has no padding");
 _Static_assert(sizeof(struct handoff_option) == 48, "handoff option is 48 bytes");
-_Static_assert(sizeof(struct handoff_header) == 84, "handoff header is 84 bytes");
+_Static_assert(sizeof(struct wrapping) == WRAPPING_V6, "wrapping is 104 bytes");
 _Static_assert(sizeof(struct binding) == 80, "binding has no hidden padding");
 _Static_assert(sizeof(struct exchange) == 104, "exchange has no hidden padding");
 _Static_assert(sizeof(struct event) == 56, "event has no hidden padding");
@@ -454,6 +469,9 @@ _Static_assert(sizeof(struct order) == 64, "order has no hidden padding");
 	C(ADOPTED, normal, "connection adopted by the server")                                     \
 	C(ADOPT_AGAIN, normal, "first packet repeated after its adoption")                         \
 	C(STALE_SOCKET_ENDED, normal, "socket of an earlier connection ended for an adoption")     \
+	C(WRAPPED_RECEIVED, normal, "packet that another node behind a router forwarded")          \
+	C(ICMP_FORWARDED, normal, "ICMP error forwarded to the node that its connection is at")    \
+	C(ICMP_OWNED, normal, "ICMP error about a connection of this node, passed to its stack")   \
 	C(FORWARDED_BINDING, normal, "forwarded to the connection's owner")                        \
 	C(FORWARDED_DISTRIBUTOR, normal, "forwarded by the switch to a distributor")               \
 	C(OWNED, normal, "packet of a connection this node serves")                                \
@@ -490,7 +508,8 @@ _Static_assert(sizeof(struct order) == 64, "order has no hidden padding");
 	C(DROP_NO_POOL_SERVER, drop, "no live server in the request's pool")                       \
 	C(DROP_HELD_ACK, drop, "bare ACK of a held connection")                                    \
 	C(DROP_FRAGMENT, drop, "IP fragment for a service")                                        \
-	C(DROP_IP_OPTIONS, drop, "IP header with options for a service")                           \
+	C(DROP_IP_OPTIONS, drop, "IP options or IPv6 extension headers, for a service")            \
+	C(DROP_ICMP_UNKNOWN, drop, "ICMP error about a connection that nobody here knows")         \
 	C(DROP_MALFORMED, drop, "TCP header truncated, or lengths that contradict each other")     \
 	C(DROP_FLAGS, drop, "TCP flags that no connection has")                                    \
 	C(DROP_CHECKSUM, drop, "SYN with a wrong checksum")                                        \
@@ -507,7 +526,7 @@ _Static_assert(sizeof(struct order) == 64, "order has no hidden padding");
 	C(DROP_HANDOFF_MALFORMED, drop, "handoff packet that cannot be read")                      \
 	C(DROP_HANDOFF_FORGED, drop, "handoff packet with a wrong tag")                            \
 	C(DROP_HANDOFF_STALE, drop, "handoff packet too old, or older than what is known")         \
-	C(DROP_HANDOFF_TOO_BIG, drop, "handoff packet would exceed the link's MTU")                \
+	C(DROP_TOO_BIG, drop, "packet that wrapped would exceed the path's MTU; its sender is told") \
 	C(RESET_EXPIRED, reset, "request came after the handshake's cookie had expired")           \
 	C(RESET_NO_LISTENER, reset, "no web server listens on the service's port")                 \
 	C(RESET_REFUSED, reset, "the kernel refused the adoption (see baton doctor)")              \

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "route.h"
+#include "wrap.h"
 
 inline_always bool daemon_listens(void)
 {
@@ -133,9 +134,10 @@ inline_always __u16 decide(const struct packet *p, struct scratch *s, enum count
 
 /* Gives the packet to user space through the hold device; it comes back when there is a decision.
  */
-inline_always int hold(struct __sk_buff *skb, const struct packet *p, struct binding *b,
-		       enum counter why)
+inline_always int hold(struct __sk_buff *skb, struct packet *p, struct binding *b, enum counter why)
 {
+	if (!bare(skb, p))
+		return drop(COUNT_FAULT_REWRITE);
 	/* the device takes what offloads have merged apart again */
 	__u32 packets = skb->gso_size ? (p->payload + skb->gso_size - 1) / skb->gso_size : 1;
 

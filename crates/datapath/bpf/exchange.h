@@ -202,7 +202,7 @@ __noinline int follow_bytes(struct __sk_buff *skb, __u32 seq, __u32 from, __u32 
 
 inline_always enum fed follow(struct __sk_buff *skb, const struct packet *p)
 {
-	return follow_bytes(skb, p->seq, L4 + p->header, p->payload);
+	return follow_bytes(skb, p->seq, p->l4 + p->header, p->payload);
 }
 
 /* The connection's exchange, if its messages are followed. */

@@ -9,6 +9,7 @@
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/ip.h>
+#include <linux/ipv6.h>
 #include <linux/pkt_cls.h>
 #include <linux/tcp.h>
 #include <linux/udp.h>
@@ -20,6 +21,11 @@
 #define inline_always static __always_inline
 /* A jump spans 32767 instructions: what is large and used in many places is a function. */
 #define function static __noinline
+/*
+ * verifier: walked once, and not from each place that uses it with all that is known there. Its
+ * pointers may be anything or nothing, so each is asked for; what it returns is any number.
+ */
+#define global __noinline
 /* clang knows nothing of the value any more, so that it keeps the bounds given after this. */
 #define opaque(x) asm volatile("" : "+r"(x))
 
@@ -95,9 +101,12 @@ extern int bpf_sk_assign_tcp_reqsk(struct __sk_buff *skb, struct sock *sk,
 /* Newer than Debian 12's <linux/bpf.h>. */
 #define NEXT_PROGRAM (-1)		   /* TCX_NEXT */
 #define ADJ_ROOM_DECAP_L3_IPV4 (1ULL << 7) /* BPF_F_ADJ_ROOM_DECAP_L3_IPV4 */
+#define ADJ_ROOM_DECAP_L3_IPV6 (1ULL << 8) /* BPF_F_ADJ_ROOM_DECAP_L3_IPV6 */
 
 enum { INITIAL_CWND = 10 }; /* RFC 6928, and the kernel's own */
 
 enum { CHECKSUM_NONE = 0, CHECKSUM_PARTIAL = 3 };
+
+enum { FAMILY_IPV4 = 2, FAMILY_IPV6 = 10 }; /* AF_INET, AF_INET6 */
 
 enum { FIN = 1, SYN = 2, RST = 4, PSH = 8, ACK = 16, URG = 32 };

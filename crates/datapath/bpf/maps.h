@@ -10,7 +10,8 @@ const volatile struct {
 	__u16 self;
 	__u16 control_port;
 	__u32 roles;	/* enum role */
-	__be32 address; /* this node's */
+	struct addr address; /* this node's */
+	__u32 address_v6;
 	__be16 handoff_port;
 	__u16 mtu; /* of the cluster interface */
 	__u32 cluster_ifindex;
@@ -96,7 +97,7 @@ struct reading {
  */
 struct scratch {
 	__u64 words[16];
-	struct handoff_header handoff;
+	struct wrapping wrapping;
 	struct binding binding;
 	struct event event;
 	struct exchange exchange;

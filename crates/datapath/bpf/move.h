@@ -68,18 +68,35 @@ inline_always bool socket_is_idle(struct __sk_buff *skb, const struct packet *p,
 	return idle;
 }
 
-/* Ends this node's own socket: a RST that only its stack sees. The packet itself stays as it is. */
+/*
+ * Ends this node's own socket: a RST that only its stack sees. The packet itself stays as it is; of
+ * a wrapped one, which must stay wrapped, the copy is turned into the RST when it comes.
+ */
 inline_always bool end_own_socket(struct __sk_buff *skb, const struct packet *p)
 {
 	struct reply rst = {.seq = p->seq, .ack = p->ack, .flags = RST | ACK};
 	struct reply was = {.seq = p->seq, .ack = p->ack, .flags = p->flags};
 
-	if (renumber(skb, p, &rst))
+	if (!p->wrapped && renumber(skb, p, &rst))
 		return false;
 	set_mark(skb, MARK_LOCAL_RESET);
 	long failed = bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS);
 	set_mark(skb, 0);
-	return !renumber(skb, p, &was) && !failed;
+	return (p->wrapped || !renumber(skb, p, &was)) && !failed;
+}
+
+/* The copy that end_own_socket() has made. */
+inline_always int local_reset(struct __sk_buff *skb, struct packet *p)
+{
+	set_mark(skb, 0);
+	int parsed = parse(skb, p, skb->protocol);
+	if (parsed != PARSED_UDP)
+		return TC_ACT_OK;
+	parsed = verify(skb, p);
+	struct reply rst = {.seq = p->seq, .ack = p->ack, .flags = RST | ACK};
+	if (parsed != PARSED_TCP || !bare(skb, p) || renumber(skb, p, &rst))
+		return drop(COUNT_FAULT_REWRITE);
+	return TC_ACT_OK;
 }
 
 /*
@@ -210,7 +227,7 @@ inline_always int outside_messages(struct exchange *x, const struct packet *p)
 }
 
 /* User space keeps the packet until the connection is idle; or the client repeats it. */
-inline_always int wait_for_idle(struct __sk_buff *skb, const struct packet *p, struct binding *b,
+inline_always int wait_for_idle(struct __sk_buff *skb, struct packet *p, struct binding *b,
 				struct exchange *x)
 {
 	if (!daemon_listens())
@@ -221,7 +238,7 @@ inline_always int wait_for_idle(struct __sk_buff *skb, const struct packet *p, s
 }
 
 /* User space is to say whose the request is. */
-inline_always int ask(struct __sk_buff *skb, const struct packet *p, struct binding *b,
+inline_always int ask(struct __sk_buff *skb, struct packet *p, struct binding *b,
 		      struct exchange *x)
 {
 	struct scratch *s = scratch();

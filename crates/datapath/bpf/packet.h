@@ -1,14 +1,21 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
-/* From bytes to headers: Ethernet, IPv4 without options, TCP and its options, each with bounds. */
+/* From bytes to headers: Ethernet, IPv4 or IPv6, TCP and its options, each with bounds. */
 #pragma once
 
 #include "maps.h"
 
 enum {
 	L3 = ETH_HLEN,
-	L4 = ETH_HLEN + sizeof(struct iphdr),
 	TCP_MIN = sizeof(struct tcphdr),
 	TCP_OPTIONS_MAX = 40,
+	V6_HOP_BY_HOP = 0,
+	V6_ROUTING = 43,
+	V6_FRAGMENT = 44,
+	V6_AUTHENTICATION = 51,
+	V6_ICMP = 58,
+	V6_DESTINATION = 60,
+	V6_MOBILITY = 135,
+	JUMBO_LEN = 8, /* hop-by-hop header with nothing but a jumbo payload option, RFC 2675 2 */
 };
 
 struct packet {
@@ -26,6 +33,14 @@ struct packet {
 	__u8 ttl;
 	__u8 found; /* enum found, after read_options() */
 	__u8 wscale;
+	__u8 protocol; /* of what IP carries */
+	__u8 l3, l4;   /* where the headers of IP and of what it carries begin in the frame */
+	__u8 v6;
+	__u8 wrapped; /* by another member: headers before l3 are the wrapping */
+	__u8 hops;    /* with wrapped: how often since */
+	__u8 pad;
+	__u16 from; /* with wrapped: by which member */
+	__u16 why;  /* with PARSED_DROP: enum counter */
 };
 
 TABLE(BPF_MAP_TYPE_PERCPU_ARRAY, 1, __u32, struct packet, packets);
@@ -36,8 +51,10 @@ inline_always struct packet *this_packet(void)
 	__u32 zero = 0;
 	struct packet *p = bpf_map_lookup_elem(&packets, &zero);
 
-	if (p)
+	if (p) {
 		__builtin_memset(p, 0, sizeof(*p));
+		p->l3 = L3;
+	}
 	return p;
 }
 
@@ -52,12 +69,8 @@ enum parsed {
 	PARSED_TCP,   /* TCP for a service */
 	PARSED_OTHER, /* not ours: pass */
 	PARSED_UDP,   /* UDP to this node's handoff port */
-	PARSED_DROP,  /* for a service, but refused; counted */
-};
-
-struct headers {
-	struct iphdr ip;
-	struct tcphdr tcp;
+	PARSED_ICMP,  /* an error about a connection of a service, p->flow */
+	PARSED_DROP,  /* for a service, but refused, for the reason p->why */
 };
 
 inline_always __u8 tcp_flags(const struct tcphdr *t)
@@ -73,66 +86,195 @@ inline_always void map_v4(struct addr *a, __be32 v4)
 	a->w[3] = v4;
 }
 
+inline_always bool is_v4(const struct addr *a)
+{
+	return !a->w[0] && !a->w[1] && a->w[2] == bpf_htonl(0xffff);
+}
+
+inline_always bool same_address(const struct addr *a, const volatile struct addr *b)
+{
+	return a->w[0] == b->w[0] && a->w[1] == b->w[1] && a->w[2] == b->w[2] &&
+	       a->w[3] == b->w[3];
+}
+
 inline_always struct service *service_of(struct packet *p)
 {
 	struct service_key k = {.vip = p->flow.vip, .port = p->flow.vip_port};
 	return bpf_map_lookup_elem(&services, &k);
 }
 
-/* Reads the packet's headers. A packet that is not for a service is never dropped here. */
-inline_always enum parsed parse(struct __sk_buff *skb, struct packet *p)
+/* Whether the packet is for an address of a service, whatever the port. */
+inline_always bool is_for_a_service(struct packet *p)
 {
-	struct headers h = {};
+	struct service_key k = {.vip = p->flow.vip};
+	return bpf_map_lookup_elem(&services, &k);
+}
 
-	if (skb->protocol != bpf_htons(ETH_P_IP))
+/* What of an IP header counts, but for its addresses: they are in p->flow, the sender as client. */
+struct ip {
+	__u32 length; /* of the packet with this header, bytes */
+	bool odd;     /* options, or extension headers: not read any further */
+	bool fragment;
+};
+
+inline_always bool read_v4(struct __sk_buff *skb, struct packet *p, struct ip *ip)
+{
+	struct iphdr h;
+
+	if (bpf_skb_load_bytes(skb, p->l3, &h, sizeof(h)) || h.version != 4)
+		return false;
+	p->v6 = 0;
+	p->l4 = p->l3 + sizeof(h);
+	p->protocol = h.protocol;
+	p->ttl = h.ttl;
+	map_v4(&p->flow.client, h.saddr);
+	map_v4(&p->flow.vip, h.daddr);
+	ip->length = bpf_ntohs(h.tot_len);
+	if (!ip->length && skb->gso_size) /* merged from more than its field can say */
+		ip->length = skb->len - p->l3;
+	ip->odd = h.ihl != 5;
+	ip->fragment = h.frag_off & bpf_htons(0x3fff);
+	return true;
+}
+
+inline_always bool read_v6(struct __sk_buff *skb, struct packet *p, struct ip *ip)
+{
+	struct ipv6hdr h;
+	__u8 next[JUMBO_LEN];
+
+	if (bpf_skb_load_bytes(skb, p->l3, &h, sizeof(h)) || h.version != 6)
+		return false;
+	p->v6 = 1;
+	p->l4 = p->l3 + sizeof(h);
+	p->protocol = h.nexthdr;
+	p->ttl = h.hop_limit;
+	__builtin_memcpy(&p->flow.client, &h.saddr, sizeof(struct addr));
+	__builtin_memcpy(&p->flow.vip, &h.daddr, sizeof(struct addr));
+	ip->length = sizeof(h) + bpf_ntohs(h.payload_len);
+	ip->fragment = h.nexthdr == V6_FRAGMENT;
+	ip->odd = h.nexthdr == V6_HOP_BY_HOP || h.nexthdr == V6_ROUTING ||
+		  h.nexthdr == V6_AUTHENTICATION || h.nexthdr == V6_DESTINATION ||
+		  h.nexthdr == V6_MOBILITY;
+	if (!ip->odd && !ip->fragment)
+		return true;
+	if (bpf_skb_load_bytes(skb, p->l4, next, sizeof(next)))
+		next[0] = IPPROTO_TCP;
+	else if (h.nexthdr == V6_HOP_BY_HOP && !h.payload_len && skb->gso_size && !next[1] &&
+		 next[2] == 0xc2) {
+		/* merged from more than the length field can say */
+		ip->odd = false;
+		ip->length = skb->len - p->l3;
+		p->l4 += JUMBO_LEN;
+	}
+	/* one header is looked behind; whatever hides behind two counts as the worst */
+	p->protocol = next[0] == IPPROTO_UDP || next[0] == V6_ICMP ? next[0] : IPPROTO_TCP;
+	return true;
+}
+
+inline_always enum parsed refused(struct packet *p, enum counter why)
+{
+	p->why = why;
+	return PARSED_DROP;
+}
+
+inline_always bool is_icmp_error(const struct packet *p, __u8 type)
+{
+	/* unreachable, time exceeded, parameter problem: RFC 792, RFC 4443 3 */
+	return p->v6 ? type >= 1 && type <= 4 : type == 3 || type == 11 || type == 12;
+}
+
+/* An ICMP packet to a VIP: when it is an error, what it is about. */
+inline_always enum parsed read_icmp(struct __sk_buff *skb, struct packet *p)
+{
+	__u8 type;
+	__be16 ports[2];
+	__u32 quoted = p->l4 + 8;
+
+	if (bpf_skb_load_bytes(skb, p->l4, &type, 1) || !is_icmp_error(p, type))
 		return PARSED_OTHER;
-	if (bpf_skb_load_bytes(skb, L3, &h, sizeof(h)) &&
-	    bpf_skb_load_bytes(skb, L3, &h.ip, sizeof(h.ip)))
+	if (p->v6) {
+		struct ipv6hdr h;
+		if (bpf_skb_load_bytes(skb, quoted, &h, sizeof(h)) || h.nexthdr != IPPROTO_TCP)
+			return PARSED_OTHER;
+		__builtin_memcpy(&p->flow.client, &h.daddr, sizeof(struct addr));
+		__builtin_memcpy(&p->flow.vip, &h.saddr, sizeof(struct addr));
+		quoted += sizeof(h);
+	} else {
+		struct iphdr h;
+		if (bpf_skb_load_bytes(skb, quoted, &h, sizeof(h)) || h.protocol != IPPROTO_TCP ||
+		    h.ihl != 5)
+			return PARSED_OTHER;
+		map_v4(&p->flow.client, h.daddr);
+		map_v4(&p->flow.vip, h.saddr);
+		quoted += sizeof(h);
+	}
+	if (bpf_skb_load_bytes(skb, quoted, ports, sizeof(ports)) || !ports[0])
 		return PARSED_OTHER;
-	if (h.ip.protocol == IPPROTO_UDP) {
-		struct udphdr *udp = (struct udphdr *)&h.tcp;
-		if (h.ip.ihl == 5 && h.ip.daddr == settings.address &&
-		    udp->dest == settings.handoff_port && !(h.ip.frag_off & bpf_htons(0x3fff)))
+	p->flow.vip_port = ports[0];
+	p->flow.client_port = ports[1];
+	p->ack = 0;
+	return service_of(p) ? PARSED_ICMP : PARSED_OTHER;
+}
+
+/*
+ * Reads the headers of the packet at p->l3, of the protocol `ethertype`. A packet that is not for a
+ * service is never refused here. Nothing is counted: it may be a wrapped one that proves forged.
+ */
+global int parse(struct __sk_buff *skb, struct packet *p, __u32 ethertype)
+{
+	struct tcphdr tcp = {};
+	struct ip ip;
+
+	if (!p)
+		return PARSED_OTHER;
+	if (ethertype == bpf_htons(ETH_P_IP)) {
+		if (!read_v4(skb, p, &ip))
+			return PARSED_OTHER;
+	} else if (ethertype != bpf_htons(ETH_P_IPV6) || !read_v6(skb, p, &ip)) {
+		return PARSED_OTHER;
+	}
+	if (p->protocol == IPPROTO_UDP && !ip.odd && !ip.fragment) {
+		struct udphdr udp;
+		if (!bpf_skb_load_bytes(skb, p->l4, &udp, sizeof(udp)) &&
+		    udp.dest == settings.handoff_port &&
+		    same_address(&p->flow.vip, &settings.address))
 			return PARSED_UDP;
 		return PARSED_OTHER;
 	}
-	if (h.ip.protocol != IPPROTO_TCP)
-		return PARSED_OTHER;
-
-	map_v4(&p->flow.client, h.ip.saddr);
-	map_v4(&p->flow.vip, h.ip.daddr);
-	if (h.ip.ihl != 5 || (h.ip.frag_off & bpf_htons(0x3fff))) {
-		/* The port may be out of reach: any service on this address counts. */
-		struct service_key k = {.vip = p->flow.vip};
-		if (!bpf_map_lookup_elem(&services, &k))
+	if (p->protocol != IPPROTO_TCP) {
+		if (p->protocol != (p->v6 ? V6_ICMP : IPPROTO_ICMP) || ip.odd || ip.fragment ||
+		    !is_for_a_service(p))
 			return PARSED_OTHER;
-		count(h.ip.ihl != 5 ? COUNT_DROP_IP_OPTIONS : COUNT_DROP_FRAGMENT);
-		return PARSED_DROP;
+		return read_icmp(skb, p);
 	}
-	p->flow.client_port = h.tcp.source;
-	p->flow.vip_port = h.tcp.dest;
+	if (ip.odd || ip.fragment) {
+		/* The port may be out of reach. */
+		if (!is_for_a_service(p))
+			return PARSED_OTHER;
+		return refused(p, ip.odd ? COUNT_DROP_IP_OPTIONS : COUNT_DROP_FRAGMENT);
+	}
+	bool whole = !bpf_skb_load_bytes(skb, p->l4, &tcp, sizeof(tcp));
+	p->flow.client_port = tcp.source;
+	p->flow.vip_port = tcp.dest;
 	struct service *s = service_of(p);
 	if (!s)
 		return PARSED_OTHER;
 
-	__u32 total = bpf_ntohs(h.ip.tot_len);
-	p->header = h.tcp.doff * 4;
-	if (p->header < TCP_MIN || total < sizeof(struct iphdr) + p->header ||
-	    total > skb->len - L3) {
-		count(COUNT_DROP_MALFORMED);
-		return PARSED_DROP;
-	}
-	if (!h.tcp.dest) /* port 0 is nobody's; its entry is for fragments */
+	__u32 before = p->l4 - p->l3;
+	p->header = tcp.doff * 4;
+	if (!whole || p->header < TCP_MIN || ip.length < before + p->header ||
+	    ip.length > skb->len - p->l3)
+		return refused(p, COUNT_DROP_MALFORMED);
+	if (!tcp.dest) /* port 0 is nobody's; its entry is for fragments */
 		return PARSED_OTHER;
-	p->payload = total - sizeof(struct iphdr) - p->header;
+	p->payload = ip.length - before - p->header;
 	p->service = s->id;
 	p->pool = s->pool;
 	p->service_flags = s->flags;
-	p->seq = bpf_ntohl(h.tcp.seq);
-	p->ack = bpf_ntohl(h.tcp.ack_seq);
-	p->window = bpf_ntohs(h.tcp.window);
-	p->flags = tcp_flags(&h.tcp);
-	p->ttl = h.ip.ttl;
+	p->seq = bpf_ntohl(tcp.seq);
+	p->ack = bpf_ntohl(tcp.ack_seq);
+	p->window = bpf_ntohs(tcp.window);
+	p->flags = tcp_flags(&tcp);
 	return PARSED_TCP;
 }
 
@@ -185,7 +327,7 @@ function void read_options(struct __sk_buff *skb, struct packet *p)
 	p->found = 0;
 	if (!s || n == 0)
 		return;
-	if (bpf_skb_load_bytes(skb, L4 + TCP_MIN, s->options, n))
+	if (bpf_skb_load_bytes(skb, p->l4 + TCP_MIN, s->options, n))
 		return;
 	s->at = 0;
 	s->end = n;

@@ -9,15 +9,21 @@
 #include "adopt.h"
 #include "decide.h"
 
-inline_always struct bpf_sock *reader_listener(struct __sk_buff *skb)
+inline_always struct bpf_sock *reader_listener(struct __sk_buff *skb, const struct packet *p)
 {
 	struct live *l = live_values();
-	struct bpf_sock_tuple t = {.ipv4 = {
-					   .daddr = bpf_htonl(0x7f000001),
-					   .dport = l ? l->reader_port : 0,
-				   }};
+	struct bpf_sock_tuple t = {};
 
-	return bpf_skc_lookup_tcp(skb, &t, sizeof(t.ipv4), BPF_F_CURRENT_NETNS, 0);
+	if (!l)
+		return 0;
+	if (!p->v6) {
+		t.ipv4.daddr = bpf_htonl(0x7f000001);
+		t.ipv4.dport = l->reader_port;
+		return bpf_skc_lookup_tcp(skb, &t, sizeof(t.ipv4), BPF_F_CURRENT_NETNS, 0);
+	}
+	t.ipv6.daddr[3] = bpf_htonl(1);
+	t.ipv6.dport = l->reader_port_v6;
+	return bpf_skc_lookup_tcp(skb, &t, sizeof(t.ipv6), BPF_F_CURRENT_NETNS, 0);
 }
 
 enum { EARLY_MAX = 1 << 20 }; /* bytes that may wait for a connection to take them */
@@ -107,6 +113,8 @@ function int reading(struct __sk_buff *skb, struct packet *p, struct binding *b,
 {
 	__u32 rst_seq = 0;
 
+	if (!bare(skb, p))
+		return drop(COUNT_FAULT_REWRITE);
 	b->seen_ns = bpf_ktime_get_ns();
 	if (p->flags & (FIN | RST))
 		set_flag(b, FLAG_FIN_IN);
@@ -145,7 +153,7 @@ function int reading(struct __sk_buff *skb, struct packet *p, struct binding *b,
 			return end_stale_socket(skb, p, b, rst_seq);
 	}
 	read_options(skb, p);
-	struct bpf_sock *listener = reader_listener(skb);
+	struct bpf_sock *listener = reader_listener(skb, p);
 	if (!listener)
 		return drop(COUNT_DROP_NO_READER);
 	__u32 clock = clock_for(p, b->rtt_ms);

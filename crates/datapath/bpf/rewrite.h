@@ -2,15 +2,7 @@
 /* Packets on their way out: forwarded, answered, or turned into a RST. */
 #pragma once
 
-#include "cookie.h"
-
-inline_always __u16 fold(__u64 sum)
-{
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return (sum & 0xffff) + (sum >> 16);
-}
+#include "wrap.h"
 
 inline_always __u32 ip_summed(struct __sk_buff *skb)
 {
@@ -18,46 +10,70 @@ inline_always __u32 ip_summed(struct __sk_buff *skb)
 	return BPF_CORE_READ_BITFIELD(kernel_skb, ip_summed);
 }
 
-inline_always int redirect_to(__be32 next_hop)
+inline_always int set_ttl(struct __sk_buff *skb, const struct packet *p, __u8 to)
 {
-	struct bpf_redir_neigh neigh = {.nh_family = 2 /* AF_INET */, .ipv4_nh = next_hop};
-	return bpf_redirect_neigh(settings.cluster_ifindex, &neigh, sizeof(neigh), 0);
-}
+	if (p->v6)
+		return bpf_skb_store_bytes(skb, p->l3 + offsetof(struct ipv6hdr, hop_limit), &to, 1,
+					   0);
+	__u16 old = bpf_htons((__u16)p->ttl << 8 | p->protocol);
+	__u16 new = bpf_htons((__u16)to << 8 | p->protocol);
 
-inline_always int set_ttl(struct __sk_buff *skb, __u8 from, __u8 to)
-{
-	__u16 old = bpf_htons((__u16)from << 8 | IPPROTO_TCP);
-	__u16 new = bpf_htons((__u16)to << 8 | IPPROTO_TCP);
-
-	if (bpf_l3_csum_replace(skb, L3 + offsetof(struct iphdr, check), old, new, 2))
+	if (bpf_l3_csum_replace(skb, p->l3 + offsetof(struct iphdr, check), old, new, 2))
 		return -1;
-	return bpf_skb_store_bytes(skb, L3 + offsetof(struct iphdr, ttl), &to, 1, 0);
+	return bpf_skb_store_bytes(skb, p->l3 + offsetof(struct iphdr, ttl), &to, 1, 0);
 }
 
-/* The member that a frame came from, by its source MAC address; NO_NODE for anybody else. */
-inline_always __u16 sender(struct __sk_buff *skb)
+/*
+ * The member that the packet came from: who wrapped it, or by the frame's source MAC address;
+ * NO_NODE for anybody else.
+ */
+inline_always __u16 sender(struct __sk_buff *skb, const struct packet *p)
 {
 	__u64 mac = 0;
 
+	if (p->wrapped)
+		return p->from;
 	if (bpf_skb_load_bytes(skb, ETH_ALEN, &mac, ETH_ALEN))
 		return NO_NODE;
 	__u16 *node = bpf_map_lookup_elem(&members, &mac);
 	return node ? *node : NO_NODE;
 }
 
-/* Sends the packet on to another node as it is: new MAC addresses, one hop less to live. */
-function int forward(struct __sk_buff *skb, const struct packet *p, __u32 to, enum counter why)
+/* To a node behind a router, or of the other address family than the packet. */
+inline_always int forward_wrapped(struct __sk_buff *skb, const struct packet *p, __u32 to)
 {
-	struct node *n = bpf_map_lookup_elem(&nodes, &to);
+	struct scratch *s = scratch();
 
-	if (!n || !n->address)
+	if (!s)
 		return drop(COUNT_FAULT_MAP);
+	if (p->wrapped && p->hops + 1 >= HOPS_MAX)
+		return drop(COUNT_DROP_LOOP);
+	struct wrapping *w = &s->wrapping;
+	__builtin_memset(w, 0, sizeof(*w));
+	w->option.hops = p->wrapped ? p->hops + 1 : 0;
+	w->option.distributor = bpf_htons(settings.self);
+	w->option.flags = bpf_htons(WIRE_FORWARDED);
+	set_issued(&w->option, wall_ns() / MS * MS);
+	return wrap(skb, p, to);
+}
+
+/* Sends the packet on to another node as it is: new MAC addresses, one hop less to live. */
+global int forward(struct __sk_buff *skb, const struct packet *p, __u32 to, __u32 why)
+{
+	struct node *n = node_of(to);
+
+	if (!n || !p)
+		return drop(COUNT_FAULT_MAP);
+	if (p->wrapped || n->routed || !!p->v6 != !!settings.address_v6) {
+		count(why);
+		return forward_wrapped(skb, p, to);
+	}
 	if (p->ttl <= 1)
 		return drop(COUNT_DROP_TTL);
-	if (set_ttl(skb, p->ttl, p->ttl - 1))
+	if (set_ttl(skb, p, p->ttl - 1))
 		return drop(COUNT_FAULT_REWRITE);
 	count(why);
-	return redirect_to(n->address);
+	return redirect_to(n);
 }
 
 struct answer {
@@ -98,7 +114,8 @@ inline_always __u32 answer_options(struct answer *a, const struct packet *p, con
 		return 12;
 	}
 	bool sack = p->found & FOUND_SACK, wscale = p->found & FOUND_WSCALE;
-	__u16 mss = settings.mtu - sizeof(struct handoff_header) - sizeof(struct headers);
+	__u32 headers = (p->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr)) + TCP_MIN;
+	__u16 mss = path_mtu() - wrapping_bytes() - headers;
 	/* what is not sent must be zero: the checksum is taken over all five words */
 	__be32 wscale_word = wscale ? option_word(1, 3, 3, RCV_WSCALE) : 0;
 
@@ -115,15 +132,31 @@ inline_always __u32 answer_options(struct answer *a, const struct packet *p, con
 	return sack && wscale ? 12 : sack || wscale ? 8 : 4;
 }
 
-/*
- * Turns the client's packet, whatever it carries, into our answer to it and sends it back along the
- * node's own route to the client (it may have come through a switch that is no router).
- */
-function int answer(struct __sk_buff *skb, const struct packet *p, const struct reply *r)
+/* The sum of TCP's pseudo-header, not folded. */
+inline_always __u64 pseudo_sum(const struct packet *p, __u32 length)
 {
-	struct answer a = {};
-	bool options = !(r->flags & RST);
-	__u32 length = TCP_MIN + (options ? answer_options(&a, p, r) : 0);
+	__u64 sum = bpf_htonl(length) + bpf_htonl(IPPROTO_TCP);
+
+	if (!p->v6)
+		return sum + p->flow.vip.w[3] + p->flow.client.w[3];
+	for (int i = 0; i < 4; i++)
+		sum += (__u64)p->flow.vip.w[i] + p->flow.client.w[i];
+	return sum;
+}
+
+inline_always int store_ip(struct __sk_buff *skb, const struct packet *p, __u32 length)
+{
+	if (p->v6) {
+		struct ipv6hdr ip = {
+			.version = 6,
+			.payload_len = bpf_htons(length),
+			.nexthdr = IPPROTO_TCP,
+			.hop_limit = 64,
+		};
+		__builtin_memcpy(&ip.saddr, &p->flow.vip, sizeof(struct addr));
+		__builtin_memcpy(&ip.daddr, &p->flow.client, sizeof(struct addr));
+		return bpf_skb_store_bytes(skb, L3, &ip, sizeof(ip), 0);
+	}
 	struct iphdr ip = {
 		.version = 4,
 		.ihl = 5,
@@ -134,6 +167,37 @@ function int answer(struct __sk_buff *skb, const struct packet *p, const struct 
 		.saddr = p->flow.vip.w[3],
 		.daddr = p->flow.client.w[3],
 	};
+	ip.check = ~fold(bpf_csum_diff(0, 0, (__be32 *)&ip, sizeof(ip), 0));
+	return bpf_skb_store_bytes(skb, L3, &ip, sizeof(ip), 0);
+}
+
+/*
+ * Makes the frame as long as its new packet. The kernel may refuse that for one that has been
+ * wrapped; then it is made longer by other means, or what is too much stays behind the packet as
+ * padding.
+ */
+inline_always bool resize(struct __sk_buff *skb, __u32 length)
+{
+	if (!bpf_skb_change_tail(skb, length, 0))
+		return true;
+	if (skb->len < length)
+		return !bpf_skb_adjust_room(skb, length - skb->len, BPF_ADJ_ROOM_MAC,
+					    BPF_F_ADJ_ROOM_FIXED_GSO);
+	return !skb->gso_size;
+}
+
+/*
+ * Turns the client's packet, whatever it carries, into our answer to it and sends it back along the
+ * node's own route to the client (it may have come through a switch that is no router).
+ */
+global int answer(struct __sk_buff *skb, struct packet *p, const struct reply *r)
+{
+	struct answer a = {};
+
+	if (!p || !r)
+		return drop(COUNT_FAULT_REWRITE);
+	bool options = !(r->flags & RST);
+	__u32 length = TCP_MIN + (options ? answer_options(&a, p, r) : 0);
 
 	a.tcp.source = p->flow.vip_port;
 	a.tcp.dest = p->flow.client_port;
@@ -143,39 +207,41 @@ function int answer(struct __sk_buff *skb, const struct packet *p, const struct 
 	((__u8 *)&a.tcp)[12] = length / 4 << 4;
 	((__u8 *)&a.tcp)[13] = r->flags;
 
-	__u64 pseudo = (__u64)ip.saddr + ip.daddr + bpf_htonl(length) + bpf_htonl(IPPROTO_TCP);
+	__u64 pseudo = pseudo_sum(p, length);
 	if (ip_summed(skb) == CHECKSUM_PARTIAL) /* the device, or the receiver, does the rest */
 		a.tcp.check = fold(pseudo);
 	else
 		a.tcp.check = ~fold(pseudo + bpf_csum_diff(0, 0, (__be32 *)&a, sizeof(a), 0));
-	ip.check = ~fold(bpf_csum_diff(0, 0, (__be32 *)&ip, sizeof(ip), 0));
 
-	if (length < TCP_MIN || length > sizeof(a) || bpf_skb_change_tail(skb, L4 + length, 0) ||
-	    bpf_skb_store_bytes(skb, L3, &ip, sizeof(ip), 0) ||
-	    bpf_skb_store_bytes(skb, L4, &a, length, 0))
+	if (length < TCP_MIN || length > sizeof(a) || !bare(skb, p) ||
+	    !resize(skb, p->l4 + length) || store_ip(skb, p, length) ||
+	    bpf_skb_store_bytes(skb, p->l4, &a, length, 0))
 		return drop(COUNT_FAULT_REWRITE);
 	set_mark(skb, MARK_ANSWER);
 	return bpf_redirect_neigh(skb->ifindex, 0, 0, 0);
 }
 
 /* Flags, sequence and acknowledgement numbers changed in place, payload and options kept. */
-function int renumber(struct __sk_buff *skb, const struct packet *p, const struct reply *r)
+global int renumber(struct __sk_buff *skb, const struct packet *p, const struct reply *r)
 {
 	__u16 old_flags, new_flags;
+
+	if (!p || !r)
+		return -1;
 	__be32 old_seq = bpf_htonl(p->seq), new_seq = bpf_htonl(r->seq);
 	__be32 old_ack = bpf_htonl(p->ack), new_ack = bpf_htonl(r->ack);
-	const __u32 check = L4 + offsetof(struct tcphdr, check);
+	const __u32 check = p->l4 + offsetof(struct tcphdr, check);
 
-	if (bpf_skb_load_bytes(skb, L4 + 12, &old_flags, 2))
+	if (bpf_skb_load_bytes(skb, p->l4 + 12, &old_flags, 2))
 		return -1;
 	new_flags = old_flags;
 	((__u8 *)&new_flags)[1] = r->flags;
 	if (bpf_l4_csum_replace(skb, check, old_flags, new_flags, 2) ||
 	    bpf_l4_csum_replace(skb, check, old_seq, new_seq, 4) ||
 	    bpf_l4_csum_replace(skb, check, old_ack, new_ack, 4) ||
-	    bpf_skb_store_bytes(skb, L4 + 12, &new_flags, 2, 0) ||
-	    bpf_skb_store_bytes(skb, L4 + 4, &new_seq, 4, 0) ||
-	    bpf_skb_store_bytes(skb, L4 + 8, &new_ack, 4, 0))
+	    bpf_skb_store_bytes(skb, p->l4 + 12, &new_flags, 2, 0) ||
+	    bpf_skb_store_bytes(skb, p->l4 + 4, &new_seq, 4, 0) ||
+	    bpf_skb_store_bytes(skb, p->l4 + 8, &new_ack, 4, 0))
 		return -1;
 	return 0;
 }
@@ -185,18 +251,29 @@ function int renumber(struct __sk_buff *skb, const struct packet *p, const struc
  * expects it (RFC 9293 3.10.7.1). In place with its payload, because a decapsulated packet cannot
  * be shortened (bpf_skb_change_tail refuses it).
  */
-inline_always int refuse(struct __sk_buff *skb, const struct packet *p, enum counter why)
+global int refuse(struct __sk_buff *skb, struct packet *p, __u32 why)
 {
+	if (!p)
+		return drop(COUNT_FAULT_REWRITE);
 	struct reply r = {.seq = p->ack, .ack = 0, .flags = RST};
-	__be32 addresses[2] = {p->flow.vip.w[3], p->flow.client.w[3]};
 	__be16 ports[2] = {p->flow.vip_port, p->flow.client_port};
 
 	count(why);
 	/* swapping addresses and ports leaves every checksum as it was */
-	if (renumber(skb, p, &r) || set_ttl(skb, p->ttl, 64) ||
-	    bpf_skb_store_bytes(skb, L3 + offsetof(struct iphdr, saddr), addresses, 8, 0) ||
-	    bpf_skb_store_bytes(skb, L4, ports, 4, 0))
+	if (!bare(skb, p) || renumber(skb, p, &r) || set_ttl(skb, p, 64) ||
+	    bpf_skb_store_bytes(skb, p->l4, ports, 4, 0))
 		return drop(COUNT_FAULT_REWRITE);
+	if (p->v6) {
+		struct addr addresses[2] = {p->flow.vip, p->flow.client};
+		if (bpf_skb_store_bytes(skb, p->l3 + offsetof(struct ipv6hdr, saddr), addresses,
+					sizeof(addresses), 0))
+			return drop(COUNT_FAULT_REWRITE);
+	} else {
+		__be32 addresses[2] = {p->flow.vip.w[3], p->flow.client.w[3]};
+		if (bpf_skb_store_bytes(skb, p->l3 + offsetof(struct iphdr, saddr), addresses,
+					sizeof(addresses), 0))
+			return drop(COUNT_FAULT_REWRITE);
+	}
 	set_mark(skb, MARK_ANSWER);
 	return bpf_redirect_neigh(skb->ifindex, 0, 0, 0);
 }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use baton_cluster::{Flow, NodeId, ServiceId};
 use libbpf_rs::{MapCore, RingBuffer, RingBufferBuilder};
 
-use crate::constants::{EVENT_BOUND, EVENT_CLOSED, EVENT_IDLE, EVENT_TAKEN};
+use crate::constants::{EVENT_BOUND, EVENT_CLOSED, EVENT_IDLE, EVENT_TAKEN, EVENT_TOO_BIG};
 use crate::error::DatapathError;
 use crate::shared::{flow_of, from_bytes, types};
 
@@ -43,6 +43,17 @@ pub enum Event {
         start_seq: u32,
         /// Whose reader.
         distributor: NodeId,
+    },
+    /// A packet of a client was dropped because wrapped it would not fit the way to the node.
+    TooBig {
+        /// Which connection.
+        flow: Flow,
+        /// The packet's sequence number.
+        seq: u32,
+        /// How large the client's packets may be, bytes.
+        mtu: u16,
+        /// To which node.
+        node: NodeId,
     },
     /// A connection that this node served has ended.
     Closed {
@@ -110,6 +121,10 @@ fn decode(e: &types::event) -> Option<Event> {
             distributor: NodeId(e.distributor),
         }),
         EVENT_IDLE => Some(Event::Idle { flow }),
+        EVENT_TOO_BIG => {
+            let mtu = u16::try_from(e.issued).ok()?;
+            Some(Event::TooBig { flow, seq: start_seq, mtu, node: NodeId(e.node) })
+        }
         EVENT_TAKEN => Some(Event::Taken { flow, start_seq, distributor: NodeId(e.distributor) }),
         EVENT_CLOSED => Some(Event::Closed { flow, start_seq, distributor: NodeId(e.distributor), service }),
         _ => None,

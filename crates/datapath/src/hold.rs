@@ -6,7 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
@@ -106,20 +106,41 @@ const FIN: u8 = 1;
 const JOINED_MIN: usize = 500;
 
 pub(crate) const L3: usize = 14;
-pub(crate) const L4: usize = 34;
+const L4_OF_V4: usize = L3 + 20;
+const L4_OF_V6: usize = L3 + 40;
+pub(crate) const ETHERTYPE_V4: [u8; 2] = [0x08, 0x00];
+pub(crate) const ETHERTYPE_V6: [u8; 2] = [0x86, 0xdd];
 
-/// Sets the length and the checksums of a frame of IPv4 and TCP.
+/// Where TCP begins in a frame of IPv4 or IPv6 without options; `None` for anything else.
+pub(crate) fn l4_of(frame: &[u8]) -> Option<usize> {
+    let ethertype: [u8; 2] = frame.get(12..L3)?.try_into().ok()?;
+    let tcp = |protocol: usize| frame.get(protocol) == Some(&6);
+    match ethertype {
+        ETHERTYPE_V4 if *frame.get(L3)? == 0x45 && tcp(L3 + 9) => Some(L4_OF_V4),
+        ETHERTYPE_V6 if *frame.get(L3)? >> 4 == 6 && tcp(L3 + 6) => Some(L4_OF_V6),
+        _ => None,
+    }
+}
+
+/// Sets the length and the checksums of a frame of IP and TCP.
 pub(crate) fn finish(frame: &mut [u8]) -> Option<()> {
-    let ip_len = u16::try_from(frame.len().checked_sub(L3)?).ok()?;
-    let tcp_len = u32::from(ip_len.checked_sub(20)?);
-    frame.get_mut(L3 + 2..L3 + 4)?.copy_from_slice(&ip_len.to_be_bytes());
-    frame.get_mut(L3 + 10..L3 + 12)?.fill(0);
-    let ip = fold(sum(frame.get(L3..L4)?));
-    frame.get_mut(L3 + 10..L3 + 12)?.copy_from_slice(&ip.to_be_bytes());
-    frame.get_mut(L4 + 16..L4 + 18)?.fill(0);
-    let pseudo = sum(frame.get(L3 + 12..L3 + 20)?) + 6 + tcp_len;
-    let tcp = fold(pseudo + sum(frame.get(L4..)?));
-    frame.get_mut(L4 + 16..L4 + 18)?.copy_from_slice(&tcp.to_be_bytes());
+    let l4 = l4_of(frame)?;
+    let tcp_len = u16::try_from(frame.len().checked_sub(l4)?).ok()?;
+    let addresses = if l4 == L4_OF_V4 {
+        let ip_len = tcp_len.checked_add(20)?;
+        frame.get_mut(L3 + 2..L3 + 4)?.copy_from_slice(&ip_len.to_be_bytes());
+        frame.get_mut(L3 + 10..L3 + 12)?.fill(0);
+        let ip = fold(sum(frame.get(L3..l4)?));
+        frame.get_mut(L3 + 10..L3 + 12)?.copy_from_slice(&ip.to_be_bytes());
+        L3 + 12..l4
+    } else {
+        frame.get_mut(L3 + 4..L3 + 6)?.copy_from_slice(&tcp_len.to_be_bytes());
+        L3 + 8..l4
+    };
+    frame.get_mut(l4 + 16..l4 + 18)?.fill(0);
+    let pseudo = sum(frame.get(addresses)?) + 6 + u32::from(tcp_len);
+    let tcp = fold(pseudo + sum(frame.get(l4..)?));
+    frame.get_mut(l4 + 16..l4 + 18)?.copy_from_slice(&tcp.to_be_bytes());
     Some(())
 }
 
@@ -162,32 +183,32 @@ pub struct Frame {
     pub flow: Flow,
     /// Sequence number of its first payload byte.
     pub seq: u32,
-    /// Where in `bytes` the payload begins.
+    /// Where in `bytes` TCP begins.
+    l4: usize,
     payload_at: usize,
     payload_end: usize,
 }
 
 impl Frame {
-    /// Reads an Ethernet frame of IPv4 and TCP; `None` for anything else (the programs hold nothing
+    /// Reads an Ethernet frame of IP and TCP; `None` for anything else (the programs hold nothing
     /// else, but a device may be written to by others).
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let be16 = |at: usize| Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
         let be32 = |at: usize| Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
-        if be16(12)? != 0x0800 || *bytes.get(L3)? != 0x45 || *bytes.get(L3 + 9)? != 6 {
-            return None;
-        }
-        let payload_at = L4 + usize::from(*bytes.get(L4 + 12)? >> 4) * 4;
-        let payload_end = L3 + usize::from(be16(L3 + 2)?);
-        if payload_at < L4 + 20 || payload_at > payload_end || payload_end > bytes.len() {
-            return None;
-        }
-        let flow = Flow {
-            client: be32(L3 + 12)?.into(),
-            vip: be32(L3 + 16)?.into(),
-            client_port: be16(L4)?,
-            vip_port: be16(L4 + 2)?,
+        let l4 = l4_of(bytes)?;
+        let payload_at = l4 + usize::from(*bytes.get(l4 + 12)? >> 4) * 4;
+        let (payload_end, client, vip) = if l4 == L4_OF_V4 {
+            let address = |at: usize| Some(IpAddr::from(<[u8; 4]>::try_from(bytes.get(at..at + 4)?).ok()?));
+            (L3 + usize::from(be16(L3 + 2)?), address(L3 + 12)?, address(L3 + 16)?)
+        } else {
+            let address = |at: usize| Some(IpAddr::from(<[u8; 16]>::try_from(bytes.get(at..at + 16)?).ok()?));
+            (l4 + usize::from(be16(L3 + 4)?), address(L3 + 8)?, address(L3 + 24)?)
         };
-        Some(Self { bytes: bytes.to_vec(), flow, seq: be32(L4 + 4)?, payload_at, payload_end })
+        if payload_at < l4 + 20 || payload_at > payload_end || payload_end > bytes.len() {
+            return None;
+        }
+        let flow = Flow { client, vip, client_port: be16(l4)?, vip_port: be16(l4 + 2)? };
+        Some(Self { bytes: bytes.to_vec(), flow, seq: be32(l4 + 4)?, l4, payload_at, payload_end })
     }
 
     /// The packet without its bytes from `seq` on (and without its FIN, which is behind them); `None` if
@@ -200,7 +221,7 @@ impl Frame {
         let mut shorter = self.clone();
         shorter.payload_end = self.payload_at + keep;
         shorter.bytes.truncate(shorter.payload_end);
-        let flags = shorter.bytes.get_mut(L4 + 13)?;
+        let flags = shorter.bytes.get_mut(self.l4 + 13)?;
         *flags &= !1;
         finish(&mut shorter.bytes)?;
         Some(shorter)
@@ -217,7 +238,7 @@ impl Frame {
         rest.bytes.drain(self.payload_at..self.payload_at + skip);
         rest.payload_end -= skip;
         rest.seq = seq;
-        rest.bytes.get_mut(L4 + 4..L4 + 8)?.copy_from_slice(&seq.to_be_bytes());
+        rest.bytes.get_mut(self.l4 + 4..self.l4 + 8)?.copy_from_slice(&seq.to_be_bytes());
         finish(&mut rest.bytes)?;
         Some(rest)
     }
@@ -228,7 +249,7 @@ impl Frame {
     pub fn renewed(frames: &[Self], heard: &Heard) -> Vec<Self> {
         let mut runs: Vec<(&Self, Vec<u8>, bool)> = Vec::new();
         for frame in frames {
-            let fin = frame.bytes.get(L4 + 13).is_some_and(|flags| flags & FIN != 0);
+            let fin = frame.bytes.get(frame.l4 + 13).is_some_and(|flags| flags & FIN != 0);
             if let Some((first, bytes, ended)) = runs.last_mut() {
                 let end = first.seq.wrapping_add(bytes.len() as u32);
                 let old = end.wrapping_sub(frame.seq).cast_signed();
@@ -261,13 +282,13 @@ impl Frame {
         new.bytes.extend(payload);
         new.payload_end = new.bytes.len();
         new.seq = seq;
-        new.bytes.get_mut(L4 + 4..L4 + 8)?.copy_from_slice(&seq.to_be_bytes());
-        new.bytes.get_mut(L4 + 8..L4 + 12)?.copy_from_slice(&heard.ack.to_be_bytes());
-        let flags = new.bytes.get_mut(L4 + 13)?;
+        new.bytes.get_mut(self.l4 + 4..self.l4 + 8)?.copy_from_slice(&seq.to_be_bytes());
+        new.bytes.get_mut(self.l4 + 8..self.l4 + 12)?.copy_from_slice(&heard.ack.to_be_bytes());
+        let flags = new.bytes.get_mut(self.l4 + 13)?;
         *flags = *flags & !FIN | if fin { FIN } else { 0 };
-        new.bytes.get_mut(L4 + 14..L4 + 16)?.copy_from_slice(&heard.window.to_be_bytes());
+        new.bytes.get_mut(self.l4 + 14..self.l4 + 16)?.copy_from_slice(&heard.window.to_be_bytes());
         if let Some((value, echo)) = heard.timestamps {
-            let at = timestamps_at(self.bytes.get(L4 + 20..self.payload_at)?)? + L4 + 20;
+            let at = timestamps_at(self.bytes.get(self.l4 + 20..self.payload_at)?)? + self.l4 + 20;
             new.bytes.get_mut(at..at + 4)?.copy_from_slice(&value.to_be_bytes());
             new.bytes.get_mut(at + 4..at + 8)?.copy_from_slice(&echo.to_be_bytes());
         }

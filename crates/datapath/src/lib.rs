@@ -26,4 +26,4 @@ pub use programs::{Datapath, Roles, Settings, Sizes};
 pub use request::target_of;
 pub use routes::{PoolEntry, ServiceEntry};
 pub use shared::constants;
-pub use tables::{Asked, Binding, Guide, Heard, Live, Reading, State};
+pub use tables::{Asked, Binding, Guide, Heard, Live, Peer, Reading, State};

@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::fmt;
 use std::mem::MaybeUninit;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 
@@ -14,6 +14,7 @@ use libbpf_rs::{AsRawLibbpf, Link, OpenObject, ProgramMut, libbpf_sys};
 use crate::constants::{ROLE_DISTRIBUTOR, ROLE_SERVER, ROLE_SWITCH};
 use crate::error::DatapathError;
 use crate::events::Events;
+use crate::shared::addr_of;
 use crate::skel::{BatonSkel, BatonSkelBuilder};
 
 /// Which roles this node's programs play.
@@ -43,7 +44,7 @@ pub struct Settings {
     /// Its roles.
     pub roles: Roles,
     /// Its address in the cluster.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// UDP port of handoff packets.
     pub handoff_port: u16,
     /// MTU of the cluster interface, bytes.
@@ -92,7 +93,8 @@ impl Datapath {
             let s = &mut rodata.settings;
             s.slf = settings.node.0;
             s.roles = settings.roles.bits();
-            s.address = u32::from(settings.address).to_be();
+            s.address = addr_of(settings.address);
+            s.address_v6 = u32::from(settings.address.is_ipv6());
             s.handoff_port = settings.handoff_port.to_be();
             s.mtu = settings.mtu;
             s.cluster_ifindex = settings.cluster_ifindex;

@@ -2,10 +2,12 @@
 //! might have sent it, for the server that is to have the connection. Pure: bytes in, frames out; the
 //! reader gives them to the programs through the hold device.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
 use baton_cluster::Flow;
 
-use crate::hold::{L3, L4, finish};
-use crate::shared::types;
+use crate::constants::{WRAPPING_V4, WRAPPING_V6};
+use crate::hold::{ETHERTYPE_V4, ETHERTYPE_V6, L3, finish};
 use crate::tables::Reading;
 
 const FIN: u8 = 1;
@@ -37,10 +39,12 @@ impl Replay<'_> {
     }
 
     /// Ethernet frames to `mac`, the interface that the client's packets arrive by, which carries IP packets
-    /// of `mtu` bytes; wrapped as handoff packets they fit it too.
-    pub fn frames(&self, mac: [u8; 6], mtu: usize) -> Vec<Vec<u8>> {
+    /// of `mtu` bytes; wrapped, between nodes with IPv6 addresses or not, they fit it too.
+    pub fn frames(&self, mac: [u8; 6], mtu: usize, ipv6_nodes: bool) -> Vec<Vec<u8>> {
         let options = self.reading.timestamps.map_or(0, |_| TIMESTAMPS_LEN);
-        let headers = size_of::<types::handoff_header>() + (L4 - L3) + 20 + options;
+        let wrapping = if ipv6_nodes { WRAPPING_V6 } else { WRAPPING_V4 } as usize;
+        let ip = if self.flow.vip.is_ipv6() { 40 } else { 20 };
+        let headers = wrapping + ip + 20 + options;
         let most = mtu.saturating_sub(headers).max(1);
         let count = self.bytes.len().div_ceil(most);
         let frame = |(i, payload): (usize, &[u8])| {
@@ -53,8 +57,7 @@ impl Replay<'_> {
 
     fn frame(&self, mac: [u8; 6], seq: u32, flags: u8, payload: &[u8]) -> Option<Vec<u8>> {
         let Flow { client, client_port, vip, vip_port } = self.flow;
-        let from = std::net::SocketAddrV4::new(client, client_port);
-        let to = std::net::SocketAddrV4::new(vip, vip_port);
+        let (from, to) = (SocketAddr::new(client, client_port), SocketAddr::new(vip, vip_port));
         let header =
             Header { from, to, seq, ack: self.reading.start_ack, window: self.reading.window, flags };
         let mut frame = header.frame(mac, self.reading.timestamps);
@@ -66,17 +69,25 @@ impl Replay<'_> {
 
 /// The IP packet that ends the client's connection: a RST with the sequence number that it expects.
 pub fn reset(flow: &Flow, seq: u32, ack: u32) -> Vec<u8> {
-    let from = std::net::SocketAddrV4::new(flow.vip, flow.vip_port);
-    let to = std::net::SocketAddrV4::new(flow.client, flow.client_port);
+    let from = SocketAddr::new(flow.vip, flow.vip_port);
+    let to = SocketAddr::new(flow.client, flow.client_port);
     let mut frame = Header { from, to, seq, ack, window: 0, flags: RST | ACK }.frame([0; 6], None);
     // It has both headers, so it can be finished.
     let _ = finish(&mut frame);
     frame.split_off(L3)
 }
 
+/// A connection has both addresses of one family.
+fn v4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(v4) => Some(v4),
+        IpAddr::V6(_) => None,
+    }
+}
+
 struct Header {
-    from: std::net::SocketAddrV4,
-    to: std::net::SocketAddrV4,
+    from: SocketAddr,
+    to: SocketAddr,
     seq: u32,
     ack: u32,
     window: u16,
@@ -84,17 +95,27 @@ struct Header {
 }
 
 impl Header {
-    /// Ethernet, IPv4 and TCP; lengths and checksums are yet to be set.
+    /// Ethernet, IP and TCP; lengths and checksums are yet to be set.
     fn frame(&self, mac: [u8; 6], timestamps: Option<(u32, u32)>) -> Vec<u8> {
         let options = timestamps.map_or(0, |_| TIMESTAMPS_LEN);
         let mut f = Vec::with_capacity(2048);
         f.extend_from_slice(&mac);
         f.extend_from_slice(&[0; 6]);
-        f.extend_from_slice(&[0x08, 0x00]);
-        // Version and header length; don't fragment; 64 hops to live; TCP.
-        f.extend_from_slice(&[0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 6, 0, 0]);
-        f.extend_from_slice(&self.from.ip().octets());
-        f.extend_from_slice(&self.to.ip().octets());
+        match (self.from.ip(), self.to.ip()) {
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                f.extend_from_slice(&ETHERTYPE_V6);
+                // Version; TCP; 64 hops to live.
+                f.extend_from_slice(&[0x60, 0, 0, 0, 0, 0, 6, 64]);
+                f.extend_from_slice(&from.octets());
+                f.extend_from_slice(&to.octets());
+            }
+            (from, to) => {
+                f.extend_from_slice(&ETHERTYPE_V4);
+                // Version and header length; don't fragment; 64 hops to live; TCP.
+                f.extend_from_slice(&[0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 6, 0, 0]);
+                f.extend([from, to].into_iter().filter_map(v4).flat_map(|v4| v4.octets()));
+            }
+        }
         f.extend_from_slice(&self.from.port().to_be_bytes());
         f.extend_from_slice(&self.to.port().to_be_bytes());
         f.extend_from_slice(&self.seq.to_be_bytes());
@@ -113,10 +134,10 @@ impl Header {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{Ipv4Addr, Ipv6Addr};
     use std::time::Duration;
 
-    use etherparse::{SlicedPacket, TcpHeaderSlice, TransportSlice};
+    use etherparse::{NetSlice, SlicedPacket, TcpHeaderSlice, TransportSlice};
     use proptest::prelude::*;
 
     use super::*;
@@ -126,21 +147,29 @@ mod tests {
         Reading { start_seq, start_ack: 77, window: 502, timestamps, since: Duration::ZERO }
     }
 
-    fn flow() -> Flow {
-        Flow {
-            client: Ipv4Addr::new(10, 2, 0, 2),
-            client_port: 40_000,
-            vip: Ipv4Addr::new(10, 99, 0, 1),
-            vip_port: 80,
-        }
+    fn flow(v6: bool) -> Flow {
+        let address = |last| match v6 {
+            true => Ipv6Addr::new(0xfd02, 0, 0, 0, 0, 0, 0, last).into(),
+            false => Ipv4Addr::new(10, 2, 0, last as u8).into(),
+        };
+        Flow { client: address(2), client_port: 40_000, vip: address(1), vip_port: 80 }
     }
 
     fn right_checksums(packet: &[u8]) -> bool {
         let sliced = SlicedPacket::from_ip(packet).expect("an IP packet");
-        let ip = sliced.net.as_ref().and_then(|n| n.ipv4_ref()).expect("of version 4").header();
         let Some(TransportSlice::Tcp(tcp)) = &sliced.transport else { panic!("TCP") };
-        let again = tcp.to_header().calc_checksum_ipv4(&ip.to_header(), tcp.payload());
-        ip.to_header().calc_header_checksum() == ip.header_checksum() && again == Ok(tcp.checksum())
+        match &sliced.net {
+            Some(NetSlice::Ipv4(ip)) => {
+                let ip = ip.header().to_header();
+                let again = tcp.to_header().calc_checksum_ipv4(&ip, tcp.payload());
+                ip.calc_header_checksum() == ip.header_checksum && again == Ok(tcp.checksum())
+            }
+            Some(NetSlice::Ipv6(ip)) => {
+                let ip = ip.header().to_header();
+                tcp.to_header().calc_checksum_ipv6(&ip, tcp.payload()) == Ok(tcp.checksum())
+            }
+            other => panic!("neither IPv4 nor IPv6: {other:?}"),
+        }
     }
 
     proptest! {
@@ -152,17 +181,22 @@ mod tests {
             timestamps in any::<Option<(u32, u32)>>(),
             fin in any::<bool>(),
             mtu in 1280_usize..9000,
+            v6 in any::<bool>(),
+            ipv6_nodes in any::<bool>(),
         ) {
-            let replay = Replay { flow: flow(), reading: reading(start_seq, timestamps), bytes: &bytes, fin };
-            let frames = replay.frames([2, 0, 0, 0, 0, 9], mtu);
+            let flow = flow(v6);
+            let l4 = if v6 { 54 } else { 34 };
+            let wrapping = if ipv6_nodes { WRAPPING_V6 } else { WRAPPING_V4 } as usize;
+            let replay = Replay { flow, reading: reading(start_seq, timestamps), bytes: &bytes, fin };
+            let frames = replay.frames([2, 0, 0, 0, 0, 9], mtu, ipv6_nodes);
             let mut seq = start_seq;
             let mut together = Vec::new();
             for (i, bytes) in frames.iter().enumerate() {
-                prop_assert!(bytes.len() - L3 + size_of::<types::handoff_header>() <= mtu);
+                prop_assert!(bytes.len() - L3 + wrapping <= mtu);
                 prop_assert!(right_checksums(&bytes[L3..]));
                 let frame = Frame::parse(bytes).expect("a frame of a client");
-                prop_assert_eq!((frame.flow, frame.seq), (flow(), seq));
-                let tcp = TcpHeaderSlice::from_slice(&bytes[L4..]).expect("a header");
+                prop_assert_eq!((frame.flow, frame.seq), (flow, seq));
+                let tcp = TcpHeaderSlice::from_slice(&bytes[l4..]).expect("a header");
                 let last = i + 1 == frames.len();
                 prop_assert_eq!((tcp.psh(), tcp.fin(), tcp.ack()), (last, last && fin, true));
                 prop_assert_eq!((tcp.acknowledgment_number(), tcp.window_size()), (77, 502));
@@ -178,10 +212,12 @@ mod tests {
 
     #[test]
     fn a_reset_goes_to_the_client() {
-        let packet = reset(&flow(), 5, 6);
-        assert!(right_checksums(&packet));
-        let tcp = TcpHeaderSlice::from_slice(&packet[20..]).expect("a header");
-        assert_eq!((tcp.source_port(), tcp.destination_port()), (80, 40_000));
-        assert_eq!((tcp.sequence_number(), tcp.rst(), tcp.ack()), (5, true, true));
+        for (v6, l4) in [(false, 20), (true, 40)] {
+            let packet = reset(&flow(v6), 5, 6);
+            assert!(right_checksums(&packet));
+            let tcp = TcpHeaderSlice::from_slice(&packet[l4..]).expect("a header");
+            assert_eq!((tcp.source_port(), tcp.destination_port()), (80, 40_000));
+            assert_eq!((tcp.sequence_number(), tcp.rst(), tcp.ack()), (5, true, true));
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Services, their pools and their routes, as the programs' tables have them: made from the same rules
 //! that user space asks for the requests it decides itself.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use baton_cluster::{NodeId, PHttp, PoolId, ServiceId};
 use baton_http::{HostMatch, Key, PathMatch, Route, Rules};
@@ -22,7 +22,7 @@ pub struct ServiceEntry {
     /// Which.
     pub id: ServiceId,
     /// Its addresses.
-    pub vips: Vec<Ipv4Addr>,
+    pub vips: Vec<IpAddr>,
     /// Its port.
     pub port: u16,
     /// Which pool a request belongs to, by index in `pools`.

@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "map keys and values are passed to the kernel as bytes")]
 
 use std::mem::size_of;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use baton_cluster::Flow;
 
@@ -82,13 +82,19 @@ pub(crate) fn from_bytes<T: Shared>(bytes: &[u8]) -> Option<T> {
     (bytes.len() == size_of::<T>()).then(|| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
 
-/// An IPv4 address as the maps keep it: v4-mapped, in network byte order.
-pub(crate) fn addr_of(v4: Ipv4Addr) -> types::addr {
-    types::addr { w: [0, 0, 0xffff_u32.to_be(), u32::from(v4).to_be()] }
+/// An address as the maps keep it: in network byte order, an IPv4 one v4-mapped (RFC 4291 2.5.5.2).
+pub(crate) fn addr_of(address: IpAddr) -> types::addr {
+    let v6 = match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
+    };
+    let bits = v6.to_bits();
+    types::addr { w: [96, 64, 32, 0].map(|shift| ((bits >> shift) as u32).to_be()) }
 }
 
-pub(crate) fn v4_of(a: types::addr) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from_be(a.w[3]))
+pub(crate) fn ip_of(a: types::addr) -> IpAddr {
+    let bits = a.w.iter().fold(0, |bits, word| bits << 32 | u128::from(u32::from_be(*word)));
+    Ipv6Addr::from_bits(bits).to_canonical()
 }
 
 pub(crate) fn key_of(flow: &Flow) -> types::flow_key {
@@ -102,8 +108,8 @@ pub(crate) fn key_of(flow: &Flow) -> types::flow_key {
 
 pub(crate) fn flow_of(key: &types::flow_key) -> Flow {
     Flow {
-        client: v4_of(key.client),
-        vip: v4_of(key.vip),
+        client: ip_of(key.client),
+        vip: ip_of(key.vip),
         client_port: u16::from_be(key.client_port),
         vip_port: u16::from_be(key.vip_port),
     }
@@ -111,6 +117,8 @@ pub(crate) fn flow_of(key: &types::flow_key) -> Flow {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     #[test]
@@ -129,7 +137,7 @@ mod tests {
         assert_eq!(size_of::<types::decision_key>(), 16);
         assert_eq!(size_of::<types::decision>(), 24);
         assert_eq!(size_of::<types::load>(), 16);
-        assert_eq!(size_of::<types::node>(), 8);
+        assert_eq!(size_of::<types::node>(), 20);
         assert_eq!(size_of::<types::live>(), 24);
         assert_eq!(size_of::<types::keys>(), 64);
         assert_eq!(size_of::<types::event>(), 36 + 4 + 8 + 8);
@@ -138,15 +146,14 @@ mod tests {
 
     #[test]
     fn flows_survive_the_way_through_bytes() {
-        let flow = Flow {
-            client: Ipv4Addr::new(10, 2, 0, 2),
-            client_port: 40_000,
-            vip: Ipv4Addr::new(10, 99, 0, 1),
-            vip_port: 80,
-        };
-        let key = key_of(&flow);
-        let back: types::flow_key = from_bytes(as_bytes(&key)).expect("the length is right");
-        assert_eq!(flow_of(&back), flow);
-        assert!(from_bytes::<types::flow_key>(&as_bytes(&key)[1..]).is_none());
+        let v4 = (Ipv4Addr::new(10, 2, 0, 2).into(), Ipv4Addr::new(10, 99, 0, 1).into());
+        let v6 = |last| IpAddr::from(Ipv6Addr::new(0x2001, 0xdb8, 1, 2, 3, 4, 5, last));
+        for (client, vip) in [v4, (v6(6), v6(7))] {
+            let flow = Flow { client, client_port: 40_000, vip, vip_port: 80 };
+            let key = key_of(&flow);
+            let back: types::flow_key = from_bytes(as_bytes(&key)).expect("the length is right");
+            assert_eq!(flow_of(&back), flow);
+            assert!(from_bytes::<types::flow_key>(&as_bytes(&key)[1..]).is_none());
+        }
     }
 }

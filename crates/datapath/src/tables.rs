@@ -1,6 +1,6 @@
 //! The programs' maps as typed tables: the only way user space speaks to the packet path.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use baton_cluster::{Flow, NodeId, PoolId, Target};
@@ -15,7 +15,7 @@ use crate::constants::{
 use crate::counters::{Counter, Counters};
 use crate::error::DatapathError;
 use crate::programs::{Datapath, Roles};
-use crate::shared::{Shared, as_bytes, as_bytes_mut, flow_of, from_bytes, key_of, types};
+use crate::shared::{Shared, addr_of, as_bytes, as_bytes_mut, flow_of, from_bytes, key_of, types};
 
 /// What a distributor may decide by itself for one service. In each, the rota is the kernel's own
 /// answer while user space is silent.
@@ -60,6 +60,17 @@ pub struct Binding {
     pub ending: bool,
 }
 
+/// A node, as packets are sent to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its own address, of the same family as every node's.
+    pub address: IpAddr,
+    /// Its roles.
+    pub roles: Roles,
+    /// Whether it is behind a router, so that packets for it are wrapped.
+    pub routed: bool,
+}
+
 /// Values that change while the programs run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Live {
@@ -69,6 +80,10 @@ pub struct Live {
     pub daemon_until: Duration,
     /// TCP port on 127.0.0.1 where the reader listens; 0: nowhere.
     pub reader_port: u16,
+    /// The same on ::1.
+    pub reader_port_v6: u16,
+    /// The largest packet that reaches every other node, bytes; 0: as large as the interface's MTU.
+    pub path_mtu: u16,
 }
 
 /// A connection that the reader has, as its first packet was.
@@ -154,12 +169,16 @@ impl Datapath {
         put(&self.skel.maps.guides, "guides", &u32::from(pool.0), &value)
     }
 
-    /// Makes a node known: its address and roles.
+    /// Makes a node known: its address and roles, and whether it is behind a router.
     ///
     /// # Errors
     /// When the map refuses.
-    pub fn set_node(&self, node: NodeId, address: Ipv4Addr, roles: Roles) -> Result<(), DatapathError> {
-        let value = types::node { address: u32::from(address).to_be(), roles: roles.bits() };
+    pub fn set_node(&self, node: NodeId, peer: &Peer) -> Result<(), DatapathError> {
+        let value = types::node {
+            address: addr_of(peer.address),
+            roles: peer.roles.bits() as u16,
+            routed: u16::from(peer.routed),
+        };
         put(&self.skel.maps.nodes, "nodes", &u32::from(node.0), &value)
     }
 
@@ -216,8 +235,8 @@ impl Datapath {
     }
 
     /// Values that change while the programs run: how far the wall clock is ahead of the kernel's
-    /// monotonic clock, until when (monotonic) user space promises to answer held packets, and where
-    /// the reader listens.
+    /// monotonic clock, until when (monotonic) user space promises to answer held packets, where the
+    /// reader listens, and how large packets between nodes may be.
     ///
     /// # Errors
     /// When the map refuses.
@@ -226,7 +245,9 @@ impl Datapath {
             wall_offset_ns: nanoseconds(live.wall_offset),
             daemon_until_ns: nanoseconds(live.daemon_until),
             reader_port: live.reader_port.to_be(),
-            pad: [0; 3],
+            reader_port_v6: live.reader_port_v6.to_be(),
+            path_mtu: live.path_mtu,
+            pad: 0,
         };
         put(&self.skel.maps.live, "live", &SELF, &value)
     }

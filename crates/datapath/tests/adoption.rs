@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use baton_cluster::Flow;
 use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CONFIRMED, FLAG_MOVED};
-use baton_datapath::model::Handoff;
 use baton_datapath::model::flag::{ACK, FIN, PSH, SYN};
+use baton_datapath::model::{Handoff, Parsed};
 use baton_datapath::{Counter, Event, Guide, Hold, State};
 use common::frames::{CLIENT, MSS, SACK, VIP, WSCALE, checksums_are_right, flow, read, timestamps};
 use common::world::{HANDOFF_PORT, OTHER, SELF, THIRD, WEB, address, keys};
@@ -86,9 +86,10 @@ impl Node {
         while Instant::now() < until {
             match self.wire.read(&mut buffer) {
                 Ok(n) => {
-                    let opened = Handoff::unwrap(&keys(), &buffer[..n], self.world.clock());
-                    if let Ok(opened) = opened {
-                        return opened;
+                    if matches!(self.world.model.parse(&buffer[..n]), Parsed::Other)
+                        && Handoff::open(&buffer[..n]).is_some()
+                    {
+                        return self.world.open(&buffer[..n]);
                     }
                 }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => std::thread::yield_now(),
@@ -268,7 +269,8 @@ fn a_connection_that_moved_here_goes_on_where_it_stood() {
             replay_end: 0,
         };
         let request = client.packet(ACK | PSH).data(REQUEST).frame();
-        let frame = handoff.wrap(&keys(), &request, address(OTHER), address(SELF), HANDOFF_PORT);
+        let frame =
+            handoff.wrap(&keys(), (&request, f, client.ack), address(OTHER), address(SELF), HANDOFF_PORT);
         node.wire.release(&frame.expect("whole")).expect("room in the device");
         client.seq = client.seq.wrapping_add(REQUEST.len() as u32);
         let mut stream = serve(&listener, f);

@@ -9,15 +9,17 @@ mod against {
 }
 mod common;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::TcpListener;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use against::play::{Play, flow_of};
 use against::steps::blocks;
 use baton_datapath::Counter;
-use common::frames::VIP;
-use common::{World, in_netns};
+use common::frames::{VIP, VIP_V6};
+use common::world::Ways;
+use common::{World, in_netns, ip};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 
 fn runner(cases: u32) -> TestRunner {
@@ -41,26 +43,49 @@ const UNSEEN: &[&str] = &[
     "drop_no_role",
     "drop_no_distributor",
     "drop_stale_socket",
-    "drop_handoff_too_big",
     "event_lost",
     "fault_rewrite",
     "fault_map",
 ];
 
-/// Random sequences through a node of these roles.
+/// Random sequences through a node of these roles, on one link and in a routed cluster of IPv6 nodes.
 fn agree(letters: &'static str, unseen: Option<&'static [&'static str]>) {
+    let mut reached = Reached::default();
+    for ways in [Ways::default(), Ways { v6: true, routed: true, path_mtu: 225 }] {
+        reached = agree_over(letters, ways, reached);
+    }
+    let never: Vec<_> = Counter::all().filter(|c| !reached.counters.contains(c)).map(Counter::name).collect();
+    assert!(never.len() < Counter::COUNT - 10, "the packets reach too little of the programs: {never:?}");
+    if let Some(unseen) = unseen {
+        let missed: Vec<_> = never.iter().filter(|name| !unseen.contains(name)).collect();
+        assert!(missed.is_empty() || reached.late, "not reached: {missed:?}");
+    }
+}
+
+/// What the packets led to.
+#[derive(Default)]
+struct Reached {
+    counters: HashSet<Counter>,
+    /// The machine was too slow for all of them.
+    late: bool,
+}
+
+fn agree_over(letters: &'static str, ways: Ways, mut reached: Reached) -> Reached {
+    let (sender, receiver) = mpsc::channel();
     in_netns(move || {
-        let _listener = TcpListener::bind((VIP, 80)).expect("a namespace of our own");
-        let flows: Vec<_> = (0..6).map(flow_of).collect();
-        let mut world = World::new(letters, &flows);
-        world.model.stack.listeners.insert((VIP, 80));
+        ip(&["address", "add", "fd99::1/128", "dev", "lo", "nodad"]);
+        let _listeners =
+            [VIP, VIP_V6].map(|vip| TcpListener::bind((vip, 80)).expect("a namespace of our own"));
+        let flows: Vec<_> = (0..6).map(|number| flow_of(number, ways.v6)).collect();
+        let mut world = World::with(letters, &flows, 1, ways).expect("the kernel takes the programs");
+        world.model.stack.listeners.extend([VIP, VIP_V6].map(|vip| (vip, 80)));
         let world = std::cell::RefCell::new(world);
-        let until = Instant::now() + Duration::from_secs(10);
+        let until = Instant::now() + Duration::from_secs(if ways.routed { 5 } else { 10 });
         let sequences = proptest::collection::vec(blocks(), 1..40);
-        let outcome = runner(350).run(&sequences, |sequence| {
+        let outcome = runner(if ways.routed { 200 } else { 350 }).run(&sequences, |sequence| {
             let mut world = world.borrow_mut();
             world.rest().map_err(|e| TestCaseError::fail(e.to_string()))?;
-            let mut play = Play { world: &mut world, clients: HashMap::new() };
+            let mut play = Play { world: &mut world, clients: HashMap::new(), swapped: ways.v6 };
             for (i, step) in sequence.iter().flatten().enumerate() {
                 if Instant::now() > until {
                     return Ok(()); // a slow machine sees fewer packets
@@ -70,16 +95,16 @@ fn agree(letters: &'static str, unseen: Option<&'static [&'static str]>) {
             Ok(())
         });
         if let Err(e) = outcome {
-            panic!("roles {letters:?}: {e}");
+            panic!("roles {letters:?}, {ways:?}: {e}");
         }
         let total = world.borrow().programs.counters().expect("counters");
-        let never: Vec<_> = Counter::all().filter(|c| total.get(*c) == 0).map(Counter::name).collect();
-        assert!(never.len() < Counter::COUNT - 10, "the packets reach too little of the programs: {never:?}");
-        if let Some(unseen) = unseen {
-            let missed: Vec<_> = never.iter().filter(|name| !unseen.contains(name)).collect();
-            assert!(missed.is_empty() || Instant::now() > until, "not reached: {missed:?}");
-        }
+        let counted: Vec<_> = Counter::all().filter(|c| total.get(*c) > 0).collect();
+        sender.send((counted, Instant::now() > until)).expect("somebody waits");
     });
+    let (counted, late) = receiver.recv().expect("said");
+    reached.counters.extend(counted);
+    reached.late |= late;
+    reached
 }
 
 #[test]

@@ -78,7 +78,7 @@ fn garbage_in_options_ends_their_reading() {
             frame[58..58 + garbage.len()].copy_from_slice(garbage);
             fix_checksums(&mut frame);
             let said = case(world, "answered", &frame, Verdict::Redirect, &["syn_answered"]);
-            let offer = Offer::in_cookie(read(&said.frame).sequence_number);
+            let offer = Offer::in_cookie(read(&said.frame).sequence_number, false);
             assert_eq!((offer.mss, offer.wscale), (1460, wscale), "{garbage:?}");
         }
     });

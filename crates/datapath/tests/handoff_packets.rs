@@ -31,7 +31,7 @@ fn handoff(world: &World, f: Flow, seq: u32) -> Vec<u8> {
         flags: 0,
         replay_end: 0,
     };
-    h.wrap(&keys(), &inner.frame(), address(OTHER), address(SELF), HANDOFF_PORT).expect("whole")
+    h.wrap(&keys(), (&inner.frame(), f, 77), address(OTHER), address(SELF), HANDOFF_PORT).expect("whole")
 }
 
 #[track_caller]
@@ -95,9 +95,13 @@ fn any_bit_that_is_not_as_it_was_sent_is_refused() {
             assert_eq!(changed(at, bits), "drop_handoff_malformed", "{name}");
         }
         // Not the segment's sequence number: the option's own is the one that is meant.
-        let sealed = (OPTION + 6..INNER).chain(INNER + 12..INNER + 24).chain(INNER + 28..INNER + 32);
+        let client = (INNER + 12..INNER + 16).chain(INNER + 20..INNER + 22);
+        let sealed = (OPTION + 6..INNER).chain(client).chain(INNER + 28..INNER + 32);
         for at in sealed {
             assert_eq!(changed(at, 4), "drop_handoff_forged", "byte {at}");
+        }
+        for at in (INNER + 16..INNER + 20).chain(INNER + 22..INNER + 24) {
+            assert_eq!(changed(at, 4), "drop_handoff_malformed", "byte {at}: no service's address");
         }
         let cut = &good[..INNER + 39];
         assert_eq!(counted(world, cut), ["drop_handoff_malformed"]);
@@ -130,7 +134,7 @@ fn one_that_went_to_the_wrong_node_is_handed_on_a_few_times() {
         world.settle(clock).expect("equal");
         let said = world.ingress(&frame);
         assert_eq!((said.verdict, &world.counted[..]), (Verdict::Redirect, &["handoff_received"][..]));
-        let (on, _) = Handoff::unwrap(&keys(), &said.frame, world.clock()).expect("a good handoff packet");
+        let (on, _) = world.open(&said.frame);
         assert_eq!((on.hops, on.mss, on.options), (1, 1460, 7), "what it says goes on with it");
         let mut tired = frame;
         tired[OPTION + 5] = 3;

@@ -8,13 +8,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use baton_datapath::constants::{FLAG_HANDED, FLAG_MOVED};
+use baton_datapath::model::Verdict;
 use baton_datapath::model::flag::{ACK, FIN, PSH};
-use baton_datapath::model::{Handoff, Verdict};
 use baton_datapath::{Event, State};
 use common::client::case;
 use common::frames::{CLIENT, VIP, checksums_are_right, flow, read};
 use common::served::{FIRST, Served, client_here};
-use common::world::{IMAGES, OTHER, PAGES, SELF, THIRD, WEB, Way, keys, mac};
+use common::world::{IMAGES, OTHER, PAGES, SELF, THIRD, WEB, Way, mac};
 use common::{Tcp, World, in_netns};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -48,7 +48,7 @@ fn an_idle_connection_moves_with_its_next_request() {
         let request = c.asks(NEXT);
         let said = case(world, "moved", &request, Verdict::Redirect, MOVED);
         assert_eq!(checksums_are_right(&said.frame), Some(true));
-        let (h, inner) = Handoff::unwrap(&keys(), &said.frame, world.clock()).expect("a handoff packet");
+        let (h, inner) = world.open(&said.frame);
         assert_eq!((h.start_seq, h.flags, h.distributor), (c.seq, FLAG_MOVED as u16, THIRD.0));
         assert_eq!((u32::from(h.cwnd), u32::from(h.rtt_ms)), (socket.cwnd, socket.rtt_ms));
         assert_eq!(inner[14..], request[14..], "the client's packet, byte for byte");
@@ -88,7 +88,7 @@ fn a_window_that_was_not_in_use_lately_is_not_carried() {
         world.pass(Duration::from_millis(1500));
         c.describe(world, 0, 0, false);
         let said = case(world, "moved", &c.asks(NEXT), Verdict::Redirect, MOVED);
-        let (h, _) = Handoff::unwrap(&keys(), &said.frame, world.clock()).expect("a handoff packet");
+        let (h, _) = world.open(&said.frame);
         assert_eq!(h.cwnd, 0);
     });
 }

@@ -12,7 +12,7 @@ fn the_verifier_accepts_every_mix_of_roles() {
         let settings = Settings {
             node: NodeId(0),
             roles,
-            address: Ipv4Addr::new(10, 1, 0, 10),
+            address: Ipv4Addr::new(10, 1, 0, 10).into(),
             handoff_port: 6081,
             mtu: 1500,
             cluster_ifindex: 1,

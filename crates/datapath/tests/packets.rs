@@ -11,11 +11,11 @@ use std::time::Duration;
 use baton_cluster::Flow;
 use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CLOSED, FLAG_CONFIRMED, FLAG_SERVING};
 use baton_datapath::model::flag::{ACK, FIN, PSH, RST, SYN};
-use baton_datapath::model::{Binding, Handoff, Offer, Socket as KernelSocket, Verdict};
+use baton_datapath::model::{Binding, Offer, Socket as KernelSocket, Verdict};
 use baton_datapath::{Event, Guide, State};
 use common::client::{Client, DATA, REQUEST, case, node, state};
 use common::frames::{CLIENT, MSS, SACK, VIP, WSCALE, checksums_are_right, flow, read, timestamps};
-use common::world::{OTHER, SELF, THIRD, WEB, keys, mac};
+use common::world::{OTHER, SELF, THIRD, WEB, mac};
 use common::{Tcp, World, in_netns, ip};
 use socket2::{Domain, Socket, Type};
 
@@ -33,7 +33,7 @@ fn a_syn_is_answered_with_what_it_offered_and_no_more() {
             let tcp = read(&said.frame);
             assert!(tcp.syn && tcp.ack && tcp.acknowledgment_number == 8, "{tcp:?}");
             assert_eq!((tcp.source_port, tcp.window_size), (80, 64_000));
-            let offer = Offer::in_cookie(tcp.sequence_number);
+            let offer = Offer::in_cookie(tcp.sequence_number, false);
             let mss = if offers(0) { 1460 } else { 536 };
             assert_eq!(offer, Offer { mss, sack: offers(1), wscale: offers(2).then_some(9) });
 
@@ -70,7 +70,7 @@ fn the_first_request_is_decided_by_what_user_space_said() {
         let said = case(world, "the least loaded of two", &request, Verdict::Redirect, &sent);
         assert_eq!(state(world, &f), Some(State::Bound(THIRD)));
         assert_eq!(said.events, [], "it is the taker that tells");
-        let (h, inner) = Handoff::unwrap(&keys(), &said.frame, world.clock()).expect("a good handoff packet");
+        let (h, inner) = world.open(&said.frame);
         assert_eq!((h.start_seq, h.mss, h.snd_wscale, h.options), (1001, 1460, 9, 7));
         assert_eq!(inner[14..], request[14..], "the client's packet, byte for byte");
 
@@ -145,7 +145,7 @@ fn packets_of_a_connection_that_another_node_owns_go_there() {
         case(world, "handed off", &c.requests().frame(), Verdict::Redirect, &sent);
         let again =
             case(world, "lost: sent again", &c.requests().frame(), Verdict::Redirect, &["handoff_again"]);
-        assert!(Handoff::unwrap(&keys(), &again.frame, world.clock()).is_ok());
+        world.open(&again.frame);
 
         let mut ack = c.sends(ACK);
         ack.seq += REQUEST.len() as u32;
@@ -342,7 +342,7 @@ fn a_packet_that_would_not_fit_is_not_handed_off() {
     node("d", |world, f| {
         let c = Client::connected(world, f);
         world.guide(WEB, Guide::Rota, &[OTHER], 1);
-        for (payload, counted) in [(1376, "handoff_sent"), (1377, "drop_handoff_too_big")] {
+        for (payload, counted) in [(1376, "handoff_sent"), (1377, "drop_too_big")] {
             world.rest().expect("tables");
             world.guide(WEB, Guide::Rota, &[OTHER], 1);
             Client::connected(world, f);

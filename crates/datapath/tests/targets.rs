@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use baton_cluster::{PHttp, PoolId, ServiceId};
 use baton_datapath::model::flag::{ACK, PSH};
@@ -127,7 +127,7 @@ impl Node {
     fn serve(&mut self, rules: &Rules) -> ServiceEntry {
         self.service += 1;
         let (id, pools) = (ServiceId(self.service), (0..POOLS).map(PoolId).collect::<Vec<_>>());
-        let (port, vips): (u16, Vec<Ipv4Addr>) = (80, vec![VIP]);
+        let (port, vips): (u16, Vec<IpAddr>) = (80, vec![VIP]);
         self.world
             .service(id.0, port, &pools, rules.routes().to_vec(), [false, false])
             .expect("room for routes");
@@ -158,7 +158,7 @@ impl Node {
                 && (known || !rules.look_at_hosts());
             expected = ordinary.then_some("decided_cache");
         }
-        let offer = Offer::of(&Options::default());
+        let offer = Offer::of(&Options::default(), false);
         let f = flow(40_000);
         let ack = cookie_of(&keys(), &f, 7, offer, world.clock()).wrapping_add(1);
         let frame = Tcp::new(f, ACK | PSH, 8, ack).data(head).frame();

@@ -17,12 +17,21 @@ const MAGLEV: u64 = 3;
 
 /// The MSS classes that a cookie tells apart: an offer is rounded down to one of them.
 const MSS_CLASSES: [u16; 4] = [536, 1300, 1440, 1460];
+const MSS_CLASSES_V6: [u16; 4] = [1220, 1280, 1420, 1440];
+
+fn mss_classes(v6: bool) -> [u16; 4] {
+    if v6 { MSS_CLASSES_V6 } else { MSS_CLASSES }
+}
 
 /// The words of a flow: addresses v4-mapped (RFC 4291 2.5.5.2), then the ports.
 pub(super) fn flow_words(flow: &Flow) -> [u64; 5] {
-    let mapped = |v4: std::net::Ipv4Addr| 0xffff_0000_0000 | u64::from(u32::from(v4));
+    let bits = |address: std::net::IpAddr| match address {
+        std::net::IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+        std::net::IpAddr::V6(v6) => v6.to_bits(),
+    };
+    let (client, vip) = (bits(flow.client), bits(flow.vip));
     let ports = u64::from(flow.client_port) << 16 | u64::from(flow.vip_port);
-    [0, mapped(flow.client), 0, mapped(flow.vip), ports]
+    [(client >> 64) as u64, client as u64, (vip >> 64) as u64, vip as u64, ports]
 }
 
 fn flow_hash(flow: &Flow, key: [u64; 2], domain: u64, extra: u64) -> u64 {
@@ -48,21 +57,23 @@ pub struct Offer {
 
 impl Offer {
     /// What the options of a SYN offer.
-    pub fn of(options: &Options) -> Self {
-        let offered = options.mss.unwrap_or(536);
-        let mss = MSS_CLASSES.into_iter().rev().find(|class| *class <= offered).unwrap_or(536);
+    pub fn of(options: &Options, v6: bool) -> Self {
+        let classes = mss_classes(v6);
+        let offered = options.mss.unwrap_or(0);
+        let mss = classes.into_iter().rev().find(|class| *class <= offered).unwrap_or(classes[0]);
         Self { mss, sack: options.sack, wscale: options.wscale }
     }
 
     /// The lowest byte of the cookie: class, 0, SACK, window scale.
-    fn bits(self) -> u32 {
-        let class = MSS_CLASSES.iter().position(|class| *class == self.mss).unwrap_or(0) as u32;
+    fn bits(self, v6: bool) -> u32 {
+        let class = mss_classes(v6).iter().position(|class| *class == self.mss).unwrap_or(0) as u32;
         class << 6 | u32::from(self.sack) << 4 | self.wscale.map_or(NO_WSCALE, u32::from)
     }
 
     /// The offer in a cookie.
-    pub fn in_cookie(cookie: u32) -> Self {
-        let mss = MSS_CLASSES.get((cookie >> 6 & 3) as usize).copied().unwrap_or(536);
+    pub fn in_cookie(cookie: u32, v6: bool) -> Self {
+        let [lowest, ..] = mss_classes(v6);
+        let mss = mss_classes(v6).get((cookie >> 6 & 3) as usize).copied().unwrap_or(lowest);
         let wscale = cookie & 15;
         Self { mss, sack: cookie & 16 != 0, wscale: (wscale != NO_WSCALE).then_some(wscale as u8) }
     }
@@ -83,7 +94,7 @@ fn sealed(keys: &Keys, flow: &Flow, isn: u32, slot: u64, low: u32) -> u32 {
 
 /// The cookie for a SYN with this initial sequence number, now.
 pub fn cookie_of(keys: &Keys, flow: &Flow, isn: u32, offer: Offer, clock: Clock) -> u32 {
-    sealed(keys, flow, isn, clock.wall_ns >> COOKIE_SLOT_SHIFT, offer.bits())
+    sealed(keys, flow, isn, clock.wall_ns >> COOKIE_SLOT_SHIFT, offer.bits(flow.vip.is_ipv6()))
 }
 
 /// How many slots ago the cookie that this packet acknowledges was made; `None` when it is none of
@@ -114,13 +125,16 @@ mod tests {
 
     #[test]
     fn an_offer_survives_its_cookie() {
-        for (given, kept) in [(0, 536), (536, 536), (1299, 536), (1300, 1300), (1459, 1440), (9000, 1460)] {
+        let v4 = [(0, 536), (536, 536), (1299, 536), (1300, 1300), (1459, 1440), (9000, 1460)];
+        let v6 = [(0, 1220), (1220, 1220), (1279, 1220), (1280, 1280), (1439, 1420), (8940, 1440)];
+        let both = v4.into_iter().map(|pair| (pair, false)).chain(v6.into_iter().map(|pair| (pair, true)));
+        for ((given, kept), v6) in both {
             for wscale in [None, Some(0), Some(14)] {
                 for sack in [false, true] {
                     let options = Options { mss: Some(given), wscale, sack, timestamps: None };
-                    let offer = Offer::of(&options);
+                    let offer = Offer::of(&options, v6);
                     assert_eq!(offer, Offer { mss: kept, sack, wscale });
-                    assert_eq!(Offer::in_cookie(0xabcd_ef00 | offer.bits()), offer);
+                    assert_eq!(Offer::in_cookie(0xabcd_ef00 | offer.bits(v6), v6), offer);
                 }
             }
         }

@@ -3,7 +3,7 @@
 use baton_cluster::Flow;
 
 use super::packet::flag::{ACK, RST};
-use super::packet::{L3, L4, be16, be32};
+use super::packet::{be16, be32, ip, l4};
 use super::{Run, Verdict};
 use crate::constants::{FLAG_CLOSED, FLAG_FROZEN, OPTION_TIMESTAMPS, YOUNG_MS};
 use crate::counters::Counter;
@@ -22,16 +22,12 @@ pub(super) struct Sent {
 
 /// A TCP packet without IP options: its flow, and its segment. `None` for anything else.
 fn segment(frame: &[u8]) -> Option<(Flow, &[u8])> {
-    let tcp = frame.get(L4..)?;
-    if be16(frame, 12)? != 0x0800 || frame.get(L3)? & 15 != 5 || *frame.get(L3 + 9)? != 6 || tcp.len() < 20 {
+    let ip = ip(frame)?;
+    let tcp = frame.get(l4(frame)..)?;
+    if ip.protocol != 6 || !ip.is_whole() || tcp.len() < 20 {
         return None;
     }
-    let flow = Flow {
-        client: be32(frame, L3 + 16)?.into(),
-        client_port: be16(tcp, 2)?,
-        vip: be32(frame, L3 + 12)?.into(),
-        vip_port: be16(tcp, 0)?,
-    };
+    let flow = Flow { client: ip.to, client_port: be16(tcp, 2)?, vip: ip.from, vip_port: be16(tcp, 0)? };
     Some((flow, tcp))
 }
 

@@ -2,24 +2,26 @@
 //! authenticated option. SipHash-2-4 by the siphasher crate.
 
 use std::hash::Hasher as _;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use baton_cluster::{Flow, Keys};
+use baton_cluster::{Flow, Keys, NodeId};
 use siphasher::sip::SipHasher24;
 
 use super::Clock;
 use super::cookie::flow_words;
-use super::packet::{L3, L4, be16, be32};
-use super::rewrite::ipv4_header;
+use super::packet::{L3, be16, be32, l4};
+use super::rewrite::ip_header;
 use crate::constants::{
-    GENEVE_PROTO_IPV4, HANDOFF_AGE_MS, HANDOFF_OPTION_CLASS, HANDOFF_OPTION_TYPE, HANDOFF_VERSION,
+    GENEVE_PROTO_IPV4, GENEVE_PROTO_IPV6, HANDOFF_AGE_MS, HANDOFF_OPTION_CLASS, HANDOFF_OPTION_TYPE,
+    HANDOFF_VERSION, WIRE_FORWARDED,
 };
 
 const OPTION_LEN: usize = 48;
-/// What wrapping adds to a packet: IPv4, UDP, Geneve and its option.
-pub(super) const OVERHEAD: usize = 20 + 8 + 8 + OPTION_LEN;
-const GENEVE: usize = L4 + 8;
-const OPTION: usize = GENEVE + 8;
+/// What wrapping adds to a packet between nodes with such addresses: IP, UDP, Geneve and its option.
+pub(super) fn overhead(node: IpAddr) -> usize {
+    let ip = if node.is_ipv6() { 40 } else { 20 };
+    ip + 8 + 8 + OPTION_LEN
+}
 
 /// What a handoff packet says of its connection (`struct handoff_option`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,11 +42,9 @@ pub struct Handoff {
     pub replay_end: u32,
 }
 
-/// Why a handoff packet is refused.
+/// Why a wrapped packet is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// It cannot be read.
-    Malformed,
     /// Its tag is wrong.
     Forged,
     /// It is too old, or from the future.
@@ -71,25 +71,46 @@ impl Handoff {
         hasher.finish()
     }
 
-    /// Wraps a frame's IP packet (with what follows it) for a node.
+    /// What a packet says that is no handoff, but forwarded by this node.
+    pub fn forwarded(by: NodeId, hops: u8, clock: Clock) -> Self {
+        Self {
+            hops,
+            options: 0,
+            snd_wscale: 0,
+            start_seq: 0,
+            tsval: 0,
+            issued: clock.wall_ns / 1_000_000 * 1_000_000,
+            mss: 0,
+            distributor: by.0,
+            service: 0,
+            rtt_ms: 0,
+            cwnd: 0,
+            flags: WIRE_FORWARDED as u16,
+            replay_end: 0,
+        }
+    }
+
+    /// Wraps a frame's IP packet (with what follows it), about this flow, for a node.
     pub fn wrap(
         &self,
         keys: &Keys,
-        frame: &[u8],
-        from: Ipv4Addr,
-        to: Ipv4Addr,
+        (frame, flow, ack): (&[u8], Flow, u32),
+        from: IpAddr,
+        to: IpAddr,
         port: u16,
     ) -> Option<Vec<u8>> {
         let (ethernet, inner) = frame.split_at_checked(L3)?;
-        let (flow, ack) = inner_of(inner)?;
-        let length = u16::try_from(inner.len() + OVERHEAD).ok()?;
-        let mut out = ethernet.to_vec();
-        out.extend(ipv4_header(length, 64, 17, from, to));
-        for field in [flow.client_port | 0xc000, port, length - 20, 0] {
+        let length = u16::try_from(inner.len() + 8 + 8 + OPTION_LEN).ok()?;
+        let (ethertype, ip) = ip_header(length, 64, 17, from, to);
+        let mut out = ethernet.get(..12)?.to_vec();
+        out.extend(ethertype);
+        out.extend(ip);
+        for field in [flow.client_port | 0xc000, port, length, 0] {
             out.extend(field.to_be_bytes());
         }
         out.extend([(OPTION_LEN / 4) as u8, 0x40]); // no version, a critical option
-        out.extend((GENEVE_PROTO_IPV4 as u16).to_be_bytes());
+        let proto = if flow.vip.is_ipv6() { GENEVE_PROTO_IPV6 } else { GENEVE_PROTO_IPV4 };
+        out.extend((proto as u16).to_be_bytes());
         out.extend([0; 4]); // no virtual network
         out.extend((HANDOFF_OPTION_CLASS as u16).to_be_bytes());
         out.extend([HANDOFF_OPTION_TYPE as u8, (OPTION_LEN / 4 - 1) as u8]);
@@ -110,27 +131,34 @@ impl Handoff {
         Some(out)
     }
 
-    /// Opens a handoff packet: what it says, and the frame that it carries.
+    /// Opens a wrapped packet: what it says with its tag, and the frame that it carries. `None` for what
+    /// cannot be read.
+    pub fn open(frame: &[u8]) -> Option<(Self, u64, Vec<u8>)> {
+        let wrapping = l4(frame) - L3 + 8 + 8 + OPTION_LEN;
+        let (handoff, tag, ethertype) = Self::read(frame.get(l4(frame)..)?)?;
+        let inner = frame.get(L3 + wrapping..)?;
+        Some((handoff, tag, [frame.get(..12)?, &ethertype, inner].concat()))
+    }
+
+    /// Whether to believe a wrapped packet about this flow.
     ///
     /// # Errors
     /// The reason for which it is refused.
-    pub fn unwrap(keys: &Keys, frame: &[u8], clock: Clock) -> Result<(Self, Vec<u8>), Refusal> {
-        let (handoff, tag) = Self::read(frame).ok_or(Refusal::Malformed)?;
-        let inner = frame.get(L3 + OVERHEAD..).ok_or(Refusal::Malformed)?;
-        let (flow, ack) = inner_of(inner).ok_or(Refusal::Malformed)?;
-        if handoff.tag(keys, &flow, ack) != tag {
+    pub fn verify(&self, keys: &Keys, tag: u64, flow: &Flow, ack: u32, clock: Clock) -> Result<(), Refusal> {
+        if self.tag(keys, flow, ack) != tag {
             return Err(Refusal::Forged);
         }
-        let age = clock.wall_ns.wrapping_sub(handoff.issued).cast_signed();
+        let age = clock.wall_ns.wrapping_sub(self.issued).cast_signed();
         if age.unsigned_abs() > u64::from(HANDOFF_AGE_MS) * 1_000_000 {
             return Err(Refusal::Stale);
         }
-        Ok((handoff, [frame.get(..L3).unwrap_or(&[]), inner].concat()))
+        Ok(())
     }
 
-    fn read(frame: &[u8]) -> Option<(Self, u64)> {
-        let geneve = frame.get(GENEVE..OPTION)?;
-        let option = frame.get(OPTION..OPTION + OPTION_LEN)?;
+    /// From a UDP datagram: what it says, its tag, and the type of what it carries.
+    fn read(datagram: &[u8]) -> Option<(Self, u64, [u8; 2])> {
+        let geneve = datagram.get(8..16)?;
+        let option = datagram.get(16..16 + OPTION_LEN)?;
         let (&[lengths, bits, ..], &[_, _, kind, length, version, hops, options, snd_wscale, ..]) =
             (geneve, option)
         else {
@@ -138,7 +166,7 @@ impl Handoff {
         };
         let well_formed = usize::from(lengths) * 4 == OPTION_LEN // and version 0
             && bits & 0x80 == 0 // no control packet
-            && be16(geneve, 2)? == GENEVE_PROTO_IPV4 as u16
+            && [GENEVE_PROTO_IPV4, GENEVE_PROTO_IPV6].contains(&u32::from(be16(geneve, 2)?))
             && be16(option, 0)? == HANDOFF_OPTION_CLASS as u16
             && u32::from(kind) == HANDOFF_OPTION_TYPE
             && usize::from(length) * 4 == OPTION_LEN - 4
@@ -159,20 +187,7 @@ impl Handoff {
             replay_end: be32(option, 36)?,
         };
         let tag = u64::from(be32(option, 40)?) << 32 | u64::from(be32(option, 44)?);
-        well_formed.then_some((handoff, tag))
+        let ethertype = [*geneve.get(2)?, *geneve.get(3)?];
+        well_formed.then_some((handoff, tag, ethertype))
     }
-}
-
-/// Flow and ack of a plain IPv4 packet of TCP.
-pub(super) fn inner_of(inner: &[u8]) -> Option<(Flow, u32)> {
-    let tcp = inner.get(20..).filter(|tcp| tcp.len() >= 20)?;
-    let plain = *inner.first()? == 0x45 && *inner.get(9)? == 6 && be16(inner, 6)? & 0x3fff == 0;
-    let complete = usize::from(be16(inner, 2)?) <= inner.len();
-    let flow = Flow {
-        client: be32(inner, 12)?.into(),
-        client_port: be16(tcp, 0)?,
-        vip: be32(inner, 16)?.into(),
-        vip_port: be16(tcp, 2)?,
-    };
-    (plain && complete).then_some((flow, be32(tcp, 8)?))
 }

@@ -31,12 +31,13 @@ impl Run<'_> {
         match self.model.parse(&self.frame) {
             Parsed::Other => Verdict::Next,
             Parsed::Refused(why) => self.drop(why),
-            Parsed::Handoff => self.handoff(),
+            Parsed::Wrapped => self.unwrapped(),
+            Parsed::Icmp(flow) => self.icmp(flow),
             Parsed::Tcp(p) => self.for_service(&p, released),
         }
     }
 
-    fn for_service(&mut self, p: &Packet, released: bool) -> Verdict {
+    pub(super) fn for_service(&mut self, p: &Packet, released: bool) -> Verdict {
         if released {
             self.count(Counter::Released);
         }
@@ -114,7 +115,7 @@ impl Run<'_> {
         if p.payload.is_empty() && !checksum_is_right(p, &self.frame) {
             return self.drop(Counter::DropChecksum);
         }
-        let offer = Offer::of(&p.options);
+        let offer = Offer::of(&p.options, p.flow.vip.is_ipv6());
         let cookie = cookie_of(&self.model.tables.keys, &p.flow, p.seq, offer, self.clock);
         self.count(Counter::SynAnswered);
         self.answer(
@@ -436,7 +437,7 @@ impl Run<'_> {
 
     /// What a packet with a good cookie says of its connection.
     fn describe(&self, p: &Packet) -> Binding {
-        let offer = Offer::in_cookie(p.ack.wrapping_sub(1));
+        let offer = Offer::in_cookie(p.ack.wrapping_sub(1), p.flow.vip.is_ipv6());
         let clock = flow_clock(&self.model.tables.keys, &p.flow, self.clock);
         // Only a bare ACK comes at once; data may have waited for the client's user.
         let rtt = p.options.timestamps.filter(|_| p.payload.is_empty());

@@ -18,7 +18,7 @@ mod rewrite;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use baton_cluster::{Flow, Keys, NodeId, PHttp, PoolId, ServiceId, Target};
@@ -27,7 +27,7 @@ use baton_http::{Key, Rules};
 use crate::counters::Counter;
 use crate::events::Event;
 use crate::programs::Settings;
-use crate::tables::Guide;
+use crate::tables::{Guide, Peer};
 
 pub use binding::Binding;
 pub use cookie::{Offer, cookie_age, cookie_of, flow_clock, maglev_slot};
@@ -120,13 +120,15 @@ pub struct Load {
 #[derive(Clone)]
 pub struct Tables {
     /// Services by address and port.
-    pub services: HashMap<(Ipv4Addr, u16), Service>,
+    pub services: HashMap<(IpAddr, u16), Service>,
     /// Pools.
     pub pools: HashMap<PoolId, Pool>,
     /// What may be decided without asking, and the rota.
     pub guides: HashMap<PoolId, Guided>,
-    /// Addresses of the nodes.
-    pub nodes: HashMap<NodeId, Ipv4Addr>,
+    /// The nodes.
+    pub nodes: HashMap<NodeId, Peer>,
+    /// The largest packet that reaches every other node; 0: as large as the interface's MTU.
+    pub path_mtu: u16,
     /// Members by MAC address.
     pub members: HashMap<[u8; 6], NodeId>,
     /// The switch's table.
@@ -183,7 +185,7 @@ pub struct Established {
 #[derive(Clone, Debug, Default)]
 pub struct Stack {
     /// Where somebody listens.
-    pub listeners: HashSet<(Ipv4Addr, u16)>,
+    pub listeners: HashSet<(IpAddr, u16)>,
     /// The reader does.
     pub reader: bool,
     /// Sockets by flow.
@@ -235,9 +237,9 @@ impl Model {
         Run::over(self, frame, clock, |run| run.ingress(false))
     }
 
-    /// A RST arrives that a program made for this node's own socket.
+    /// A RST arrives that a program made for this node's own socket, or a packet to make it from.
     pub fn ingress_local_reset(&mut self, frame: &[u8], clock: Clock) -> Outcome {
-        Run::over(self, frame, clock, |_| Verdict::Stack)
+        Run::over(self, frame, clock, Run::local_reset)
     }
 
     /// A packet arrives that user space has given back.
@@ -266,7 +268,10 @@ impl fmt::Debug for Model {
 struct Run<'m> {
     model: &'m mut Model,
     clock: Clock,
+    /// Without its wrapping, if it came in one.
     frame: Vec<u8>,
+    /// Who wrapped it, and how often that has been done.
+    wrapped: Option<(NodeId, u8)>,
     counted: BTreeMap<Counter, u64>,
     events: Vec<Event>,
 }
@@ -278,8 +283,14 @@ impl<'m> Run<'m> {
         clock: Clock,
         program: impl FnOnce(&mut Self) -> Verdict,
     ) -> Outcome {
-        let mut run =
-            Self { model, clock, frame: frame.to_vec(), counted: BTreeMap::new(), events: Vec::new() };
+        let mut run = Self {
+            model,
+            clock,
+            frame: frame.to_vec(),
+            wrapped: None,
+            counted: BTreeMap::new(),
+            events: Vec::new(),
+        };
         let verdict = program(&mut run);
         Outcome { verdict, frame: run.frame, counted: run.counted, events: run.events }
     }
@@ -297,8 +308,11 @@ impl<'m> Run<'m> {
         Verdict::Drop
     }
 
-    /// The member that the frame came from, if it is from one.
+    /// The member that the packet came from, if it is from one.
     fn sender(&self) -> Option<NodeId> {
+        if let Some((from, _)) = self.wrapped {
+            return Some(from);
+        }
         let mac: [u8; 6] = self.frame.get(6..12)?.try_into().ok()?;
         self.model.tables.members.get(&mac).copied()
     }

@@ -1,18 +1,31 @@
 //! From bytes to headers. What is not for a service passes; what is, but cannot be read, is refused.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use baton_cluster::{Flow, ServiceId};
 
 use super::Model;
 use crate::counters::Counter;
 
-/// Where the IPv4 header begins.
+/// Where the IP header begins.
 pub(super) const L3: usize = 14;
-/// Where what IPv4 carries begins (headers with options are never read further).
-pub(super) const L4: usize = L3 + 20;
 const TCP_MIN: usize = 20;
 const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+/// Extension headers (RFC 8200 4, RFC 4302, RFC 6275), without the fragment header.
+const EXTENSIONS: [u8; 5] = [0, 43, 51, 60, 135];
+const FRAGMENT: u8 = 44;
+
+/// Where what IP carries begins (headers with options or extensions are never read further).
+pub(super) fn l4(frame: &[u8]) -> usize {
+    L3 + if is_v6(frame) { 40 } else { 20 }
+}
+
+pub(super) fn is_v6(frame: &[u8]) -> bool {
+    be16(frame, 12) == Some(ETHERTYPE_IPV6)
+}
 
 /// TCP flags, RFC 9293 3.1.
 pub mod flag {
@@ -77,7 +90,9 @@ pub enum Parsed {
     /// Not ours.
     Other,
     /// UDP to this node's handoff port.
-    Handoff,
+    Wrapped,
+    /// An ICMP error about this connection of a service.
+    Icmp(Flow),
     /// For a service, but it cannot be read.
     Refused(Counter),
     /// TCP for a service.
@@ -92,29 +107,73 @@ pub(super) fn be32(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
-/// The fixed part of an IPv4 header.
-struct Ip {
-    plain: bool, // 20 bytes long
-    fragment: bool,
-    protocol: u8,
-    total: usize,
-    ttl: u8,
-    from: Ipv4Addr,
-    to: Ipv4Addr,
+fn address(bytes: &[u8], at: usize, v6: bool) -> Option<IpAddr> {
+    let length = if v6 { 16 } else { 4 };
+    let bytes = bytes.get(at..at + length)?;
+    if v6 {
+        Some(IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?))
+    } else {
+        Some(be32(bytes, 0)?.to_be_bytes().into())
+    }
 }
 
-fn ip(frame: &[u8]) -> Option<Ip> {
-    if be16(frame, 12)? != ETHERTYPE_IPV4 {
-        return None;
+/// What counts of an IP header.
+pub(super) struct Ip {
+    /// Neither options nor extension headers.
+    plain: bool,
+    fragment: bool,
+    pub(super) protocol: u8,
+    total: usize,
+    pub(super) ttl: u8,
+    pub(super) from: IpAddr,
+    pub(super) to: IpAddr,
+}
+
+impl Ip {
+    /// Whether what it carries can be read.
+    pub(super) fn is_whole(&self) -> bool {
+        self.plain && !self.fragment
     }
+}
+
+pub(super) fn ip(frame: &[u8]) -> Option<Ip> {
+    match be16(frame, 12)? {
+        ETHERTYPE_IPV4 if frame.get(L3)? >> 4 == 4 => ipv4(frame),
+        ETHERTYPE_IPV6 if frame.get(L3)? >> 4 == 6 => ipv6(frame),
+        _ => None,
+    }
+}
+
+fn ipv4(frame: &[u8]) -> Option<Ip> {
     Some(Ip {
         plain: frame.get(L3)? & 15 == 5,
         fragment: be16(frame, L3 + 6)? & 0x3fff != 0,
         protocol: *frame.get(L3 + 9)?,
         total: usize::from(be16(frame, L3 + 2)?),
         ttl: *frame.get(L3 + 8)?,
-        from: be32(frame, L3 + 12)?.into(),
-        to: be32(frame, L3 + 16)?.into(),
+        from: address(frame, L3 + 12, false)?,
+        to: address(frame, L3 + 16, false)?,
+    })
+}
+
+fn ipv6(frame: &[u8]) -> Option<Ip> {
+    let next = *frame.get(L3 + 6)?;
+    let (plain, fragment) = (!EXTENSIONS.contains(&next), next == FRAGMENT);
+    // One header is looked behind; whatever hides behind two counts as the worst.
+    let behind = frame.get(L3 + 40..L3 + 48).and_then(|header| header.first().copied());
+    let protocol = match behind {
+        _ if plain && !fragment => next,
+        Some(known @ (UDP | 58)) => known,
+        _ => TCP,
+    };
+    Some(Ip {
+        plain,
+        fragment,
+        protocol,
+        total: 40 + usize::from(be16(frame, L3 + 4)?),
+        ttl: *frame.get(L3 + 7)?,
+        from: address(frame, L3 + 8, true)?,
+        to: address(frame, L3 + 24, true)?,
     })
 }
 
@@ -123,25 +182,52 @@ impl Model {
     pub fn parse(&self, frame: &[u8]) -> Parsed {
         let Some(ip) = ip(frame) else { return Parsed::Other };
         match ip.protocol {
-            17 if self.is_handoff(frame, &ip) => Parsed::Handoff,
-            6 => self.parse_tcp(frame, &ip),
+            UDP if self.is_wrapped(frame, &ip) => Parsed::Wrapped,
+            TCP => self.parse_tcp(frame, &ip),
+            1 if ip.to.is_ipv4() => self.parse_icmp(frame, &ip),
+            58 if ip.to.is_ipv6() => self.parse_icmp(frame, &ip),
             _ => Parsed::Other,
         }
     }
 
-    fn is_handoff(&self, frame: &[u8], ip: &Ip) -> bool {
-        // A datagram shorter than any TCP packet is the stack's, whatever its port.
-        ip.plain
-            && !ip.fragment
+    fn is_wrapped(&self, frame: &[u8], ip: &Ip) -> bool {
+        let l4 = l4(frame);
+        ip.is_whole()
             && ip.to == self.settings.address
-            && frame.len() >= L4 + TCP_MIN
-            && be16(frame, L4 + 2) == Some(self.settings.handoff_port)
+            && frame.len() >= l4 + 8
+            && be16(frame, l4 + 2) == Some(self.settings.handoff_port)
+    }
+
+    fn has_services(&self, address: IpAddr) -> bool {
+        self.tables.services.keys().any(|(vip, _)| *vip == address)
+    }
+
+    /// Unreachable, time exceeded, parameter problem (RFC 792, RFC 4443 3): they quote what they are about.
+    fn parse_icmp(&self, frame: &[u8], ip: &Ip) -> Parsed {
+        let about = || {
+            let (l4, v6) = (l4(frame), is_v6(frame));
+            let kind = *frame.get(l4)?;
+            let is_error = if v6 { (1..=4).contains(&kind) } else { [3, 11, 12].contains(&kind) };
+            let (quoted, length) = (frame.get(l4 + 8..)?, if v6 { 40 } else { 20 });
+            let (protocol, addresses) = if v6 { (6, 8) } else { (9, 12) };
+            let plain = v6 || quoted.first()? & 15 == 5;
+            let width = if v6 { 16 } else { 4 };
+            let flow = Flow {
+                vip: address(quoted, addresses, v6)?,
+                client: address(quoted, addresses + width, v6)?,
+                vip_port: be16(quoted, length)?,
+                client_port: be16(quoted, length + 2)?,
+            };
+            let known = self.tables.services.contains_key(&(flow.vip, flow.vip_port));
+            (is_error && plain && *quoted.get(protocol)? == TCP && known).then_some(flow)
+        };
+        let mine = ip.is_whole() && self.has_services(ip.to);
+        mine.then(about).flatten().map_or(Parsed::Other, Parsed::Icmp)
     }
 
     fn parse_tcp(&self, frame: &[u8], ip: &Ip) -> Parsed {
         let services = &self.tables.services;
-        let address_has_services = services.keys().any(|(vip, _)| *vip == ip.to);
-        if !address_has_services {
+        if !self.has_services(ip.to) {
             return Parsed::Other;
         }
         if !ip.plain {
@@ -150,7 +236,7 @@ impl Model {
         if ip.fragment {
             return Parsed::Refused(Counter::DropFragment);
         }
-        let Some(tcp) = frame.get(L4..).filter(|tcp| tcp.len() >= TCP_MIN) else {
+        let Some(tcp) = frame.get(l4(frame)..).filter(|tcp| tcp.len() >= TCP_MIN) else {
             return Parsed::Refused(Counter::DropMalformed); // no port to ask for
         };
         let (Some(client_port), Some(vip_port)) = (be16(tcp, 0), be16(tcp, 2)) else { return Parsed::Other };
@@ -180,7 +266,7 @@ type TcpParts<'f> = (u32, u32, u8, &'f [u8], &'f [u8]);
 /// Lengths that contradict each other give `None`; what follows the IP packet is padding.
 fn tcp_packet<'f>(frame: &'f [u8], tcp: &'f [u8], ip: &Ip) -> Option<TcpParts<'f>> {
     let header = usize::from(tcp.get(12)? >> 4) * 4;
-    let segment = frame.get(L4..L3 + ip.total)?;
+    let segment = frame.get(l4(frame)..L3 + ip.total)?;
     let options = segment.get(TCP_MIN..header)?;
     Some((be32(tcp, 4)?, be32(tcp, 8)?, *tcp.get(13)?, options, segment.get(header..)?))
 }

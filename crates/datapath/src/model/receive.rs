@@ -1,70 +1,136 @@
-//! A handoff packet arrives: this node is to own the connection, unless a later decision says otherwise.
+//! A wrapped packet arrives: forwarded by another node, or a handoff. Then this node is to own the
+//! connection, unless a later decision says otherwise.
 
-use baton_cluster::ServiceId;
+use baton_cluster::{Flow, NodeId, ServiceId};
 
-use super::handoff::{Handoff, Refusal, inner_of};
-use super::packet::L3;
-use super::{Binding, Packet, Parsed, Run, Verdict};
-use crate::constants::{FLAG_MOVED, FLAG_REPLAY};
+use super::handoff::{Handoff, Refusal};
+use super::packet::flag::{ACK, RST};
+use super::packet::ip;
+use super::{Binding, Packet, Parsed, Run, Verdict, maglev_slot};
+use crate::constants::{FLAG_MOVED, FLAG_REPLAY, WIRE_FORWARDED};
 use crate::counters::Counter;
 use crate::tables::State;
 
 impl Run<'_> {
-    pub(super) fn handoff(&mut self) -> Verdict {
+    /// What a member has wrapped: a handoff, or a packet that it forwards.
+    pub(super) fn unwrapped(&mut self) -> Verdict {
+        let Some((h, parsed)) = self.unwrap() else { return Verdict::Drop };
+        let forwarded = u32::from(h.flags) & WIRE_FORWARDED != 0;
+        match parsed {
+            Parsed::Tcp(p) if forwarded => {
+                self.count(Counter::WrappedReceived);
+                self.for_service(&p, false)
+            }
+            Parsed::Icmp(flow) if forwarded => {
+                self.count(Counter::WrappedReceived);
+                self.icmp(flow)
+            }
+            Parsed::Tcp(p) => self.handoff(&p, &h),
+            _ => self.drop(Counter::DropHandoffMalformed),
+        }
+    }
+
+    /// Takes the wrapping off, if it is a member's.
+    fn unwrap(&mut self) -> Option<(Handoff, Parsed)> {
+        let opened = Handoff::open(&self.frame);
+        let parsed = opened.as_ref().map(|(_, _, inner)| self.model.parse(inner));
+        let (about, (h, tag, inner)) = match (&parsed, opened) {
+            (Some(Parsed::Tcp(p)), Some(opened)) => ((p.flow, p.ack), opened),
+            (Some(Parsed::Icmp(flow)), Some(opened)) => ((*flow, 0), opened),
+            _ => {
+                self.count(Counter::DropHandoffMalformed);
+                return None;
+            }
+        };
+        let why = match h.verify(&self.model.tables.keys, tag, &about.0, about.1, self.clock) {
+            Ok(()) => {
+                self.frame = inner;
+                self.wrapped = Some((NodeId(h.distributor), h.hops));
+                return Some((h, parsed?));
+            }
+            Err(Refusal::Forged) => Counter::DropHandoffForged,
+            Err(Refusal::Stale) => Counter::DropHandoffStale,
+        };
+        self.count(why);
+        None
+    }
+
+    /// A RST for this node's own socket; or a wrapped packet that has moved its connection away, to be
+    /// turned into one.
+    pub(super) fn local_reset(&mut self) -> Verdict {
+        if !matches!(self.model.parse(&self.frame), Parsed::Wrapped) {
+            return Verdict::Stack;
+        }
+        let Some((_, Parsed::Tcp(p))) = self.unwrap() else { return self.drop(Counter::FaultRewrite) };
+        self.renumber(p.seq, p.ack, RST | ACK);
+        Verdict::Stack
+    }
+
+    /// An ICMP error about a connection: for the stack of the node that has it.
+    pub(super) fn icmp(&mut self, flow: Flow) -> Verdict {
+        let this = self.model.settings.node;
+        let (known, from) = (self.binding_of(&flow), self.sender());
+        let to = match known {
+            Some(b) => Some(b.owner(this).unwrap_or(this)),
+            None if self.model.settings.roles.switch && from.is_none() => {
+                let slot = maglev_slot(&self.model.tables.keys, &flow);
+                self.model.tables.maglev.get(slot).copied().flatten()
+            }
+            None => None,
+        };
+        match to {
+            Some(to) if to != this && Some(to) == from => self.drop(Counter::DropLoop),
+            Some(to) if to != this => {
+                let ttl = ip(&self.frame).map_or(0, |ip| ip.ttl);
+                self.forward_frame(&flow, ttl, to, Counter::IcmpForwarded)
+            }
+            Some(_) if known.is_some() => {
+                self.count(Counter::IcmpOwned);
+                Verdict::Stack
+            }
+            _ => self.drop(Counter::DropIcmpUnknown),
+        }
+    }
+
+    fn handoff(&mut self, p: &Packet, h: &Handoff) -> Verdict {
         if !self.model.settings.roles.server {
             return self.drop(Counter::DropNoRole);
         }
-        let (h, inner) = match Handoff::unwrap(&self.model.tables.keys, &self.frame, self.clock) {
-            Ok(opened) => opened,
-            Err(Refusal::Malformed) => return self.drop(Counter::DropHandoffMalformed),
-            Err(Refusal::Forged) => return self.drop(Counter::DropHandoffForged),
-            Err(Refusal::Stale) => return self.drop(Counter::DropHandoffStale),
-        };
-        let known = inner.get(L3..).and_then(inner_of);
-        let known = known.and_then(|(flow, _)| Some((flow, self.binding_of(&flow)?)));
-        if let Some((flow, b)) = known
+        if let Some(b) = self.binding_of(&p.flow)
             && let Some(node) = b.owner(self.model.settings.node)
             && node != self.model.settings.node
             && b.start_seq == h.start_seq
             && h.issued.wrapping_sub(b.issued).cast_signed() <= 0
         {
             self.count(Counter::HandoffReceived);
-            let verdict = self.hand_on(&inner, &h, &b, node);
-            self.put(flow, b);
-            return verdict;
+            return self.hand_on(&p.flow, h, &b, node);
         }
-        self.frame = inner;
-        let p = match self.model.parse(&self.frame) {
-            Parsed::Tcp(p) => p,
-            Parsed::Refused(why) => return self.drop(why),
-            Parsed::Other | Parsed::Handoff => return self.drop(Counter::DropHandoffMalformed),
-        };
         self.count(Counter::HandoffReceived);
         let this = self.model.settings.node;
         let known = self.binding_of(&p.flow).filter(|b| b.owner(this).is_some());
         let b = match known {
-            None => self.fresh(&p, &h),
+            None => self.fresh(p, h),
             Some(b) if b.start_seq != h.start_seq && b.issued.wrapping_sub(h.issued).cast_signed() > 0 => {
                 return self.drop(Counter::DropHandoffStale);
             }
             Some(mut b) if b.start_seq != h.start_seq => {
                 self.retire(&mut b);
-                self.fresh(&p, &h)
+                self.fresh(p, h)
             }
             // The node that was to own it never did; the client's repetition was decided afresh, for us.
             Some(mut b) if b.owner(this) != Some(this) => {
                 b.state = State::Bound(this);
                 b.flags = 0;
-                learn(&mut b, &p, &h);
+                learn(&mut b, p, h);
                 b
             }
             Some(mut b) if b.is_hearsay() => {
-                learn(&mut b, &p, &h);
+                learn(&mut b, p, h);
                 b
             }
             Some(b) => b,
         };
-        self.own(&p, b, false)
+        self.own(p, b, false)
     }
 
     fn fresh(&self, p: &Packet, h: &Handoff) -> Binding {

@@ -1,15 +1,16 @@
 //! Packets on their way out: forwarded, answered, refused.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use baton_cluster::NodeId;
+use baton_cluster::{Flow, NodeId};
 
-use super::handoff::{Handoff, OVERHEAD};
+use super::handoff::{Handoff, overhead};
 use super::packet::flag::{RST, SYN};
-use super::packet::{L3, L4, be16};
-use super::{Binding, Packet, Run, Verdict, flow_clock};
+use super::packet::{L3, be16, is_v6, l4};
+use super::{Binding, Packet, Parsed, Run, Verdict, flow_clock};
 use crate::constants::{FLAG_MOVED, FLAG_REPLAY, HOPS_MAX, RCV_WSCALE, RTT_CAP_MS, RTT_UNKNOWN};
 use crate::counters::Counter;
+use crate::events::Event;
 
 /// The ones' complement sum of 16-bit words (RFC 1071), folded.
 fn sum(parts: &[&[u8]]) -> u16 {
@@ -42,16 +43,27 @@ fn store(frame: &mut [u8], at: usize, bytes: &[u8]) {
     }
 }
 
-/// An IPv4 header without options, never to be fragmented.
-pub(super) fn ipv4_header(length: u16, ttl: u8, protocol: u8, from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
-    let mut header = vec![0x45, 0];
-    header.extend(length.to_be_bytes());
-    header.extend([0, 0, 0x40, 0, ttl, protocol, 0, 0]);
-    header.extend(from.octets());
-    header.extend(to.octets());
+/// The octets of an address.
+pub(super) fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+/// The type of a frame, and an IP header without options, for so many bytes of payload, never to be
+/// fragmented.
+pub(super) fn ip_header(payload: u16, ttl: u8, protocol: u8, from: IpAddr, to: IpAddr) -> ([u8; 2], Vec<u8>) {
+    let addresses = [octets(from), octets(to)].concat();
+    if from.is_ipv6() {
+        let [high, low] = payload.to_be_bytes();
+        return ([0x86, 0xdd], [&[0x60, 0, 0, 0, high, low, protocol, ttl][..], &addresses].concat());
+    }
+    let [high, low] = (payload + 20).to_be_bytes();
+    let mut header = [&[0x45, 0, high, low, 0, 0, 0x40, 0, ttl, protocol, 0, 0][..], &addresses].concat();
     let check = !sum(&[&header]);
     store(&mut header, 10, &check.to_be_bytes());
-    header
+    ([8, 0], header)
 }
 
 /// Seq, ack, flags and window of a packet of our own.
@@ -66,29 +78,84 @@ pub(super) struct Reply {
 
 /// Whether a SYN's own checksum is right. (Its payload, if it has one, is never used.)
 pub(super) fn checksum_is_right(p: &Packet, frame: &[u8]) -> bool {
-    let Some(total) = be16(frame, L3 + 2).map(usize::from) else { return false };
-    let Some(tcp) = frame.get(L4..L3 + total) else { return false };
-    let (client, vip) = (p.flow.client.octets(), p.flow.vip.octets());
-    let length = ((total - 20) as u16).to_be_bytes();
-    sum(&[&client, &vip, &[0, 6], &length, tcp]) == 0xffff
+    let (l4, v6) = (l4(frame), is_v6(frame));
+    let Some(said) = be16(frame, if v6 { L3 + 4 } else { L3 + 2 }).map(usize::from) else { return false };
+    let length = if v6 { said } else { said - 20 };
+    let Some(tcp) = frame.get(l4..l4 + length) else { return false };
+    let (client, vip) = (octets(p.flow.client), octets(p.flow.vip));
+    sum(&[&client, &vip, &[0, 6], &(length as u16).to_be_bytes(), tcp]) == 0xffff
 }
 
 impl Run<'_> {
     /// Sends the packet on as it is, with one hop less to live.
     pub(super) fn forward(&mut self, p: &Packet, to: NodeId, why: Counter) -> Verdict {
-        if !self.model.tables.nodes.contains_key(&to) {
+        self.forward_frame(&p.flow, p.ttl, to, why)
+    }
+
+    /// As above, of any packet about a connection.
+    pub(super) fn forward_frame(&mut self, flow: &Flow, ttl: u8, to: NodeId, why: Counter) -> Verdict {
+        let Some(peer) = self.model.tables.nodes.get(&to).copied() else {
             return self.drop(Counter::FaultMap);
+        };
+        if self.wrapped.is_some() || peer.routed || flow.vip.is_ipv6() != peer.address.is_ipv6() {
+            self.count(why);
+            let hops = self.wrapped.map_or(0, |(_, hops)| hops + 1);
+            if u32::from(hops) >= HOPS_MAX {
+                return self.drop(Counter::DropLoop);
+            }
+            let forwarded = Handoff::forwarded(self.model.settings.node, hops, self.clock);
+            return self.wrap(&forwarded, flow, to);
         }
-        if p.ttl <= 1 {
+        if ttl <= 1 {
             return self.drop(Counter::DropTtl);
         }
-        self.set_ttl(p.ttl - 1);
+        self.set_ttl(ttl - 1);
         self.count(why);
         Verdict::Redirect
     }
 
     fn set_ttl(&mut self, ttl: u8) {
-        change(&mut self.frame, L3 + 8, u16::from(ttl) << 8 | 6, L3 + 10);
+        if is_v6(&self.frame) {
+            return store(&mut self.frame, L3 + 7, &[ttl]);
+        }
+        let protocol = self.frame.get(L3 + 9).copied().unwrap_or(0);
+        change(&mut self.frame, L3 + 8, u16::from(ttl) << 8 | u16::from(protocol), L3 + 10);
+    }
+
+    /// The largest packet that reaches every node.
+    fn path_mtu(&self) -> u16 {
+        let (link, path) = (self.model.settings.mtu, self.model.tables.path_mtu);
+        if path == 0 { link } else { link.min(path) }
+    }
+
+    /// In a wrapping that says this, to a node; what does not fit the way is told to its sender.
+    fn wrap(&mut self, handoff: &Handoff, flow: &Flow, to: NodeId) -> Verdict {
+        let Some(peer) = self.model.tables.nodes.get(&to).copied() else {
+            return self.drop(Counter::FaultMap);
+        };
+        let (seq, ack) = match self.model.parse(&self.frame) {
+            Parsed::Tcp(p) => (p.seq, p.ack),
+            _ => (0, 0),
+        };
+        let settings = self.model.settings;
+        let overhead = overhead(settings.address);
+        if self.frame.len() - L3 + overhead > usize::from(self.path_mtu()) {
+            let (flow, mtu) = (*flow, self.path_mtu() - overhead as u16);
+            self.events.push(Event::TooBig { flow, seq, mtu, node: to });
+            return self.drop(Counter::DropTooBig);
+        }
+        let keys = self.model.tables.keys;
+        match handoff.wrap(
+            &keys,
+            (&self.frame, *flow, ack),
+            settings.address,
+            peer.address,
+            settings.handoff_port,
+        ) {
+            Some(frame) => self.frame = frame,
+            None => return self.drop(Counter::FaultRewrite),
+        }
+        Verdict::Redirect
     }
 
     /// A packet of our own to the client, in place of the one that it sent.
@@ -103,13 +170,12 @@ impl Run<'_> {
         tcp.extend(r.window.to_be_bytes());
         tcp.extend([0; 4]); // checksum, urgent pointer
         tcp.extend(options);
-        let (from, to) = (p.flow.vip.octets(), p.flow.client.octets());
+        let (from, to) = (octets(p.flow.vip), octets(p.flow.client));
         let check = !sum(&[&from, &to, &[0, 6], &(tcp.len() as u16).to_be_bytes(), &tcp]);
         store(&mut tcp, 16, &check.to_be_bytes());
 
         self.frame.truncate(L3);
-        let length = (20 + tcp.len()) as u16;
-        self.frame.extend(ipv4_header(length, 64, 6, p.flow.vip, p.flow.client));
+        self.frame.extend(ip_header(tcp.len() as u16, 64, 6, p.flow.vip, p.flow.client).1);
         self.frame.extend(tcp);
         Verdict::Redirect
     }
@@ -120,7 +186,8 @@ impl Run<'_> {
         let mut out = Vec::new();
         let timestamps = p.options.timestamps;
         if syn {
-            let mss = self.model.settings.mtu - (OVERHEAD + 40) as u16;
+            let headers = if p.flow.vip.is_ipv6() { 60 } else { 40 };
+            let mss = self.path_mtu() - (overhead(self.model.settings.address) + headers) as u16;
             out.extend([2, 4]);
             out.extend(mss.to_be_bytes());
         }
@@ -147,20 +214,21 @@ impl Run<'_> {
         self.count(why);
         self.renumber(p.ack, 0, RST);
         self.set_ttl(64);
-        store(&mut self.frame, L3 + 12, &p.flow.vip.octets());
-        store(&mut self.frame, L3 + 16, &p.flow.client.octets());
-        store(&mut self.frame, L4, &p.flow.vip_port.to_be_bytes());
-        store(&mut self.frame, L4 + 2, &p.flow.client_port.to_be_bytes());
+        let (l4, addresses) = (l4(&self.frame), [octets(p.flow.vip), octets(p.flow.client)].concat());
+        store(&mut self.frame, l4 - addresses.len(), &addresses);
+        store(&mut self.frame, l4, &p.flow.vip_port.to_be_bytes());
+        store(&mut self.frame, l4 + 2, &p.flow.client_port.to_be_bytes());
         Verdict::Redirect
     }
 
     /// Changes sequence and acknowledgement numbers and flags in place.
     pub(super) fn renumber(&mut self, seq: u32, ack: u32, flags: u8) {
-        let check = L4 + 16;
-        let offset = self.frame.get(L4 + 12).copied().unwrap_or(0);
-        change(&mut self.frame, L4 + 12, u16::from_be_bytes([offset, flags]), check);
-        change32(&mut self.frame, L4 + 4, seq, check);
-        change32(&mut self.frame, L4 + 8, ack, check);
+        let l4 = l4(&self.frame);
+        let check = l4 + 16;
+        let offset = self.frame.get(l4 + 12).copied().unwrap_or(0);
+        change(&mut self.frame, l4 + 12, u16::from_be_bytes([offset, flags]), check);
+        change32(&mut self.frame, l4 + 4, seq, check);
+        change32(&mut self.frame, l4 + 8, ack, check);
     }
 
     /// As below, for a connection that has had a server: not behind what that one said last.
@@ -181,13 +249,6 @@ impl Run<'_> {
 
     /// Wraps the packet for the server's node and sends it there.
     pub(super) fn send_handoff(&mut self, p: &Packet, b: &Binding, to: NodeId) -> Verdict {
-        let settings = self.model.settings;
-        let Some(address) = self.model.tables.nodes.get(&to).copied() else {
-            return self.drop(Counter::FaultMap);
-        };
-        if self.frame.len() - L3 + OVERHEAD > usize::from(settings.mtu) {
-            return self.drop(Counter::DropHandoffTooBig);
-        }
         let handoff = Handoff {
             hops: 0,
             options: b.options,
@@ -203,30 +264,16 @@ impl Run<'_> {
             flags: (b.flags & (FLAG_REPLAY | FLAG_MOVED)) as u16,
             replay_end: b.replay_end,
         };
-        let keys = self.model.tables.keys;
-        match handoff.wrap(&keys, &self.frame, settings.address, address, settings.handoff_port) {
-            Some(frame) => self.frame = frame,
-            None => return self.drop(Counter::FaultRewrite),
-        }
-        Verdict::Redirect
+        self.wrap(&handoff, &p.flow, to)
     }
 
     /// A handoff packet goes on to the node that its connection was decided for since: what it says
     /// stays, but for the time of that decision.
-    pub(super) fn hand_on(&mut self, frame: &[u8], h: &Handoff, b: &Binding, to: NodeId) -> Verdict {
-        let settings = self.model.settings;
-        let Some(address) = self.model.tables.nodes.get(&to).copied() else {
-            return self.drop(Counter::FaultMap);
-        };
+    pub(super) fn hand_on(&mut self, flow: &Flow, h: &Handoff, b: &Binding, to: NodeId) -> Verdict {
         if u32::from(h.hops) + 1 >= HOPS_MAX {
             return self.drop(Counter::DropLoop);
         }
         let on = Handoff { hops: h.hops + 1, issued: b.issued, ..*h };
-        let keys = self.model.tables.keys;
-        match on.wrap(&keys, frame, settings.address, address, settings.handoff_port) {
-            Some(frame) => self.frame = frame,
-            None => return self.drop(Counter::FaultRewrite),
-        }
-        Verdict::Redirect
+        self.wrap(&on, flow, to)
     }
 }

@@ -6,13 +6,15 @@ use std::time::Duration;
 use baton_cluster::{Flow, NodeId};
 use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CONFIRMED, FLAG_HANDED, FLAG_MOVED, FLAG_REPLAY};
 use baton_datapath::model::flag::{RST, SYN};
-use baton_datapath::model::{Binding, Handoff, Offer, Options, Verdict, cookie_of};
-use baton_datapath::{Guide, State};
+use baton_datapath::model::{Binding, Handoff, Offer, Options, Outcome, Parsed, Verdict, cookie_of};
+use baton_datapath::{Counter, Guide, State};
 
 use super::steps::{ALL, Kind, Mutation, REQUESTS, RESPONSES, Step};
-use crate::common::frames::{INNER, MSS, ROUTER_MAC, SACK, WSCALE, fix_checksums, flow, read, timestamps};
+use crate::common::frames::{
+    INNER, MSS, ROUTER_MAC, SACK, WSCALE, fix_checksums, flow, flow_v6, icmp_error, l4, read, timestamps,
+};
 use crate::common::world::{
-    HANDOFF_PORT, IMAGES, OTHER, PAGES, PLAIN, QUERY, SELF, THIRD, WEB, Way, address, keys, mac,
+    HANDOFF_PORT, IMAGES, OTHER, PAGES, PLAIN, QUERY, SELF, THIRD, WEB, Way, keys, mac,
 };
 use crate::common::{Tcp, World};
 
@@ -31,15 +33,18 @@ pub struct Client {
 pub struct Play<'w> {
     pub world: &'w mut World,
     pub clients: HashMap<u8, Client>,
+    /// Which connections are IPv6.
+    pub swapped: bool,
 }
 
 fn earlier(wall_ns: u64, ms: i32) -> u64 {
     wall_ns.wrapping_add_signed(-i64::from(ms) * 1_000_000)
 }
 
-/// The client's connection, and its service.
-pub fn flow_of(number: u8) -> Flow {
-    let mut f = flow(40_000 + u16::from(number));
+/// The client's connection, and its service; every other one is of the other address family.
+pub fn flow_of(number: u8, swapped: bool) -> Flow {
+    let port = 40_000 + u16::from(number);
+    let mut f = if (number % 2 == 1) == swapped { flow(port) } else { flow_v6(port) };
     f.vip_port = match number {
         3..6 => 78 + u16::from(number),
         _ => 80,
@@ -54,6 +59,7 @@ impl Play<'_> {
     }
 
     fn build(&mut self, number: u8, kind: &Kind) -> Tcp {
+        let flow = self.flow_of(number);
         let client = self.client(number);
         match kind {
             Kind::Syn { step, options } => {
@@ -62,7 +68,7 @@ impl Play<'_> {
                 let stamps = timestamps(77, 0);
                 let offered = [MSS, SACK, WSCALE, &stamps];
                 let chosen = (0..4).filter(|i| options & (1 << i) != 0).map(|i| offered[i]);
-                Tcp::new(flow_of(number), SYN, client.isn, 0).options(&chosen.collect::<Vec<_>>())
+                Tcp::new(flow, SYN, client.isn, 0).options(&chosen.collect::<Vec<_>>())
             }
             Kind::Segment { flags, seq, ack, stamps, payload } => {
                 let behind = |all: u32, offset: i32| if offset == ALL { all } else { offset as u32 };
@@ -70,9 +76,7 @@ impl Play<'_> {
                 let ack = client.cookie.wrapping_add(1).wrapping_add(behind(client.answered, *ack));
                 client.sent = client.sent.max(REQUESTS[usize::from(*payload)].len() as u32);
                 let stamps = if *stamps { timestamps(78, client.tsval) } else { Vec::new() };
-                Tcp::new(flow_of(number), *flags, seq, ack)
-                    .options(&[&stamps])
-                    .data(REQUESTS[usize::from(*payload)])
+                Tcp::new(flow, *flags, seq, ack).options(&[&stamps]).data(REQUESTS[usize::from(*payload)])
             }
         }
     }
@@ -86,8 +90,7 @@ impl Play<'_> {
     ) -> Result<(), String> {
         let macs = [ROUTER_MAC, mac(OTHER), mac(THIRD), ROUTER_MAC, ROUTER_MAC, ROUTER_MAC];
         let before = *self.client(number);
-        let mut frame = self.build(number, kind).by(macs[usize::from(from)]).frame();
-        mutate(&mut frame, mutation);
+        let frame = self.build(number, kind).by(macs[usize::from(from)]).frame();
         let ways = [Way::In, Way::In, Way::In, Way::In, Way::Released, Way::Local];
         // A RST that a program makes is rare, and means nothing else.
         let way = if matches!(kind, Kind::Segment { flags, .. } if flags & RST != 0) || from != 5 {
@@ -95,8 +98,11 @@ impl Play<'_> {
         } else {
             Way::In
         };
-        let said = self.world.step(&frame, way)?;
-        if mutation.is_none() && matches!(kind, Kind::Syn { .. }) && said.verdict == Verdict::Redirect {
+        let hops = if from == 3 { 1 + number % 5 } else { 0 };
+        let said = self.forwarded(frame, hops, mutation, way)?;
+        // What goes to another node may be wrapped.
+        let answered = said.verdict == Verdict::Redirect && said.counted.contains_key(&Counter::SynAnswered);
+        if mutation.is_none() && matches!(kind, Kind::Syn { .. }) && answered {
             let tcp = read(&said.frame);
             if tcp.ack {
                 let tsval = tcp.options_iterator().find_map(|o| match o {
@@ -115,13 +121,52 @@ impl Play<'_> {
         }
         // A node that answers no SYN meets connections that another node of the cluster opened.
         if matches!(kind, Kind::Syn { .. }) && said.verdict == Verdict::Drop {
-            let (clock, flow) = (self.world.clock(), flow_of(number));
-            let offer =
-                Offer::of(&Options { mss: Some(1460), wscale: Some(9), sack: true, timestamps: None });
+            let (clock, flow) = (self.world.clock(), self.flow_of(number));
+            let options = Options { mss: Some(1460), wscale: Some(9), sack: true, timestamps: None };
+            let offer = Offer::of(&options, flow.vip.is_ipv6());
             let client = self.client(number);
             client.cookie = cookie_of(&keys(), &flow, client.isn, offer, clock);
         }
         Ok(())
+    }
+
+    /// As `from` wraps it for this node.
+    fn wrapped(&self, handoff: &Handoff, from: NodeId, inner: &[u8]) -> Vec<u8> {
+        let (flow, ack) = match self.world.model.parse(inner) {
+            Parsed::Tcp(p) => (p.flow, p.ack),
+            Parsed::Icmp(flow) => (flow, 0),
+            // whatever: nobody reads as far as the tag
+            _ => (flow(1), 0),
+        };
+        let ways = self.world.ways;
+        let (from, to) = (ways.address(from), ways.address(SELF));
+        handoff.wrap(&keys(), (inner, flow, ack), from, to, HANDOFF_PORT).expect("a whole packet")
+    }
+
+    /// What a router has to say about the server's packets, perhaps by way of a node.
+    fn icmp(&mut self, number: u8, kind: u8, from: u8, mutation: Option<&Mutation>) -> Result<(), String> {
+        let frame = icmp_error(&self.flow_of(number), kind, [ROUTER_MAC, mac(OTHER)][usize::from(from % 2)]);
+        self.forwarded(frame, from / 2, mutation, Way::In).map(drop)
+    }
+
+    /// A packet, from outside or forwarded by another node.
+    fn forwarded(
+        &mut self,
+        mut frame: Vec<u8>,
+        hops: u8,
+        mutation: Option<&Mutation>,
+        way: Way,
+    ) -> Result<Outcome, String> {
+        mutate(&mut frame, mutation);
+        if hops > 0 {
+            let forwarded = Handoff::forwarded(THIRD, hops - 1, self.world.clock());
+            frame = self.wrapped(&forwarded, THIRD, &frame);
+        }
+        self.world.step(&frame, way)
+    }
+
+    fn flow_of(&self, number: u8) -> Flow {
+        flow_of(number, self.swapped)
     }
 
     fn handoff(&mut self, step: &Step) -> Result<(), String> {
@@ -144,8 +189,7 @@ impl Play<'_> {
             flags: if replay.is_some() { (FLAG_REPLAY | FLAG_MOVED) as u16 } else { 0 },
             replay_end: replay.map_or(0, |bytes| start_seq.wrapping_add(bytes.into())),
         };
-        let wrapped = handoff.wrap(&keys(), &inner, address(OTHER), address(SELF), HANDOFF_PORT);
-        let mut frame = wrapped.expect("a whole packet");
+        let mut frame = self.wrapped(&handoff, OTHER, &inner);
         mutate(&mut frame, mutation.as_ref());
         self.world.step(&frame, Way::In).map(drop)
     }
@@ -162,7 +206,7 @@ impl Play<'_> {
         let behind = if at == ALL { client.answered } else { at as u32 };
         let seq = client.cookie.wrapping_add(1).wrapping_add(behind);
         let ack = client.isn.wrapping_add(1).wrapping_add(client.sent);
-        let mut tcp = Tcp::new(flow_of(number), flags, seq, ack).data(RESPONSES[usize::from(payload)]);
+        let mut tcp = Tcp::new(self.flow_of(number), flags, seq, ack).data(RESPONSES[usize::from(payload)]);
         tcp.back = true;
         let end = behind.wrapping_add(tcp.payload.len() as u32);
         let mut frame = tcp.frame();
@@ -187,7 +231,7 @@ impl Play<'_> {
             return Ok(());
         };
         let client = *self.client(*number);
-        let (flow, start_seq) = (flow_of(*number), client.isn.wrapping_add(1));
+        let (flow, start_seq) = (self.flow_of(*number), client.isn.wrapping_add(1));
         let clock = self.world.clock();
         let server = match step {
             Step::DecideAsked { node, .. } | Step::BindRead { node, .. } => self.server(*node),
@@ -233,7 +277,7 @@ impl Play<'_> {
         if !self.world.model.settings.roles.server {
             return;
         }
-        let flow = flow_of(number);
+        let flow = self.flow_of(number);
         let client = self.client(number);
         (client.sent, client.answered) = (0, 0);
         let (seq, ack) = (client.isn.wrapping_add(1), client.cookie.wrapping_add(1));
@@ -255,7 +299,7 @@ impl Play<'_> {
 
     /// This node had the connection, and has handed it on where it stands now.
     fn moved(&mut self, number: u8) {
-        let (flow, client) = (flow_of(number), *self.client(number));
+        let (flow, client) = (self.flow_of(number), *self.client(number));
         let now = self.world.clock();
         let b = Binding {
             seen_ns: now.kernel_ns,
@@ -276,7 +320,7 @@ impl Play<'_> {
         let start_seq = self.client(number).isn.wrapping_add(1).wrapping_add_signed(seq);
         let clock = self.world.clock();
         let issued = earlier(clock.wall_ns, late_ms);
-        let flow = flow_of(number);
+        let flow = self.flow_of(number);
         let told = self.world.programs.bind_told(&flow, start_seq, NodeId(node), OTHER, issued);
         told.map_err(|e| e.to_string())?;
         self.world.model.bind_told(&flow, start_seq, NodeId(node), OTHER, issued, clock);
@@ -288,6 +332,7 @@ impl Play<'_> {
         match step {
             Step::Packet { flow, from, kind, mutation } => self.packet(*flow, *from, kind, mutation.as_ref()),
             Step::Handoff { .. } => self.handoff(step),
+            Step::Icmp { flow, kind, from, mutation } => self.icmp(*flow, *kind, *from, mutation.as_ref()),
             Step::Egress { flow, flags, at, payload, mutation } => {
                 self.egress(*flow, *flags, *at, *payload, mutation.as_ref())
             }
@@ -297,7 +342,7 @@ impl Play<'_> {
             | Step::BindRead { .. } => self.order(step),
             Step::Held { flow, node } => {
                 let start_seq = self.client(*flow).isn.wrapping_add(1);
-                let (flow, clock) = (flow_of(*flow), self.world.clock());
+                let (flow, clock) = (self.flow_of(*flow), self.world.clock());
                 let node = self.server(*node);
                 let bound = self.world.programs.bind_held(&flow, start_seq, node);
                 let said = self.world.model.bind_held(&flow, start_seq, node, clock);
@@ -308,7 +353,7 @@ impl Play<'_> {
             }
             Step::Released { flow, held } => {
                 let start_seq = self.client(*flow).isn.wrapping_add(1);
-                let (flow, clock) = (flow_of(*flow), self.world.clock());
+                let (flow, clock) = (self.flow_of(*flow), self.world.clock());
                 let done =
                     self.world.programs.released(&flow, start_seq, *held).map_err(|e| e.to_string())?;
                 let said = self.world.model.released(&flow, start_seq, *held);
@@ -321,9 +366,9 @@ impl Play<'_> {
             Step::CloseTold { flow, seq } => {
                 let start_seq = self.client(*flow).isn.wrapping_add(1).wrapping_add_signed(*seq);
                 let clock = self.world.clock();
-                let closed = self.world.programs.close_told(&flow_of(*flow), start_seq);
+                let closed = self.world.programs.close_told(&self.flow_of(*flow), start_seq);
                 closed.map_err(|e| e.to_string())?;
-                self.world.model.close_told(&flow_of(*flow), start_seq, clock);
+                self.world.model.close_told(&self.flow_of(*flow), start_seq, clock);
                 self.world.settle(clock)
             }
             Step::Pass { ms } => {
@@ -373,20 +418,31 @@ impl Play<'_> {
 fn mutate(frame: &mut Vec<u8>, mutation: Option<&Mutation>) {
     let Some(mutation) = mutation else { return };
     let mut repair = true;
+    let v6 = l4(frame) > 34;
     match mutation {
         Mutation::Byte { at, value, repaired } => {
             let at = usize::from(*at) % frame.len();
             frame[at] = *value;
             repair = *repaired;
         }
-        Mutation::Cut { to } => frame.truncate(usize::from(*to).max(14 + 20)),
+        Mutation::Cut { to } => frame.truncate(usize::from(*to).max(l4(frame))),
         Mutation::Pad { by } => frame.resize(frame.len() + usize::from(*by), 0xaa),
         Mutation::Total(by) => {
-            let total = u16::from_be_bytes([frame[16], frame[17]]).wrapping_add_signed(*by);
-            frame[16..18].copy_from_slice(&total.to_be_bytes());
+            let at = if v6 { 18 } else { 16 };
+            let total = u16::from_be_bytes([frame[at], frame[at + 1]]).wrapping_add_signed(*by);
+            frame[at..at + 2].copy_from_slice(&total.to_be_bytes());
         }
-        Mutation::Doff(words) => frame[14 + 20 + 12] = words << 4,
-        Mutation::Ttl(ttl) => frame[14 + 8] = *ttl,
+        Mutation::Doff(words) => {
+            let at = l4(frame) + 12;
+            if let Some(doff) = frame.get_mut(at) {
+                *doff = words << 4;
+            }
+        }
+        Mutation::Ttl(ttl) => frame[14 + if v6 { 7 } else { 8 }] = *ttl,
+        // The next header, of which some are read behind.
+        Mutation::Fragment(bits) if v6 => {
+            frame[20] = [0, 43, 44, 51, 60, 135, 17, 58][usize::from(*bits % 8)]
+        }
         Mutation::Fragment(bits) => frame[14 + 6..14 + 8].copy_from_slice(&bits.to_be_bytes()),
         Mutation::Options(bytes) => options(frame, bytes),
     }
@@ -397,10 +453,14 @@ fn mutate(frame: &mut Vec<u8>, mutation: Option<&Mutation>) {
 
 /// Garbage in the place of the options, lengths kept true.
 fn options(frame: &mut Vec<u8>, bytes: &[u8]) {
-    let room = bytes.len() / 4 * 4;
-    frame.truncate(14 + 20 + 20);
+    let (room, l4) = (bytes.len() / 4 * 4, l4(frame));
+    if frame.len() < l4 + 20 {
+        return;
+    }
+    frame.truncate(l4 + 20);
     frame.extend(&bytes[..room]);
-    frame[14 + 20 + 12] = (((20 + room) / 4) << 4) as u8;
-    frame[16..18].copy_from_slice(&((40 + room) as u16).to_be_bytes());
+    frame[l4 + 12] = (((20 + room) / 4) << 4) as u8;
+    let (at, length) = if l4 > 34 { (18, 20 + room) } else { (16, 40 + room) };
+    frame[at..at + 2].copy_from_slice(&(length as u16).to_be_bytes());
     fix_checksums(frame);
 }

@@ -42,6 +42,14 @@ pub enum Step {
         kind: Kind,
         mutation: Option<Mutation>,
     },
+    /// An ICMP error about the connection.
+    Icmp {
+        flow: u8,
+        kind: u8,
+        /// Even: by the router's frame; from 2 on wrapped by another node.
+        from: u8,
+        mutation: Option<Mutation>,
+    },
     /// The node's server sends.
     Egress {
         flow: u8,
@@ -221,6 +229,8 @@ fn steps() -> impl Strategy<Value = Step> {
             .prop_map(|(flow, seq, hops, late_ms, replay, kind, mutation)| {
                 Step::Handoff { flow, seq, hops, late_ms, replay, kind, mutation }
             }),
+        2 => (flows(), prop_oneof![3 => 1..4_u8, 2 => Just(11), 1 => any::<u8>()], 0..12_u8, mutations())
+            .prop_map(|(flow, kind, from, mutation)| Step::Icmp { flow, kind, from, mutation }),
         5 => (flows(), select(vec![ACK, ACK, FIN | ACK, RST, RST | ACK]), at, 0..8_u8, mutations())
             .prop_map(|(flow, flags, at, payload, mutation)| Step::Egress { flow, flags, at, payload, mutation }),
         2 => (flows(), nodes()).prop_map(|(flow, node)| Step::Held { flow, node }),
@@ -298,6 +308,25 @@ pub fn blocks() -> impl Strategy<Value = Vec<Step>> {
             [Step::BindRead { flow, node, replay }, Step::Released { flow, held }, first(ACK | PSH, 2)];
         [&[syn][..], &frozen, &bound].concat()
     });
+    // What chance alone seldom brings about.
+    let rare = (0..6_u8, 0..3_u8, 0..3_u8).prop_map(move |(flow, what, ttl)| {
+        let packet = |kind, mutation| Step::Packet { flow, from: 0, kind, mutation };
+        let bare = |seq| Kind::Segment { flags: ACK, seq, ack: 0, stamps: true, payload: 0 };
+        match what {
+            0 => {
+                let syn = packet(Kind::Syn { step: 70_000, options: 15 }, None);
+                vec![syn, packet(bare(0), None), packet(bare(-1), None)]
+            }
+            1 => {
+                let told = Step::Told { flow, seq: 0, node: 1, late_ms: 0 };
+                vec![told, packet(bare(0), Some(Mutation::Ttl(ttl)))]
+            }
+            _ => {
+                let (first, second) = (segment(4, 0, 2), segment(4, 0, 8));
+                vec![Step::Daemon(false), Step::Adopted { flow: 4 }, first, second, Step::Daemon(true)]
+            }
+        }
+    });
     let single = steps().prop_map(|step| vec![step]);
-    prop_oneof![16 => single, 2 => life, 2 => opening, 1 => read]
+    prop_oneof![16 => single, 2 => life, 2 => opening, 1 => read, 1 => rare]
 }

@@ -4,14 +4,12 @@ use std::collections::HashSet;
 
 use baton_cluster::{NodeId, PHttp, PoolId, ServiceId};
 use baton_datapath::model::{Pool, Service};
-use baton_datapath::{DatapathError, PoolEntry, ServiceEntry};
+use baton_datapath::{DatapathError, Peer, PoolEntry, ServiceEntry};
 use baton_http::{HostMatch, Key, PathMatch, Route, Rules};
 
 use super::World;
-use super::frames::VIP;
-use super::world::{
-    IMAGES, OTHER, PAGES, PLAIN, QUERY, SELF, TENANTS, THIRD, WEB, address, keys, mac, roles,
-};
+use super::frames::{VIP, VIP_V6};
+use super::world::{IMAGES, OTHER, PAGES, PLAIN, QUERY, SELF, TENANTS, THIRD, WEB, keys, mac, roles};
 
 impl World {
     /// Three nodes, four services, everything alive, and the third slot of Maglev's table empty.
@@ -32,9 +30,11 @@ impl World {
         self.pool(PLAIN, 3, Key::Path, PHttp::ExtendedLard, &all)?;
         self.pool(TENANTS, 3, Key::Header("x-user".into()), PHttp::Move, &all)?;
         for node in all {
-            self.programs.set_node(node, address(node), roles("wds"))?;
+            let routed = self.ways.routed && node == THIRD;
+            let peer = Peer { address: self.ways.address(node), roles: roles("wds"), routed };
+            self.programs.set_node(node, &peer)?;
             self.programs.set_member(mac(node), node)?;
-            self.model.tables.nodes.insert(node, address(node));
+            self.model.tables.nodes.insert(node, peer);
             self.model.tables.members.insert(mac(node), node);
         }
         let slots = (0..65_537).map(|slot| [Some(SELF), Some(OTHER), None][slot % 3]).collect::<Vec<_>>();
@@ -56,7 +56,7 @@ impl World {
         let (id, pools) = (ServiceId(id), pools.to_vec());
         let entry = ServiceEntry {
             id,
-            vips: vec![VIP],
+            vips: vec![VIP, VIP_V6],
             port,
             rules: rules.clone(),
             pools: pools.clone(),
@@ -65,7 +65,9 @@ impl World {
         };
         self.programs.set_service(&entry)?;
         let service = Service { id, rules, pools, strict, follows, hosts: HashSet::new() };
-        self.model.tables.services.insert((VIP, port), service);
+        for vip in [VIP, VIP_V6] {
+            self.model.tables.services.insert((vip, port), service.clone());
+        }
         Ok(())
     }
 

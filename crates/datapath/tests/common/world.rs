@@ -3,13 +3,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use baton_cluster::{Flow, Keys, NodeId, PoolId, Target};
 use baton_datapath::model::{
-    Binding, Clock, Decision, Followed, Guided, Load, Messages, Model, Outcome, Parsed, Stack, Tables,
-    Verdict,
+    Binding, Clock, Decision, Followed, Guided, Handoff, Load, Messages, Model, Outcome, Parsed, Stack,
+    Tables, Verdict,
 };
 use baton_datapath::{
     Counters, Datapath, DatapathError, Events, Guide, Live, Roles, Settings, Sizes, target_of,
@@ -17,7 +17,7 @@ use baton_datapath::{
 use baton_http::parse_request;
 use nix::time::{ClockId, clock_gettime};
 
-use super::frames::{INNER, checksums_are_right, same_frame};
+use super::frames::{checksums_are_right, inner, same_frame};
 
 pub const HANDOFF_PORT: u16 = 6081;
 /// Twelve seconds into a cookie slot, so that no test crosses into the next by chance.
@@ -40,8 +40,29 @@ pub const TENANTS: PoolId = PoolId(5);
 /// Where the tests' reader listens, on 127.0.0.1.
 pub const READER_PORT: u16 = 7000;
 
-pub fn address(node: NodeId) -> Ipv4Addr {
-    Ipv4Addr::new(10, 1, 0, 10 + node.0 as u8)
+pub fn address(node: NodeId) -> IpAddr {
+    Ipv4Addr::new(10, 1, 0, 10 + node.0 as u8).into()
+}
+
+pub fn address_v6(node: NodeId) -> IpAddr {
+    Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 10 + node.0).into()
+}
+
+/// How the nodes are connected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ways {
+    /// Their addresses are IPv6 ones.
+    pub v6: bool,
+    /// THIRD is behind a router.
+    pub routed: bool,
+    /// The largest packet that reaches every node, if less than the link's.
+    pub path_mtu: u16,
+}
+
+impl Ways {
+    pub fn address(self, node: NodeId) -> IpAddr {
+        if self.v6 { address_v6(node) } else { address(node) }
+    }
 }
 
 pub fn mac(node: NodeId) -> [u8; 6] {
@@ -62,6 +83,7 @@ pub struct World {
     pub programs: Datapath,
     pub model: Model,
     pub events: Events,
+    pub ways: Ways,
     /// Flows whose bindings are compared after each step.
     pub flows: Vec<Flow>,
     wall_offset: u64,
@@ -110,10 +132,15 @@ impl World {
 
     /// `ifindex`: the cluster interface.
     pub fn try_new(letters: &str, flows: &[Flow], ifindex: u32) -> Result<Self, DatapathError> {
+        Self::with(letters, flows, ifindex, Ways::default())
+    }
+
+    /// Nodes that are connected in these ways.
+    pub fn with(letters: &str, flows: &[Flow], ifindex: u32, ways: Ways) -> Result<Self, DatapathError> {
         let settings = Settings {
             node: SELF,
             roles: roles(letters),
-            address: address(SELF),
+            address: ways.address(SELF),
             handoff_port: HANDOFF_PORT,
             mtu: 1500,
             cluster_ifindex: ifindex,
@@ -127,6 +154,7 @@ impl World {
             pools: HashMap::new(),
             guides: HashMap::new(),
             nodes: HashMap::new(),
+            path_mtu: ways.path_mtu,
             members: HashMap::new(),
             maglev: Vec::new().into(),
             decisions: HashMap::new(),
@@ -140,7 +168,7 @@ impl World {
         let model = Model { settings, tables, stack: Stack::default() };
         let (events, last) = (programs.events()?, programs.counters()?);
         let (flows, counted) = (flows.to_vec(), Vec::new());
-        let mut world = Self { programs, model, events, flows, wall_offset: 0, counted, last };
+        let mut world = Self { programs, model, events, ways, flows, wall_offset: 0, counted, last };
         world.furnish()?;
         Ok(world)
     }
@@ -220,6 +248,8 @@ impl World {
             wall_offset: Duration::from_nanos(self.wall_offset),
             daemon_until: Duration::from_nanos(self.model.tables.daemon_until_ns),
             reader_port: READER_PORT,
+            reader_port_v6: READER_PORT,
+            path_mtu: self.ways.path_mtu,
         };
         self.programs.set_live(&live).expect("live");
     }
@@ -419,12 +449,25 @@ impl World {
         Ok(())
     }
 
+    /// Opens a wrapped packet that must be a good one: what it says, and the frame in it.
+    #[track_caller]
+    pub fn open(&self, frame: &[u8]) -> (Handoff, Vec<u8>) {
+        let (h, tag, inner) = Handoff::open(frame).expect("a wrapped packet");
+        let (flow, ack) = match self.model.parse(&inner) {
+            Parsed::Tcp(p) => (p.flow, p.ack),
+            Parsed::Icmp(flow) => (flow, 0),
+            other => panic!("with nothing for a service in it: {other:?}"),
+        };
+        assert_eq!(h.verify(&keys(), tag, &flow, ack, self.clock()), Ok(()));
+        (h, inner)
+    }
+
     fn tell(&self, frame: &[u8]) -> String {
         match self.model.parse(frame) {
             Parsed::Tcp(p) => format!("{p:02x?}"),
-            Parsed::Handoff => {
-                let inner = frame.get(INNER..).map(|i| [&frame[..14], i].concat()).unwrap_or_default();
-                format!("handoff packet {:02x?} with {:02x?}", &frame[14..], self.model.parse(&inner))
+            Parsed::Wrapped => {
+                let inner = inner(frame).unwrap_or_default();
+                format!("wrapped packet {:02x?} with {:02x?}", &frame[14..], self.model.parse(&inner))
             }
             other => format!("{other:?}: {frame:02x?}"),
         }
