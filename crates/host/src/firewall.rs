@@ -14,7 +14,7 @@ pub struct Firewall {
 /// One rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// Its table, such as `inet filter` or `iptables filter`.
+    /// Its table, such as `inet filter`, `iptables filter` or `ip6tables filter`.
     pub table: String,
     /// Its chain.
     pub chain: String,
@@ -84,12 +84,12 @@ impl Rule {
     }
 }
 
-/// The rules in the output of `nft -a list ruleset`. Tables that iptables keeps are left out if
-/// `without_iptables`, because iptables-save tells them better; nft warns of them in its other stream,
-/// so the warning may stand anywhere.
-pub(crate) fn parse_nft(listing: &str, without_iptables: bool) -> Firewall {
-    let of_iptables: Vec<_> =
-        listing.lines().filter(|_| without_iptables).filter_map(kept_by_iptables).collect();
+/// The rules in the output of `nft -a list ruleset`. Tables that iptables keeps are left out if their
+/// family (`ip`, `ip6`) is one of `told`, because iptables-save tells them better; nft warns of them in
+/// its other stream, so the warning may stand anywhere.
+pub(crate) fn parse_nft(listing: &str, told: &[&str]) -> Firewall {
+    let is_told = |table: &&str| told.iter().any(|family| table.split(' ').next() == Some(*family));
+    let of_iptables: Vec<_> = listing.lines().filter_map(kept_by_iptables).filter(is_told).collect();
     let mut firewall = Firewall::default();
     let mut skip = false;
     let (mut table, mut chain, mut hook) = (String::new(), None::<String>, None);
@@ -123,24 +123,24 @@ pub(crate) fn parse_nft(listing: &str, without_iptables: bool) -> Firewall {
     firewall
 }
 
-/// The rules in the output of `iptables-save`.
-pub(crate) fn parse_iptables(listing: &str) -> Firewall {
+/// The rules in the output of `iptables-save` or `ip6tables-save`; `tool` is `iptables` or `ip6tables`.
+pub(crate) fn parse_iptables(tool: &str, listing: &str) -> Firewall {
     let mut firewall = Firewall::default();
     let mut table = "filter";
     for line in listing.lines().map(str::trim) {
         if let Some(name) = line.strip_prefix('*') {
             table = name;
         } else if line.starts_with(":INPUT DROP") {
-            firewall.drop_by_default.push(format!("iptables {table}"));
+            firewall.drop_by_default.push(format!("{tool} {table}"));
         } else if let Some(rule) = line.strip_prefix("-A ") {
             let chain = rule.split_whitespace().next().unwrap_or_default();
             let built_in = ["INPUT", "PREROUTING", "FORWARD", "OUTPUT", "POSTROUTING"].contains(&chain);
             firewall.rules.push(Rule {
-                table: format!("iptables {table}"),
+                table: format!("{tool} {table}"),
                 chain: chain.to_owned(),
                 hook: built_in.then(|| chain.to_lowercase()),
                 text: line.to_owned(),
-                delete: format!("iptables -t {table} -D {rule}"),
+                delete: format!("{tool} -t {table} -D {rule}"),
             });
         }
     }
@@ -184,6 +184,15 @@ fn excludes_syn(text: &str) -> bool {
         || text.contains("! --tcp-flags fin,syn,rst,ack syn")
         || text.contains("! --tcp-flags syn,rst,ack syn");
     nft || iptables
+}
+
+/// Whether a table's rules meet packets of this family, by the table's name.
+pub(crate) fn meets(table: &str, ipv6: bool) -> bool {
+    match table.split(' ').next() {
+        Some("ip" | "iptables") => !ipv6,
+        Some("ip6" | "ip6tables") => ipv6,
+        _ => true,
+    }
 }
 
 /// Whether a word such as `80-90` is a range that holds the port.
@@ -282,7 +291,7 @@ mod tests {
             \t\ttype filter hook input priority filter; policy accept;\n\
             \t\tct state new xt match \"tcp\" drop # handle 2\n\t}\n}\n\
             # Warning: table ip filter is managed by iptables-nft, do not touch!\n";
-        let all = parse_nft(listing, false);
+        let all = parse_nft(listing, &[]);
         assert_eq!(all.drop_by_default, ["inet f"]);
         assert_eq!(all.rules.len(), 3);
         assert_eq!(all.rules[0].delete, "nft delete rule inet f input handle 2");
@@ -290,14 +299,15 @@ mod tests {
         assert_eq!(all.rules[0].hook.as_deref(), Some("input"));
         assert_eq!((all.rules[1].chain.as_str(), &all.rules[1].hook), ("other", &None));
         assert_eq!(all.rules[2].table, "ip filter");
-        assert_eq!(parse_nft(listing, true).rules.len(), 2);
+        assert_eq!(parse_nft(listing, &["ip"]).rules.len(), 2);
+        assert_eq!(parse_nft(listing, &["ip6"]), all, "only ip6tables-save told its own");
     }
 
     #[test]
     fn reads_the_listing_of_iptables() {
         let listing = "# Generated\n*filter\n:INPUT DROP [0:0]\n:LOGDROP - [0:0]\n\
             -A INPUT -p tcp ! --syn -m state --state NEW -j DROP\n-A LOGDROP -j DROP\nCOMMIT\n";
-        let firewall = parse_iptables(listing);
+        let firewall = parse_iptables("iptables", listing);
         assert_eq!(firewall.drop_by_default, ["iptables filter"]);
         assert_eq!(
             firewall.rules[0].delete,
@@ -305,6 +315,23 @@ mod tests {
         );
         assert_eq!(firewall.rules[0].hook.as_deref(), Some("input"));
         assert_eq!(firewall.rules[1].hook, None);
+        let firewall = parse_iptables("ip6tables", listing);
+        assert_eq!(firewall.drop_by_default, ["ip6tables filter"]);
+        assert!(firewall.rules.iter().all(|rule| rule.delete.starts_with("ip6tables -t filter -D ")));
+    }
+
+    #[test]
+    fn a_table_meets_its_own_family_alone() {
+        for (table, v4, v6) in [
+            ("ip filter", true, false),
+            ("iptables filter", true, false),
+            ("ip6 filter", false, true),
+            ("ip6tables filter", false, true),
+            ("inet filter", true, true),
+            ("netdev guard", true, true),
+        ] {
+            assert_eq!((meets(table, false), meets(table, true)), (v4, v6), "{table}");
+        }
     }
 
     #[test]
@@ -312,8 +339,8 @@ mod tests {
         for text in
             ["", "}", "table", "table {", "chain x {\n}\n}", "-A", "*", "# handle", "table a {\nchain b {\nc"]
         {
-            parse_nft(text, true);
-            parse_iptables(text);
+            parse_nft(text, &["ip"]);
+            parse_iptables("iptables", text);
         }
     }
 }
