@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use baton_host::{
     Change, Finding, HostError, Severity, Undone, Wanted, announce, apply, cluster_interfaces, judge, read,
 };
-use common::{RunDir, in_namespace, run, server, set_sysctl_v6, sysctl_v6};
+use common::{RunDir, in_namespace, run, server, set_sysctl, sysctl};
 use smoltcp::phy::{ChecksumCapabilities, Device, Medium, RawSocket, RxToken, TxToken};
 use smoltcp::wire::{
     EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, Icmpv6Packet, Icmpv6Repr, IpProtocol,
@@ -114,8 +114,8 @@ fn ipv6_that_is_switched_off_is_switched_on_and_off_again() {
         // The node's own address is IPv4; only the VIPs need IPv6.
         let lo: IpAddr = "fd00:99::2".parse().expect("an address");
         let wanted = Wanted { address: server().address, on_loopback: vec![lo], ..announcer_v6() };
-        for path in ["conf/lo/disable_ipv6", "conf/cluster/disable_ipv6"] {
-            set_sysctl_v6(path, "1");
+        for path in ["../ipv6/conf/lo/disable_ipv6", "../ipv6/conf/cluster/disable_ipv6"] {
+            set_sysctl(path, "1");
         }
         let before = addresses();
         assert_eq!(bad(&wanted, "ipv6").await.len(), 2);
@@ -124,7 +124,7 @@ fn ipv6_that_is_switched_off_is_switched_on_and_off_again() {
         assert!(run("ip -6 -o addr show dev cluster").contains("fd00:99::1/128"));
         assert_eq!(bad(&wanted, "ipv6").await, []);
         undo.run().await.expect("undo");
-        assert_eq!(sysctl_v6("conf/cluster/disable_ipv6"), "1");
+        assert_eq!(sysctl("../ipv6/conf/cluster/disable_ipv6"), "1");
         assert_eq!(addresses(), before);
     });
 }
@@ -142,7 +142,7 @@ fn an_announced_vip_outlives_its_interface_being_down() {
         ask(&mut wire, solicited_node(VIP), VIP);
         next(&mut wire, |message| advertised(message) == Some(VIP));
         undo.run().await.expect("undo");
-        assert_eq!(sysctl_v6("conf/cluster/keep_addr_on_down"), "0");
+        assert_eq!(sysctl("../ipv6/conf/cluster/keep_addr_on_down"), "0");
         assert_eq!(run("ip -6 -o addr show dev cluster to fd00:99::1"), "");
     });
 }

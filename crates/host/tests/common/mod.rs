@@ -55,18 +55,6 @@ pub fn set_sysctl(path: &str, value: &str) {
     fs::write(Path::new("/proc/sys/net/ipv4").join(path), value).expect(path);
 }
 
-/// Reads a kernel setting by its path below `/proc/sys/net/ipv6`.
-#[track_caller]
-pub fn sysctl_v6(path: &str) -> String {
-    sysctl(&format!("../ipv6/{path}"))
-}
-
-/// Sets a kernel setting by its path below `/proc/sys/net/ipv6`.
-#[track_caller]
-pub fn set_sysctl_v6(path: &str, value: &str) {
-    set_sysctl(&format!("../ipv6/{path}"), value);
-}
-
 /// A run folder that is removed with the value.
 #[derive(Debug)]
 pub struct RunDir(PathBuf);
