@@ -271,6 +271,7 @@ fn an_announcing_node_holds_the_vip_tells_its_neighbours_and_answers_them() {
         let interface = cluster_interfaces(&announcer_v6()).await.expect("interfaces").remove(0);
         let unsolicited = Heard {
             to: EthernetAddress([0x33, 0x33, 0, 0, 0, 1]),
+            source: VIP,
             destination: ALL_NODES,
             ndisc: NdiscRepr::NeighborAdvert {
                 flags: NdiscNeighborFlags::OVERRIDE,
@@ -338,13 +339,22 @@ fn a_server_is_silent_about_the_vip_on_its_loopback() {
 }
 
 #[test]
-fn packets_for_the_vip_on_loopback_are_taken_and_answered() {
+fn packets_for_the_vip_on_loopback_are_answered_without_claiming_it() {
     in_ipv6_namespace(async |dir| {
         apply(&server_v6(), dir.path()).await.expect("apply");
-        run("ip neigh add fd00:1::1 lladdr 02:00:00:00:00:01 dev cluster nud permanent");
         let mut wire = RawSocket::new("peer", Medium::Ethernet).expect("raw socket");
         let question = Icmpv6Repr::EchoRequest { ident: 7, seq_no: 1, data: b"baton" };
         send_icmp(&mut wire, ASKER, VIP, question);
+        // The answer comes from the VIP; whom it goes to is asked for from an address of the link.
+        let solicits = |message: &Heard| matches!(message.ndisc, NdiscRepr::NeighborSolicit { target_addr, .. } if target_addr == ASKER);
+        let heard = next(&mut wire, solicits);
+        assert!(heard.iter().all(|message| message.source != VIP), "{heard:?}");
+        let asker = NdiscRepr::NeighborAdvert {
+            flags: NdiscNeighborFlags::SOLICITED | NdiscNeighborFlags::OVERRIDE,
+            target_addr: ASKER,
+            lladdr: Some(ASKER_MAC.into()),
+        };
+        send(&mut wire, ASKER, OWN, asker);
         let deadline = Instant::now() + Duration::from_secs(5);
         let answered = |bytes: &[u8]| {
             let (_, ip, message) = opened(bytes)?;
@@ -356,10 +366,11 @@ fn packets_for_the_vip_on_loopback_are_taken_and_answered() {
     });
 }
 
-/// A message of Neighbour Discovery, and whom it was sent to.
+/// A message of Neighbour Discovery, and between whom.
 #[derive(Clone, Debug, PartialEq)]
 struct Heard {
     to: EthernetAddress,
+    source: Ipv6Addr,
     destination: Ipv6Addr,
     ndisc: NdiscRepr<'static>,
 }
@@ -455,7 +466,7 @@ fn next(wire: &mut RawSocket, is_it: impl Fn(&Heard) -> bool) -> Vec<Heard> {
             }
             _ => return None,
         };
-        Some(Heard { to, destination: ip.dst_addr, ndisc })
+        Some(Heard { to, source: ip.src_addr, destination: ip.dst_addr, ndisc })
     };
     let deadline = Instant::now() + Duration::from_secs(5);
     let mut heard = Vec::new();
