@@ -3,13 +3,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::Wanted;
 use crate::address::add_command;
 use crate::facts::{Clock, Facts, Interface, Listener};
-use crate::firewall::{Firewall, meets};
 use crate::plan::{self, Setting};
-use crate::read::{BPF_JIT, BRIDGE_NETFILTER, BRIDGE_NETFILTER_V6, CONNTRACK_LOOSE, IPV6};
+use crate::read::{BPF_JIT, IPV6};
 use crate::sysctl::Sysctl;
+use crate::{Wanted, judge_firewall};
 
 /// The smallest MTU, in bytes, that carries a full-size request with its encapsulation: the SYN-ACK asks
 /// for segments small enough that both fit an ordinary Ethernet frame.
@@ -44,15 +43,15 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn ok(id: &'static str, what: impl Into<String>) -> Self {
+    pub(crate) fn ok(id: &'static str, what: impl Into<String>) -> Self {
         Self { id, severity: Severity::Ok, what: what.into(), mend: None, fixable: false }
     }
 
-    fn warning(id: &'static str, what: impl Into<String>, mend: impl Into<String>) -> Self {
+    pub(crate) fn warning(id: &'static str, what: impl Into<String>, mend: impl Into<String>) -> Self {
         Self { severity: Severity::Warning, mend: Some(mend.into()), ..Self::ok(id, what) }
     }
 
-    fn error(id: &'static str, what: impl Into<String>, mend: impl Into<String>) -> Self {
+    pub(crate) fn error(id: &'static str, what: impl Into<String>, mend: impl Into<String>) -> Self {
         Self { severity: Severity::Error, ..Self::warning(id, what, mend) }
     }
 
@@ -74,8 +73,8 @@ pub fn judge(wanted: &Wanted, facts: &Facts) -> Vec<Finding> {
     if wanted.is_server {
         web_server(wanted, facts, &mut findings);
     }
-    firewall(wanted, facts, &mut findings);
-    bridge(wanted, facts, &interfaces, &mut findings);
+    judge_firewall::firewall(wanted, facts, &mut findings);
+    judge_firewall::bridge(wanted, facts, &interfaces, &mut findings);
     handoff_port(wanted, facts, &mut findings);
     findings.push(clock(facts.clock));
     findings
@@ -304,138 +303,6 @@ fn mptcp(taking: &[&Listener], port: u16, can_tell: bool) -> Finding {
             let what = format!("without CAP_NET_ADMIN it cannot be told whether port {port} speaks MPTCP");
             Finding::warning(ID, what, "run it as root")
         }
-    }
-}
-
-fn firewall(wanted: &Wanted, facts: &Facts, findings: &mut Vec<Finding>) {
-    let rules = match &facts.firewall {
-        Some(Ok(rules)) => Some(rules),
-        Some(Err(why)) => {
-            let what = format!(
-                "the firewall's rules cannot be read ({why}); one that wants each connection to begin with SYN drops handed-off ones"
-            );
-            findings.push(Finding::warning(
-                "firewall",
-                what,
-                "run it as root, with nftables installed: apt install nftables",
-            ));
-            None
-        }
-        None => return,
-    };
-    if let Some(rules) = rules {
-        if wanted.adopts() {
-            findings.extend(new_not_syn(wanted, rules));
-        }
-        findings.extend(closed_ports(wanted, rules));
-    }
-    if wanted.adopts() {
-        findings.extend(conntrack(facts, rules));
-    }
-}
-
-fn new_not_syn(wanted: &Wanted, firewall: &Firewall) -> Vec<Finding> {
-    const ID: &str = "firewall-new-not-syn";
-    let rules = || firewall.rules.iter().filter(|rule| meets_clients(wanted, &rule.table));
-    let place = |rule: &crate::Rule| format!("`{}` in {} {}", rule.text, rule.table, rule.chain);
-    let dropping = rules().filter(|rule| rule.drops_new_without_syn()).map(|rule| {
-        Finding::error(
-            ID,
-            format!("the rule {} drops every handed-off connection", place(rule)),
-            rule.delete.clone(),
-        )
-    });
-    let narrow =
-        |rule: &&crate::Rule| rule.accepts_only_syn() && firewall.drop_by_default.contains(&rule.table);
-    let accepting = rules().filter(narrow).map(|rule| {
-        let what = format!(
-            "the rule {} accepts only connections that begin with SYN, and the table drops by default",
-            place(rule)
-        );
-        Finding::warning(
-            ID,
-            what,
-            format!("{}; then add it again without the condition on flags", rule.delete),
-        )
-    });
-    let found: Vec<_> = dropping.chain(accepting).collect();
-    if found.is_empty() {
-        vec![Finding::ok(ID, "no rule wants new connections to begin with SYN")]
-    } else {
-        found
-    }
-}
-
-/// Whether clients' packets of this node meet the rules of this table.
-fn meets_clients(wanted: &Wanted, table: &str) -> bool {
-    wanted.vips().any(|vip| meets(table, vip.is_ipv6()))
-}
-
-/// The handoff port is not asked for: its packets are taken before the firewall sees them.
-fn closed_ports(wanted: &Wanted, firewall: &Firewall) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for table in &firewall.drop_by_default {
-        let of_table = firewall.rules.iter().filter(|rule| rule.table == *table);
-        let control = Some(&wanted.control_port).filter(|_| meets(table, wanted.address.is_ipv6()));
-        let services = wanted.ports.iter().filter(|_| wanted.adopts() && meets_clients(wanted, table));
-        for port in control.into_iter().chain(services) {
-            if !of_table.clone().any(|rule| rule.may_accept_port(*port)) {
-                let what = format!(
-                    "the table {table} drops what no rule accepts, and none seems to accept TCP port {port}"
-                );
-                findings.push(Finding::warning(
-                    "firewall-port",
-                    what,
-                    accept(table, of_table.clone().next(), *port),
-                ));
-            }
-        }
-    }
-    findings
-}
-
-fn accept(table: &str, example: Option<&crate::Rule>, port: u16) -> String {
-    match table.split_once(' ') {
-        Some((tool @ ("iptables" | "ip6tables"), name)) => {
-            format!("{tool} -t {name} -I INPUT -p tcp --dport {port} -j ACCEPT")
-        }
-        _ => {
-            let chain = example.map_or("input", |rule| rule.chain.as_str());
-            format!("nft insert rule {table} {chain} tcp dport {port} accept")
-        }
-    }
-}
-
-/// Without looseness, connection tracking calls a connection that begins with data invalid.
-fn conntrack(facts: &Facts, firewall: Option<&Firewall>) -> Option<Finding> {
-    const ID: &str = "conntrack-loose";
-    let sysctl = Sysctl::new(CONNTRACK_LOOSE);
-    let value = facts.sysctls.get(&sysctl)?;
-    if value != "0" {
-        return Some(Finding::ok(ID, format!("{sysctl} is {value}")));
-    }
-    let what =
-        format!("{sysctl} is 0: a firewall that looks at the state of connections drops handed-off ones");
-    let finding = Finding::error(ID, what, sysctl.command("1"));
-    let in_use = firewall.is_none_or(|firewall| firewall.rules.iter().any(crate::Rule::tracks_connections));
-    Some(Finding { severity: if in_use { Severity::Error } else { Severity::Warning }, ..finding })
-}
-
-fn bridge(wanted: &Wanted, facts: &Facts, interfaces: &[Interface], findings: &mut Vec<Finding>) {
-    let Some(bridged) = interfaces.iter().find(|interface| interface.bridged) else { return };
-    let families = [(BRIDGE_NETFILTER, true), (BRIDGE_NETFILTER_V6, wanted.needs_ipv6())];
-    for (name, _) in families.into_iter().filter(|(_, needed)| *needed) {
-        let sysctl = Sysctl::new(name);
-        let Some(value) = facts.sysctls.get(&sysctl) else { continue };
-        findings.push(if value == "0" {
-            Finding::ok("bridge-netfilter", format!("{sysctl} is 0"))
-        } else {
-            let what = format!(
-                "{sysctl} is {value}: packets that {} bridges run through the firewall's forward rules",
-                bridged.name
-            );
-            Finding::warning("bridge-netfilter", what, sysctl.command("0"))
-        });
     }
 }
 

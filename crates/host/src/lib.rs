@@ -37,6 +37,7 @@
 //! | `firewall` | the firewall could not be read |
 //! | `firewall-new-not-syn` | a rule drops connections that do not begin with a SYN: all handed-off ones |
 //! | `firewall-port` | the firewall drops by default and no rule names a port that Baton needs |
+//! | `firewall-neighbours` | the firewall drops by default and no rule lets ICMPv6 in, which IPv6 lives by |
 //! | `conntrack-loose` | connection tracking calls handed-off connections invalid |
 //! | `bridge-netfilter` | bridged packets run through the firewall's forward rules |
 //! | `handoff-port` | another program receives on the handoff port |
@@ -48,6 +49,7 @@ mod error;
 mod facts;
 mod firewall;
 mod judge;
+mod judge_firewall;
 mod link;
 mod listeners;
 mod plan;

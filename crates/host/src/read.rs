@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::process::Command;
 
 use crate::facts::{Capabilities, Clock, Facts, Kernel, Net};
-use crate::firewall::{Firewall, parse_iptables, parse_nft};
+use crate::firewall::{Firewall, parse_iptables, parse_nft, told_for_nft};
 use crate::link::Links;
 use crate::listeners::{listeners, udp_ports};
 use crate::sysctl::Sysctl;
@@ -87,13 +87,13 @@ fn sysctls(wanted: &Wanted, net: &Net) -> Result<BTreeMap<Sysctl, String>, HostE
 
 async fn firewall() -> Result<Firewall, String> {
     let mut firewall = Firewall::default();
-    // The families, in nft's words, whose rules iptables has told.
-    let (mut told, mut failed) = (Vec::new(), None);
-    for (tool, family) in [("iptables", "ip"), ("ip6tables", "ip6")] {
+    let (mut seen_iptables, mut told, mut failed) = (false, Vec::new(), None);
+    for tool in ["iptables", "ip6tables"] {
         for save in [format!("{tool}-save"), format!("{tool}-legacy-save")] {
             match output(&save, &[]).await {
                 Some(Ok(listing)) => {
-                    told.push(family);
+                    seen_iptables = true;
+                    told.extend(told_for_nft(tool, &listing));
                     merge(&mut firewall, parse_iptables(tool, &listing));
                 }
                 Some(Err(why)) => failed = Some(format!("{save}: {why}")),
@@ -104,7 +104,7 @@ async fn firewall() -> Result<Firewall, String> {
     match output("nft", &["-a", "list", "ruleset"]).await {
         Some(Ok(listing)) => merge(&mut firewall, parse_nft(&listing, &told)),
         Some(Err(why)) => return Err(format!("nft: {why}")),
-        None if !told.is_empty() => {}
+        None if seen_iptables => {}
         None => return Err(failed.unwrap_or_else(|| "neither nft nor iptables-save is installed".to_owned())),
     }
     Ok(firewall)

@@ -83,16 +83,16 @@ fn good() -> Facts {
     }
 }
 
-fn firewall(table: &str, text: &str, drop_by_default: bool) -> Option<Result<Firewall, String>> {
-    let rule = Rule {
+fn firewall(table: &str, texts: &[&str], drop_by_default: bool) -> Option<Result<Firewall, String>> {
+    let rule = |text: &&str| Rule {
         table: table.into(),
         chain: "INPUT".into(),
         hook: Some("input".into()),
-        text: text.into(),
+        text: (*text).into(),
         delete: format!("delete it from {table}"),
     };
     let drop_by_default = if drop_by_default { vec![table.to_owned()] } else { vec![] };
-    Some(Ok(Firewall { rules: vec![rule], drop_by_default }))
+    Some(Ok(Firewall { rules: texts.iter().map(rule).collect(), drop_by_default }))
 }
 
 fn set(facts: &mut Facts, name: &str, value: &str) {
@@ -192,7 +192,7 @@ fn each_spoiled_fact_is_told_by_its_own_finding() {
             |_, f| {
                 f.firewall = firewall(
                     "ip6tables filter",
-                    "-A INPUT -p tcp ! --syn -m state --state NEW -j DROP",
+                    &["-A INPUT -p tcp ! --syn -m state --state NEW -j DROP"],
                     false,
                 )
             },
@@ -203,7 +203,11 @@ fn each_spoiled_fact_is_told_by_its_own_finding() {
         ),
         (
             |_, f| {
-                f.firewall = firewall("ip6tables filter", "-A INPUT -p tcp -m tcp --dport 80 -j ACCEPT", true)
+                f.firewall = firewall(
+                    "ip6tables filter",
+                    &["-A INPUT -p tcp -m tcp --dport 80 -j ACCEPT", "-A INPUT -p ipv6-icmp -j ACCEPT"],
+                    true,
+                )
             },
             "firewall-port",
             Warning,
@@ -211,11 +215,31 @@ fn each_spoiled_fact_is_told_by_its_own_finding() {
             "ip6tables -t filter -I INPUT -p tcp --dport 7400 -j ACCEPT",
         ),
         (
-            |_, f| f.firewall = firewall("ip6 filter", "tcp dport 80 accept", true),
+            |_, f| {
+                f.firewall =
+                    firewall("ip6 filter", &["tcp dport 80 accept", "meta l4proto ipv6-icmp accept"], true)
+            },
             "firewall-port",
             Warning,
             MANUAL,
             "nft insert rule ip6 filter INPUT tcp dport 7400 accept",
+        ),
+        (
+            |_, f| f.firewall = firewall("inet f", &["tcp dport { 80, 7400 } accept"], true),
+            "firewall-neighbours",
+            Warning,
+            MANUAL,
+            "nft insert rule inet f INPUT meta l4proto ipv6-icmp accept",
+        ),
+        (
+            |_, f| {
+                let texts = ["-A INPUT -p tcp -m multiport --dports 80,7400 -j ACCEPT"];
+                f.firewall = firewall("ip6tables filter", &texts, true);
+            },
+            "firewall-neighbours",
+            Warning,
+            MANUAL,
+            "ip6tables -t filter -I INPUT -p ipv6-icmp -j ACCEPT",
         ),
         (
             |_, f| f.net.interfaces[1].bridged = true,
@@ -243,7 +267,7 @@ fn each_spoiled_fact_is_told_by_its_own_finding() {
 fn a_firewall_of_ipv4_alone_is_no_concern_of_ipv6() {
     let mut facts = good();
     for table in ["ip filter", "iptables filter"] {
-        facts.firewall = firewall(table, "tcp flags != syn ct state new drop", true);
+        facts.firewall = firewall(table, &["tcp flags != syn ct state new drop"], true);
         assert_eq!(bad(&wanted(), &facts), [], "{table}");
     }
     let both = Wanted { on_loopback: vec![ON_LO, address("10.99.0.1")], ..wanted() };

@@ -2,6 +2,8 @@
 //! kernel. Needs root.
 
 mod common;
+#[path = "common/neighbours.rs"]
+mod neighbours;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -10,27 +12,23 @@ use baton_host::{
     Change, Finding, HostError, Severity, Undone, Wanted, announce, apply, cluster_interfaces, judge, read,
 };
 use common::{RunDir, in_namespace, run, server, set_sysctl, sysctl};
-use smoltcp::phy::{ChecksumCapabilities, Device, Medium, RawSocket, RxToken, TxToken};
-use smoltcp::wire::{
-    EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, Icmpv6Packet, Icmpv6Repr, IpProtocol,
-    Ipv6Packet, Ipv6Repr, NdiscNeighborFlags, NdiscRepr,
+use neighbours::{
+    ALL_NODES, ASKER, ASKER_MAC, CLUSTER_MAC, Heard, advertised, ask, next, opened, receive, send, send_icmp,
+    solicited_node,
 };
+use smoltcp::phy::{Medium, RawSocket};
+use smoltcp::wire::{EthernetAddress, Icmpv6Repr, NdiscNeighborFlags, NdiscRepr};
 use socket2::{Domain, Protocol, Socket, Type};
 
 const VIP: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x99, 0, 0, 0, 0, 0, 1);
 const OWN: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 0x11);
-const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
-/// Who asks, at the far end of the wire.
-const ASKER: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 1);
-const ASKER_MAC: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 1]);
-const CLUSTER_MAC: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 0xb]);
-
 /// As `in_namespace`, and `cluster` has the address `CLUSTER_MAC` and holds fd00:1::11/64 too.
 #[track_caller]
 fn in_ipv6_namespace<F: Future<Output = ()>>(test: impl FnOnce(RunDir) -> F + Send + 'static) {
     in_namespace(|dir| {
         run("ip link set cluster address 02:00:00:00:00:0b");
         run("ip addr add fd00:1::11/64 dev cluster nodad");
+        wait_until_used(OWN);
         test(dir)
     });
 }
@@ -55,6 +53,16 @@ fn addresses() -> Vec<String> {
     let text = run("ip -6 -o addr show");
     let lines = text.lines().filter(|line| !line.contains("scope link"));
     lines.map(|line| line.split('\\').next().unwrap_or_default().to_owned()).collect()
+}
+
+/// Waits until the kernel takes packets for an address that it was given: it joins the address's group and
+/// makes its route a moment later.
+#[track_caller]
+fn wait_until_used(address: Ipv6Addr) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while run(&format!("ip -6 route show table local {address}")).is_empty() {
+        assert!(Instant::now() < deadline, "{address} is not used within 5 s");
+    }
 }
 
 #[test]
@@ -136,6 +144,7 @@ fn an_announced_vip_outlives_its_interface_being_down() {
         let undo = apply(&announcer_v6(), dir.path()).await.expect("apply");
         run("ip link set cluster down");
         run("ip link set cluster up");
+        wait_until_used(VIP);
         let held = run("ip -6 -o addr show dev cluster to fd00:99::1");
         assert!(held.contains("fd00:99::1/128") && !held.contains("tentative"), "{held}");
         let mut wire = RawSocket::new("peer", Medium::Ethernet).expect("raw socket");
@@ -235,6 +244,24 @@ fn a_rule_of_ip6tables_that_wants_syn_first_is_found() {
 }
 
 #[test]
+fn a_firewall_that_keeps_neighbours_out_is_found() {
+    in_ipv6_namespace(async |_| {
+        run("nft add table inet guard");
+        run("nft add chain inet guard input { type filter hook input priority 0 ; policy drop ; }");
+        run("nft add rule inet guard input tcp dport { 80, 7400 } accept");
+        run("ip6tables -P INPUT DROP");
+        assert_eq!(bad(&server(), "firewall-neighbours").await, [], "IPv4 has ARP");
+        let findings = bad(&server_v6(), "firewall-neighbours").await;
+        assert_eq!(findings.len(), 2, "{findings:?}");
+        findings.iter().for_each(|finding| drop(run(finding.mend.as_ref().expect("a command"))));
+        assert_eq!(bad(&server_v6(), "firewall-neighbours").await, []);
+        let mut wire = RawSocket::new("peer", Medium::Ethernet).expect("raw socket");
+        ask(&mut wire, solicited_node(OWN), OWN);
+        next(&mut wire, |message| advertised(message) == Some(OWN));
+    });
+}
+
+#[test]
 fn a_vip_that_another_host_answered_for_is_found() {
     in_ipv6_namespace(async |_| {
         // An operator added it by hand, and the kernel asked whether it is free (RFC 4862 5.4).
@@ -281,6 +308,7 @@ fn an_announcing_node_holds_the_vip_tells_its_neighbours_and_answers_them() {
         };
         next(&mut wire, |message| *message == unsolicited);
 
+        wait_until_used(VIP);
         // To the group that is asked first (RFC 4861 7.2.2), and to the VIP itself, as a check of it.
         for asked in [solicited_node(VIP), VIP] {
             ask(&mut wire, asked, VIP);
@@ -319,6 +347,7 @@ fn a_server_is_silent_about_the_vip_on_its_loopback() {
     in_ipv6_namespace(async |dir| {
         apply(&server_v6(), dir.path()).await.expect("apply");
         let mut wire = RawSocket::new("peer", Medium::Ethernet).expect("raw socket");
+        wait_until_used(VIP);
         // In every way that a question may come: to the group of the VIP, to all, to the VIP, to the node.
         for asked in [solicited_node(VIP), ALL_NODES, VIP, OWN] {
             ask(&mut wire, asked, VIP);
@@ -331,6 +360,7 @@ fn a_server_is_silent_about_the_vip_on_its_loopback() {
         // The same questions are answered once the VIP is on the interface.
         run("ip addr del fd00:99::1/128 dev lo");
         run("ip addr add fd00:99::1/128 dev cluster nodad");
+        wait_until_used(VIP);
         for asked in [solicited_node(VIP), ALL_NODES, VIP, OWN] {
             ask(&mut wire, asked, VIP);
             next(&mut wire, |message| advertised(message) == Some(VIP));
@@ -343,6 +373,7 @@ fn packets_for_the_vip_on_loopback_are_answered_without_claiming_it() {
     in_ipv6_namespace(async |dir| {
         apply(&server_v6(), dir.path()).await.expect("apply");
         let mut wire = RawSocket::new("peer", Medium::Ethernet).expect("raw socket");
+        wait_until_used(VIP);
         let question = Icmpv6Repr::EchoRequest { ident: 7, seq_no: 1, data: b"baton" };
         send_icmp(&mut wire, ASKER, VIP, question);
         // The answer comes from the VIP; whom it goes to is asked for from an address of the link.
@@ -364,117 +395,4 @@ fn packets_for_the_vip_on_loopback_are_answered_without_claiming_it() {
             assert!(Instant::now() < deadline, "no answer within 5 s");
         }
     });
-}
-
-/// A message of Neighbour Discovery, and between whom.
-#[derive(Clone, Debug, PartialEq)]
-struct Heard {
-    to: EthernetAddress,
-    source: Ipv6Addr,
-    destination: Ipv6Addr,
-    ndisc: NdiscRepr<'static>,
-}
-
-/// Whose address the message tells, if it tells one.
-fn advertised(message: &Heard) -> Option<Ipv6Addr> {
-    match message.ndisc {
-        NdiscRepr::NeighborAdvert { target_addr, .. } => Some(target_addr),
-        _ => None,
-    }
-}
-
-/// The group that those who hold `address` have joined (RFC 4291 2.7.1).
-fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
-    let [.., a, b] = address.segments();
-    Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | (a & 0xff), b)
-}
-
-/// Asks on the wire for the neighbour `about`, by a packet to `asked`.
-fn ask(wire: &mut RawSocket, asked: Ipv6Addr, about: Ipv6Addr) {
-    send(
-        wire,
-        ASKER,
-        asked,
-        NdiscRepr::NeighborSolicit { target_addr: about, lladdr: Some(ASKER_MAC.into()) },
-    );
-}
-
-fn send(wire: &mut RawSocket, source: Ipv6Addr, destination: Ipv6Addr, message: NdiscRepr<'_>) {
-    send_icmp(wire, source, destination, Icmpv6Repr::Ndisc(message));
-}
-
-fn send_icmp(wire: &mut RawSocket, source: Ipv6Addr, destination: Ipv6Addr, message: Icmpv6Repr<'_>) {
-    let [.., a, b, c, d] = destination.octets();
-    let to = if destination.is_multicast() { EthernetAddress([0x33, 0x33, a, b, c, d]) } else { CLUSTER_MAC };
-    let ethernet = EthernetRepr { src_addr: ASKER_MAC, dst_addr: to, ethertype: EthernetProtocol::Ipv6 };
-    let ip = Ipv6Repr {
-        src_addr: source,
-        dst_addr: destination,
-        next_header: IpProtocol::Icmpv6,
-        payload_len: message.buffer_len(),
-        hop_limit: 255,
-    };
-    let token = wire.transmit(smoltcp::time::Instant::ZERO).expect("a token");
-    token.consume(ethernet.buffer_len() + ip.buffer_len() + message.buffer_len(), |bytes| {
-        let mut frame = EthernetFrame::new_unchecked(bytes);
-        ethernet.emit(&mut frame);
-        let mut packet = Ipv6Packet::new_unchecked(frame.payload_mut());
-        ip.emit(&mut packet);
-        let mut icmp = Icmpv6Packet::new_unchecked(packet.payload_mut());
-        message.emit(&source, &destination, &mut icmp, &ChecksumCapabilities::default());
-    });
-}
-
-/// The next frame that says something to `what`; nothing when none is there now.
-fn receive<T>(wire: &mut RawSocket, what: impl Fn(&[u8]) -> Option<T>) -> Option<T> {
-    let Some((frame, _)) = wire.receive(smoltcp::time::Instant::ZERO) else {
-        std::thread::yield_now();
-        return None;
-    };
-    frame.consume(what)
-}
-
-/// The frame's headers and message, if it is a right one of ICMPv6 that we did not send ourselves.
-fn opened(bytes: &[u8]) -> Option<(EthernetAddress, Ipv6Repr, Icmpv6Repr<'_>)> {
-    let frame = EthernetFrame::new_checked(bytes).ok()?;
-    if frame.ethertype() != EthernetProtocol::Ipv6 || frame.src_addr() == ASKER_MAC {
-        return None;
-    }
-    let packet = Ipv6Packet::new_checked(frame.payload()).ok()?;
-    let ip = Ipv6Repr::parse(&packet).ok()?;
-    let message = Icmpv6Packet::new_checked(packet.payload()).ok()?;
-    let message =
-        Icmpv6Repr::parse(&ip.src_addr, &ip.dst_addr, &message, &ChecksumCapabilities::default()).ok()?;
-    (ip.hop_limit == 255 || !matches!(message, Icmpv6Repr::Ndisc(_))).then_some((
-        frame.dst_addr(),
-        ip,
-        message,
-    ))
-}
-
-/// What is heard of Neighbour Discovery on the wire, up to and with the first that `is_it`.
-#[track_caller]
-fn next(wire: &mut RawSocket, is_it: impl Fn(&Heard) -> bool) -> Vec<Heard> {
-    let heard_in = |bytes: &[u8]| {
-        let (to, ip, Icmpv6Repr::Ndisc(ndisc)) = opened(bytes)? else { return None };
-        let ndisc = match ndisc {
-            NdiscRepr::NeighborAdvert { flags, target_addr, lladdr } => {
-                NdiscRepr::NeighborAdvert { flags, target_addr, lladdr }
-            }
-            NdiscRepr::NeighborSolicit { target_addr, lladdr } => {
-                NdiscRepr::NeighborSolicit { target_addr, lladdr }
-            }
-            _ => return None,
-        };
-        Some(Heard { to, source: ip.src_addr, destination: ip.dst_addr, ndisc })
-    };
-    let deadline = Instant::now() + Duration::from_secs(5);
-    let mut heard = Vec::new();
-    while Instant::now() < deadline {
-        heard.extend(receive(wire, heard_in));
-        if heard.last().is_some_and(&is_it) {
-            return heard;
-        }
-    }
-    panic!("no such message within 5 s, but {heard:?}");
 }
