@@ -1,6 +1,6 @@
 //! `baton check`: is this cluster file right, and what does it say?
 
-use std::net::Ipv4Addr;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use baton_cluster::{Cluster, Node, Pool, Service, Warning};
@@ -101,7 +101,8 @@ fn nodes(cluster: &Cluster) -> String {
 fn services(cluster: &Cluster) -> String {
     let rows = cluster.services.iter().map(|service| {
         let Service { name, vips, port, .. } = service;
-        let vips = vips.iter().map(|vip| format!("{vip}:{port}")).collect::<Vec<_>>().join(", ");
+        let place = |vip: &_| SocketAddr::from((*vip, *port)).to_string();
+        let vips = vips.iter().map(place).collect::<Vec<_>>().join(", ");
         let strict = if service.is_strict(cluster) { "in their pool alone" } else { "anywhere" };
         [name.clone(), vips, strict.to_owned()]
     });
@@ -146,11 +147,7 @@ fn routes(cluster: &Cluster) -> String {
 
 /// The hosts of a route as the cluster file writes them; `None`: any.
 fn host(host: &HostMatch) -> Option<String> {
-    match host {
-        HostMatch::Any => None,
-        HostMatch::Exact(host) => Some(host.clone()),
-        HostMatch::Suffix(suffix) => Some(format!("*{suffix}")),
-    }
+    (*host != HostMatch::Any).then(|| host.to_string())
 }
 
 /// The paths of a route, the beginning of many marked by dots.
@@ -173,15 +170,13 @@ fn names(cluster: &Cluster, pool: &Pool) -> String {
 }
 
 /// The VIPs that a node announces on its link.
-fn announced(cluster: &Cluster, node: &Node) -> Vec<Ipv4Addr> {
-    cluster.vips().into_iter().filter(|vip| cluster.announcers(*vip).contains(&node.id)).collect()
+fn announced(cluster: &Cluster, node: &Node) -> Vec<String> {
+    let announces = |vip: &_| cluster.announcers(*vip).contains(&node.id);
+    cluster.vips().into_iter().filter(announces).map(|vip| vip.to_string()).collect()
 }
 
-fn list(vips: &[Ipv4Addr]) -> String {
-    if vips.is_empty() {
-        return "-".to_owned();
-    }
-    vips.iter().map(Ipv4Addr::to_string).collect::<Vec<_>>().join(", ")
+fn list(vips: &[String]) -> String {
+    if vips.is_empty() { "-".to_owned() } else { vips.join(", ") }
 }
 
 fn as_json(file: &Path, parsed: &Result<Cluster, baton_cluster::ConfigErrors>) -> Value {

@@ -5,6 +5,7 @@ mod common;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use baton_http::{HostMatch, PathMatch};
 use common::{SECRET, Scratch, baton, workspace};
 
 const COMMANDS: [&str; 5] = ["init", "check", "doctor", "node", "status"];
@@ -180,6 +181,37 @@ pools.toml is right
         { "host": null, "path": "/search", "path_exact": null, "methods": ["GET", "HEAD"], "pool": "search" }
     );
     assert_eq!(service["routes"][4], route);
+}
+
+#[test]
+fn check_refuses_routes_that_the_programs_have_no_room_for() {
+    let room = (baton_datapath::constants::PATH_MAX, baton_datapath::constants::HOSTS_MAX);
+    assert_eq!((PathMatch::LEN_MAX as u32, HostMatch::TOGETHER_MAX as u32), (room.0 - 1, room.1));
+
+    let dir = Scratch::new("room");
+    let text = fs::read_to_string(workspace("examples/pools.toml")).expect("an example");
+    let mut text = text.replace("replace me: baton init prints a fresh one", SECRET);
+    let route =
+        |key: &str, value: &str| format!("[[service.route]]\npool = \"images\"\n{key} = \"{value}\"\n");
+    text.push_str(&route("path", &format!("/{}", "a".repeat(126))));
+    for host in ["*.org", "*.a.org", "*.b.a.org", "c.b.a.org"] {
+        text.push_str(&route("host", host));
+    }
+    dir.write("fits.toml", &text);
+    baton(&dir, &["check", "fits.toml"]).exits(0);
+
+    text.push_str(&route("path_exact", &format!("/{}", "b".repeat(127))));
+    dir.write("long.toml", &text);
+    let long = baton(&dir, &["check", "--json", "long.toml"]).exits(1).json();
+    let problems = long["problems"].as_array().expect("a list");
+    let help = "a route's path has at most 127 characters";
+    assert!(problems.len() == 1 && problems[0]["help"] == help, "{long}");
+
+    let many = text.replace("path_exact = \"/bbb", "host = \"d.c.b.a.org\" #");
+    let many = many.replace("\"c.b.a.org\"", "\"*.c.b.a.org\"");
+    dir.write("many.toml", &many);
+    let many = baton(&dir, &["check", "many.toml"]).exits(1).err;
+    assert!(many.contains("5 hosts of the service's routes match d.c.b.a.org, 4 are the most"), "{many}");
 }
 
 #[test]

@@ -59,6 +59,7 @@ fn routes(service: &ServiceDraft, problems: &mut Problems) {
         let what = format!("the service has {count} routes, {max} are the most");
         problems.add(route.line, what, "let one route of a shorter path stand for several");
     }
+    hosts(service, problems);
     let named: Option<Vec<_>> = service.pools.iter().map(|pool| Some(&*pool.name.as_ref()?.value)).collect();
     let mut seen = Seen::new();
     for route in &service.routes {
@@ -80,6 +81,25 @@ fn routes(service: &ServiceDraft, problems: &mut Problems) {
         if let Some(first) = first {
             let what = format!("the route on line {first} takes the same requests");
             problems.add(route.line, what, "remove one of them, or let them differ in host, path or methods");
+        }
+    }
+}
+
+/// The packet path remembers of each host which patterns match it, and has room for a few.
+fn hosts(service: &ServiceDraft, problems: &mut Problems) {
+    let mut patterns: Vec<(&HostMatch, usize)> = Vec::new();
+    for route in &service.routes {
+        let Some(Takes { host, .. }) = &route.takes else { continue };
+        if *host != HostMatch::Any && !patterns.iter().any(|(known, _)| *known == host) {
+            patterns.push((host, route.line));
+        }
+    }
+    for (host, line) in &patterns {
+        let together = patterns.iter().filter(|(other, _)| other.covers(host)).count();
+        if together > HostMatch::TOGETHER_MAX {
+            let max = HostMatch::TOGETHER_MAX;
+            let what = format!("{together} hosts of the service's routes match {host}, {max} are the most");
+            problems.add(*line, what, "remove some that begin with \"*.\", or make it several services");
         }
     }
 }

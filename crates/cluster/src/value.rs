@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use baton_http::{HostMatch, Key, KeyError, is_normal};
+use baton_http::{HostMatch, Key, KeyError, PathMatch, is_normal};
 
 use crate::read::{Located, Problems};
 use crate::{Roles, Service};
@@ -17,7 +17,6 @@ const INTERFACES_MAX: usize = 16;
 /// RFC 1035 2.3.4.
 const HOST_LEN_MAX: usize = 253;
 const LABEL_LEN_MAX: usize = 63;
-const ROUTE_PATH_LEN_MAX: usize = 255;
 /// The longest that a clear request head may have.
 const METHOD_LEN_MAX: usize = 15;
 /// Less than Linux's PATH_MAX.
@@ -237,8 +236,8 @@ pub(crate) fn route_path(at: Located<&str>, problems: &mut Problems) -> Option<S
             "is not normal, so that no request would match it",
             "write no \"//\", \"/./\" and \"/../\"; escapes in capitals (%C3), and none of letters, digits and -._~",
         )
-    } else if at.value.len() > ROUTE_PATH_LEN_MAX {
-        ("is too long", "a route's path has at most 255 characters")
+    } else if at.value.len() > PathMatch::LEN_MAX {
+        ("is too long", "a route's path has at most 127 characters")
     } else {
         return Some(at.value.to_owned());
     };

@@ -310,6 +310,12 @@ fn bad_routes() {
     ] {
         path("path", other, "is not normal, so that no request would match it", normal);
     }
+    let (longest, longer) = (format!("/{}", "a".repeat(126)), format!("/{}", "a".repeat(127)));
+    for key in ["path", "path_exact"] {
+        parsed(&GOOD.replace("host = \"Img.example.com\"", &format!("{key} = \"{longest}\"")));
+        let what = format!("the path \"{}...\" is too long", &longer[..48]);
+        route(&format!("{key} = \"{longer}\" #!"), &what, "a route's path has at most 127 characters");
+    }
     for fine in ["/a/", "/.a", "/a..", "/...", "/%2F", "/%25"] {
         parsed(&GOOD.replace("host = \"Img.example.com\"", &format!("path = \"{fine}\"")));
     }
@@ -446,4 +452,30 @@ fn digest_sees_pools_and_routes() {
         assert!(GOOD.contains(from), "{from}");
         assert!(digests.insert(digest(&GOOD.replacen(from, to, 1))), "{from} -> {to}");
     }
+}
+
+#[test]
+fn a_host_matches_few_patterns() {
+    let routes = |hosts: &[&str]| {
+        let route = |host: &&str| format!("[[service.route]]\npool = \"img\"\nhost = \"{host}\"\n");
+        format!("{}[[service.route]]\npool = \"img\"\npath", hosts.iter().map(route).collect::<String>())
+    };
+    let place = "[[service.route]]\npool = \"img\"\npath";
+    let four = ["*.com", "*.b.com", "*.a.b.com", "w.a.b.com"];
+    // Beside each other, and named again with another path, they do no harm.
+    let fine = [&four[..], &["v.a.b.com", "b.com", "*.c.com", "*.x.b.com", "a.com"]].concat();
+    parsed(&GOOD.replace(place, &routes(&fine)));
+    let help = "remove some that begin with \"*.\", or make it several services";
+    let refuses = |hosts: &[&str], names: &[&str]| {
+        let errors = Cluster::parse(&GOOD.replace(place, &routes(hosts))).expect_err("too many");
+        let told: Vec<_> = errors.0.iter().map(|error| (error.what.clone(), &*error.help)).collect();
+        let what = |name: &&str| format!("5 hosts of the service's routes match {name}, 4 are the most");
+        assert_eq!(told, names.iter().map(|name| (what(name), help)).collect::<Vec<_>>());
+    };
+    refuses(&["*.com", "*.b.com", "*.a.b.com", "*.w.a.b.com", "v.w.a.b.com"], &["v.w.a.b.com"]);
+    refuses(&["*.z.w.a.b.com", "*.com", "*.b.com", "*.a.b.com", "*.w.a.b.com"], &["*.z.w.a.b.com"]);
+    refuses(
+        &["*.com", "*.b.com", "*.a.b.com", "*.w.a.b.com", "x.w.a.b.com", "y.w.a.b.com"],
+        &["x.w.a.b.com", "y.w.a.b.com"],
+    );
 }

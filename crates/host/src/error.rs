@@ -1,7 +1,7 @@
 //! What can go wrong while a host is read or changed, in words that tell the operator what to do.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// Why a host could not be read, changed or restored.
@@ -12,15 +12,24 @@ pub enum HostError {
     #[error(
         "no interface holds {address}, the address of node {node}; this host has {have}. \
          Correct `address` in the cluster file, run this on the right host, or add it: \
-         ip addr add {address}/24 dev INTERFACE"
+         ip addr add {address}/{} dev INTERFACE",
+        if address.is_ipv6() { 64 } else { 24 }
     )]
     NoInterface {
         /// The node, by its name.
         node: String,
         /// The address that was looked for.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// The addresses that the host has, for people.
         have: String,
+    },
+    /// The address cannot be a node's own or a VIP.
+    #[error("{address} is {kind}, which can be neither a node's address nor a VIP. Correct the cluster file")]
+    Unusable {
+        /// The address.
+        address: IpAddr,
+        /// What kind of address it is, for people.
+        kind: &'static str,
     },
     /// An interface named in the cluster file does not exist.
     #[error("there is no interface {name}; this host has {have}. Correct `interfaces` in the cluster file")]
@@ -81,11 +90,11 @@ pub enum HostError {
         /// How long was waited, in seconds.
         seconds: u64,
     },
-    /// A gratuitous ARP could not be sent.
+    /// A gratuitous ARP or an unsolicited Neighbour Advertisement could not be sent.
     #[error("cannot announce {vip} on {interface}: {source}. Run as root, or give Baton CAP_NET_RAW")]
     Announce {
         /// The address.
-        vip: Ipv4Addr,
+        vip: IpAddr,
         /// The interface.
         interface: String,
         /// The cause.

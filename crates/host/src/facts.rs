@@ -2,7 +2,7 @@
 //! `plan` look at them, tests write them by hand.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use crate::firewall::Firewall;
 use crate::sysctl::Sysctl;
@@ -95,9 +95,12 @@ pub struct Held {
     /// The interface that holds it.
     pub interface: String,
     /// The address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// The length of its network's prefix, in bits.
     pub prefix: u8,
+    /// Another host answered for it when it was added, so the kernel does not use it (IPv6 alone, RFC
+    /// 4862 5.4.5).
+    pub duplicate: bool,
 }
 
 /// Interfaces, addresses and routes of a network namespace.
@@ -105,7 +108,7 @@ pub struct Held {
 pub struct Net {
     /// All interfaces.
     pub interfaces: Vec<Interface>,
-    /// All IPv4 addresses.
+    /// All addresses.
     pub addresses: Vec<Held>,
     /// The interfaces that IPv4 default routes leave by.
     pub default_routes: Vec<String>,
@@ -118,12 +121,12 @@ impl Net {
     }
 
     /// The interfaces that hold this address.
-    pub fn holders(&self, address: Ipv4Addr) -> impl Iterator<Item = &str> + '_ {
+    pub fn holders(&self, address: IpAddr) -> impl Iterator<Item = &str> + '_ {
         self.addresses.iter().filter(move |held| held.address == address).map(|held| held.interface.as_str())
     }
 
     /// Whether this interface holds this address.
-    pub fn holds(&self, interface: &str, address: Ipv4Addr) -> bool {
+    pub fn holds(&self, interface: &str, address: IpAddr) -> bool {
         self.holders(address).any(|holder| holder == interface)
     }
 }
@@ -141,11 +144,16 @@ pub struct Listener {
 
 impl Listener {
     /// Whether a client of VIP:port reaches this listener.
-    pub fn takes(&self, vip: Ipv4Addr, port: u16) -> bool {
+    pub fn takes(&self, vip: IpAddr, port: u16) -> bool {
         self.address.port() == port
-            && match self.address.ip() {
-                IpAddr::V4(ip) => ip.is_unspecified() || ip == vip,
-                IpAddr::V6(ip) => (ip.is_unspecified() && !self.only_v6) || ip.to_ipv4_mapped() == Some(vip),
+            && match (self.address.ip(), vip) {
+                (ip, vip) if ip == vip => true,
+                (IpAddr::V4(ip), IpAddr::V4(_)) => ip.is_unspecified(),
+                (IpAddr::V4(_), IpAddr::V6(_)) => false,
+                (IpAddr::V6(ip), IpAddr::V6(_)) => ip.is_unspecified(),
+                (IpAddr::V6(ip), IpAddr::V4(vip)) => {
+                    (ip.is_unspecified() && !self.only_v6) || ip.to_ipv4_mapped() == Some(vip)
+                }
             }
     }
 }
@@ -178,12 +186,17 @@ mod tests {
         assert_eq!(Capabilities::parse("garbage"), Capabilities::default());
     }
 
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    fn listener(address: &str, only_v6: bool) -> Listener {
+        Listener { address: address.parse().expect("an address"), only_v6, mptcp: false }
+    }
+
     #[test]
     fn a_listener_takes_what_reaches_it() {
-        let vip = Ipv4Addr::new(10, 99, 0, 1);
-        let takes = |address: &str, only_v6| {
-            Listener { address: address.parse().expect("address"), only_v6, mptcp: false }.takes(vip, 80)
-        };
+        let takes = |address: &str, only_v6| listener(address, only_v6).takes(ip("10.99.0.1"), 80);
         assert!(takes("0.0.0.0:80", false));
         assert!(takes("10.99.0.1:80", false));
         assert!(takes("[::]:80", false));
@@ -191,5 +204,19 @@ mod tests {
         assert!(!takes("[::]:80", true));
         assert!(!takes("0.0.0.0:81", false));
         assert!(!takes("127.0.0.1:80", false));
+        assert!(!takes("[fd00:99::1]:80", false));
+    }
+
+    #[test]
+    fn a_listener_takes_what_reaches_it_by_ipv6() {
+        let takes = |address: &str, only_v6| listener(address, only_v6).takes(ip("fd00:99::1"), 80);
+        assert!(takes("[::]:80", false));
+        assert!(takes("[::]:80", true));
+        assert!(takes("[fd00:99::1]:80", true));
+        assert!(!takes("[fd00:99::2]:80", false));
+        assert!(!takes("[::ffff:10.99.0.1]:80", false));
+        assert!(!takes("[::1]:80", false));
+        assert!(!takes("[::]:81", false));
+        assert!(!takes("0.0.0.0:80", false), "an IPv4 socket gets no IPv6");
     }
 }

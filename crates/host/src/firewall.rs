@@ -14,7 +14,7 @@ pub struct Firewall {
 /// One rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// Its table, such as `inet filter` or `iptables filter`.
+    /// Its table, such as `inet filter`, `iptables filter` or `ip6tables filter`.
     pub table: String,
     /// Its chain.
     pub chain: String,
@@ -72,6 +72,20 @@ impl Rule {
             && (text.contains("dport @") || !text.contains("dport") || names(&text))
     }
 
+    /// Whether it accepts Neighbour Discovery (ICMPv6 types 135 and 136), as far as the text tells. It belongs
+    /// to no connection (RFC 4890 4.4.1 asks for such a rule).
+    pub fn may_accept_neighbours(&self) -> bool {
+        let text = self.bare();
+        let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
+        let accepts = has(&["accept", "jump", "goto", "-j ", "-g "]) && !has(&["drop", "reject"]);
+        let by_type = has(&["icmpv6 type", "icmpv6-type"]);
+        let neighbours = !by_type || has(&["nd-", "neighbo", "135", "136", "@"]);
+        let about_others = !has(&["icmpv6", "ipv6-icmp", "icmp6"]) && has(&["tcp", "udp", "icmp", "sctp"]);
+        let tracked_only = has(&["established"]) && !has(&["untracked"]);
+        let local_only = has(&["\"lo\"", "-i lo "]);
+        accepts && neighbours && !(about_others || tracked_only || local_only)
+    }
+
     /// The text in lower case and without comments.
     fn bare(&self) -> String {
         let lower = self.text.to_lowercase();
@@ -84,21 +98,18 @@ impl Rule {
     }
 }
 
-/// The rules in the output of `nft -a list ruleset`. Tables that iptables keeps are left out if
-/// `without_iptables`, because iptables-save tells them better; nft warns of them in its other stream,
-/// so the warning may stand anywhere.
-pub(crate) fn parse_nft(listing: &str, without_iptables: bool) -> Firewall {
-    let of_iptables: Vec<_> =
-        listing.lines().filter(|_| without_iptables).filter_map(kept_by_iptables).collect();
+/// The rules in the output of `nft -a list ruleset`, without the tables of these names (such as
+/// `ip6 filter`), which iptables keeps and tells better.
+pub(crate) fn parse_nft(listing: &str, told: &[String]) -> Firewall {
     let mut firewall = Firewall::default();
     let mut skip = false;
     let (mut table, mut chain, mut hook) = (String::new(), None::<String>, None);
-    for line in listing.lines().map(str::trim) {
+    for line in listing.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
         let (body, handle) = line.rsplit_once("# handle ").unwrap_or((line, ""));
         let body = body.trim();
         if let Some(name) = block(body, "table") {
             (table, chain, hook) = (name.to_owned(), None, None);
-            skip = of_iptables.contains(&name);
+            skip = told.iter().any(|known| known == name);
         } else if let Some(name) = block(body, "chain") {
             (chain, hook) = (Some(name.to_owned()), None);
         } else if body == "}" {
@@ -123,33 +134,38 @@ pub(crate) fn parse_nft(listing: &str, without_iptables: bool) -> Firewall {
     firewall
 }
 
-/// The rules in the output of `iptables-save`.
-pub(crate) fn parse_iptables(listing: &str) -> Firewall {
+/// The rules in the output of `iptables-save` or `ip6tables-save`; `tool` is `iptables` or `ip6tables`.
+pub(crate) fn parse_iptables(tool: &str, listing: &str) -> Firewall {
     let mut firewall = Firewall::default();
     let mut table = "filter";
     for line in listing.lines().map(str::trim) {
         if let Some(name) = line.strip_prefix('*') {
             table = name;
         } else if line.starts_with(":INPUT DROP") {
-            firewall.drop_by_default.push(format!("iptables {table}"));
+            firewall.drop_by_default.push(format!("{tool} {table}"));
         } else if let Some(rule) = line.strip_prefix("-A ") {
             let chain = rule.split_whitespace().next().unwrap_or_default();
             let built_in = ["INPUT", "PREROUTING", "FORWARD", "OUTPUT", "POSTROUTING"].contains(&chain);
             firewall.rules.push(Rule {
-                table: format!("iptables {table}"),
+                table: format!("{tool} {table}"),
                 chain: chain.to_owned(),
                 hook: built_in.then(|| chain.to_lowercase()),
                 text: line.to_owned(),
-                delete: format!("iptables -t {table} -D {rule}"),
+                delete: format!("{tool} -t {table} -D {rule}"),
             });
         }
     }
     firewall
 }
 
-/// The table of which nft warns that it is iptables'.
-fn kept_by_iptables(line: &str) -> Option<&str> {
-    line.trim().strip_prefix("# Warning: table ")?.split_once(" is managed by iptables").map(|(name, _)| name)
+/// The tables, by nft's names, that the output of `iptables-save` or `ip6tables-save` tells in its stead;
+/// none when it is that of the older kind, which nft knows nothing of.
+pub(crate) fn told_for_nft(tool: &str, listing: &str) -> Vec<String> {
+    let family = if tool == "ip6tables" { "ip6" } else { "ip" };
+    let names = listing.lines().filter_map(|line| line.strip_prefix('*'));
+    let by_nft =
+        listing.lines().any(|line| line.starts_with("# Generated by ") && line.contains("(nf_tables)"));
+    names.filter(|_| by_nft).map(|name| format!("{family} {}", name.trim())).collect()
 }
 
 /// The name in `KIND NAME {`.
@@ -184,6 +200,15 @@ fn excludes_syn(text: &str) -> bool {
         || text.contains("! --tcp-flags fin,syn,rst,ack syn")
         || text.contains("! --tcp-flags syn,rst,ack syn");
     nft || iptables
+}
+
+/// Whether a table's rules meet packets of this family, by the table's name.
+pub(crate) fn meets(table: &str, ipv6: bool) -> bool {
+    match table.split(' ').next() {
+        Some("ip" | "iptables") => !ipv6,
+        Some("ip6" | "ip6tables") => ipv6,
+        _ => true,
+    }
 }
 
 /// Whether a word such as `80-90` is a range that holds the port.
@@ -271,6 +296,38 @@ mod tests {
     }
 
     #[test]
+    fn knows_which_rules_may_accept_neighbours() {
+        for text in [
+            "meta l4proto ipv6-icmp accept",
+            "ip6 nexthdr icmpv6 accept",
+            "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept",
+            "icmpv6 type @needed accept",
+            "ip protocol { icmp, ipv6-icmp } accept",
+            "ip6 saddr fe80::/10 accept",
+            "jump more",
+            "-A INPUT -p ipv6-icmp -j ACCEPT",
+            "-A INPUT -p ipv6-icmp -m icmp6 --icmpv6-type 135 -j ACCEPT",
+            "ct state established,related,untracked accept",
+        ] {
+            assert!(rule(text).may_accept_neighbours(), "{text}");
+        }
+        for text in [
+            "icmpv6 type echo-request accept",
+            "icmp type echo-request accept",
+            "ip protocol icmp accept",
+            "tcp dport 80 accept",
+            "ct state established,related accept",
+            "iifname \"lo\" accept",
+            "meta l4proto ipv6-icmp drop",
+            "counter packets 0 bytes 0",
+            "-A INPUT -i lo -j ACCEPT",
+            "-A INPUT -p ipv6-icmp -m icmp6 --icmpv6-type 128 -j ACCEPT",
+        ] {
+            assert!(!rule(text).may_accept_neighbours(), "{text}");
+        }
+    }
+
+    #[test]
     fn reads_the_listing_of_nft() {
         let listing = "table inet f { # handle 1\n\
             \tset web { # handle 9\n\t\ttype inet_service\n\t\telements = { 80 }\n\t}\n\
@@ -282,7 +339,7 @@ mod tests {
             \t\ttype filter hook input priority filter; policy accept;\n\
             \t\tct state new xt match \"tcp\" drop # handle 2\n\t}\n}\n\
             # Warning: table ip filter is managed by iptables-nft, do not touch!\n";
-        let all = parse_nft(listing, false);
+        let all = parse_nft(listing, &[]);
         assert_eq!(all.drop_by_default, ["inet f"]);
         assert_eq!(all.rules.len(), 3);
         assert_eq!(all.rules[0].delete, "nft delete rule inet f input handle 2");
@@ -290,14 +347,15 @@ mod tests {
         assert_eq!(all.rules[0].hook.as_deref(), Some("input"));
         assert_eq!((all.rules[1].chain.as_str(), &all.rules[1].hook), ("other", &None));
         assert_eq!(all.rules[2].table, "ip filter");
-        assert_eq!(parse_nft(listing, true).rules.len(), 2);
+        assert_eq!(parse_nft(listing, &["ip filter".to_owned()]).rules.len(), 2);
+        assert_eq!(parse_nft(listing, &["ip6 filter".to_owned()]), all, "only ip6tables-save told its own");
     }
 
     #[test]
     fn reads_the_listing_of_iptables() {
         let listing = "# Generated\n*filter\n:INPUT DROP [0:0]\n:LOGDROP - [0:0]\n\
             -A INPUT -p tcp ! --syn -m state --state NEW -j DROP\n-A LOGDROP -j DROP\nCOMMIT\n";
-        let firewall = parse_iptables(listing);
+        let firewall = parse_iptables("iptables", listing);
         assert_eq!(firewall.drop_by_default, ["iptables filter"]);
         assert_eq!(
             firewall.rules[0].delete,
@@ -305,6 +363,35 @@ mod tests {
         );
         assert_eq!(firewall.rules[0].hook.as_deref(), Some("input"));
         assert_eq!(firewall.rules[1].hook, None);
+        let firewall = parse_iptables("ip6tables", listing);
+        assert_eq!(firewall.drop_by_default, ["ip6tables filter"]);
+        assert!(firewall.rules.iter().all(|rule| rule.delete.starts_with("ip6tables -t filter -D ")));
+    }
+
+    #[test]
+    fn a_table_of_iptables_is_told_once() {
+        let listing = |kind: &str| {
+            format!(
+                "# Generated by ip6tables-save v1.8.9 ({kind}) on Sun\n*filter\n:INPUT DROP [0:0]\nCOMMIT\n*nat\n"
+            )
+        };
+        assert_eq!(told_for_nft("ip6tables", &listing("nf_tables")), ["ip6 filter", "ip6 nat"]);
+        assert_eq!(told_for_nft("iptables", &listing("nf_tables")), ["ip filter", "ip nat"]);
+        assert_eq!(told_for_nft("iptables", &listing("legacy")), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_table_meets_its_own_family_alone() {
+        for (table, v4, v6) in [
+            ("ip filter", true, false),
+            ("iptables filter", true, false),
+            ("ip6 filter", false, true),
+            ("ip6tables filter", false, true),
+            ("inet filter", true, true),
+            ("netdev guard", true, true),
+        ] {
+            assert_eq!((meets(table, false), meets(table, true)), (v4, v6), "{table}");
+        }
     }
 
     #[test]
@@ -312,8 +399,8 @@ mod tests {
         for text in
             ["", "}", "table", "table {", "chain x {\n}\n}", "-A", "*", "# handle", "table a {\nchain b {\nc"]
         {
-            parse_nft(text, true);
-            parse_iptables(text);
+            parse_nft(text, &[]);
+            parse_iptables("iptables", text);
         }
     }
 }

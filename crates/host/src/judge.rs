@@ -1,15 +1,20 @@
 //! Judges what was read of a host against what its node needs. Pure. `baton doctor` prints the findings;
 //! the crate's documentation lists their ids.
 
+use std::net::{IpAddr, SocketAddr};
+
+use crate::address::add_command;
 use crate::facts::{Clock, Facts, Interface, Listener};
 use crate::plan::{self, Setting};
-use crate::read::{BPF_JIT, BRIDGE_NETFILTER, CONNTRACK_LOOSE};
+use crate::read::{BPF_JIT, IPV6};
 use crate::sysctl::Sysctl;
-use crate::{Wanted, firewall::Firewall};
+use crate::{Wanted, judge_firewall};
 
 /// The smallest MTU, in bytes, that carries a full-size request with its encapsulation: the SYN-ACK asks
 /// for segments small enough that both fit an ordinary Ethernet frame.
 const MTU_MIN: u32 = 1500;
+/// On a link that carries less, in bytes, Linux has no IPv6 at all (RFC 8200 5).
+const MTU_MIN_IPV6: u32 = 1280;
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,15 +43,15 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn ok(id: &'static str, what: impl Into<String>) -> Self {
+    pub(crate) fn ok(id: &'static str, what: impl Into<String>) -> Self {
         Self { id, severity: Severity::Ok, what: what.into(), mend: None, fixable: false }
     }
 
-    fn warning(id: &'static str, what: impl Into<String>, mend: impl Into<String>) -> Self {
+    pub(crate) fn warning(id: &'static str, what: impl Into<String>, mend: impl Into<String>) -> Self {
         Self { severity: Severity::Warning, mend: Some(mend.into()), ..Self::ok(id, what) }
     }
 
-    fn error(id: &'static str, what: impl Into<String>, mend: impl Into<String>) -> Self {
+    pub(crate) fn error(id: &'static str, what: impl Into<String>, mend: impl Into<String>) -> Self {
         Self { severity: Severity::Error, ..Self::warning(id, what, mend) }
     }
 
@@ -62,13 +67,14 @@ pub fn judge(wanted: &Wanted, facts: &Facts) -> Vec<Finding> {
     kernel(facts, &mut findings);
     privileges(wanted, facts, &mut findings);
     let interfaces = links(wanted, facts, &mut findings);
+    ipv6(wanted, facts, &mut findings);
     settings(wanted, facts, &interfaces, &mut findings);
     addresses(wanted, facts, &interfaces, &mut findings);
     if wanted.is_server {
         web_server(wanted, facts, &mut findings);
     }
-    firewall(wanted, facts, &mut findings);
-    bridge(facts, &interfaces, &mut findings);
+    judge_firewall::firewall(wanted, facts, &mut findings);
+    judge_firewall::bridge(wanted, facts, &interfaces, &mut findings);
     handoff_port(wanted, facts, &mut findings);
     findings.push(clock(facts.clock));
     findings
@@ -121,7 +127,8 @@ fn kernel(facts: &Facts, findings: &mut Vec<Finding>) {
 fn privileges(wanted: &Wanted, facts: &Facts, findings: &mut Vec<Finding>) {
     let caps = facts.capabilities;
     let mut needed = vec![("CAP_NET_ADMIN", caps.net_admin), ("CAP_BPF", caps.bpf)];
-    if !wanted.on_interface.is_empty() {
+    // To announce a VIP, and to end a connection of which no server has taken what the client sent.
+    if wanted.decides || !wanted.on_interface.is_empty() {
         needed.push(("CAP_NET_RAW", caps.net_raw));
     }
     let missing: Vec<_> = needed.iter().filter(|(_, has)| !has).map(|(name, _)| *name).collect();
@@ -135,7 +142,7 @@ fn privileges(wanted: &Wanted, facts: &Facts, findings: &mut Vec<Finding>) {
             format!("run it as root, or in its systemd unit: AmbientCapabilities={}", missing.join(" ")),
         )
     });
-    if let (true, Some(tun)) = (wanted.is_distributor, &facts.tun) {
+    if let (true, Some(tun)) = (wanted.decides, &facts.tun) {
         findings.push(match tun {
             Ok(()) => Finding::ok("tun", "/dev/net/tun can be used"),
             Err(why) => Finding::error(
@@ -171,17 +178,33 @@ fn links(wanted: &Wanted, facts: &Facts, findings: &mut Vec<Finding>) -> Vec<Int
         } else {
             Finding::error("interface-up", format!("{name} is down"), format!("ip link set {name} up"))
         });
-        findings.push(if interface.mtu >= MTU_MIN {
-            Finding::ok("mtu", format!("{name} carries packets of {} bytes", interface.mtu))
-        } else {
-            Finding::warning(
-                "mtu",
-                format!("{name} carries packets of {} bytes: full-size requests of {MTU_MIN} bytes with their handoff metadata are lost", interface.mtu),
-                format!("ip link set {name} mtu {MTU_MIN}"),
-            )
-        });
+        findings.push(mtu(interface, wanted.needs_ipv6()));
     }
     interfaces
+}
+
+fn mtu(interface: &Interface, needs_ipv6: bool) -> Finding {
+    let Interface { name, mtu, .. } = interface;
+    let carries = format!("{name} carries packets of {mtu} bytes");
+    let mend = format!("ip link set {name} mtu {MTU_MIN}");
+    if *mtu >= MTU_MIN {
+        Finding::ok("mtu", carries)
+    } else if needs_ipv6 && *mtu < MTU_MIN_IPV6 {
+        Finding::error("mtu", format!("{carries}, and IPv6 needs {MTU_MIN_IPV6}: it is off there"), mend)
+    } else {
+        let lost = format!("full-size requests of {MTU_MIN} bytes with their handoff metadata are lost");
+        Finding::warning("mtu", format!("{carries}: {lost}"), mend)
+    }
+}
+
+fn ipv6(wanted: &Wanted, facts: &Facts, findings: &mut Vec<Finding>) {
+    if wanted.needs_ipv6() && !facts.sysctls.contains_key(&Sysctl::new(IPV6)) {
+        findings.push(Finding::error(
+            "ipv6",
+            "this kernel was started without IPv6, which the cluster file's addresses need",
+            "remove ipv6.disable=1 from the kernel's command line (/etc/default/grub), then update-grub and reboot",
+        ));
+    }
 }
 
 fn settings(wanted: &Wanted, facts: &Facts, interfaces: &[Interface], findings: &mut Vec<Finding>) {
@@ -209,15 +232,23 @@ fn addresses(wanted: &Wanted, facts: &Facts, interfaces: &[Interface], findings:
         findings.push(if facts.net.holds(name, vip) {
             Finding::ok(id, format!("{name} holds {vip}"))
         } else {
-            let scope = if name == "lo" { " scope host" } else { "" };
             let what = format!("{name} does not hold {vip}, so this node does not take its packets");
-            Finding::error(id, what, format!("ip addr add {vip}/32 dev {name}{scope}")).fixable()
+            Finding::error(id, what, add_command(vip, name)).fixable()
         });
+        let refused = |held: &&crate::Held| held.interface == *name && held.address == vip && held.duplicate;
+        if let Some(held) = facts.net.addresses.iter().find(refused) {
+            let what = format!(
+                "{name} holds {vip}, but the kernel does not use it: another host answered for it when it was added"
+            );
+            let again = add_command(vip, name);
+            let mend = format!("ip addr del {vip}/{} dev {name} && {again}", held.prefix);
+            findings.push(Finding::error("vip-duplicate", what, mend));
+        }
     }
     for vip in &wanted.on_loopback {
         for held in facts.net.addresses.iter().filter(|held| held.address == *vip && held.interface != "lo") {
             let what = format!(
-                "{} holds {vip}, which another node announces: both answer ARP for it",
+                "{} holds {vip}, which another node announces: both tell their neighbours that they have it",
                 held.interface
             );
             let mend = format!("ip addr del {vip}/{} dev {}", held.prefix, held.interface);
@@ -237,20 +268,26 @@ fn web_server(wanted: &Wanted, facts: &Facts, findings: &mut Vec<Finding>) {
     };
     for vip in wanted.vips() {
         for port in &wanted.ports {
+            let at = SocketAddr::new(vip, *port);
             let taking: Vec<_> = listeners.iter().filter(|listener| listener.takes(vip, *port)).collect();
             findings.push(if taking.is_empty() {
-                let what = format!(
-                    "nothing listens on {vip}:{port}: its connections are refused until the web server runs"
-                );
-                Finding::warning("listener", what, format!("start the web server, listening on port {port}"))
+                let what =
+                    format!("nothing listens on {at}: its connections are refused until the web server runs");
+                Finding::warning("listener", what, start(vip, *port))
             } else {
-                Finding::ok("listener", format!("{vip}:{port} has a listener"))
+                Finding::ok("listener", format!("{at} has a listener"))
             });
             if !taking.is_empty() {
                 findings.push(mptcp(&taking, *port, facts.capabilities.net_admin));
             }
         }
     }
+}
+
+fn start(vip: IpAddr, port: u16) -> String {
+    // A web server told to listen on a port alone may mean IPv4 only: nginx does.
+    let all = if vip.is_ipv6() { format!("[::]:{port}") } else { format!("port {port}") };
+    format!("start the web server, listening on {all}")
 }
 
 fn mptcp(taking: &[&Listener], port: u16, can_tell: bool) -> Finding {
@@ -267,127 +304,6 @@ fn mptcp(taking: &[&Listener], port: u16, can_tell: bool) -> Finding {
             Finding::warning(ID, what, "run it as root")
         }
     }
-}
-
-fn firewall(wanted: &Wanted, facts: &Facts, findings: &mut Vec<Finding>) {
-    let rules = match &facts.firewall {
-        Some(Ok(rules)) => Some(rules),
-        Some(Err(why)) => {
-            let what = format!(
-                "the firewall's rules cannot be read ({why}); one that wants each connection to begin with SYN drops handed-off ones"
-            );
-            findings.push(Finding::warning(
-                "firewall",
-                what,
-                "run it as root, with nftables installed: apt install nftables",
-            ));
-            None
-        }
-        None => return,
-    };
-    if let Some(rules) = rules {
-        if wanted.adopts() {
-            findings.extend(new_not_syn(rules));
-        }
-        findings.extend(closed_ports(wanted, rules));
-    }
-    if wanted.adopts() {
-        findings.extend(conntrack(facts, rules));
-    }
-}
-
-fn new_not_syn(firewall: &Firewall) -> Vec<Finding> {
-    const ID: &str = "firewall-new-not-syn";
-    let place = |rule: &crate::Rule| format!("`{}` in {} {}", rule.text, rule.table, rule.chain);
-    let dropping = firewall.rules.iter().filter(|rule| rule.drops_new_without_syn()).map(|rule| {
-        Finding::error(
-            ID,
-            format!("the rule {} drops every handed-off connection", place(rule)),
-            rule.delete.clone(),
-        )
-    });
-    let narrow =
-        |rule: &&crate::Rule| rule.accepts_only_syn() && firewall.drop_by_default.contains(&rule.table);
-    let accepting = firewall.rules.iter().filter(narrow).map(|rule| {
-        let what = format!(
-            "the rule {} accepts only connections that begin with SYN, and the table drops by default",
-            place(rule)
-        );
-        Finding::warning(
-            ID,
-            what,
-            format!("{}; then add it again without the condition on flags", rule.delete),
-        )
-    });
-    let found: Vec<_> = dropping.chain(accepting).collect();
-    if found.is_empty() {
-        vec![Finding::ok(ID, "no rule wants new connections to begin with SYN")]
-    } else {
-        found
-    }
-}
-
-/// The handoff port is not asked for: its packets are taken before the firewall sees them.
-fn closed_ports(wanted: &Wanted, firewall: &Firewall) -> Vec<Finding> {
-    let services = wanted.ports.iter().filter(|_| wanted.adopts());
-    let ports: Vec<u16> = std::iter::once(&wanted.control_port).chain(services).copied().collect();
-    let mut findings = Vec::new();
-    for table in &firewall.drop_by_default {
-        let of_table = firewall.rules.iter().filter(|rule| rule.table == *table);
-        for port in &ports {
-            if !of_table.clone().any(|rule| rule.may_accept_port(*port)) {
-                let what = format!(
-                    "the table {table} drops what no rule accepts, and none seems to accept TCP port {port}"
-                );
-                findings.push(Finding::warning(
-                    "firewall-port",
-                    what,
-                    accept(table, of_table.clone().next(), *port),
-                ));
-            }
-        }
-    }
-    findings
-}
-
-fn accept(table: &str, example: Option<&crate::Rule>, port: u16) -> String {
-    match table.strip_prefix("iptables ") {
-        Some(name) => format!("iptables -t {name} -I INPUT -p tcp --dport {port} -j ACCEPT"),
-        None => {
-            let chain = example.map_or("input", |rule| rule.chain.as_str());
-            format!("nft insert rule {table} {chain} tcp dport {port} accept")
-        }
-    }
-}
-
-/// Without looseness, connection tracking calls a connection that begins with data invalid.
-fn conntrack(facts: &Facts, firewall: Option<&Firewall>) -> Option<Finding> {
-    const ID: &str = "conntrack-loose";
-    let sysctl = Sysctl::new(CONNTRACK_LOOSE);
-    let value = facts.sysctls.get(&sysctl)?;
-    if value != "0" {
-        return Some(Finding::ok(ID, format!("{sysctl} is {value}")));
-    }
-    let what =
-        format!("{sysctl} is 0: a firewall that looks at the state of connections drops handed-off ones");
-    let finding = Finding::error(ID, what, sysctl.command("1"));
-    let in_use = firewall.is_none_or(|firewall| firewall.rules.iter().any(crate::Rule::tracks_connections));
-    Some(Finding { severity: if in_use { Severity::Error } else { Severity::Warning }, ..finding })
-}
-
-fn bridge(facts: &Facts, interfaces: &[Interface], findings: &mut Vec<Finding>) {
-    let sysctl = Sysctl::new(BRIDGE_NETFILTER);
-    let Some(value) = facts.sysctls.get(&sysctl) else { return };
-    let Some(bridged) = interfaces.iter().find(|interface| interface.bridged) else { return };
-    findings.push(if value == "0" {
-        Finding::ok("bridge-netfilter", format!("{sysctl} is 0"))
-    } else {
-        let what = format!(
-            "{sysctl} is {value}: packets that {} bridges run through the firewall's forward rules",
-            bridged.name
-        );
-        Finding::warning("bridge-netfilter", what, sysctl.command("0"))
-    });
 }
 
 fn handoff_port(wanted: &Wanted, facts: &Facts, findings: &mut Vec<Finding>) {

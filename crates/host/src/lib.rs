@@ -20,30 +20,36 @@
 //! | `tun` | the distributor cannot hold packets while it asks the dispatcher |
 //! | `interface` | no interface holds the node's address, or a named interface is missing |
 //! | `interface-up` | an interface of the cluster, or `lo`, is down |
-//! | `mtu` | a full-size request does not fit the link once it carries handoff metadata |
+//! | `mtu` | a full-size request does not fit the link once it carries handoff metadata; or IPv6 is off |
 //! | `tcp-syncookies` | the kernel answers an adoption with a RST to the client |
 //! | `tcp-timestamps`, `tcp-sack`, `tcp-window-scaling` | connections that negotiated it cannot be adopted |
 //! | `tcp-rfc1337` | a client that reuses a port meets the old connection and hangs |
+//! | `ipv6` | IPv6 is switched off in the kernel or on an interface that needs it |
+//! | `ipv6-keep-address` | the announced VIP is lost once its interface has been down |
 //! | `arp-ignore`, `arp-announce` | a server answers ARP for a VIP that another node announces |
 //! | `send-redirects` | a forwarding node tells clients to go round it |
 //! | `rp-filter` | packets of clients are dropped because replies leave elsewhere |
 //! | `vip-loopback`, `vip-interface` | the VIP is not where this node needs it |
 //! | `vip-conflict` | the VIP is on an interface of a node that must not announce it |
+//! | `vip-duplicate` | the kernel does not use the VIP, because another host answered for it |
 //! | `listener` | nothing listens on VIP:port, or it cannot be seen |
 //! | `mptcp-listener` | the listener speaks MPTCP; connections cannot be adopted into it |
 //! | `firewall` | the firewall could not be read |
 //! | `firewall-new-not-syn` | a rule drops connections that do not begin with a SYN: all handed-off ones |
 //! | `firewall-port` | the firewall drops by default and no rule names a port that Baton needs |
+//! | `firewall-neighbours` | the firewall drops by default and no rule lets ICMPv6 in, which IPv6 lives by |
 //! | `conntrack-loose` | connection tracking calls handed-off connections invalid |
 //! | `bridge-netfilter` | bridged packets run through the firewall's forward rules |
 //! | `handoff-port` | another program receives on the handoff port |
 //! | `clock` | the clock is not synchronised, so cookies of other nodes look stale |
 
+mod address;
 mod announce;
 mod error;
 mod facts;
 mod firewall;
 mod judge;
+mod judge_firewall;
 mod link;
 mod listeners;
 mod plan;
@@ -52,7 +58,7 @@ mod setup;
 mod sysctl;
 mod undo;
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 pub use announce::announce;
 pub use error::HostError;
@@ -71,7 +77,7 @@ pub struct Wanted {
     /// The node's name: it names the journal of changes.
     pub node: String,
     /// The node's own address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// The interfaces of the cluster; empty means the one that holds `address`.
     pub interfaces: Vec<String>,
     /// A web server on this node takes over connections.
@@ -80,10 +86,13 @@ pub struct Wanted {
     pub is_distributor: bool,
     /// The node forwards by header alone.
     pub is_switch: bool,
+    /// Requests are decided on this node: it holds packets while it asks, and ends connections that no
+    /// server takes.
+    pub decides: bool,
     /// VIPs that this node serves without announcing: they go on `lo`.
-    pub on_loopback: Vec<Ipv4Addr>,
+    pub on_loopback: Vec<IpAddr>,
     /// VIPs that this node announces: they go on the first interface of the cluster.
-    pub on_interface: Vec<Ipv4Addr>,
+    pub on_interface: Vec<IpAddr>,
     /// The services' TCP ports.
     pub ports: Vec<u16>,
     /// The TCP port of control connections.
@@ -99,13 +108,18 @@ impl Wanted {
         self.is_server || self.is_distributor
     }
 
+    /// Whether this host must speak IPv6: by its own address or by a VIP that it holds.
+    pub fn needs_ipv6(&self) -> bool {
+        self.address.is_ipv6() || self.vips().any(|vip| vip.is_ipv6())
+    }
+
     /// Whether this node passes on packets of others.
     pub fn forwards(&self) -> bool {
         self.is_switch || self.is_distributor
     }
 
-    /// Every VIP that this node holds.
-    pub fn vips(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+    /// Every VIP that this node holds. A node that adopts holds all of the cluster's.
+    pub fn vips(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.on_loopback.iter().chain(&self.on_interface).copied()
     }
 }

@@ -2,11 +2,13 @@
 //! `read`, `setup` and `undo`. A socket stays in the namespace in which it was opened.
 
 use std::fmt::Display;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures::{TryStream, TryStreamExt};
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use rtnetlink::packet_route::address::{
+    AddressAttribute, AddressFlags, AddressMessage, AddressScope, CacheInfo,
+};
 use rtnetlink::packet_route::link::{
     InfoKind, InfoPortKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
@@ -14,7 +16,7 @@ use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
 use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, RouteMessageBuilder};
 
 use crate::facts::{Held, Interface, Net};
-use crate::{HostError, Wanted, plan};
+use crate::{HostError, Wanted, address, plan};
 
 /// The interfaces of the cluster on this host: those that `wanted` names, or else the one that holds
 /// the node's address.
@@ -41,7 +43,7 @@ impl Links {
         Ok(Self { handle })
     }
 
-    /// All interfaces, IPv4 addresses and default routes.
+    /// All interfaces, addresses and IPv4 default routes.
     pub(crate) async fn read(&self) -> Result<Net, HostError> {
         let links = all(self.handle.link().get().execute(), "list interfaces").await?;
         let interfaces: Vec<_> = links.into_iter().filter_map(interface).collect();
@@ -52,8 +54,12 @@ impl Links {
         let addresses = addresses
             .into_iter()
             .filter_map(|message| {
-                let (address, prefix) = (local_address(&message)?, message.header.prefix_len);
-                Some(Held { interface: name_of(message.header.index)?, address, prefix })
+                Some(Held {
+                    interface: name_of(message.header.index)?,
+                    address: local_address(&message)?,
+                    prefix: message.header.prefix_len,
+                    duplicate: is_duplicate(&message),
+                })
             })
             .collect();
 
@@ -63,22 +69,42 @@ impl Links {
         Ok(Net { interfaces, addresses, default_routes })
     }
 
-    /// Adds `address`/32. On `lo` with scope host, so that the kernel never picks it as the source of
-    /// the host's own connections.
-    pub(crate) async fn add(&self, interface: &Interface, address: Ipv4Addr) -> Result<(), HostError> {
-        let mut request = self.handle.address().add(interface.index, IpAddr::V4(address), 32);
-        if interface.name == "lo" {
-            request.message_mut().header.scope = AddressScope::Host;
+    /// Adds a VIP so that the kernel does not pick it as the source of the host's own connections: an
+    /// IPv4 one on `lo` has scope host, an IPv6 one is deprecated from the beginning (RFC 6724 5, rule
+    /// 3), on any interface.
+    ///
+    /// An IPv6 VIP is an address of the interface that announces it, as in IPv4, and not a proxy entry: a
+    /// proxy needs the host to forward, answers late and without the override flag (RFC 4861 7.2.8).
+    /// Whether another host has it already is not asked: whoever announces it now is to have it, and the
+    /// kernel would not use it while it asks.
+    pub(crate) async fn add(&self, interface: &Interface, vip: IpAddr) -> Result<(), HostError> {
+        let prefix = address::host_prefix(vip);
+        let mut request = self.handle.address().add(interface.index, vip, prefix);
+        let message = request.message_mut();
+        if vip.is_ipv6() {
+            let mut lifetime = CacheInfo::default();
+            (lifetime.ifa_preferred, lifetime.ifa_valid) = (0, u32::MAX);
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+            message.attributes.push(AddressAttribute::CacheInfo(lifetime));
+        } else if interface.name == "lo" {
+            message.header.scope = AddressScope::Host;
         }
-        request.execute().await.map_err(refused(format!("add {address}/32 to {}", interface.name)))
+        request.execute().await.map_err(refused(format!("add {vip}/{prefix} to {}", interface.name)))
     }
 
-    /// Removes `address`/32.
-    pub(crate) async fn remove(&self, interface: &Interface, address: Ipv4Addr) -> Result<(), HostError> {
-        let message =
-            AddressMessageBuilder::<Ipv4Addr>::new().index(interface.index).address(address, 32).build();
+    /// Removes a VIP.
+    pub(crate) async fn remove(&self, interface: &Interface, vip: IpAddr) -> Result<(), HostError> {
+        let prefix = address::host_prefix(vip);
+        let message = match vip {
+            IpAddr::V4(vip) => {
+                AddressMessageBuilder::<Ipv4Addr>::new().index(interface.index).address(vip, prefix).build()
+            }
+            IpAddr::V6(vip) => {
+                AddressMessageBuilder::<Ipv6Addr>::new().index(interface.index).address(vip, prefix).build()
+            }
+        };
         let removed = self.handle.address().del(message).execute().await;
-        removed.map_err(refused(format!("remove {address}/32 from {}", interface.name)))
+        removed.map_err(refused(format!("remove {vip}/{prefix} from {}", interface.name)))
     }
 
     /// Sets the interface up.
@@ -121,10 +147,24 @@ fn in_bridge(info: &LinkInfo) -> bool {
     matches!(info, LinkInfo::Kind(InfoKind::Bridge) | LinkInfo::PortKind(InfoPortKind::Bridge))
 }
 
-fn local_address(message: &AddressMessage) -> Option<Ipv4Addr> {
-    message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
+/// The kernel tells an address's own end and its far end. Without a far end, IPv4 tells the same twice, and
+/// IPv6 only the far one, which is then the own one.
+fn local_address(message: &AddressMessage) -> Option<IpAddr> {
+    let own = |attribute: &AddressAttribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
         _ => None,
+    };
+    let far = |attribute: &AddressAttribute| match attribute {
+        AddressAttribute::Address(address @ IpAddr::V6(_)) => Some(*address),
+        _ => None,
+    };
+    let attributes = &message.attributes;
+    attributes.iter().find_map(own).or_else(|| attributes.iter().find_map(far))
+}
+
+fn is_duplicate(message: &AddressMessage) -> bool {
+    message.attributes.iter().any(|attribute| {
+        matches!(attribute, AddressAttribute::Flags(flags) if flags.contains(AddressFlags::Dadfailed))
     })
 }
 

@@ -2,12 +2,12 @@
 //! what `doctor` complains of is exactly what `apply` changes. Pure.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use crate::facts::{Interface, Net};
+use crate::facts::{Held, Interface, Net};
 use crate::judge::Severity;
 use crate::sysctl::Sysctl;
-use crate::{HostError, Wanted};
+use crate::{HostError, Wanted, address};
 
 /// A kernel setting that this node needs.
 #[derive(Clone, Debug)]
@@ -56,19 +56,18 @@ impl Setting {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) interface: String,
-    pub(crate) address: Ipv4Addr,
+    pub(crate) address: IpAddr,
 }
 
 /// The interfaces of the cluster on this host: those named, or the one that holds the node's address.
 pub(crate) fn interfaces(wanted: &Wanted, net: &Net) -> Result<Vec<Interface>, HostError> {
+    std::iter::once(wanted.address).chain(wanted.vips()).try_for_each(address::check)?;
     if wanted.interfaces.is_empty() {
         let holder = net.holders(wanted.address).find_map(|name| net.interface(name));
         return holder.map(|interface| vec![interface.clone()]).ok_or_else(|| HostError::NoInterface {
             node: wanted.node.clone(),
             address: wanted.address,
-            have: list(
-                net.addresses.iter().map(|h| format!("{}/{} on {}", h.address, h.prefix, h.interface)),
-            ),
+            have: list(nameable(net).map(|h| format!("{}/{} on {}", h.address, h.prefix, h.interface))),
         });
     }
     let find = |name: &String| {
@@ -80,16 +79,24 @@ pub(crate) fn interfaces(wanted: &Wanted, net: &Net) -> Result<Vec<Interface>, H
     wanted.interfaces.iter().map(find).collect()
 }
 
+/// The addresses that a cluster file may name.
+fn nameable(net: &Net) -> impl Iterator<Item = &Held> {
+    net.addresses.iter().filter(|held| address::check(held.address).is_ok())
+}
+
 /// The kernel settings that this node needs.
 pub(crate) fn settings(wanted: &Wanted, net: &Net, interfaces: &[Interface]) -> Vec<Setting> {
     let mut settings = Vec::new();
     if wanted.adopts() {
         settings.extend(adopting());
+    }
+    if wanted.adopts() && wanted.vips().any(|vip| vip.is_ipv4()) {
         settings.extend(interfaces.iter().filter_map(|interface| loose_reverse_path(net, interface)));
     }
-    if !wanted.on_loopback.is_empty() {
+    if wanted.on_loopback.iter().any(IpAddr::is_ipv4) {
         settings.extend(silent_about_loopback());
     }
+    settings.extend(ipv6(wanted, interfaces));
     if wanted.forwards() {
         // The kernel sends redirects if either `all` or the interface says so.
         let names = std::iter::once("all").chain(interfaces.iter().map(|interface| interface.name.as_str()));
@@ -106,7 +113,7 @@ pub(crate) fn settings(wanted: &Wanted, net: &Net, interfaces: &[Interface]) -> 
 /// The addresses that this node needs, loopback first.
 pub(crate) fn places(wanted: &Wanted, interfaces: &[Interface]) -> Vec<Place> {
     let place =
-        |interface: &str, address: &Ipv4Addr| Place { interface: interface.to_owned(), address: *address };
+        |interface: &str, address: &IpAddr| Place { interface: interface.to_owned(), address: *address };
     let loopback = wanted.on_loopback.iter().map(|vip| place("lo", vip));
     let announced = interfaces
         .first()
@@ -166,7 +173,30 @@ fn loose_reverse_path(net: &Net, interface: &Interface) -> Option<Setting> {
     Some(Setting { or_greater: Some(Sysctl::of_interface("all", "rp_filter")), ..setting })
 }
 
-/// A VIP on `lo` must not be spoken of on any link, named in the cluster file or not: so `all`.
+/// What IPv6 needs. The settings of TCP are one for both, and Neighbour Discovery needs none to be silent
+/// about `lo`: it answers for the addresses of the interface that was asked, and for no others.
+fn ipv6(wanted: &Wanted, interfaces: &[Interface]) -> Vec<Setting> {
+    let lo = wanted.on_loopback.iter().any(IpAddr::is_ipv6).then_some("lo");
+    let links = interfaces.iter().filter(|_| wanted.needs_ipv6()).map(|interface| interface.name.as_str());
+    let on = |name| {
+        let sysctl = Sysctl::of_interface_v6(name, "disable_ipv6");
+        let otherwise = "no IPv6 packet is taken and no IPv6 address held there";
+        Setting::new("ipv6", sysctl, |v| v == 0, "0", otherwise)
+    };
+    let mut settings: Vec<_> = lo.into_iter().chain(links).map(on).collect();
+    if let (Some(first), true) = (interfaces.first(), wanted.on_interface.iter().any(IpAddr::is_ipv6)) {
+        let sysctl = Sysctl::of_interface_v6(&first.name, "keep_addr_on_down");
+        let otherwise = "the VIP is lost once the interface has been down, unlike an IPv4 one";
+        settings.push(Setting {
+            or_greater: Some(Sysctl::of_interface_v6("all", "keep_addr_on_down")),
+            severity: Severity::Warning,
+            ..Setting::new("ipv6-keep-address", sysctl, |v| v >= 1, "1", otherwise)
+        });
+    }
+    settings
+}
+
+/// An IPv4 VIP on `lo` must not be spoken of on any link, named in the cluster file or not: so `all`.
 fn silent_about_loopback() -> [Setting; 2] {
     let all = |key| Sysctl::of_interface("all", key);
     [

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::process::Command;
 
 use crate::facts::{Capabilities, Clock, Facts, Kernel, Net};
-use crate::firewall::{Firewall, parse_iptables, parse_nft};
+use crate::firewall::{Firewall, parse_iptables, parse_nft, told_for_nft};
 use crate::link::Links;
 use crate::listeners::{listeners, udp_ports};
 use crate::sysctl::Sysctl;
@@ -23,6 +23,9 @@ const KFUNC: &[u8] = b"bpf_sk_assign_tcp_reqsk";
 pub(crate) const BPF_JIT: &str = "net/core/bpf_jit_enable";
 pub(crate) const CONNTRACK_LOOSE: &str = "net/netfilter/nf_conntrack_tcp_loose";
 pub(crate) const BRIDGE_NETFILTER: &str = "net/bridge/bridge-nf-call-iptables";
+pub(crate) const BRIDGE_NETFILTER_V6: &str = "net/bridge/bridge-nf-call-ip6tables";
+/// A kernel that speaks IPv6 has this setting.
+pub(crate) const IPV6: &str = "net/ipv6/conf/all/disable_ipv6";
 
 /// Everything that matters for `wanted` about this host, in the network namespace of the calling
 /// thread. What cannot be seen is said so in the facts.
@@ -71,7 +74,8 @@ fn sysctls(wanted: &Wanted, net: &Net) -> Result<BTreeMap<Sysctl, String>, HostE
     // Without interfaces the settings of the whole namespace are judged all the same.
     let interfaces = plan::interfaces(wanted, net).unwrap_or_default();
     let settings = plan::settings(wanted, net, &interfaces);
-    let judged_only = [BPF_JIT, CONNTRACK_LOOSE, BRIDGE_NETFILTER].map(Sysctl::new);
+    let judged_only =
+        [BPF_JIT, CONNTRACK_LOOSE, BRIDGE_NETFILTER, BRIDGE_NETFILTER_V6, IPV6].map(Sysctl::new);
     let mut values = BTreeMap::new();
     for sysctl in settings.iter().flat_map(|setting| setting.reads()).chain(&judged_only) {
         if let Some(value) = sysctl.read()? {
@@ -83,19 +87,22 @@ fn sysctls(wanted: &Wanted, net: &Net) -> Result<BTreeMap<Sysctl, String>, HostE
 
 async fn firewall() -> Result<Firewall, String> {
     let mut firewall = Firewall::default();
-    let (mut seen_iptables, mut failed) = (false, None);
-    for tool in ["iptables-save", "iptables-legacy-save"] {
-        match output(tool, &[]).await {
-            Some(Ok(listing)) => {
-                seen_iptables = true;
-                merge(&mut firewall, parse_iptables(&listing));
+    let (mut seen_iptables, mut told, mut failed) = (false, Vec::new(), None);
+    for tool in ["iptables", "ip6tables"] {
+        for save in [format!("{tool}-save"), format!("{tool}-legacy-save")] {
+            match output(&save, &[]).await {
+                Some(Ok(listing)) => {
+                    seen_iptables = true;
+                    told.extend(told_for_nft(tool, &listing));
+                    merge(&mut firewall, parse_iptables(tool, &listing));
+                }
+                Some(Err(why)) => failed = Some(format!("{save}: {why}")),
+                None => {}
             }
-            Some(Err(why)) => failed = Some(format!("{tool}: {why}")),
-            None => {}
         }
     }
     match output("nft", &["-a", "list", "ruleset"]).await {
-        Some(Ok(listing)) => merge(&mut firewall, parse_nft(&listing, seen_iptables)),
+        Some(Ok(listing)) => merge(&mut firewall, parse_nft(&listing, &told)),
         Some(Err(why)) => return Err(format!("nft: {why}")),
         None if seen_iptables => {}
         None => return Err(failed.unwrap_or_else(|| "neither nft nor iptables-save is installed".to_owned())),

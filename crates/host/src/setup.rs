@@ -38,7 +38,8 @@ async fn change(wanted: &Wanted, undo: &Undo) -> Result<(), HostError> {
     let places = plan::places(wanted, &interfaces);
 
     undo.revert(|change| !is_wanted(change, &settings, &places)).await?;
-    // Settings come before addresses, or a server would answer ARP for its VIP for a moment.
+    // Settings come before addresses, or a server would answer ARP for its VIP for a moment,
+    // and an interface without IPv6 would refuse the address.
     for setting in &settings {
         mend(setting, undo)?;
     }
@@ -89,6 +90,6 @@ async fn hold(links: &Links, net: &Net, place: &Place, undo: &Undo) -> Result<()
 }
 
 /// An interface that is down has no neighbours to tell; `judge` says that it is down.
-fn announce_if_up(interface: &Interface, vip: std::net::Ipv4Addr) -> Result<(), HostError> {
+fn announce_if_up(interface: &Interface, vip: std::net::IpAddr) -> Result<(), HostError> {
     if interface.up { announce(interface, vip) } else { Ok(()) }
 }

@@ -25,6 +25,11 @@ impl Sysctl {
         Self(format!("net/ipv4/conf/{interface}/{key}"))
     }
 
+    /// The IPv6 setting `key` of one interface, or of `all`.
+    pub fn of_interface_v6(interface: &str, key: &str) -> Self {
+        Self(format!("net/ipv6/conf/{interface}/{key}"))
+    }
+
     /// The value now, without the newline; `None` when this kernel or namespace has no such setting.
     ///
     /// # Errors

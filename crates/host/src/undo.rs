@@ -7,13 +7,14 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::HostError;
+use crate::address::host_prefix;
 use crate::link::Links;
 use crate::sysctl::Sysctl;
 
@@ -30,12 +31,12 @@ pub enum Change {
         /// The value that was set.
         set: String,
     },
-    /// `address`/32 was added to an interface.
+    /// A VIP was added to an interface, as `address`/32 or `address`/128.
     Address {
         /// The interface.
         interface: String,
         /// The address.
-        address: Ipv4Addr,
+        address: IpAddr,
     },
 }
 
@@ -177,7 +178,9 @@ async fn revert(links: &Links, change: &Change) -> Result<Undone, HostError> {
         Change::Address { interface, address } => {
             let net = links.read().await?;
             let ours = |held: &&crate::Held| {
-                held.interface == *interface && held.address == *address && held.prefix == 32
+                held.interface == *interface
+                    && held.address == *address
+                    && held.prefix == host_prefix(*address)
             };
             match net.addresses.iter().find(ours).and_then(|held| net.interface(&held.interface)) {
                 Some(interface) => links.remove(interface, *address).await.map(|()| true)?,

@@ -2,15 +2,15 @@
 //! its own finding alone.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use baton_host::{
     Capabilities, Clock, Facts, Finding, Firewall, Held, Interface, Kernel, Listener, Net, Rule, Severity,
     Sysctl, Wanted, judge,
 };
 
-const VIP: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
-const OWN: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 11);
+const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 99, 0, 1));
+const OWN: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 11));
 
 /// A node that is server and distributor, does not announce the VIP, and wants nothing mended.
 fn wanted() -> Wanted {
@@ -21,6 +21,7 @@ fn wanted() -> Wanted {
         is_server: true,
         is_distributor: true,
         is_switch: false,
+        decides: true,
         on_loopback: vec![VIP],
         on_interface: vec![],
         ports: vec![80],
@@ -33,8 +34,8 @@ fn interface(name: &str, index: u32, mtu: u32) -> Interface {
     Interface { name: name.into(), index, mac: [2, 0, 0, 0, 0, 1], mtu, up: true, bridged: false }
 }
 
-fn held(interface: &str, address: Ipv4Addr, prefix: u8) -> Held {
-    Held { interface: interface.into(), address, prefix }
+fn held(interface: &str, address: IpAddr, prefix: u8) -> Held {
+    Held { interface: interface.into(), address, prefix, duplicate: false }
 }
 
 fn listener(address: &str, mptcp: bool) -> Listener {
@@ -64,7 +65,11 @@ fn good() -> Facts {
         tun: Some(Ok(())),
         net: Net {
             interfaces: vec![interface("lo", 1, 65536), interface("eth0", 2, 1500)],
-            addresses: vec![held("lo", Ipv4Addr::LOCALHOST, 8), held("lo", VIP, 32), held("eth0", OWN, 24)],
+            addresses: vec![
+                held("lo", Ipv4Addr::LOCALHOST.into(), 8),
+                held("lo", VIP, 32),
+                held("eth0", OWN, 24),
+            ],
             default_routes: vec!["eth0".into()],
         },
         sysctls: sysctls.iter().map(|(name, value)| (Sysctl::new(*name), (*value).into())).collect(),
@@ -138,12 +143,19 @@ fn each_spoiled_fact_is_told_by_its_own_finding() {
             "sysctl -w net.core.bpf_jit_enable=1",
         ),
         (|_, f| f.capabilities.bpf = false, "capabilities", Error, MANUAL, "AmbientCapabilities=CAP_BPF"),
+        (
+            |_, f| f.capabilities.net_raw = false,
+            "capabilities",
+            Error,
+            MANUAL,
+            "AmbientCapabilities=CAP_NET_RAW",
+        ),
         (|_, f| f.tun = Some(Err("No such file".into())), "tun", Error, MANUAL, "modprobe tun"),
         (|_, f| f.net.interfaces[0].up = false, "interface-up", Error, FIXABLE, "ip link set lo up"),
         (|_, f| f.net.interfaces[1].up = false, "interface-up", Error, MANUAL, "ip link set eth0 up"),
         (|_, f| f.net.interfaces[1].mtu = 1400, "mtu", Warning, MANUAL, "ip link set eth0 mtu 1500"),
         (|w, _| w.interfaces = vec!["eth7".into()], "interface", Error, MANUAL, "cluster file"),
-        (|w, _| w.address = Ipv4Addr::new(10, 1, 0, 99), "interface", Error, MANUAL, "add the address"),
+        (|w, _| w.address = IpAddr::from([10, 1, 0, 99]), "interface", Error, MANUAL, "add the address"),
         (
             |_, f| set(&mut f.sysctls, "net/ipv4/tcp_syncookies", "0"),
             "tcp-syncookies",
@@ -198,7 +210,7 @@ fn each_spoiled_fact_is_told_by_its_own_finding() {
             "ip addr add 10.99.0.1/32 dev lo",
         ),
         (
-            |w, _| w.on_interface = vec![Ipv4Addr::new(10, 1, 0, 80)],
+            |w, _| w.on_interface = vec![IpAddr::from([10, 1, 0, 80])],
             "vip-interface",
             Error,
             FIXABLE,
@@ -298,7 +310,8 @@ fn strict_connection_tracking_is_an_error_when_a_rule_uses_it() {
 
 #[test]
 fn a_node_is_judged_by_its_own_roles_only() {
-    let wanted = Wanted { is_server: false, is_distributor: false, on_loopback: vec![], ..wanted() };
+    let wanted =
+        Wanted { is_server: false, is_distributor: false, decides: false, on_loopback: vec![], ..wanted() };
     let mut facts = good();
     for name in ["tcp_syncookies", "tcp_sack", "conf/all/arp_ignore"] {
         set(&mut facts.sysctls, &format!("net/ipv4/{name}"), "0");
@@ -319,4 +332,16 @@ fn a_node_is_judged_by_its_own_roles_only() {
 fn a_setting_that_the_kernel_lacks_is_not_judged() {
     let facts = Facts { sysctls: BTreeMap::new(), ..good() };
     assert_eq!(bad(judge(&wanted(), &facts)), []);
+}
+
+#[test]
+fn a_node_that_decides_needs_to_hold_packets_and_to_end_connections() {
+    let unable = |wanted: &Wanted| {
+        let capabilities = Capabilities { net_raw: false, ..good().capabilities };
+        let facts = Facts { capabilities, tun: Some(Err("absent".into())), ..good() };
+        bad(judge(wanted, &facts)).iter().map(|finding| finding.id).collect::<Vec<_>>()
+    };
+    let server = Wanted { is_distributor: false, ..wanted() };
+    assert_eq!(unable(&server), ["capabilities", "tun"], "its connections may move");
+    assert_eq!(unable(&Wanted { decides: false, ..server }), Vec::<&str>::new(), "they all stay");
 }

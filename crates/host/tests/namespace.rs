@@ -176,7 +176,7 @@ fn what_is_no_longer_wanted_is_undone_at_the_next_start() {
         spoil();
         let before = state();
         apply(&server(), dir.path()).await.expect("apply");
-        let other = Ipv4Addr::new(10, 99, 0, 2);
+        let other = IpAddr::from([10, 99, 0, 2]);
         let wanted = Wanted { on_loopback: vec![other], is_distributor: false, ..server() };
         let undo = apply(&wanted, dir.path()).await.expect("apply");
         let lo = run("ip -4 -o addr show dev lo");
@@ -192,9 +192,10 @@ fn a_failed_application_leaves_nothing_behind() {
     in_namespace(async |dir| {
         spoil();
         let before = state();
-        let impossible = Ipv4Addr::new(224, 0, 0, 1);
-        let wanted = Wanted { on_loopback: vec![VIP, impossible], ..server() };
-        let error = apply(&wanted, dir.path()).await.expect_err("a multicast address is on no interface");
+        // An interface that carries less than 1280 bytes has no IPv6, so its VIP fails after the other.
+        run("ip link set cluster mtu 1200");
+        let wanted = Wanted { on_interface: vec!["fd00:99::1".parse().expect("an address")], ..server() };
+        let error = apply(&wanted, dir.path()).await.expect_err("no IPv6 address can be there");
         assert!(matches!(error, HostError::Netlink { .. }), "{error}");
         assert_eq!(state(), before);
         assert!(!dir.path().join("b.undo").exists());
@@ -253,7 +254,7 @@ fn the_interface_is_the_one_that_holds_the_address() {
                 .contains(&EthernetAddress(cluster.mac).to_string().replace('-', ":"))
         );
 
-        let elsewhere = Wanted { address: Ipv4Addr::new(10, 1, 0, 99), ..server() };
+        let elsewhere = Wanted { address: IpAddr::from([10, 1, 0, 99]), ..server() };
         let error = cluster_interfaces(&elsewhere).await.expect_err("no such address").to_string();
         assert!(error.contains("10.1.0.99") && error.contains("10.1.0.11/24 on cluster"), "{error}");
 
@@ -392,12 +393,13 @@ fn an_announcing_node_holds_the_vip_and_tells_its_neighbours() {
         assert!(run("ip -4 -o addr show dev cluster").contains("10.99.0.1/32"));
         let mac = cluster_interfaces(&wanted).await.expect("interfaces")[0].mac;
         let heard = next_arp(&mut wire, |arp| sender(arp) == VIP);
+        let IpAddr::V4(vip) = VIP else { unreachable!("an IPv4 VIP") };
         let expected = ArpRepr::EthernetIpv4 {
             operation: ArpOperation::Request,
             source_hardware_addr: EthernetAddress(mac),
-            source_protocol_addr: VIP,
+            source_protocol_addr: vip,
             target_hardware_addr: EthernetAddress([0; 6]),
-            target_protocol_addr: VIP,
+            target_protocol_addr: vip,
         };
         assert_eq!(heard.last(), Some(&expected));
         undo.run().await.expect("undo");
@@ -423,15 +425,16 @@ fn a_server_is_silent_about_the_vip_on_its_loopback() {
     });
 }
 
-fn sender(arp: &ArpRepr) -> Ipv4Addr {
+fn sender(arp: &ArpRepr) -> IpAddr {
     let ArpRepr::EthernetIpv4 { source_protocol_addr, .. } = arp else {
         unreachable!("only IPv4 over Ethernet")
     };
-    *source_protocol_addr
+    IpAddr::V4(*source_protocol_addr)
 }
 
 /// Asks on the wire who has `address`.
-fn ask(wire: &mut RawSocket, address: Ipv4Addr) {
+fn ask(wire: &mut RawSocket, address: IpAddr) {
+    let IpAddr::V4(address) = address else { unreachable!("ARP is IPv4's") };
     const ASKER: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 1]);
     let arp = ArpRepr::EthernetIpv4 {
         operation: ArpOperation::Request,

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
+use std::fmt;
 
 use crate::head::Request;
 use crate::key::Key;
@@ -54,12 +55,29 @@ pub struct Rules {
 }
 
 impl HostMatch {
+    /// How many patterns of one service may match one host: the packet path has room for so many.
+    pub const TOGETHER_MAX: usize = 4;
+
     /// The match that `img.example.com` or `*.example.com` stands for, whatever its case.
     pub fn named(host: &str) -> Self {
         let host = host.to_ascii_lowercase();
         match host.strip_prefix('*') {
             Some(suffix) if suffix.starts_with('.') => Self::Suffix(suffix.into()),
             _ => Self::Exact(host),
+        }
+    }
+
+    /// Whether every host that `other` matches is matched by this one too.
+    ///
+    /// Two patterns match one host only if one of them covers the other, because both are what the host
+    /// ends with. So the most patterns that one host matches are the most that cover one pattern.
+    pub fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Any, _) => true,
+            (_, Self::Any) => false,
+            (_, Self::Exact(host)) => self.matches(Some(host)),
+            (Self::Suffix(suffix), Self::Suffix(longer)) => longer.ends_with(suffix.as_str()),
+            (Self::Exact(_), Self::Suffix(_)) => false,
         }
     }
 
@@ -82,7 +100,21 @@ impl HostMatch {
     }
 }
 
+/// As the cluster file writes it; any host as `*`.
+impl fmt::Display for HostMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("*"),
+            Self::Exact(host) => f.write_str(host),
+            Self::Suffix(suffix) => write!(f, "*{suffix}"),
+        }
+    }
+}
+
 impl PathMatch {
+    /// How long a route's path may be, in bytes: the packet path compares no more.
+    pub const LEN_MAX: usize = 127;
+
     fn matches(&self, path: &str) -> bool {
         match self {
             Self::Any => true,

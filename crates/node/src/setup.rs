@@ -135,16 +135,19 @@ impl RunFiles {
 pub fn wanted(cluster: &Cluster, node: &Node) -> Wanted {
     let (on_interface, others): (Vec<Ipv4Addr>, Vec<Ipv4Addr>) =
         cluster.vips().into_iter().partition(|vip| cluster.announcers(*vip).contains(&node.id));
+    let [on_interface, others] =
+        [on_interface, others].map(|vips| vips.into_iter().map(Into::into).collect());
     let mut ports: Vec<u16> = cluster.services.iter().map(|s| s.port).collect();
     ports.sort_unstable();
     ports.dedup();
     Wanted {
         node: node.name.clone(),
-        address: node.address,
+        address: node.address.into(),
         interfaces: node.interfaces.clone(),
         is_server: node.roles.server,
         is_distributor: node.roles.distributor,
         is_switch: node.roles.switch,
+        decides: decides(cluster, node),
         on_loopback: if node.roles.server || node.roles.distributor { others } else { Vec::new() },
         on_interface,
         ports,

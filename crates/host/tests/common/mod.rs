@@ -1,7 +1,7 @@
 //! A network namespace that lives as long as the thread that tests in it, and a cluster node to be.
 
 use std::future::Future;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,7 +11,7 @@ use baton_host::Wanted;
 use nix::sched::{CloneFlags, unshare};
 
 /// The VIP of all tests.
-pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+pub const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 99, 0, 1));
 
 /// Runs the test in a network namespace of its own, with `lo` and a pair of Ethernet interfaces up:
 /// `cluster` holds 10.1.0.11/24, `peer` is the far end of its wire. The namespace ends with the thread.
@@ -82,11 +82,12 @@ impl Drop for RunDir {
 pub fn server() -> Wanted {
     Wanted {
         node: "b".into(),
-        address: Ipv4Addr::new(10, 1, 0, 11),
+        address: Ipv4Addr::new(10, 1, 0, 11).into(),
         interfaces: vec![],
         is_server: true,
         is_distributor: true,
         is_switch: false,
+        decides: true,
         on_loopback: vec![VIP],
         on_interface: vec![],
         ports: vec![80],

@@ -74,8 +74,39 @@ fn naive(routes: &[Route], host: Option<&str>, path: &str, method: &str) -> Opti
     candidates.iter().find(unbeaten).map(|route| route.pool)
 }
 
+/// How many patterns match a host that a request names.
+fn matching(patterns: &[HostMatch], host: &str) -> usize {
+    let head = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    let matches =
+        |host: &&HostMatch| Route { host: (*host).clone(), ..Route::default() }.matches(&read(&head));
+    patterns.iter().filter(matches).count()
+}
+
+/// What a host that matches this pattern looks like.
+fn example(pattern: &HostMatch) -> String {
+    pattern.to_string().replace('*', "zz")
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    /// As many patterns match one host as cover one pattern, and no host matches more.
+    #[test]
+    fn covering_tells_how_many_patterns_match_one_host(
+        patterns in vec(host(), 0..8),
+        host in select(vec!["a", "img.a", "x.img.a", "y.x.img.a", "b", "c.b", "c"]),
+    ) {
+        let mut patterns: Vec<_> = patterns.into_iter().filter(|pattern| *pattern != HostMatch::Any).collect();
+        patterns.sort_by_key(HostMatch::to_string);
+        patterns.dedup();
+        let covering = |pattern: &HostMatch| patterns.iter().filter(|other| other.covers(pattern)).count();
+        for pattern in &patterns {
+            prop_assert_eq!(matching(&patterns, &example(pattern)), covering(pattern), "{}", pattern);
+            prop_assert_eq!(&HostMatch::named(&pattern.to_string()), pattern);
+        }
+        let most = patterns.iter().map(covering).max().unwrap_or(0);
+        prop_assert!(matching(&patterns, host) <= most, "{}", host);
+    }
 
     #[test]
     fn the_quadratic_matcher_agrees(
