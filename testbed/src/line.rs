@@ -4,6 +4,7 @@
 
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -16,9 +17,12 @@ use nix::sys::socket::{
     socket, sockopt,
 };
 use nix::sys::time::TimeSpec;
+use nix::unistd::gettid;
 
 use crate::disturb::{Counts, Disturb, Way};
 use crate::netns::Namespace;
+use crate::process::{allowed_cpus, pin_to};
+use crate::tools::{complete, tool};
 use crate::topology::Testbed;
 
 /// Longer frames were made by an offload, and would not fit a wire.
@@ -66,12 +70,17 @@ impl Line {
     pub(crate) fn start(wire: &Namespace, client: usize, how: Disturb) -> Self {
         let [near, far] = ends(client).map(|end| Arc::new(packet_socket(wire, &end)));
         let (counts, stop) = (Arc::new(Counts::default()), Arc::new(AtomicBool::new(false)));
-        let relay = |from: &Arc<OwnedFd>, to: &Arc<OwnedFd>, how| {
+        let cpus = allowed_cpus();
+        let relay = |from: &Arc<OwnedFd>, to: &Arc<OwnedFd>, how, cpu: usize| {
             let (from, to) = (Arc::clone(from), Arc::clone(to));
             let (counts, stop) = (Arc::clone(&counts), Arc::clone(&stop));
-            std::thread::spawn(move || relay(&from, &to, Way::new(how), &counts, &stop))
+            std::thread::spawn(move || {
+                hurry(cpu);
+                relay(&from, &to, Way::new(how), &counts, &stop);
+            })
         };
-        let threads = vec![relay(&near, &far, how), relay(&far, &near, how.backwards())];
+        let [one, other] = [0, 1].map(|way| cpus[(client + way) % cpus.len()]);
+        let threads = vec![relay(&near, &far, how, one), relay(&far, &near, how.backwards(), other)];
         Self { counts, stop, threads }
     }
 
@@ -146,6 +155,16 @@ fn link_address(interface: &str) -> nix::Result<LinkAddr> {
     let all = nix::ifaddrs::getifaddrs()?.filter(|address| address.interface_name == interface);
     let link = all.filter_map(|address| address.address?.as_link_addr().copied()).next();
     link.ok_or(Errno::ENODEV)
+}
+
+/// Makes the calling thread one that relays as a line would. On one CPU, because a veth device hands
+/// packets over on the CPU that sends them: one that changed would bring them out of order. And before
+/// whatever else wants that CPU: a sender takes a round trip that has grown for a queue that grows, and
+/// slows down. Where either is not allowed, a line still works.
+fn hurry(cpu: usize) {
+    let _ = pin_to(cpu);
+    let thread = gettid().to_string();
+    let _ = complete(Command::new(tool("chrt")).args(["--fifo", "--pid", "1", &thread]));
 }
 
 fn relay(from: &OwnedFd, to: &OwnedFd, mut way: Way, counts: &Counts, stop: &AtomicBool) {

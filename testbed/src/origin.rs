@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::content::Content;
-use crate::topology::Host;
+use crate::host::Host;
 
 /// The longest request head taken.
 const HEAD_MAX: usize = 16 * 1024;

@@ -4,7 +4,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use crate::content::DocRoot;
-use crate::topology::Host;
+use crate::host::Host;
 use crate::webserver::{WebServer, dir};
 
 /// Where the application server behind nginx listens.

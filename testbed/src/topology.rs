@@ -14,110 +14,19 @@
 //! router's 10.1.<n>.1 on a link of its own, `to-<node>`. Every interface has an IPv6 address too,
 //! spelt alike: fd02:<k>::2, fd01::10, fd01:<n>::10 ([`crate::network`] has the plan).
 
-use std::net::{IpAddr, SocketAddr};
-use std::ops::Deref;
+use std::net::IpAddr;
 use std::time::Duration;
-
-use nix::sched::sched_getaffinity;
-use nix::unistd::Pid;
 
 use crate::counters::Counters;
 use crate::disturb::Disturb;
+use crate::host::Host;
 use crate::line::Line;
 use crate::netns::Namespace;
-use crate::network::{Family, Network, neighbour, on_client_link};
-use crate::process::Pinned;
+use crate::network::{Family, Network, on_client_link};
+use crate::process::{Pinned, allowed_cpus};
 
 /// The most nodes, and the most clients, of one testbed: names are letters.
 const MACHINES_MAX: usize = 26;
-
-/// A machine of the testbed: everything of [`Namespace`], a name and an address of each family.
-#[derive(Debug)]
-pub struct Host {
-    name: String,
-    family: Family,
-    /// IPv4, IPv6.
-    addresses: [IpAddr; 2],
-    namespace: Namespace,
-}
-
-impl Host {
-    /// Its name: `a`, `b`, ... for nodes unless they were named, `router`, `client0`, ...
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Its own address, of the family that its [`Network`] says: for a client that of the VIPs. (The
-    /// router's is the one on the nodes' link, or on the first node's.)
-    pub fn address(&self) -> IpAddr {
-        self.address_of(self.family)
-    }
-
-    /// Its own address of a family.
-    pub fn address_of(&self, family: Family) -> IpAddr {
-        let [v4, v6] = self.addresses;
-        if family == Family::Ipv4 { v4 } else { v6 }
-    }
-
-    /// A port at its own address.
-    pub fn at(&self, port: u16) -> SocketAddr {
-        SocketAddr::new(self.address(), port)
-    }
-
-    /// Gives a client one more address, to connect from: of the family that its own has.
-    ///
-    /// # Panics
-    /// When `last` is 0, 1, 2 (taken) or 255.
-    #[track_caller]
-    pub fn extra_address(&self, last: u8) -> IpAddr {
-        assert!((3..255).contains(&last), "10.2.k.{last} is not free");
-        let address = neighbour(self.address(), last);
-        self.add_address(address, self.family.link_bits(), "eth0");
-        address
-    }
-
-    /// Puts a VIP on the loopback interface, and keeps the machine from answering for it on its link:
-    /// what an operator does by hand on a server behind direct routing. (With IPv6 a machine answers
-    /// only for the addresses of the interface that is asked.)
-    #[track_caller]
-    pub fn hold_vip(&self, vip: IpAddr) {
-        self.add_address(vip, Family::of(vip).host_bits(), "lo");
-        self.sysctl("net.ipv4.conf.all.arp_ignore", "1");
-        self.sysctl("net.ipv4.conf.all.arp_announce", "2");
-    }
-
-    /// Answers for a VIP on its link from now on.
-    #[track_caller]
-    pub fn claim_vip(&self, vip: IpAddr) {
-        match Family::of(vip) {
-            Family::Ipv4 => self.sysctl("net.ipv4.conf.all.arp_ignore", "0"),
-            Family::Ipv6 => self.add_address(vip, 128, "eth0"),
-        }
-    }
-
-    /// There is nobody to ask whether an IPv6 address is taken, and no time to.
-    #[track_caller]
-    fn add_address(&self, address: IpAddr, bits: u8, interface: &str) {
-        let nodad = if address.is_ipv6() { "nodad" } else { "" };
-        self.ip(&format!("addr add {address}/{bits} dev {interface} {nodad}"));
-    }
-
-    /// Its addresses on an interface.
-    #[track_caller]
-    fn add_addresses(&self, addresses: [IpAddr; 2], interface: &str) {
-        for address in addresses {
-            self.add_address(address, Family::of(address).link_bits(), interface);
-        }
-    }
-}
-
-impl Deref for Host {
-    type Target = Namespace;
-
-    fn deref(&self) -> &Namespace {
-        &self.namespace
-    }
-}
 
 /// What a testbed shall have; made by [`Testbed::builder`].
 #[derive(Debug, Clone)]
@@ -180,8 +89,8 @@ impl Builder {
 
     /// Pins all that runs in the testbed, and the thread that builds it, to one CPU. A veth device
     /// hands packets over on the CPU that sent them, so with two CPUs a flow whose sender migrates
-    /// is reordered, and TCP retransmits without a loss. On one CPU packets keep their order: needed by tests that count
-    /// retransmissions.
+    /// is reordered, and TCP retransmits without a loss. On one CPU packets keep their order: needed by
+    /// tests that count retransmissions.
     ///
     /// Tail loss probes (RFC 8985 7) are off then: a sender that waits for the one CPU longer than
     /// two round trips would probe, and a probe is a retransmission without a loss. What is really
@@ -242,7 +151,7 @@ impl Builder {
             gateways
         } else {
             router.ip(&format!("link set {port} master br0 up"));
-            router.addresses
+            place.on_node_link(0, 1)
         };
         node.ip(&format!("link set eth0 address 02:00:0a:01:00:{:02x} up", 10 + index));
         if let Some(mtu) = self.node_mtu {
@@ -314,8 +223,7 @@ struct Place {
 
 impl Place {
     fn host(self, name: String, family: Family, addresses: [IpAddr; 2]) -> Host {
-        let namespace = Namespace::new(&name, self.cpu);
-        Host { name, family, addresses, namespace }
+        Host::new(name, family, addresses, self.cpu)
     }
 
     fn on_node_link(self, index: usize, last: u8) -> [IpAddr; 2] {
@@ -403,7 +311,7 @@ impl Testbed {
     /// The router's interfaces to the nodes' networks: one to each node if each has its own.
     pub fn node_ports(&self) -> Vec<String> {
         match self.network.is_routed() {
-            true => self.nodes.iter().map(|node| format!("to-{}", node.name)).collect(),
+            true => self.nodes.iter().map(|node| format!("to-{}", node.name())).collect(),
             false => vec!["br0".into()],
         }
     }
@@ -467,7 +375,7 @@ impl Testbed {
     /// a node are its port's `rx`.
     #[track_caller]
     pub fn port_of(&self, node: &Host) -> Counters {
-        self.router.counters(&format!("to-{}", node.name))
+        self.router.counters(&format!("to-{}", node.name()))
     }
 }
 
@@ -522,8 +430,6 @@ fn bridged_packets_skip_ip_rules(namespace: &Namespace) {
 /// One of the CPUs that this process may use; not the same one for each process, so that test
 /// processes that run at once spread.
 fn some_cpu() -> usize {
-    let allowed = sched_getaffinity(Pid::from_raw(0)).expect("a process may ask for its own CPUs");
-    let cpus: Vec<usize> =
-        (0..nix::sched::CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false)).collect();
+    let cpus = allowed_cpus();
     cpus[std::process::id() as usize % cpus.len()]
 }

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::content::DocRoot;
+use crate::host::Host;
 use crate::process::Process;
-use crate::topology::Host;
 
 /// For a server to listen.
 const PATIENCE: Duration = Duration::from_secs(10);
