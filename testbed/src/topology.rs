@@ -10,9 +10,9 @@
 //! wire, if asked for, is a bridge on each client's link: a place where packets get lost whatever
 //! eBPF programs do on either side.
 //!
-//! In a routed layout there is no bridge: node n, counted from 0, is 10.1.<n>.10, alone with the
-//! router's 10.1.<n>.1 on a link of its own, `to-<node>`. Every interface has an IPv6 address too,
-//! spelt alike: fd02:<k>::2, fd01::10, fd01:<n>::10 ([`crate::network`] has the plan).
+//! In a routed layout there is no bridge: node n, counted from 0, is `10.1.<n>.10`, alone with the
+//! router's `10.1.<n>.1` on a link of its own, `to-<node>`. Every interface has an IPv6 address too,
+//! spelt alike: `fd02:<k>::2`, `fd01::10`, `fd01:<n>::10` ([`crate::network`] has the plan).
 
 use std::net::IpAddr;
 use std::time::Duration;
