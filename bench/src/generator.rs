@@ -8,7 +8,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -37,7 +37,7 @@ const LATENCY_MAX_US: u64 = 60_000_000;
 #[derive(Debug, Clone)]
 pub struct Requests {
     /// The address of the side.
-    pub to: SocketAddrV4,
+    pub to: SocketAddr,
     /// The files, requested in turn.
     pub files: Vec<Content>,
     /// Whether connections are kept.

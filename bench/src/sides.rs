@@ -9,12 +9,12 @@
 //! time, because an idle one costs nothing; Baton's daemons, which tell each other of their loads, run
 //! only while they are measured.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use baton_testbed::{
-    Baton, Content, Dial, DocRoot, Host, Namespace, Process, Testbed, VIP, node_status, wait_until,
+    Baton, Content, Dial, DocRoot, Host, Namespace, Network, Process, Testbed, node_status, wait_until,
 };
 
 use crate::plan::{Load, Side};
@@ -26,8 +26,10 @@ const HAPROXY_HTTP: u16 = 8080;
 const HAPROXY_TCP: u16 = 8081;
 const NGINX_PROXY: u16 = 8082;
 const HAPROXY_PATHS: u16 = 8083;
+/// The address that clients see.
+const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 99, 0, 1));
 /// Where the crossover's staying service is: as the other one, but that nothing moves.
-const VIP_STAYING: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
+const VIP_STAYING: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 99, 0, 2));
 
 /// Everything that is there all the time.
 #[derive(Debug)]
@@ -45,7 +47,7 @@ pub struct Sides {
 #[derive(Debug)]
 pub struct Running<'a> {
     /// Where the client connects to.
-    pub to: SocketAddrV4,
+    pub to: SocketAddr,
     batons: Vec<Baton<'a>>,
 }
 
@@ -55,7 +57,7 @@ impl Sides {
     /// # Panics
     /// When not root, or something is not installed or does not start.
     pub fn build() -> Self {
-        let bed = Testbed::builder().nodes(3).build();
+        let bed = Testbed::builder().nodes(3).network(Network::IPV4).build();
         let files = DocRoot::shared();
         Load::ALL.iter().flat_map(|load| load.files()).for_each(|file| drop(files.add(&file)));
         // Tens of thousands of connections a second from one address: as many ports as there are.
@@ -103,7 +105,7 @@ impl Sides {
     /// When it does not start or serves something else.
     pub fn start(&self, side: Side, load: Load) -> Running<'_> {
         let (a, b, c) = (self.bed.node(0), self.bed.node(1), self.bed.node(2));
-        let vip = SocketAddrV4::new(VIP, 80);
+        let vip = SocketAddr::new(VIP, 80);
         let (to, batons) = match side {
             Side::Nginx => (b.at(80), Vec::new()),
             Side::BatonFigure5 => (vip, cluster(&self.figure5, [a, b, c])),
@@ -126,13 +128,13 @@ impl Sides {
     /// When it does not start.
     pub fn start_pools(&self) -> Running<'_> {
         let batons = cluster(&self.pools, [self.bed.router(), self.bed.node(1), self.bed.node(2)]);
-        Running { to: SocketAddrV4::new(VIP, 80), batons }
+        Running { to: SocketAddr::new(VIP, 80), batons }
     }
 
     /// Where everything under `/c/` is served by c, all else by b: with [`Sides::start_pools`], or by
     /// HAProxy; and where requests stay with the server that has their connection.
-    pub fn routed(&self) -> [SocketAddrV4; 3] {
-        [SocketAddrV4::new(VIP, 80), self.front().at(HAPROXY_PATHS), SocketAddrV4::new(VIP_STAYING, 80)]
+    pub fn routed(&self) -> [SocketAddr; 3] {
+        [SocketAddr::new(VIP, 80), self.front().at(HAPROXY_PATHS), SocketAddr::new(VIP_STAYING, 80)]
     }
 
     /// Writes the files of these contents, unless they are there.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use crate::host::Host;
 use crate::process::Process;
-use crate::topology::Host;
 
 /// For the daemon to be ready.
 const READY: Duration = Duration::from_secs(10);

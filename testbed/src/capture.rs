@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 
 use crate::flows::Analysis;
 use crate::netns::Namespace;
+use crate::network::Family;
 use crate::pcap;
 use crate::process::Process;
 use crate::scratch::unique_name;
@@ -74,10 +75,10 @@ impl<'a> Capture<'a> {
     /// Sends a packet of our own, and waits until it is in the file: then so is all before it.
     fn wait_for_marker(&self) {
         let marker = unique_name("marker");
-        let to = SocketAddrV4::new(self.gateway(), MARKER_PORT);
+        let to = SocketAddr::new(self.gateway(), MARKER_PORT);
         let written = std::fs::metadata(&self.file).map_or(0, |file| file.len());
         self.place.inside(|| {
-            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("a UDP socket");
+            let socket = UdpSocket::bind((Family::of(to.ip()).unspecified(), 0)).expect("a UDP socket");
             socket.send_to(marker.as_bytes(), to).expect("the router is reachable");
         });
         wait_until(PATIENCE, "end of the capture in its file", || {
@@ -94,10 +95,12 @@ impl<'a> Capture<'a> {
         Ok(bytes)
     }
 
-    fn gateway(&self) -> Ipv4Addr {
-        let route = self.place.ip("route show default");
-        let gateway = route.split_whitespace().nth(2).and_then(|word| word.parse().ok());
-        gateway.unwrap_or_else(|| panic!("no default route to send a marker to: {route}"))
+    /// Of either family: the marker is no TCP.
+    fn gateway(&self) -> IpAddr {
+        let routes =
+            ["-4", "-6"].map(|family| self.place.ip(&format!("{family} route show default"))).concat();
+        let gateway = routes.split_whitespace().nth(2).and_then(|word| word.parse().ok());
+        gateway.unwrap_or_else(|| panic!("no default route to send a marker to: {routes}"))
     }
 }
 

@@ -3,19 +3,20 @@
 //! client's namespace, usable from any thread.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt,
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
 };
 
 use crate::content::Content;
 use crate::exchange::Exchange;
 use crate::netns::Namespace;
+use crate::network::Family;
 
 /// The longest response head taken.
 const HEAD_MAX: usize = 64 * 1024;
@@ -85,8 +86,8 @@ impl From<Errno> for Fault {
 /// How to connect.
 #[derive(Debug, Clone)]
 pub struct Dial {
-    to: SocketAddrV4,
-    from: Option<Ipv4Addr>,
+    to: SocketAddr,
+    from: Option<IpAddr>,
     source_port: u16,
     receive_buffer: Option<usize>,
     patience: Duration,
@@ -94,13 +95,14 @@ pub struct Dial {
 
 impl Dial {
     /// Connects to this address like anyone would.
-    pub fn new(to: SocketAddrV4) -> Self {
+    pub fn new(to: impl Into<SocketAddr>) -> Self {
+        let to = to.into();
         Self { to, from: None, source_port: 0, receive_buffer: None, patience: Duration::from_secs(20) }
     }
 
     /// From this address of the client (see [`crate::Host::extra_address`]).
-    pub fn from_address(self, from: Ipv4Addr) -> Self {
-        Self { from: Some(from), ..self }
+    pub fn from_address(self, from: impl Into<IpAddr>) -> Self {
+        Self { from: Some(from.into()), ..self }
     }
 
     /// From this port, also if it was used a moment ago.
@@ -145,7 +147,8 @@ impl Dial {
     }
 
     fn stream_here(&self) -> Result<TcpStream, Fault> {
-        let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        let family = if self.to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
         if let Some(bytes) = self.receive_buffer {
             setsockopt(&socket, sockopt::RcvBuf, &bytes)?;
         }
@@ -163,7 +166,7 @@ impl Dial {
     fn connect(&self, stream: &TcpStream) -> Result<(), Fault> {
         let until = Instant::now() + PORT_FREE;
         loop {
-            match connect(stream.as_raw_fd(), &SockaddrIn::from(self.to)) {
+            match connect(stream.as_raw_fd(), &SockaddrStorage::from(self.to)) {
                 Err(Errno::EADDRNOTAVAIL) if self.source_port != 0 && Instant::now() < until => {
                     std::thread::yield_now();
                 }
@@ -181,8 +184,9 @@ impl Dial {
         } else {
             return Ok(());
         }
-        let from = SocketAddrV4::new(self.from.unwrap_or(Ipv4Addr::UNSPECIFIED), self.source_port);
-        Ok(bind(socket.as_raw_fd(), &SockaddrIn::from(from))?)
+        let any = || Family::of(self.to.ip()).unspecified();
+        let from = SocketAddr::new(self.from.unwrap_or_else(any), self.source_port);
+        Ok(bind(socket.as_raw_fd(), &SockaddrStorage::from(from))?)
     }
 }
 

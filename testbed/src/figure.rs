@@ -2,7 +2,7 @@
 //! servers, one daemon a node. Only the cluster file says which is which.
 
 use std::fmt::Write as _;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::{Baton, Builder, DocRoot, Host, Testbed, WebServer, wait_until};
@@ -55,10 +55,36 @@ impl Figure {
     }
 
     /// The addresses that clients may connect to.
-    pub fn vips(self) -> Vec<Ipv4Addr> {
-        let distributors = self.roles().0.iter().filter(|r| r.contains("distributor")).count();
-        let vips = if matches!(self, Self::Six | Self::Eight) { distributors } else { 1 };
-        (1..=vips as u8).map(|last| Ipv4Addr::new(10, 99, 0, last)).collect()
+    pub fn vips(self, bed: &Testbed) -> Vec<IpAddr> {
+        let many = matches!(self, Self::Six | Self::Eight);
+        let vips = if many { self.with_role("distributor").count() } else { 1 };
+        (0..vips).map(|index| bed.vip(index)).collect()
+    }
+
+    /// The nodes with a role.
+    fn with_role(self, role: &str) -> impl Iterator<Item = usize> {
+        (0..self.nodes()).filter(move |node| self.has_role(*node, role))
+    }
+
+    /// Brings clients' packets for the VIPs to the nodes that announce them, as the cluster file has it:
+    /// the switches, or without one a distributor for each VIP. If the router is the switch they never get
+    /// further than to it; without its programs they would go to the distributors.
+    fn route_vips(self, bed: &Testbed) {
+        let switches: Vec<usize> = self.with_role("switch").collect();
+        let distributors: Vec<usize> = self.with_role("distributor").collect();
+        for (index, vip) in self.vips(bed).into_iter().enumerate() {
+            if !bed.network().is_routed() {
+                bed.vip_on_link(vip);
+                continue;
+            }
+            let dealt = [distributors[index % distributors.len()]];
+            let nodes = match self {
+                Self::SevenRouter => &distributors[..],
+                _ if switches.is_empty() => &dealt,
+                _ => &switches,
+            };
+            bed.route_vip_over(vip, &nodes.iter().map(|node| bed.node(*node)).collect::<Vec<_>>());
+        }
     }
 
     /// Whether a node has a role.
@@ -80,10 +106,10 @@ impl Figure {
             node(&mut text, bed.router(), router);
             let clients = (0..bed.clients().len()).map(|i| bed.client_port(i));
             let interfaces: Vec<String> =
-                clients.chain(["br0".to_owned()]).map(|name| format!("{name:?}")).collect();
+                clients.chain(bed.node_ports()).map(|name| format!("{name:?}")).collect();
             let _ = writeln!(text, "announce = false\ninterfaces = [{}]", interfaces.join(", "));
         }
-        let vips: Vec<String> = self.vips().iter().map(|vip| format!("\"{vip}\"")).collect();
+        let vips: Vec<String> = self.vips(bed).iter().map(|vip| format!("\"{vip}\"")).collect();
         let _ = writeln!(text, "[[service]]\nname = \"www\"\nvips = [{}]\nport = 80", vips.join(", "));
         if !service.contains("policy =") {
             text.push_str("policy = \"lard\"\n");
@@ -140,13 +166,12 @@ impl Figure {
     #[track_caller]
     fn start_daemons<'a>(self, bed: &'a Testbed, servers: Vec<WebServer>, config: &str) -> Cluster<'a> {
         let config = bed.router().scratch().write("cluster.toml", config);
-        let vips = self.vips();
-        vips.iter().for_each(|vip| bed.vip_on_link(*vip));
+        self.route_vips(bed);
         let (roles, router) = self.roles();
         let hosts = bed.nodes().iter().take(roles.len());
         let hosts = hosts.chain((!router.is_empty()).then(|| bed.router()));
         let batons: Vec<Baton<'a>> = hosts.map(|host| Baton::start(host, &config)).collect();
-        let cluster = Cluster { figure: self, vips, servers, batons };
+        let cluster = Cluster { figure: self, vips: self.vips(bed), servers, batons };
         cluster.wait_formed();
         cluster
     }
@@ -165,7 +190,7 @@ pub struct Cluster<'a> {
     /// Which arrangement.
     pub figure: Figure,
     /// What clients connect to.
-    pub vips: Vec<Ipv4Addr>,
+    pub vips: Vec<IpAddr>,
     /// The web servers, in the order of their nodes.
     pub servers: Vec<WebServer>,
     /// The daemons, in the order of their nodes; last the router's, if it has one.
@@ -174,8 +199,21 @@ pub struct Cluster<'a> {
 
 impl<'a> Cluster<'a> {
     /// The first VIP's service.
-    pub fn service(&self) -> SocketAddrV4 {
-        SocketAddrV4::new(self.vips[0], 80)
+    pub fn service(&self) -> SocketAddr {
+        SocketAddr::new(self.vips[0], 80)
+    }
+
+    /// The service of every VIP.
+    pub fn services(&self) -> Vec<SocketAddr> {
+        self.vips.iter().map(|vip| SocketAddr::new(*vip, 80)).collect()
+    }
+
+    /// The first VIP as URLs have it: an IPv6 address in brackets.
+    pub fn host_in_url(&self) -> String {
+        match self.vips[0] {
+            IpAddr::V4(vip) => vip.to_string(),
+            IpAddr::V6(vip) => format!("[{vip}]"),
+        }
     }
 
     /// Waits until every daemon has a control connection to every other.

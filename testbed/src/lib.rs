@@ -25,10 +25,14 @@
 //! assert_eq!(capture.stop().resets(), 0);
 //! ```
 //!
+//! Which network all this is on, `BATON_NETWORK` says unless the builder does (see [`Network`]): IPv4 or
+//! IPv6, nodes on one link or with a router between them. A test that names no address, but asks the
+//! testbed, its machines or the cluster for them, runs over all.
+//!
 //! With Baton before the web servers, a switch on the router, and loss in both directions:
 //!
 //! ```no_run
-//! # use baton_testbed::{Baton, Capture, Content, Dial, DocRoot, Load, Packets, Testbed, VIP, WebServer};
+//! # use baton_testbed::{Baton, Capture, Content, Dial, DocRoot, Load, Packets, Testbed, WebServer};
 //! # let config = "";
 //! let bed = Testbed::builder().nodes(3).wire().build();
 //! let files = DocRoot::shared();
@@ -41,7 +45,7 @@
 //!
 //! let capture = Capture::start(bed.client(0), 80);
 //! let losses = [bed.lose(3.0, Packets::FromClients), bed.lose(3.0, Packets::ToClients)];
-//! let load = Load::new(Dial::new(std::net::SocketAddrV4::new(VIP, 80))).connections(20).requests(25);
+//! let load = Load::new(Dial::new((bed.vip(0), 80))).connections(20).requests(25);
 //! let summary = load.run(bed.client(0), |i, j| pages[(i + j) % pages.len()].clone());
 //! assert!(summary.is_clean(), "{summary}");
 //! assert!(losses.iter().all(|loss| loss.lost() > 0));
@@ -58,10 +62,13 @@ mod disturb;
 mod exchange;
 mod figure;
 mod flows;
+mod host;
 mod janitor;
+mod line;
 mod load;
 mod loss;
 mod netns;
+mod network;
 mod origin;
 mod pcap;
 mod process;
@@ -77,16 +84,19 @@ pub use capture::Capture;
 pub use client::{Connection, Dial, Fault, Response, get};
 pub use content::{Content, DocRoot};
 pub use counters::Counters;
-pub use disturb::{Disturb, Disturbance};
+pub use disturb::Disturb;
 pub use exchange::{Exchange, Framing, Kind};
 pub use figure::{Cluster, Figure, StartServer, counted, node_status};
 pub use flows::{Analysis, Direction, Flow, Segment, SynOptions};
+pub use host::Host;
+pub use line::{Disturbance, Line};
 pub use load::{Load, Summary};
 pub use loss::{Loss, Packets};
 pub use netns::Namespace;
+pub use network::{Family, Layout, Network};
 pub use origin::Origin;
 pub use process::Process;
 pub use scratch::Scratch;
 pub use tools::wait_until;
-pub use topology::{Builder, Host, Testbed, VIP};
+pub use topology::{Builder, Testbed};
 pub use webserver::{Logged, WebServer};

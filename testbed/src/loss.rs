@@ -1,7 +1,9 @@
 //! Losing packets on purpose, with nftables (this needs no netem): at random, or exactly the nth
 //! of a kind. Rules sit where programs on a node's or switch's interfaces cannot pass them by: on
 //! the wire for the clients' traffic, on the router's bridge for that between nodes. (A program on
-//! the bridge's own ports could; rules for routed packets would miss what a switch redirects.)
+//! the bridge's own ports could; rules for routed packets would miss what a switch redirects.) Nodes
+//! that share no link have no bridge: what the router forwards between them is what can be lost, and a
+//! switch that runs on the router itself passes it by.
 
 use crate::netns::Namespace;
 use crate::scratch::unique_name;
@@ -14,7 +16,7 @@ pub enum Packets {
     FromClients,
     /// TCP to clients.
     ToClients,
-    /// Any IPv4 from one node to another (handoffs, forwarded packets, control connections).
+    /// Any IP from one node to another (handoffs, forwarded packets, control connections).
     BetweenNodes,
     /// SYN-ACKs to clients.
     SynAcks,
@@ -27,15 +29,15 @@ pub enum Packets {
 impl Packets {
     /// The nftables expression that selects them.
     fn expression(self) -> String {
-        let from_client = "iifname \"client*\" ether type ip meta l4proto tcp";
-        let to_client = "iifname \"router*\" ether type ip meta l4proto tcp";
+        let from_client = "iifname \"client*\" meta l4proto tcp";
+        let to_client = "iifname \"router*\" meta l4proto tcp";
         match self {
             Self::FromClients => from_client.into(),
             Self::ToClients => to_client.into(),
-            Self::BetweenNodes => "ether type ip".into(),
+            Self::BetweenNodes => String::new(),
             Self::SynAcks => format!("{to_client} tcp flags & (syn | ack) == syn | ack"),
             Self::Requests => format!("{from_client} @ih,0,24 {:#x}", 0x0047_4554),
-            Self::Handoffs(port) => format!("ether type ip udp dport {port}"),
+            Self::Handoffs(port) => format!("udp dport {port}"),
         }
     }
 
@@ -44,10 +46,17 @@ impl Packets {
     }
 }
 
+/// What keeps a link going is never lost, as ARP is not: neighbour discovery, and who is in which
+/// multicast group.
+const SPARED: &str = "icmpv6 type { nd-router-solicit, nd-router-advert, nd-neighbor-solicit, \
+                      nd-neighbor-advert, mld-listener-report, mld2-listener-report } accept";
+
 /// A loss in force; it ends when dropped.
 #[derive(Debug)]
 pub struct Loss<'a> {
     place: &'a Namespace,
+    /// The family of the table.
+    family: &'static str,
     table: String,
 }
 
@@ -80,18 +89,23 @@ impl Testbed {
 
     #[track_caller]
     fn drop_if(&self, packets: Packets, chance: &str) -> Loss<'_> {
+        let routed = packets.between_nodes() && self.network().is_routed();
         let place: &Namespace = if packets.between_nodes() { self.router() } else { self.wire() };
+        let (family, ip) = match routed {
+            true => ("inet", "iifname != \"to-client*\" oifname != \"to-client*\""),
+            false => ("bridge", "ether type { ip, ip6 }"),
+        };
         let table = unique_name("loss").replace('-', "_");
         let expression = packets.expression();
         place.run(
             "nft",
             [format!(
-                "table bridge {table} {{ chain c {{ type filter hook forward priority 0; \
-                 {expression} counter {chance} counter drop; }}; }}"
+                "table {family} {table} {{ chain c {{ type filter hook forward priority 0; {SPARED}; \
+                 {ip} {expression} counter {chance} counter drop; }}; }}"
             )
             .as_str()],
         );
-        Loss { place, table }
+        Loss { place, family, table }
     }
 }
 
@@ -111,7 +125,7 @@ impl Loss<'_> {
     /// The packet counts of the rule's two counters.
     #[track_caller]
     fn counters(&self) -> [u64; 2] {
-        let listing = self.place.run("nft", ["list", "table", "bridge", &self.table]);
+        let listing = self.place.run("nft", ["list", "table", self.family, &self.table]);
         let mut counts = listing.split("counter packets ").skip(1).map(|rest| {
             let number = rest.split_whitespace().next().unwrap_or_default();
             number.parse().unwrap_or_else(|_| panic!("cannot read nft's counters:\n{listing}"))
@@ -123,6 +137,6 @@ impl Loss<'_> {
 
 impl Drop for Loss<'_> {
     fn drop(&mut self) {
-        let _ = self.place.try_run("nft", ["delete", "table", "bridge", &self.table]);
+        let _ = self.place.try_run("nft", ["delete", "table", self.family, &self.table]);
     }
 }

@@ -212,7 +212,8 @@ impl Drop for Namespace {
 }
 
 /// Settings of every machine. Cubic, because the default of the real machine may be BBR, which
-/// paces and makes runs differ; no redirects, because a router and its nodes share one link.
+/// paces and makes runs differ; no redirects, because a router and its nodes share one link. IPv6
+/// addresses are those given, usable at once, and nobody asks for routers.
 const SYSCTLS: &[(&str, &str)] = &[
     ("net.ipv4.tcp_congestion_control", "cubic"),
     ("net.ipv4.conf.all.send_redirects", "0"),
@@ -221,6 +222,13 @@ const SYSCTLS: &[(&str, &str)] = &[
     ("net.ipv4.conf.default.accept_redirects", "0"),
     ("net.ipv4.conf.all.rp_filter", "0"),
     ("net.ipv4.conf.default.rp_filter", "0"),
+    ("net.ipv6.conf.all.accept_redirects", "0"),
+    ("net.ipv6.conf.default.accept_redirects", "0"),
+    ("net.ipv6.conf.all.accept_ra", "0"),
+    ("net.ipv6.conf.default.accept_ra", "0"),
+    ("net.ipv6.conf.default.router_solicitations", "0"),
+    ("net.ipv6.conf.all.accept_dad", "0"),
+    ("net.ipv6.conf.default.accept_dad", "0"),
 ];
 
 fn sysctl_path(key: &str) -> String {

@@ -3,7 +3,7 @@
 //! thread inside its machine's namespace.
 
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::content::Content;
-use crate::topology::Host;
+use crate::host::Host;
 
 /// The longest request head taken.
 const HEAD_MAX: usize = 16 * 1024;
@@ -26,7 +26,7 @@ const PIECE: usize = 64 * 1024;
 /// A running origin; stopped when dropped.
 #[derive(Debug)]
 pub struct Origin {
-    address: SocketAddrV4,
+    address: SocketAddr,
     desk: Arc<Desk>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -70,7 +70,7 @@ impl Origin {
     }
 
     /// Where it listens.
-    pub fn address(&self) -> SocketAddrV4 {
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 

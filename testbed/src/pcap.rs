@@ -1,6 +1,6 @@
 //! Reads the TCP segments out of a capture file (classic pcap, as tcpdump writes it). Pure.
 
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{LaxNetSlice, LaxSlicedPacket, TcpOptionElement, TcpSlice, TransportSlice};
 
@@ -34,20 +34,16 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 /// The TCP segment in an Ethernet frame, of which only the head need be there.
 pub(crate) fn segment(frame: &[u8]) -> Option<Segment> {
     let packet = LaxSlicedPacket::from_ethernet(frame).ok()?;
-    let Some(LaxNetSlice::Ipv4(ip)) = &packet.net else { return None };
     let Some(TransportSlice::Tcp(tcp)) = &packet.transport else { return None };
-    let header = ip.header();
-    // Not the slice's length: the frame was cut when captured.
-    let heads = usize::from(header.ihl()) * 4 + usize::from(tcp.data_offset()) * 4;
-    let payload = usize::from(header.total_len()).checked_sub(heads)?;
-    let address = |ip, port| SocketAddr::V4(SocketAddrV4::new(ip, port));
+    let (from, to, carried) = carried(packet.net.as_ref()?)?;
+    let payload = carried.checked_sub(usize::from(tcp.data_offset()) * 4)?;
     let timestamp = tcp.options_iterator().flatten().find_map(|option| match option {
         TcpOptionElement::Timestamp(value, _) => Some(value),
         _ => None,
     });
     Some(Segment {
-        from: address(header.source_addr(), tcp.source_port()),
-        to: address(header.destination_addr(), tcp.destination_port()),
+        from: SocketAddr::new(from, tcp.source_port()),
+        to: SocketAddr::new(to, tcp.destination_port()),
         sequence: tcp.sequence_number(),
         payload: payload as u32,
         syn: tcp.syn(),
@@ -56,6 +52,25 @@ pub(crate) fn segment(frame: &[u8]) -> Option<Segment> {
         timestamp,
         options: tcp.syn().then(|| syn_options(tcp)),
     })
+}
+
+/// Who sends what to whom: the addresses of a packet, and how many bytes it carries behind its IP
+/// headers. As the headers say: the frame was cut when captured.
+fn carried(net: &LaxNetSlice<'_>) -> Option<(IpAddr, IpAddr, usize)> {
+    match net {
+        LaxNetSlice::Ipv4(ip) => {
+            let header = ip.header();
+            let carried = usize::from(header.total_len()).checked_sub(usize::from(header.ihl()) * 4)?;
+            Some((header.source_addr().into(), header.destination_addr().into(), carried))
+        }
+        LaxNetSlice::Ipv6(ip) => {
+            let header = ip.header();
+            let extensions = ip.extensions().slice().len();
+            let carried = usize::from(header.payload_length()).checked_sub(extensions)?;
+            Some((header.source_addr().into(), header.destination_addr().into(), carried))
+        }
+        LaxNetSlice::Arp(_) => None,
+    }
 }
 
 fn syn_options(tcp: &TcpSlice<'_>) -> SynOptions {

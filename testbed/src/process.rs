@@ -59,6 +59,12 @@ pub(crate) fn pin_to(cpu: usize) -> nix::Result<()> {
     sched_setaffinity(Pid::from_raw(0), &cpus)
 }
 
+/// The CPUs that the calling thread may use.
+pub(crate) fn allowed_cpus() -> Vec<usize> {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).expect("a thread may ask for its own CPUs");
+    (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false)).collect()
+}
+
 /// The calling thread is pinned to one CPU until this is dropped (by the same thread).
 #[derive(Debug)]
 pub(crate) struct Pinned {

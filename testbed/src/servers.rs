@@ -4,7 +4,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use crate::content::DocRoot;
-use crate::topology::Host;
+use crate::host::Host;
 use crate::webserver::{WebServer, dir};
 
 /// Where the application server behind nginx listens.
@@ -81,9 +81,11 @@ fn filled(config: &str, node: &Host, files: &DocRoot) -> String {
     config.replace("@FILES@", &files.path().display().to_string())
 }
 
-/// It closes a persistent connection after 100 requests unless told otherwise.
+/// It closes a persistent connection after 100 requests unless told otherwise. Its second socket is for
+/// IPv6 alone.
 const LIGHTTPD: &str = r#"
 server.port = 80
+$SERVER["socket"] == "[::]:80" { }
 server.document-root = "@FILES@"
 server.username = "www-data"
 server.groupname = "www-data"

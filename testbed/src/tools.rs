@@ -12,6 +12,7 @@ const POLL: Duration = Duration::from_millis(5);
 /// Which Debian package brings which tool.
 const PACKAGES: &[(&str, &str)] = &[
     ("ip", "iproute2"),
+    ("chrt", "util-linux"),
     ("ss", "iproute2"),
     ("tc", "iproute2"),
     ("nft", "nftables"),

@@ -9,77 +9,24 @@
 //! port `to-<node>` for each node; it forwards like any router and can run a switch itself. The
 //! wire, if asked for, is a bridge on each client's link: a place where packets get lost whatever
 //! eBPF programs do on either side.
+//!
+//! In a routed layout there is no bridge: node n, counted from 0, is `10.1.<n>.10`, alone with the
+//! router's `10.1.<n>.1` on a link of its own, `to-<node>`. Every interface has an IPv6 address too,
+//! spelt alike: `fd02:<k>::2`, `fd01::10`, `fd01:<n>::10` ([`crate::network`] has the plan).
 
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::ops::Deref;
-
-use nix::sched::sched_getaffinity;
-use nix::unistd::Pid;
+use std::net::IpAddr;
+use std::time::Duration;
 
 use crate::counters::Counters;
+use crate::disturb::Disturb;
+use crate::host::Host;
+use crate::line::Line;
 use crate::netns::Namespace;
-use crate::process::Pinned;
-
-/// The address that clients see, in tests that need only one.
-pub const VIP: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+use crate::network::{Family, Network, on_client_link};
+use crate::process::{Pinned, allowed_cpus};
 
 /// The most nodes, and the most clients, of one testbed: names are letters.
 const MACHINES_MAX: usize = 26;
-
-/// A machine of the testbed: everything of [`Namespace`], a name and an address.
-#[derive(Debug)]
-pub struct Host {
-    name: String,
-    address: Ipv4Addr,
-    namespace: Namespace,
-}
-
-impl Host {
-    /// Its name: `a`, `b`, ... for nodes unless they were named, `router`, `client0`, ...
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Its own address (the router's is the one on the nodes' link).
-    pub fn address(&self) -> Ipv4Addr {
-        self.address
-    }
-
-    /// A port at its own address.
-    pub fn at(&self, port: u16) -> SocketAddrV4 {
-        SocketAddrV4::new(self.address, port)
-    }
-
-    /// Gives a client one more address, to connect from.
-    ///
-    /// # Panics
-    /// When `last` is 0, 1, 2 (taken) or 255.
-    #[track_caller]
-    pub fn extra_address(&self, last: u8) -> Ipv4Addr {
-        assert!((3..255).contains(&last), "10.2.k.{last} is not free");
-        let [a, b, c, _] = self.address.octets();
-        let address = Ipv4Addr::new(a, b, c, last);
-        self.ip(&format!("addr add {address}/24 dev eth0"));
-        address
-    }
-
-    /// Puts a VIP on the loopback interface, and keeps the machine from answering ARP for it: what
-    /// an operator does by hand on a server behind direct routing.
-    #[track_caller]
-    pub fn hold_vip(&self, vip: Ipv4Addr) {
-        self.ip(&format!("addr add {vip}/32 dev lo"));
-        self.sysctl("net.ipv4.conf.all.arp_ignore", "1");
-        self.sysctl("net.ipv4.conf.all.arp_announce", "2");
-    }
-}
-
-impl Deref for Host {
-    type Target = Namespace;
-
-    fn deref(&self) -> &Namespace {
-        &self.namespace
-    }
-}
 
 /// What a testbed shall have; made by [`Testbed::builder`].
 #[derive(Debug, Clone)]
@@ -89,6 +36,9 @@ pub struct Builder {
     wire: bool,
     one_cpu: bool,
     offloads: bool,
+    network: Option<Network>,
+    node_mtu: Option<u16>,
+    line: Option<Disturb>,
 }
 
 impl Builder {
@@ -107,6 +57,30 @@ impl Builder {
         Self { clients, ..self }
     }
 
+    /// What its networks are like; if not said, as `BATON_NETWORK` says ([`Network::from_environment`]).
+    pub fn network(self, network: Network) -> Self {
+        Self { network: Some(network), ..self }
+    }
+
+    /// The MTU of the nodes' links, on both ends, in bytes (1500 if not said; IPv6 needs 1280).
+    pub fn node_mtu(self, bytes: u16) -> Self {
+        Self { node_mtu: Some(bytes), ..self }
+    }
+
+    /// Makes every client's line one with a round trip of at least `round_trip`, half of it in each
+    /// direction: a [`Builder::line`] that delays, and does nothing else.
+    pub fn delay(self, round_trip: Duration) -> Self {
+        self.line(Disturb::new(0).delay(round_trip))
+    }
+
+    /// Makes every client's line like this for as long as the testbed is there: long, slow, bad
+    /// ([`Testbed::line`] tells what it has done). Frames go through a relay, one frame at a time: so the
+    /// segmentation and checksum offloads of both ends of the line are off. [`Testbed::lose`] cannot lose
+    /// packets of clients then; the line can.
+    pub fn line(self, line: Disturb) -> Self {
+        Self { line: Some(line), wire: true, ..self }
+    }
+
     /// Puts a wire on the clients' links, on which [`Testbed::lose`] can lose packets. It costs a
     /// hop, so benchmarks leave it out.
     pub fn wire(self) -> Self {
@@ -115,8 +89,8 @@ impl Builder {
 
     /// Pins all that runs in the testbed, and the thread that builds it, to one CPU. A veth device
     /// hands packets over on the CPU that sent them, so with two CPUs a flow whose sender migrates
-    /// is reordered, and TCP retransmits without a loss. On one CPU packets keep their order: needed by tests that count
-    /// retransmissions.
+    /// is reordered, and TCP retransmits without a loss. On one CPU packets keep their order: needed by
+    /// tests that count retransmissions.
     ///
     /// Tail loss probes (RFC 8985 7) are off then: a sender that waits for the one CPU longer than
     /// two round trips would probe, and a probe is a retransmission without a loss. What is really
@@ -140,17 +114,21 @@ impl Builder {
         let machines = 1..=MACHINES_MAX;
         assert!(machines.contains(&self.nodes.len()) && machines.contains(&self.clients), "1 to 26 of each");
         let cpu = self.one_cpu.then(some_cpu);
-        let router = self.router(cpu);
-        let nodes = (0..self.nodes.len()).map(|i| self.node(i, cpu, &router)).collect();
-        let wire = self.wire.then(|| Namespace::new("wire", cpu));
-        if let Some(wire) = &wire {
-            bridged_packets_skip_ip_rules(wire);
+        let network = self.network.unwrap_or_else(Network::from_environment);
+        let place = Place { cpu, network };
+        let router = place.host("router".into(), network.nodes, place.on_node_link(0, 1));
+        forwards(&router);
+        if !network.is_routed() {
+            bridge_of_nodes(&router, place.on_node_link(0, 1));
         }
-        let clients = (0..self.clients).map(|k| self.client(k, cpu, &router, wire.as_ref())).collect();
+        let nodes = (0..self.nodes.len()).map(|i| self.node(i, place, &router)).collect();
+        let wire = self.wire.then(|| wire(cpu));
+        let clients = (0..self.clients).map(|k| self.client(k, place, &router, wire.as_ref())).collect();
         // A thread that reads from a connection sends its window updates, and with them whatever the
         // server may send then.
         let pinned = cpu.map(|cpu| Pinned::to(cpu).expect("a thread may be pinned to a CPU that it was on"));
-        let bed = Testbed { clients, nodes, wire, router, _pinned: pinned };
+        let lines = self.lines(wire.as_ref());
+        let bed = Testbed { lines, clients, nodes, wire, router, network, _pinned: pinned };
         if self.one_cpu {
             bed.clients
                 .iter()
@@ -160,57 +138,73 @@ impl Builder {
         bed
     }
 
-    fn router(&self, cpu: Option<usize>) -> Host {
-        let router = host("router".into(), Ipv4Addr::new(10, 1, 0, 1), Namespace::new("router", cpu));
-        router.sysctl("net.ipv4.ip_forward", "1");
-        // Spanning tree off and no forward delay: ports carry packets as soon as they are up.
-        router.ip("link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0");
-        router.ip("link set br0 address 02:00:0a:01:00:01 up");
-        router.ip("addr add 10.1.0.1/24 dev br0");
-        bridged_packets_skip_ip_rules(&router);
-        router
-    }
-
-    fn node(&self, index: usize, cpu: Option<usize>, router: &Host) -> Host {
+    fn node(&self, index: usize, place: Place, router: &Host) -> Host {
         let name = self.nodes[index].clone();
-        let last = 10 + index as u8;
-        let node = host(name.clone(), Ipv4Addr::new(10, 1, 0, last), Namespace::new(&name, cpu));
+        let addresses = Family::ALL.map(|family| place.network.node(family, index));
+        let node = place.host(name.clone(), place.network.nodes, addresses);
         let port = format!("to-{name}");
         link((&node, "eth0"), (router, &port));
-        router.ip(&format!("link set {port} master br0 up"));
-        node.ip(&format!("link set eth0 address 02:00:0a:01:00:{last:02x} up"));
-        node.ip(&format!("addr add {}/24 dev eth0", node.address));
-        node.ip("route add default via 10.1.0.1");
+        let gateways = if place.network.is_routed() {
+            let gateways = place.on_node_link(index, 1);
+            router.ip(&format!("link set {port} up"));
+            router.add_addresses(gateways, &port);
+            gateways
+        } else {
+            router.ip(&format!("link set {port} master br0 up"));
+            place.on_node_link(0, 1)
+        };
+        node.ip(&format!("link set eth0 address 02:00:0a:01:00:{:02x} up", 10 + index));
+        if let Some(mtu) = self.node_mtu {
+            router.ip(&format!("link set {port} mtu {mtu}"));
+            node.ip(&format!("link set eth0 mtu {mtu}"));
+        }
+        node.add_addresses(addresses, "eth0");
+        gateways.iter().for_each(|gateway| drop(node.ip(&format!("route add default via {gateway}"))));
         self.offloads_of(&node);
         node
     }
 
-    fn client(&self, k: usize, cpu: Option<usize>, router: &Host, wire: Option<&Namespace>) -> Host {
+    fn client(&self, k: usize, place: Place, router: &Host, wire: Option<&Namespace>) -> Host {
         let name = format!("client{k}");
-        let network = k as u8;
-        let client = host(name.clone(), Ipv4Addr::new(10, 2, network, 2), Namespace::new(&name, cpu));
+        let [gateways, addresses] = [1, 2].map(|last| Family::ALL.map(|f| on_client_link(f, k, last)));
+        let client = place.host(name.clone(), place.network.vips, addresses);
         let port = format!("to-{name}");
         match wire {
             None => link((&client, "eth0"), (router, &port)),
             Some(wire) => {
                 link((&client, "eth0"), (wire, &name));
                 link((router, &port), (wire, &format!("router{k}")));
-                wire.ip(&format!(
-                    "link add wire{k} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
-                ));
-                for end in [name.clone(), format!("router{k}")] {
-                    wire.ip(&format!("link set {end} master wire{k} up"));
-                }
-                wire.ip(&format!("link set wire{k} up"));
+                self.wire_through(wire, k);
             }
         }
         router.ip(&format!("link set {port} up"));
-        router.ip(&format!("addr add 10.2.{network}.1/24 dev {port}"));
+        router.add_addresses(gateways, &port);
         client.ip("link set eth0 up");
-        client.ip(&format!("addr add {}/24 dev eth0", client.address));
-        client.ip(&format!("route add default via 10.2.{network}.1"));
+        client.add_addresses(addresses, "eth0");
+        gateways.iter().for_each(|gateway| drop(client.ip(&format!("route add default via {gateway}"))));
         self.offloads_of(&client);
+        if self.line.is_some() {
+            one_frame_at_a_time(&client, "eth0");
+            one_frame_at_a_time(router, &port);
+        }
         client
+    }
+
+    /// Joins the two ends of a client's wire: with a bridge, or with nothing if a relay is to do it.
+    fn wire_through(&self, wire: &Namespace, k: usize) {
+        let ends = [format!("client{k}"), format!("router{k}")];
+        if self.line.is_some() {
+            ends.iter().for_each(|end| drop(wire.ip(&format!("link set {end} up"))));
+            return;
+        }
+        wire.ip(&format!("link add wire{k} type bridge {QUIET_BRIDGE}"));
+        ends.iter().for_each(|end| drop(wire.ip(&format!("link set {end} master wire{k} up"))));
+        wire.ip(&format!("link set wire{k} up"));
+    }
+
+    fn lines(&self, wire: Option<&Namespace>) -> Vec<Line> {
+        let (Some(line), Some(wire)) = (self.line, wire) else { return Vec::new() };
+        (0..self.clients).map(|k| Line::start(wire, k, line)).collect()
     }
 
     fn offloads_of(&self, host: &Host) {
@@ -220,20 +214,66 @@ impl Builder {
     }
 }
 
+/// Where machines are made, and with which addresses.
+#[derive(Clone, Copy)]
+struct Place {
+    cpu: Option<usize>,
+    network: Network,
+}
+
+impl Place {
+    fn host(self, name: String, family: Family, addresses: [IpAddr; 2]) -> Host {
+        Host::new(name, family, addresses, self.cpu)
+    }
+
+    fn on_node_link(self, index: usize, last: u8) -> [IpAddr; 2] {
+        Family::ALL.map(|family| self.network.on_node_link(family, index, last))
+    }
+}
+
 /// A cluster of machines; all of them go when it is dropped.
 #[derive(Debug)]
 pub struct Testbed {
+    /// Before the wire that they are on: fields are dropped in this order.
+    lines: Vec<Line>,
     clients: Vec<Host>,
     nodes: Vec<Host>,
     wire: Option<Namespace>,
     router: Host,
+    network: Network,
     _pinned: Option<Pinned>,
 }
 
 impl Testbed {
     /// One client, one node, nothing else; then say what more.
     pub fn builder() -> Builder {
-        Builder { nodes: vec![letter(0)], clients: 1, wire: false, one_cpu: false, offloads: true }
+        Builder {
+            nodes: vec![letter(0)],
+            clients: 1,
+            wire: false,
+            one_cpu: false,
+            offloads: true,
+            network: None,
+            node_mtu: None,
+            line: None,
+        }
+    }
+
+    /// What its networks are like.
+    pub fn network(&self) -> Network {
+        self.network
+    }
+
+    /// An address that clients see, counted from 0. Nothing is there until something is put there.
+    #[track_caller]
+    pub fn vip(&self, index: usize) -> IpAddr {
+        self.network.vip(index)
+    }
+
+    /// The MSS of a connection between a client and a node, of the family of VIPs, with nothing between
+    /// them but the router: what both ends say when the MTU of their links is 1500.
+    pub fn plain_mss(&self) -> u16 {
+        1500 - self.network.vips.headers()
     }
 
     /// All nodes, in the order of their names.
@@ -268,37 +308,75 @@ impl Testbed {
         &self.router
     }
 
+    /// The router's interfaces to the nodes' networks: one to each node if each has its own.
+    pub fn node_ports(&self) -> Vec<String> {
+        match self.network.is_routed() {
+            true => self.nodes.iter().map(|node| format!("to-{}", node.name())).collect(),
+            false => vec!["br0".into()],
+        }
+    }
+
     /// The wire on the clients' links.
     ///
     /// # Panics
-    /// When the testbed was made without.
+    /// When the testbed was made without, or with a line of its own on it.
     #[track_caller]
     pub fn wire(&self) -> &Namespace {
+        assert!(self.lines.is_empty(), "there is a line on this testbed's wire already: let it lose packets");
         self.wire.as_ref().expect("this testbed has no wire: build it with `.wire()`")
+    }
+
+    /// The line of a client, counted from 0.
+    ///
+    /// # Panics
+    /// When the testbed was not made with [`Builder::line`] or [`Builder::delay`].
+    #[track_caller]
+    pub fn line(&self, client: usize) -> &Line {
+        self.lines.get(client).expect("this testbed has no lines: build it with `.line()` or `.delay()`")
     }
 
     /// The router sends packets for `vip` to this node, or to another one from now on.
     #[track_caller]
-    pub fn route_vip(&self, vip: Ipv4Addr, node: &Host) {
-        self.router.ip(&format!("route replace {vip}/32 via {}", node.address));
+    pub fn route_vip(&self, vip: IpAddr, node: &Host) {
+        self.route_vip_over(vip, &[node]);
     }
 
-    /// `vip` is on the nodes' link: the router asks by ARP who has it.
+    /// The router sends packets for `vip` to these nodes, each flow to one of them (equal-cost routes).
+    ///
+    /// # Panics
+    /// When there are none.
     #[track_caller]
-    pub fn vip_on_link(&self, vip: Ipv4Addr) {
-        self.router.ip(&format!("route replace {vip}/32 dev br0"));
+    pub fn route_vip_over(&self, vip: IpAddr, nodes: &[&Host]) {
+        assert!(!nodes.is_empty(), "no node to send {vip} to");
+        let hop = |node: &&Host| format!("nexthop via {}", node.address_of(Family::of(vip)));
+        self.replace_route(vip, &nodes.iter().map(hop).collect::<Vec<_>>().join(" "));
+    }
+
+    /// `vip` is on the nodes' link: the router asks there who has it.
+    ///
+    /// # Panics
+    /// When the nodes share no link.
+    #[track_caller]
+    pub fn vip_on_link(&self, vip: IpAddr) {
+        assert!(!self.network.is_routed(), "the nodes share no link: use `route_vip`");
+        self.replace_route(vip, "dev br0");
+    }
+
+    #[track_caller]
+    fn replace_route(&self, vip: IpAddr, to: &str) {
+        // A hash of ports too, or one client's connections would all go one way.
+        self.router.sysctl("net.ipv4.fib_multipath_hash_policy", "1");
+        self.router.sysctl("net.ipv6.fib_multipath_hash_policy", "1");
+        let prefix = format!("{vip}/{}", Family::of(vip).host_bits());
+        self.router.ip(&format!("route replace {prefix} {to}"));
     }
 
     /// What has gone over the router's port to a node: `tx` is towards the node. Response bytes of
     /// a node are its port's `rx`.
     #[track_caller]
     pub fn port_of(&self, node: &Host) -> Counters {
-        self.router.counters(&format!("to-{}", node.name))
+        self.router.counters(&format!("to-{}", node.name()))
     }
-}
-
-fn host(name: String, address: Ipv4Addr, namespace: Namespace) -> Host {
-    Host { name, address, namespace }
 }
 
 fn letter(index: usize) -> String {
@@ -311,6 +389,37 @@ fn link((a, a_name): (&Namespace, &str), (b, b_name): (&Namespace, &str)) {
     a.ip(&format!("link add {a_name} type veth peer name {b_name} netns {}", b.name()));
 }
 
+/// Spanning tree off and no forward delay: ports carry packets as soon as they are up.
+const QUIET_BRIDGE: &str = "stp_state 0 forward_delay 0 mcast_snooping 0";
+
+/// Makes a machine a router.
+fn forwards(router: &Host) {
+    router.sysctl("net.ipv4.ip_forward", "1");
+    router.sysctl("net.ipv6.conf.all.forwarding", "1");
+}
+
+fn bridge_of_nodes(router: &Host, addresses: [IpAddr; 2]) {
+    router.ip(&format!("link add br0 type bridge {QUIET_BRIDGE}"));
+    router.ip("link set br0 address 02:00:0a:01:00:01 up");
+    router.add_addresses(addresses, "br0");
+    bridged_packets_skip_ip_rules(router);
+}
+
+/// It passes on what it knows nothing of, and says nothing itself.
+fn wire(cpu: Option<usize>) -> Namespace {
+    let wire = Namespace::new("wire", cpu);
+    bridged_packets_skip_ip_rules(&wire);
+    for which in ["all", "default"] {
+        wire.sysctl(&format!("net.ipv6.conf.{which}.disable_ipv6"), "1");
+    }
+    wire
+}
+
+/// What leaves by this interface is single frames with right checksums, whatever came in elsewhere.
+fn one_frame_at_a_time(host: &Host, interface: &str) {
+    host.run("ethtool", ["-K", interface, "tso", "off", "gso", "off", "tx", "off"]);
+}
+
 /// Where br_netfilter is there, bridged packets would also run through the rules for routed ones.
 fn bridged_packets_skip_ip_rules(namespace: &Namespace) {
     for family in ["iptables", "ip6tables", "arptables"] {
@@ -321,8 +430,6 @@ fn bridged_packets_skip_ip_rules(namespace: &Namespace) {
 /// One of the CPUs that this process may use; not the same one for each process, so that test
 /// processes that run at once spread.
 fn some_cpu() -> usize {
-    let allowed = sched_getaffinity(Pid::from_raw(0)).expect("a process may ask for its own CPUs");
-    let cpus: Vec<usize> =
-        (0..nix::sched::CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false)).collect();
+    let cpus = allowed_cpus();
     cpus[std::process::id() as usize % cpus.len()]
 }

@@ -2,13 +2,13 @@
 //! nothing of what stands before them. Each names its node in the header `X-Node`, and logs who the
 //! client was. Here are nginx and Apache, and what all of them log; [`crate::servers`] has the rest.
 
-use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::content::DocRoot;
+use crate::host::Host;
 use crate::process::Process;
-use crate::topology::Host;
 
 /// For a server to listen.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -53,7 +53,7 @@ impl WebServer {
     /// # Panics
     /// When it is not installed or does not start.
     #[track_caller]
-    pub fn caching_nginx(node: &Host, origin: SocketAddrV4, objects: usize) -> Self {
+    pub fn caching_nginx(node: &Host, origin: SocketAddr, objects: usize) -> Self {
         Self::start_cache(node, 80, origin, objects)
     }
 
@@ -64,14 +64,14 @@ impl WebServer {
     /// # Panics
     /// When one is not installed or does not start.
     #[track_caller]
-    pub fn apache_before_cache(node: &Host, origin: SocketAddrV4, objects: usize) -> Self {
+    pub fn apache_before_cache(node: &Host, origin: SocketAddr, objects: usize) -> Self {
         let cache = Self::start_cache(node, CACHE_PORT, origin, objects);
         let site = APACHE_PROXY.replace("@PORT@", &CACHE_PORT.to_string());
         Self::start_apache(node, &site).before(cache)
     }
 
     #[track_caller]
-    fn start_cache(node: &Host, port: u16, origin: SocketAddrV4, objects: usize) -> Self {
+    fn start_cache(node: &Host, port: u16, origin: SocketAddr, objects: usize) -> Self {
         let cache = node.scratch().path().join("cache");
         // What an earlier one has left; mostly nothing.
         let _ = std::fs::remove_dir_all(&cache);
@@ -213,13 +213,14 @@ http {
     @HTTP@
     server {
         listen @PORT@;
+        listen [::]:@PORT@;
         add_header X-Node @NODE@ always;
         @SITE@
     }
 }
 "#;
 
-/// `Listen 80` is Debian's own: one IPv6 socket that takes IPv4 too, unlike nginx's. More threads
+/// `Listen 80` is Debian's own: one IPv6 socket that takes IPv4 too, unlike nginx's two. More threads
 /// than Debian's 25 a process: the event module may close idle persistent connections of a process
 /// that has no free one, and a test could not tell this from a connection that Baton has lost.
 const APACHE: &str = r#"

@@ -1,7 +1,7 @@
 //! What must not matter: clients that offer less, networks that lose packets, requests that do not fit
 //! one packet, web servers that are slow to accept.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use baton_testbed::{
@@ -25,6 +25,8 @@ fn clients_without_timestamps_sack_or_window_scaling() {
     let cluster = Figure::Seven.start(&bed, WebServer::nginx, &files, "");
     let client = bed.client(0);
     let all = ["timestamps", "sack", "window_scaling"];
+    // An IP header, which is that of the nodes' family, UDP, Geneve with its option.
+    let wrapping = bed.network().nodes.headers() - 20 + 64;
     let sets: [&[&str]; 6] = [&[], &all[..1], &all[1..2], &all[2..], &all[..2], &all];
     for without in sets {
         for key in all {
@@ -42,7 +44,11 @@ fn clients_without_timestamps_sack_or_window_scaling() {
             assert_eq!(agreed.timestamps, !without.contains(&"timestamps"));
             assert_eq!(agreed.sack, !without.contains(&"sack"));
             assert_eq!(agreed.window_scale.is_some(), !without.contains(&"window_scaling"));
-            assert_eq!(agreed.mss, Some(1376), "room for the handoff packet's wrapping");
+            assert_eq!(
+                agreed.mss,
+                Some(bed.plain_mss() - wrapping),
+                "room for the handoff packet's wrapping"
+            );
         }
     }
     cluster.stop();
@@ -164,12 +170,14 @@ fn a_full_listen_backlog() {
     let node = bed.node(0);
     let listener = node.inside(|| {
         use nix::sys::socket::{
-            AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, socket,
+            AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, socket,
         };
         use std::os::fd::AsRawFd;
-        let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
+        let any = SocketAddr::new(bed.network().vips.unspecified(), 80);
+        let family = if any.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
         let socket = socket.expect("a socket");
-        bind(socket.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, 80)).expect("port 80 is free");
+        bind(socket.as_raw_fd(), &SockaddrStorage::from(any)).expect("port 80 is free");
         listen(&socket, Backlog::new(1).expect("1 is a backlog")).expect("listening");
         std::net::TcpListener::from(socket)
     });
@@ -282,7 +290,7 @@ fn a_handoff_packet_lost_behind_a_switch() {
     let page = Content::new("page", 3000);
     files.add(&page);
     let cluster = Figure::SevenRouter.start(&bed, WebServer::nginx, &files, "policy = \"wrr\"");
-    let service = SocketAddrV4::new(cluster.vips[0], 80);
+    let service = cluster.service();
     for _ in 0..6 {
         let loss = bed.lose_nth(1, Packets::Handoffs(6081));
         let connection = Dial::new(service).open(bed.client(0)).expect("answered");

@@ -2,7 +2,6 @@
 //! logged is where it belongs.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
 use std::process::Output;
 
 use baton_testbed::{Cluster, Content, DocRoot, Figure, Host, Scratch, StartServer, Testbed, WebServer};
@@ -53,17 +52,14 @@ fn strings<const N: usize>(args: [&str; N]) -> Vec<String> {
     args.map(str::to_owned).into()
 }
 
-fn url(vip: Ipv4Addr, asset: &Content) -> String {
-    format!("http://{vip}{}", asset.path())
-}
-
 /// A cluster of figure 7 with the assets; `work` gets it, its client and a URL for each asset.
 fn with_cluster(server: StartServer, work: impl FnOnce(&Cluster<'_>, &Host, &[Content], &[String])) {
     let bed = Testbed::builder().figure(Figure::Seven).build();
     let files = DocRoot::shared();
     let assets = assets(&files);
     let cluster = Figure::Seven.start(&bed, server, &files, SERVICE);
-    let urls: Vec<String> = assets.iter().map(|asset| url(cluster.vips[0], asset)).collect();
+    let host = cluster.host_in_url();
+    let urls: Vec<String> = assets.iter().map(|asset| format!("http://{host}{}", asset.path())).collect();
     work(&cluster, bed.client(0), &assets, &urls);
     let nodes = cluster.nodes_by_connection();
     assert!(nodes.values().all(is_right), "{nodes:?}");
@@ -342,7 +338,7 @@ fn browse(service: &str, times: usize, is_right: fn(&Cluster<'_>, &[Content])) {
         "--dump-dom",
     ]);
     args.push(format!("--user-data-dir={}", profile.path().display()));
-    args.push(format!("http://{}/page.html", cluster.vips[0]));
+    args.push(format!("http://{}/page.html", cluster.host_in_url()));
     let pages: Vec<String> = (0..times).map(|_| text(&run(client, 90, "chromium", &args))).collect();
     assert!(pages.iter().all(|page| page.contains("all there")), "{pages:?}");
     for asset in &assets {

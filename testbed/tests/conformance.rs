@@ -1,7 +1,7 @@
 //! Baton changes nothing of what a web server says: raw conversations with each of five servers, alone
 //! and behind Baton, give the same transcripts, their ends included.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use baton_testbed::{Content, DocRoot, Figure, Host, StartServer, Testbed, WebServer};
@@ -15,7 +15,7 @@ const SILENCE: Duration = Duration::from_millis(400);
 const LONG_SILENCE: Duration = Duration::from_secs(3);
 
 /// Leads all conversations at once.
-fn lead(client: &Host, to: SocketAddrV4, which: &[Conversation], silence: Duration) -> Vec<Transcript> {
+fn lead(client: &Host, to: SocketAddr, which: &[Conversation], silence: Duration) -> Vec<Transcript> {
     std::thread::scope(|scope| {
         let one = |conversation| move || Conversation::lead(conversation, client, to, silence);
         let talks: Vec<_> = which.iter().map(|conversation| scope.spawn(one(conversation))).collect();

@@ -2,7 +2,7 @@
 //! who serve, are gone.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use baton_testbed::{
@@ -47,7 +47,7 @@ fn lard_keeps_a_target_where_it_is() {
         let mut used = BTreeMap::new();
         for page in &pages {
             let summaries = cluster.vips.iter().map(|vip| {
-                let load = Load::new(Dial::new(SocketAddrV4::new(*vip, 80))).requests(8).close();
+                let load = Load::new(Dial::new(SocketAddr::new(*vip, 80))).requests(8).close();
                 load.run(bed.client(0), |_, _| page.clone())
             });
             let mut servers = BTreeMap::new();

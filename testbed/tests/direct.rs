@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use baton_testbed::{
-    Capture, Content, Dial, Disturb, DocRoot, Fault, Host, Load, Origin, Packets, Testbed, VIP, WebServer,
-    get, wait_until,
+    Capture, Content, Dial, Disturb, DocRoot, Fault, Host, Load, Origin, Packets, Testbed, WebServer, get,
+    wait_until,
 };
 
 const SOON: Duration = Duration::from_secs(5);
@@ -63,15 +63,15 @@ fn servers_log_the_client_and_many_clients_are_told_apart() {
     let page = Content::new("page", 3000);
     files.add(&page);
     let servers = [WebServer::nginx(bed.node(0), &files), WebServer::apache(bed.node(1), &files)];
-    for (node, server) in bed.nodes().iter().zip(&servers) {
+    for (i, (node, server)) in (0..).zip(bed.nodes().iter().zip(&servers)) {
         for client in bed.clients() {
-            let extra = client.extra_address(77 + node.address().octets()[3]);
+            let extra = client.extra_address(77 + i);
             let dial = Dial::new(node.at(80)).from_address(extra).source_port(4321);
             let mut connection = dial.open(client).expect("the server listens");
             let response = connection.fetch(&page).expect("the page");
             assert_eq!(response.node(), node.name());
             let me = connection.local();
-            assert_eq!(me.to_string(), format!("{extra}:4321"));
+            assert_eq!(me, std::net::SocketAddr::new(extra, 4321));
             let mine = || server.logged().iter().any(|line| line.client == me && line.path == page.path());
             wait_until(SOON, "log line with the client's address", mine);
         }
@@ -93,19 +93,28 @@ fn vips_are_routed_to_a_node_or_found_on_the_link() {
     let page = Content::new("page", 3000);
     files.add(&page);
     let _servers: Vec<_> = bed.nodes().iter().map(|node| WebServer::nginx(node, &files)).collect();
-    bed.nodes().iter().for_each(|node| node.hold_vip(VIP));
-    let vip = std::net::SocketAddrV4::new(VIP, 80);
+    let address = bed.vip(0);
+    bed.nodes().iter().for_each(|node| node.hold_vip(address));
+    let vip = std::net::SocketAddr::new(address, 80);
     for node in bed.nodes() {
-        bed.route_vip(VIP, node);
+        bed.route_vip(address, node);
         let response =
             Dial::new(vip).open(bed.client(0)).expect("routed").fetch_last(&page).expect("the page");
         assert_eq!(response.node(), node.name());
     }
-    // Nobody answers ARP for an address on loopback, until somebody does.
-    bed.vip_on_link(VIP);
+    // Both, each for some of the connections.
+    bed.route_vip_over(address, &[bed.node(0), bed.node(1)]);
+    let load = Load::new(Dial::new(vip)).requests(60).close();
+    let summary = load.run(bed.client(0), |_, _| page.clone());
+    assert!(summary.is_clean() && summary.by_node.len() == 2, "{summary}");
+    if bed.network().is_routed() {
+        return;
+    }
+    // Nobody answers on the link for an address on loopback, until somebody does.
+    bed.vip_on_link(address);
     let unheard = Dial::new(vip).patience(Duration::from_millis(200)).open(bed.client(0));
     assert!(unheard.is_err(), "{unheard:?}");
-    bed.node(1).sysctl("net.ipv4.conf.all.arp_ignore", "0");
+    bed.node(1).claim_vip(address);
     let response = Dial::new(vip).open(bed.client(0)).expect("answered").fetch_last(&page).expect("the page");
     assert_eq!(response.node(), "b");
 }
@@ -163,7 +172,7 @@ fn captures_show_options_resets_and_clients_without_them() {
         assert_eq!(seen.flows.len(), 1);
         assert_eq!((seen.from_clients().resets, seen.from_servers().resets), (1, 0));
         let agreed = seen.flows[0].syn_ack.expect("the SYN-ACK was captured");
-        assert_eq!(agreed.mss, Some(1460));
+        assert_eq!(agreed.mss, Some(bed.plain_mss()));
         assert_eq!(agreed.timestamps, key != "timestamps", "after {key}");
         assert_eq!(agreed.sack, key != "sack");
         assert_eq!(agreed.window_scale.is_some(), key != "window_scaling");

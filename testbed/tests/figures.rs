@@ -1,7 +1,7 @@
 //! Every arrangement of the paper, with nginx and with Apache: what clients get, what their captures
 //! show, and which way the bytes went.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use baton_testbed::{
@@ -28,7 +28,7 @@ fn bodies_arrive_whole_and_directly(figure: Figure, (name, server): (&str, Start
 
     let mut bytes = 0;
     for vip in &cluster.vips {
-        let load = Load::new(Dial::new(SocketAddrV4::new(*vip, 80)));
+        let load = Load::new(Dial::new(SocketAddr::new(*vip, 80)));
         let kept = load.clone().requests(6).run(bed.client(0), |_, j| contents[j].clone());
         let closed = load.connections(1).requests(7).close().run(bed.client(0), |_, j| contents[j].clone());
         assert!(kept.is_clean() && closed.is_clean(), "{figure:?} {name}: {kept}\n{closed}");
@@ -100,7 +100,7 @@ fn servers_log_the_clients_own_address() {
         let mut connection = dial.open(bed.client(0)).expect("a distributor answers");
         connection.fetch(&page).expect("the page");
         let me = connection.local();
-        assert_eq!(me.to_string(), format!("{extra}:4321"));
+        assert_eq!(me, SocketAddr::new(extra, 4321));
         wait_until(Duration::from_secs(5), "log line with the client's address", || {
             let logs = |s: &WebServer| s.logged().iter().any(|l| l.client == me && l.path == page.path());
             cluster.servers.iter().any(logs)

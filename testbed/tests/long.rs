@@ -61,7 +61,7 @@ async def echo(socket, path=None):
     async for message in socket:
         await socket.send(message)
 async def main():
-    async with websockets.serve(echo, "0.0.0.0", 80, max_size=1 << 24, ping_interval=1):
+    async with websockets.serve(echo, None, 80, max_size=1 << 24, ping_interval=1):
         await asyncio.Future()
 asyncio.run(main())
 "#;
@@ -100,7 +100,7 @@ asyncio.run(main())
     let client = bed.client(0);
     let mut command = client.command("timeout");
     command.args(["60", "/usr/bin/python3"]).arg(client.scratch().write("client.py", CLIENT));
-    command.arg(format!("ws://{}/", cluster.vips[0]));
+    command.arg(format!("ws://{}/", cluster.host_in_url()));
     let output = command.output().expect("timeout can be started");
     let said = [output.stdout, output.stderr].concat();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));

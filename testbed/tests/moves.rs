@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use baton_testbed::{
@@ -49,8 +49,7 @@ fn alternating(figure: Figure) {
         let cluster = figure.start(&bed, server, &files, &pools);
         let capture = Capture::start(bed.client(0), 80);
         for vip in &cluster.vips {
-            let mut connection =
-                Dial::new(SocketAddrV4::new(*vip, 80)).open(bed.client(0)).expect("answered");
+            let mut connection = Dial::new(SocketAddr::new(*vip, 80)).open(bed.client(0)).expect("answered");
             for round in 0..16 {
                 let page = &pages[round % 2][round / 2 % 4];
                 let response = connection.fetch(page).unwrap_or_else(|e| panic!("round {round}: {e}"));

@@ -379,7 +379,7 @@ fn every_arrangement() {
         let capture = Capture::start(bed.client(0), 80);
         for vip in &cluster.vips {
             for _ in 0..4 {
-                let dial = Dial::new(std::net::SocketAddrV4::new(*vip, 80));
+                let dial = Dial::new((*vip, 80));
                 let mut connection = dial.open(bed.client(0)).expect("answered");
                 let request = get_with(&page, &filler(4000));
                 let fetched = connection

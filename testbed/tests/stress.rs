@@ -5,7 +5,7 @@
 //! What is asked follows from the seed, `BATON_STRESS_SEED`; `BATON_STRESS=10` asks ten times as much.
 
 use std::fmt;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -141,7 +141,7 @@ impl fmt::Display for Failure {
 struct Stress<'a> {
     plan: Plan,
     right: IsRight<'a>,
-    to: Vec<SocketAddrV4>,
+    to: Vec<SocketAddr>,
     failures: &'a Mutex<Vec<Failure>>,
     connections: &'a AtomicU64,
     answered: &'a AtomicU64,
@@ -222,7 +222,7 @@ impl Stress<'_> {
 #[track_caller]
 fn run(client: &Host, cluster: &Cluster<'_>, plan: Plan, right: IsRight<'_>) -> (u64, u64) {
     let (failures, connections, answered, moved) = Default::default();
-    let to = cluster.vips.iter().map(|vip| SocketAddrV4::new(*vip, 80)).collect();
+    let to = cluster.vips.iter().map(|vip| SocketAddr::new(*vip, 80)).collect();
     let (f, c, a, m) = (&failures, &connections, &answered, &moved);
     let stress = &Stress { plan, right, to, failures: f, connections: c, answered: a, moved: m };
     client.inside(|| {

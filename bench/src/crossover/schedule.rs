@@ -1,6 +1,6 @@
 //! What the crossover measures, in which order. Pure.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use baton_testbed::Content;
@@ -50,7 +50,7 @@ impl Way {
     }
 
     /// Which of the three addresses (moving, HAProxy, staying) it is at.
-    pub fn at(self, [moving, haproxy, staying]: [SocketAddrV4; 3]) -> SocketAddrV4 {
+    pub fn at(self, [moving, haproxy, staying]: [SocketAddr; 3]) -> SocketAddr {
         match self {
             Self::Moving(_) => moving,
             Self::Haproxy => haproxy,

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddrV4, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use baton_testbed::{Dial, Namespace};
@@ -63,7 +63,7 @@ pub struct Transcript {
 
 impl Conversation {
     /// Leads it; a server is silent when it says nothing for `silence`.
-    pub fn lead(&self, client: &Namespace, to: SocketAddrV4, silence: Duration) -> Transcript {
+    pub fn lead(&self, client: &Namespace, to: SocketAddr, silence: Duration) -> Transcript {
         let dial = Dial::new(to).patience(PATIENCE);
         let stream = dial.stream(client).unwrap_or_else(|fault| panic!("{}: {fault}", self.name));
         let mut talk = Talk { stream, heard: Vec::new(), end: None };

@@ -2,10 +2,10 @@
 //! the cables to the switch and to the nodes. Nothing that Baton runs can pass a packet by these
 //! counters, nor is any of them Baton's.
 
-use baton_testbed::{Host, VIP};
+use baton_testbed::Host;
 use serde_json::Value;
 
-use super::site::{NODES, Site};
+use super::site::{NODES, Site, VIP};
 
 /// The counters, each with the packets it counts: where they are met, and which they are.
 const COUNTERS: [(&str, Place, &str); 5] = [

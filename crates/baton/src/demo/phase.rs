@@ -2,7 +2,7 @@
 //! Many clients at once, each with one connection for each request, every body checked byte by byte.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -98,7 +98,7 @@ fn clients(site: &Site, workload: &Workload, tally: &Tally, over: &AtomicBool) {
     });
 }
 
-fn client(i: usize, from: Ipv4Addr, site: &Site, workload: &Workload, tally: &Tally, over: &AtomicBool) {
+fn client(i: usize, from: IpAddr, site: &Site, workload: &Workload, tally: &Tally, over: &AtomicBool) {
     // The client's number is its seed: both policies get the same requests.
     let mut random = StdRng::seed_from_u64(i as u64);
     let dial = Dial::new(site.service()).from_address(from).patience(PATIENCE);

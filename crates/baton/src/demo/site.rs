@@ -7,15 +7,17 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use baton_cluster::PolicyKind;
 use baton_node::status::ClusterStatus;
-use baton_testbed::{Baton, Host, Origin, Testbed, VIP, WebServer, wait_until};
+use baton_testbed::{Baton, Host, Network, Origin, Testbed, WebServer, wait_until};
 
+/// The address that clients connect to.
+pub const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 99, 0, 1));
 /// The nodes, each distributor and server; the first one is the dispatcher too.
 pub const NODES: [&str; 4] = ["n1", "n2", "n3", "n4"];
 /// How many contents fit the cache of one node.
@@ -37,7 +39,7 @@ pub struct Site {
     /// Before the machine it runs on: fields are dropped in this order.
     origin: Origin,
     bed: Testbed,
-    sources: Vec<Ipv4Addr>,
+    sources: Vec<IpAddr>,
     secret: String,
 }
 
@@ -48,7 +50,7 @@ impl Site {
     /// When something is not installed or the kernel refuses; the message says what to do.
     pub fn build() -> Self {
         let names: Vec<&str> = NODES.into_iter().chain(["switch", "origin"]).collect();
-        let bed = Testbed::builder().named_nodes(&names).build();
+        let bed = Testbed::builder().named_nodes(&names).network(Network::IPV4).build();
         let sources = (0..CLIENTS).map(|i| bed.client(0).extra_address(10 + i)).collect();
         let origin = Origin::start_limited(bed.node(NODES.len() + 1), 80, ORIGIN_DELAY, ORIGIN_AT_ONCE);
         let secret = format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
@@ -63,7 +65,7 @@ impl Site {
     }
 
     /// The addresses that clients connect from.
-    pub fn sources(&self) -> &[Ipv4Addr] {
+    pub fn sources(&self) -> &[IpAddr] {
         &self.sources
     }
 
@@ -88,8 +90,8 @@ impl Site {
     }
 
     /// Where clients connect to.
-    pub fn service(&self) -> SocketAddrV4 {
-        SocketAddrV4::new(VIP, 80)
+    pub fn service(&self) -> SocketAddr {
+        SocketAddr::new(VIP, 80)
     }
 
     /// Starts web servers with empty caches, and the daemons with this policy; waits until they

@@ -1,12 +1,12 @@
 //! The demo on a site that is not as it should be: it must notice. These need root, as it does.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::IpAddr;
 
-use baton_testbed::{Content, Dial, DocRoot, Scratch, VIP, WebServer};
+use baton_testbed::{Content, Dial, DocRoot, Scratch, WebServer};
 
 use super::account::Account;
-use super::site::Site;
+use super::site::{Site, VIP};
 use super::stop::Stop;
 use super::{Demo, caught};
 
@@ -37,9 +37,9 @@ fn answers_that_take_the_way_through_the_switch_or_a_node_are_counted() {
     server.hold_vip(VIP);
     site.router().ip(&format!("route replace {VIP}/32 via {}", server.address()));
     let account = Account::open(&site);
-    let fetch_by = |gateway: Ipv4Addr| {
+    let fetch_by = |gateway: IpAddr| {
         server.ip(&format!("route replace default via {gateway}"));
-        let connection = Dial::new(SocketAddrV4::new(VIP, 80)).open(site.client()).expect("a connection");
+        let connection = Dial::new((VIP, 80)).open(site.client()).expect("a connection");
         connection.fetch_last(&page).expect("the page");
         account.read()
     };
