@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::{Cluster, Node, Pool, Service};
 
 /// Names the encoding below; to be changed with it.
-const VERSION: &str = "baton cluster 2";
+const VERSION: &str = "baton cluster 3";
 
 impl Cluster {
     /// SHA-256 of what the file means. The order of nodes, services, pools and VIPs has a meaning,
@@ -22,6 +22,7 @@ impl Cluster {
         canon.bytes(&self.derive::<32>("baton/1 digest"));
         canon.number(self.failure_timeout.as_millis());
         canon.number(self.control_port);
+        canon.text(self.forwarding.name());
         canon.number(self.handoff_port);
         canon.list(&self.nodes, Canon::node);
         canon.list(&self.services, Canon::service);
