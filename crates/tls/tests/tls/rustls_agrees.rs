@@ -153,7 +153,7 @@ fn its_clients_understand_our_alerts() {
         (Alert::IllegalParameter, AlertDescription::IllegalParameter),
         (Alert::DecodeError, AlertDescription::DecodeError),
         (Alert::InternalError, AlertDescription::InternalError),
-        (Alert::UnrecognizedName, AlertDescription::UnrecognizedName),
+        (Alert::UnrecognizedName, AlertDescription::UnrecognisedName),
         (Alert::NoApplicationProtocol, AlertDescription::NoApplicationProtocol),
     ] {
         let mut connection = connection("www.example.com", &[], false, None);
