@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use baton_datapath::replay::Replay;
 use baton_datapath::{Frame, Heard, Reading};
+use etherparse::checksum::Sum16BitWords;
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
 /// Two bytes each: where the packet is cut, where a second copy of it begins; then what the client has said since
@@ -82,19 +83,18 @@ fn is_right(frame: &Frame) {
     let Ok(sliced) = SlicedPacket::from_ethernet(&frame.bytes) else { return };
     let Some(TransportSlice::Tcp(tcp)) = &sliced.transport else { return };
     assert_eq!(tcp.payload(), frame.payload());
-    let header = tcp.to_header();
-    match &sliced.net {
+    let segment = tcp.slice();
+    let length = u16::try_from(segment.len()).expect("a packet").to_be_bytes();
+    let protocol_and_length = Sum16BitWords::new().add_2bytes([0, 6]).add_2bytes(length);
+    let addresses = match &sliced.net {
         Some(NetSlice::Ipv4(ip)) => {
-            let ip = ip.header().to_header();
-            assert_eq!(ip.calc_header_checksum(), ip.header_checksum);
-            assert_eq!(header.calc_checksum_ipv4(&ip, tcp.payload()), Ok(header.checksum));
+            assert_eq!(Sum16BitWords::new().add_slice(ip.header().slice()).ones_complement(), 0);
+            [&ip.header().source()[..], &ip.header().destination()].concat()
         }
-        Some(NetSlice::Ipv6(ip)) => {
-            let ip = ip.header().to_header();
-            assert_eq!(header.calc_checksum_ipv6(&ip, tcp.payload()), Ok(header.checksum));
-        }
-        _ => {}
-    }
+        Some(NetSlice::Ipv6(ip)) => [ip.header().source(), ip.header().destination()].concat(),
+        _ => return,
+    };
+    assert_eq!(protocol_and_length.add_slice(&addresses).add_slice(segment).ones_complement(), 0);
 }
 
 /// A frame of a client, for the connection that it belongs to.
