@@ -94,11 +94,12 @@ fn request(bytes: &[u8]) -> Option<(usize, bool)> {
 }
 
 fn response(bytes: &[u8], to_head: bool) -> Option<(usize, bool)> {
+    let bytes = &of_a_known_version(bytes);
     let mut headers = vec![httparse::EMPTY_HEADER; bytes.len() / 4 + 1];
     let mut response = httparse::Response::new(&mut headers);
     let httparse::Status::Complete(head) = response.parse(bytes).ok()? else { return None };
     let status = response.code?;
-    if status < 200 {
+    if (100..200).contains(&status) {
         return Some((head, false));
     }
     if to_head || status == 204 || status == 304 {
@@ -110,6 +111,15 @@ fn response(bytes: &[u8], to_head: bool) -> Option<(usize, bool)> {
         Announced::Chunks => chunks(bytes.get(head..)?)?,
     };
     Some((head.checked_add(body)?, true))
+}
+
+/// httparse knows HTTP/1.0 and HTTP/1.1; the follower takes every minor version (RFC 9110 2.5).
+fn of_a_known_version(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    if let [b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor @ b'2'..=b'9', ..] = bytes.as_mut_slice() {
+        *minor = b'1';
+    }
+    bytes
 }
 
 /// What headers say of a body (RFC 9112 6.3).

@@ -70,8 +70,9 @@ fn another_type(sent: &[u8]) -> bool {
 fn has_another_type(mut records: &[u8]) -> Option<bool> {
     let mut message = Vec::new();
     while let Some((header, rest)) = records.split_first_chunk::<5>() {
-        let (fragment, rest) =
-            rest.split_at_checked(usize::from(u16::from_be_bytes([header[3], header[4]])))?;
+        let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
+        // What follows the hello need not be whole.
+        let Some((fragment, rest)) = rest.split_at_checked(length) else { break };
         message.extend_from_slice(fragment);
         records = rest;
     }
