@@ -466,9 +466,12 @@ function int handoff(struct __sk_buff *skb)
 	if (verify_handoff(skb, &o, p) != PARSED_TCP)
 		return TC_ACT_SHOT;
 	struct binding *b = binding_of(&p->flow);
+	bool later = b && (__s64)(issued_of(&o) - b->issued) > 0;
+	/* repeated, and what it began was over when this node's reader got the connection */
+	if (b && b->state == STATE_READING && !later)
+		return drop(COUNT_DROP_HANDOFF_STALE);
 	if (b && !is_decided(b))
 		b = 0;
-	bool later = b && (__s64)(issued_of(&o) - b->issued) > 0;
 	if (b && b->start_seq == bpf_ntohl(o.start_seq) && b->node != settings.self && !later) {
 		count(COUNT_HANDOFF_RECEIVED);
 		return hand_on(skb, p, b, &o);

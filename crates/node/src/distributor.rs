@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use baton_cluster::{Cluster, Flow, NodeId, PoolId};
 use baton_control::{Answer, BatchLimits, Batcher, Message, Question, Verdict};
 use baton_datapath::replay::Replay;
-use baton_datapath::{Datapath, DatapathError, Frame, Hold, Reading, ServiceEntry, State};
+use baton_datapath::{Asked, Datapath, DatapathError, Frame, Hold, Reading, ServiceEntry, State};
 
 use crate::clock;
 use crate::early::Early;
@@ -175,6 +175,10 @@ impl Distributor {
         let Some(service) = service_of(&self.services, &frame.flow) else { return Ok(()) };
         let Some(asked) = tools.datapath.asked(&frame.flow)? else { return Ok(()) };
         let flow = frame.flow;
+        if service.strict && !is_asked(&frame, &asked) {
+            self.early.add(frame, tools.now);
+            return Ok(());
+        }
         let behind = self.early.take(&flow);
         let here = service.pools.first().copied().unwrap_or(PoolId(0));
         let read = question::read(service, frame.payload(), self.target_secret);
@@ -438,6 +442,13 @@ impl Waiting {
             since: now,
         }
     }
+}
+
+/// Whether a packet of a strict service is the one that the kernel asks about: with a whole head, or with the
+/// place to cut it at. Others may have been on their way up here before that: they go behind it.
+fn is_asked(frame: &Frame, asked: &Asked) -> bool {
+    let begins = asked.boundary == Some(frame.seq) && question::is_whole(frame.payload());
+    begins || asked.cut_seq.is_some_and(|seq| frame.cut(seq).is_some())
 }
 
 fn service_of<'a>(services: &'a [ServiceEntry], flow: &Flow) -> Option<&'a ServiceEntry> {

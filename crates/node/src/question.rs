@@ -32,6 +32,11 @@ pub(crate) fn read(service: &ServiceEntry, payload: &[u8], secret: u64) -> Read 
     }
 }
 
+/// Whether a payload holds all of the head that it begins with.
+pub(crate) fn is_whole(payload: &[u8]) -> bool {
+    !matches!(parse_request(payload), Parsed::Incomplete)
+}
+
 /// Where the request line says all that the service's rules ask, as the programs do: the head may be longer
 /// than a packet. `None` when more is needed.
 fn read_line(service: &ServiceEntry, payload: &[u8], secret: u64) -> Option<Read> {

@@ -22,11 +22,16 @@ impl Run<'_> {
         };
         let known = inner.get(L3..).and_then(inner_of);
         let known = known.and_then(|(flow, _)| Some((flow, self.binding_of(&flow)?)));
+        let not_later = |b: &Binding| h.issued.wrapping_sub(b.issued).cast_signed() <= 0;
+        // Repeated, and what it began was over when this node's reader got the connection.
+        if known.is_some_and(|(_, b)| b.state == State::Reading && not_later(&b)) {
+            return self.drop(Counter::DropHandoffStale);
+        }
         if let Some((flow, b)) = known
             && let Some(node) = b.owner(self.model.settings.node)
             && node != self.model.settings.node
             && b.start_seq == h.start_seq
-            && h.issued.wrapping_sub(b.issued).cast_signed() <= 0
+            && not_later(&b)
         {
             self.count(Counter::HandoffReceived);
             let verdict = self.hand_on(&inner, &h, &b, node);
