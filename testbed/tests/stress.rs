@@ -318,7 +318,6 @@ fn figure_7() {
 }
 
 #[test]
-#[ignore = "some connections with split heads still get stuck when many move between strict pools at once"]
 fn figure_5_between_pools() {
     between_pools(Figure::Five, WebServer::nginx_before_app);
 }
@@ -329,7 +328,6 @@ fn figure_6_between_pools() {
 }
 
 #[test]
-#[ignore = "some connections with split heads still get stuck when many move between strict pools at once"]
 fn figure_7_between_pools() {
     between_pools(Figure::Seven, WebServer::nginx_before_app);
 }

@@ -138,8 +138,8 @@ impl Distributor {
         if tools.datapath.reading(flow)?.is_some() {
             return Ok(());
         }
-        if let Some(heard) = tools.datapath.asked(flow)?.and_then(|asked| asked.idle) {
-            self.early.idle(flow, heard, tools.hold);
+        if let Some(Asked { idle: Some(heard), boundary: Some(at), .. }) = tools.datapath.asked(flow)? {
+            self.early.idle(flow, at, heard, tools.hold);
         }
         Ok(())
     }
@@ -180,25 +180,28 @@ impl Distributor {
             return Ok(());
         }
         let behind = self.early.take(&flow);
+        let mut cut_seq = asked.cut_seq;
         let here = service.pools.first().copied().unwrap_or(PoolId(0));
         let read = question::read(service, frame.payload(), self.target_secret);
         let waiting = match read {
-            Read::Request { pool, target, host, .. } if asked.boundary == Some(frame.seq) => {
+            Read::Request { pool, target, host, next } if asked.boundary == Some(frame.seq) => {
                 if let Some(host) = host {
                     tools.datapath.set_host(service, &host)?;
                 }
+                // As above: it may be longer than the one that the kernel asks about.
+                cut_seq = next.filter(|_| service.strict).map(|at| frame.seq.wrapping_add(at as u32));
                 Waiting::of(frame, pool, target, tools.now)
             }
             // The end of a request, and the next one behind it: or nothing that could be decided.
             _ => {
                 let waiting = Waiting::of(frame, here, None, tools.now);
-                let mut waiting = Waiting { is_ours: true, cut_seq: asked.cut_seq, ..waiting };
+                let mut waiting = Waiting { is_ours: true, cut_seq, ..waiting };
                 waiting.frames.extend(behind);
                 let _ = self.waits.begin(flow, waiting);
                 return self.settle(flow, self.me, tools);
             }
         };
-        let mut waiting = Waiting { is_ours: true, cut_seq: asked.cut_seq, ..waiting };
+        let mut waiting = Waiting { is_ours: true, cut_seq, ..waiting };
         waiting.frames.extend(behind);
         self.ask(flow, waiting, tools)
     }
@@ -444,11 +447,15 @@ impl Waiting {
     }
 }
 
-/// Whether a packet of a strict service is the one that the kernel asks about: with a whole head, or with the
-/// place to cut it at. Others may have been on their way up here before that: they go behind it.
+/// Whether a packet of a strict service may be the one that the kernel asks about: a request, or the end of
+/// one and the next. Others were on their way up here before that: they go behind it.
 fn is_asked(frame: &Frame, asked: &Asked) -> bool {
-    let begins = asked.boundary == Some(frame.seq) && question::is_whole(frame.payload());
-    begins || asked.cut_seq.is_some_and(|seq| frame.cut(seq).is_some())
+    let ahead = asked.boundary.map(|at| frame.seq.wrapping_sub(at).cast_signed());
+    match ahead {
+        Some(0) => question::is_whole(frame.payload()),
+        Some(1..) => false,
+        Some(_) | None => asked.cut_seq.is_some_and(|seq| frame.cut(seq).is_some()),
+    }
 }
 
 fn service_of<'a>(services: &'a [ServiceEntry], flow: &Flow) -> Option<&'a ServiceEntry> {
