@@ -175,7 +175,8 @@ impl Distributor {
         let Some(service) = service_of(&self.services, &frame.flow) else { return Ok(()) };
         let Some(asked) = tools.datapath.asked(&frame.flow)? else { return Ok(()) };
         let flow = frame.flow;
-        if service.strict && !is_asked(&frame, &asked) {
+        if service.strict && !question::is_asked(&frame, &asked) {
+            // It was on its way up here before that one, and goes back behind it.
             self.early.add(frame, tools.now);
             return Ok(());
         }
@@ -444,17 +445,6 @@ impl Waiting {
             read: 1,
             since: now,
         }
-    }
-}
-
-/// Whether a packet of a strict service may be the one that the kernel asks about: a request, or the end of
-/// one and the next. Others were on their way up here before that: they go behind it.
-fn is_asked(frame: &Frame, asked: &Asked) -> bool {
-    let ahead = asked.boundary.map(|at| frame.seq.wrapping_sub(at).cast_signed());
-    match ahead {
-        Some(0) => question::is_whole(frame.payload()),
-        Some(1..) => false,
-        Some(_) | None => asked.cut_seq.is_some_and(|seq| frame.cut(seq).is_some()),
     }
 }
 
