@@ -65,7 +65,7 @@ impl Setup {
         let datapath = Datapath::load(settings, sizes)?;
         datapath.set_keys(&cluster.keys())?;
         for peer in &cluster.nodes {
-            datapath.set_node(peer.id, &peer_entry(peer, &self.paths))?;
+            datapath.set_node(peer.id, &peer_entry(peer, &self.paths, self.cluster_interface.index))?;
         }
         for pool in &cluster.pools {
             datapath.set_pool(&PoolEntry {
@@ -159,8 +159,14 @@ pub fn wanted(cluster: &Cluster, node: &Node) -> Wanted {
 }
 
 /// A node as the programs are to know it.
-pub(crate) fn peer_entry(node: &Node, paths: &Paths) -> Peer {
-    Peer { address: node.address, roles: datapath_roles(node), routed: paths.routed.contains(&node.id) }
+pub(crate) fn peer_entry(node: &Node, paths: &Paths, cluster_interface: u32) -> Peer {
+    let interface = paths.interfaces.iter().find(|(id, _)| *id == node.id);
+    Peer {
+        address: node.address,
+        roles: datapath_roles(node),
+        routed: paths.routed.contains(&node.id),
+        ifindex: interface.map_or(cluster_interface, |(_, index)| *index),
+    }
 }
 
 fn datapath_roles(node: &Node) -> Roles {

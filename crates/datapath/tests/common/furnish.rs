@@ -31,7 +31,12 @@ impl World {
         self.pool(TENANTS, 3, Key::Header("x-user".into()), PHttp::Move, &all)?;
         for node in all {
             let routed = self.ways.routed && node == THIRD;
-            let peer = Peer { address: self.ways.address(node), roles: roles("wds"), routed };
+            let peer = Peer {
+                address: self.ways.address(node),
+                roles: roles("wds"),
+                routed,
+                ifindex: self.model.settings.cluster_ifindex,
+            };
             self.programs.set_node(node, &peer)?;
             self.programs.set_member(mac(node), node)?;
             self.model.tables.nodes.insert(node, peer);
