@@ -41,6 +41,8 @@ pub(crate) struct Judge {
     stream: Vec<u8>,
     /// What came ahead: the place of its first byte in the stream.
     ahead: BTreeMap<usize, Vec<u8>>,
+    /// Payload bytes that had come before.
+    repeated: usize,
     /// Where in the stream their FIN is.
     end: Option<usize>,
 }
@@ -63,6 +65,7 @@ impl Judge {
             edge: 0,
             stream: Vec::new(),
             ahead: BTreeMap::new(),
+            repeated: 0,
             end: None,
         }
     }
@@ -75,6 +78,11 @@ impl Judge {
     /// The bytes received in order.
     pub(crate) fn stream(&self) -> &[u8] {
         &self.stream
+    }
+
+    /// How many payload bytes have come that had come before.
+    pub(crate) fn repeated(&self) -> usize {
+        self.repeated
     }
 
     /// The sequence number expected next.
@@ -233,7 +241,15 @@ impl Judge {
             return Ok(());
         }
         refuse(at < 0, "bytes before the first one")?;
-        self.take(at as usize, &segment.payload)
+        let before = self.held();
+        self.take(at as usize, &segment.payload)?;
+        self.repeated += segment.payload.len() - (self.held() - before);
+        Ok(())
+    }
+
+    /// How many bytes there are, in order and ahead.
+    fn held(&self) -> usize {
+        self.stream.len() + self.ahead.values().map(Vec::len).sum::<usize>()
     }
 
     fn take(&mut self, at: usize, bytes: &[u8]) -> Result<(), String> {

@@ -81,6 +81,11 @@ impl<'c> RawTcp<'c> {
         self.judge.stream()
     }
 
+    /// How many payload bytes have come that had come before.
+    pub fn repeated(&self) -> usize {
+        self.judge.repeated()
+    }
+
     /// The sequence number that we expect next.
     pub fn expected(&self) -> u32 {
         self.judge.expected()
@@ -99,6 +104,11 @@ impl<'c> RawTcp<'c> {
     /// What our clock reads now.
     pub fn now(&self) -> u32 {
         self.clock.0.wrapping_add(self.clock.1.elapsed().as_millis() as u32)
+    }
+
+    /// Its clock goes ahead by so many milliseconds.
+    pub fn tick(&mut self, milliseconds: u32) {
+        self.clock.0 = self.clock.0.wrapping_add(milliseconds);
     }
 
     /// The options that an ordinary client offers.
@@ -210,6 +220,23 @@ impl<'c> RawTcp<'c> {
         }
     }
 
+    /// Waits for a segment, and loses it: it is as if it had never come.
+    ///
+    /// # Panics
+    /// When it does not come in time. What comes before it is as in [`RawTcp::expect`].
+    #[track_caller]
+    pub fn lose(&mut self, what: &str, wanted: impl Fn(&Segment) -> bool) {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let segment = self.client.receive(self.me, self.peer, until);
+            let Some(segment) = segment else { self.fail(&format!("no {what} came")) };
+            if wanted(&segment) {
+                return self.note('x', &segment);
+            }
+            self.take(&segment);
+        }
+    }
+
     /// Waits for a segment, which must be the very next one.
     ///
     /// # Panics
@@ -227,14 +254,19 @@ impl<'c> RawTcp<'c> {
     #[track_caller]
     fn receive(&mut self, until: Instant) -> Option<Segment> {
         let segment = self.client.receive(self.me, self.peer, until)?;
-        self.note('<', &segment);
-        if let Err(why) = self.judge.came(&segment) {
+        self.take(&segment);
+        Some(segment)
+    }
+
+    #[track_caller]
+    fn take(&mut self, segment: &Segment) {
+        self.note('<', segment);
+        if let Err(why) = self.judge.came(segment) {
             self.fail(&why);
         }
         if let Some((value, _)) = segment.timestamps() {
             self.tsecr = value;
         }
-        Some(segment)
     }
 
     /// Reads so many more bytes of the stream, acknowledging what comes; fewer, if it ends before.
@@ -342,6 +374,12 @@ impl<'c> RawTcp<'c> {
                 self.ack();
             }
         }
+    }
+
+    /// Ends the script: what has come for its port until now is thrown away, and what comes later is the
+    /// next script's.
+    pub fn forget(self) {
+        while self.client.receive(self.me, self.peer, Instant::now()).is_some() {}
     }
 
     fn note(&mut self, direction: char, segment: &Segment) {
