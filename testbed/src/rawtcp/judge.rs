@@ -36,6 +36,7 @@ pub(crate) struct Judge {
     their_clock: Option<u32>,
     acked: u32,
     their_edge: u32,
+    their_first_window: u32,
     /// How far we have let them send.
     edge: u32,
     stream: Vec<u8>,
@@ -62,6 +63,7 @@ impl Judge {
             their_clock: None,
             acked: isn,
             their_edge: isn,
+            their_first_window: 0,
             edge: 0,
             stream: Vec::new(),
             ahead: BTreeMap::new(),
@@ -182,13 +184,14 @@ impl Judge {
         };
         if let Some(before) = self.agreed {
             refuse(before != agreed, &format!("another SYN-ACK: {agreed:?}, not {before:?}"))?;
-            refuse(segment.end() != self.start, "another SYN-ACK's sequence number")?;
-            return self.check_clock(segment, agreed.timestamps);
+            // Its clock does not matter any more: a client does not take in what it says.
+            return refuse(segment.end() != self.start, "another SYN-ACK's sequence number");
         }
         self.agreed = Some(agreed);
         self.start = segment.end();
         self.acked = segment.ack;
-        self.their_edge = segment.ack.wrapping_add(segment.window.into());
+        self.their_first_window = segment.window.into();
+        self.their_edge = segment.ack.wrapping_add(self.their_first_window);
         self.edge = self.start.wrapping_add(self.first_window.into());
         self.check_clock(segment, agreed.timestamps)
     }
@@ -207,13 +210,18 @@ impl Judge {
 
     fn check_ack(&mut self, segment: &Segment, agreed: Agreed) -> Result<(), String> {
         refuse(is_before(self.sent_to, segment.ack), "acknowledges what was not sent")?;
-        refuse(is_before(segment.ack, self.acked), "acknowledges less than before")?;
+        // What it acknowledges may be old: a node that had the connection answers for its own time.
+        if is_before(segment.ack, self.acked) {
+            return refuse(!is_before(self.isn, segment.ack), "acknowledges less than the SYN");
+        }
         self.acked = segment.ack;
         let edge = segment.ack.wrapping_add(u32::from(segment.window) << agreed.scales.1);
         // By less than one unit of the scale it may seem to (RFC 7323 2.4).
+        // And when a connection moves, its window may be as at the start again: less would be refused.
         let lost = self.their_edge.wrapping_sub(edge);
         let shrunk = is_before(edge, self.their_edge) && lost >> agreed.scales.1 > 0;
-        refuse(shrunk, &format!("its window shrinks by {lost}"))?;
+        let is_fresh = edge.wrapping_sub(segment.ack) >= self.their_first_window;
+        refuse(shrunk && !is_fresh, &format!("its window shrinks by {lost}"))?;
         self.their_edge = edge;
         let blocks = segment.sack();
         refuse(!blocks.is_empty() && !agreed.sack, "SACK blocks, which were not agreed on")?;

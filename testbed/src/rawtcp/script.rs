@@ -264,7 +264,8 @@ impl<'c> RawTcp<'c> {
         if let Err(why) = self.judge.came(segment) {
             self.fail(&why);
         }
-        if let Some((value, _)) = segment.timestamps() {
+        let connects = self.tsecr == 0 || !segment.has(SYN);
+        if let Some((value, _)) = segment.timestamps().filter(|_| connects) {
             self.tsecr = value;
         }
     }

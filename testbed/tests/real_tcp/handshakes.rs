@@ -155,7 +155,7 @@ fn a_syn_that_is_repeated() {
             raw.expect("a SYN-ACK", |s| s.is(SYN | ACK));
             raw.expect("another SYN-ACK", |s| s.is(SYN | ACK));
             raw.ack();
-            let mut repeat = |raw: &mut baton_testbed::rawtcp::RawTcp<'_>, now| {
+            let repeat = |raw: &mut baton_testbed::rawtcp::RawTcp<'_>, now| {
                 if late == now {
                     assert_eq!(syn.seq, start);
                     raw.send(again.clone());

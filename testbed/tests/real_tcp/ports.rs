@@ -30,13 +30,14 @@ fn a_port_that_is_used_again_at_once() {
     play(&[], |field| {
         let (pages, large) = (field.pages.clone(), field.large.clone());
         let port = field.port();
-        let steps = [1 << 20, 1 << 30, 3 << 30, 70_000, u32::MAX - 70_000];
+        let steps = [1 << 20, (1 << 30) + 99, (3 << 30) + 99, 70_000, u32::MAX - 70_000];
         let mut isn = 0_u32;
         for (i, step) in steps.into_iter().enumerate() {
             for end in [Client, Server, Forgotten, Busy, Open, LastAck] {
                 for which in [0, 1] {
                     isn = isn.wrapping_add(step);
                     let mut raw = field.raw.tcp(port, field.to).isn(isn).clock(isn);
+                    println!("{end:?} after a step of {step}, first at {which}");
                     raw.open();
                     if end != Open {
                         fetch(&mut raw, &pages[which]);
