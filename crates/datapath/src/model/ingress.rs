@@ -251,6 +251,7 @@ impl Run<'_> {
         }
         b.tries += 1;
         self.renumber(socket.rcv_nxt, p.ack, RST | ACK);
+        self.without_options();
         self.count(Counter::StaleSocketEnded);
         Verdict::Stack
     }
