@@ -37,7 +37,6 @@ fn a_port_that_is_used_again_at_once() {
                 for which in [0, 1] {
                     isn = isn.wrapping_add(step);
                     let mut raw = field.raw.tcp(port, field.to).isn(isn).clock(isn);
-                    println!("{end:?} after a step of {step}, first at {which}");
                     raw.open();
                     if end != Open {
                         fetch(&mut raw, &pages[which]);

@@ -164,13 +164,9 @@ fn overlapping_retransmissions() {
         // Pieces of both, from the old one into the new one, which moves.
         raw.send(at(&raw, start, 0, &both));
         answered(&mut raw, &second);
-        eprintln!("loop1 {}", field.cluster.counted("drop_loop"));
         raw.send(at(&raw, start, one.len() - 3, &both[one.len() - 3..]));
-        eprintln!("loop2 {}", field.cluster.counted("drop_loop"));
         fetch(&mut raw, &first);
-        eprintln!("loop3 {}", field.cluster.counted("drop_loop"));
         raw.close();
-        eprintln!("loop4 {}", field.cluster.counted("drop_loop"));
         // In pieces that overlap from the start, and in the middle of the connection.
         let mut raw = field.tcp();
         raw.open();
@@ -183,7 +179,6 @@ fn overlapping_retransmissions() {
         }
         raw.close();
         // The next request behind the repeated first one.
-        eprintln!("loop5 {}", field.cluster.counted("drop_loop"));
         let mut raw = field.tcp();
         raw.open();
         let start = raw.seq;
