@@ -72,6 +72,7 @@ mod network;
 mod origin;
 mod pcap;
 mod process;
+pub mod rawtcp;
 mod scratch;
 mod served;
 mod servers;

@@ -139,7 +139,7 @@ fn ends(client: usize) -> [String; 2] {
 
 /// A socket for all frames of one interface.
 #[track_caller]
-fn packet_socket(place: &Namespace, interface: &str) -> OwnedFd {
+pub(crate) fn packet_socket(place: &Namespace, interface: &str) -> OwnedFd {
     let made = place.inside(|| -> nix::Result<OwnedFd> {
         let address = link_address(interface)?;
         let flags = SockFlag::SOCK_CLOEXEC;

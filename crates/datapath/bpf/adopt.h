@@ -49,11 +49,14 @@ inline_always bool is_stale(struct bpf_sock *sk, const struct binding *b, __u32 
 	return tp->rcv_nxt - (__u32)tp->bytes_received != b->start_seq;
 }
 
-/* The packet comes again behind the RST that it is turned into, and finds the way clear. */
+/*
+ * The packet comes again behind the RST that it is turned into, and finds the way clear. The RST says no
+ * time: to a socket in TIME_WAIT that of another client behind the same address may seem to be past.
+ */
 function int end_stale_socket(struct __sk_buff *skb, const struct packet *p, struct binding *b,
 			      __u32 rst_seq)
 {
-	struct reply r = {.seq = rst_seq, .ack = p->ack, .flags = RST | ACK};
+	struct reply r = {.seq = rst_seq, .ack = p->ack, .flags = RST | ACK, .plain = true};
 
 	/* the RST can be refused (net.ipv4.tcp_rfc1337=1): never try for ever */
 	if (b->tries >= TRIES_MAX)

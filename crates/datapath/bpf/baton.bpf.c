@@ -82,6 +82,20 @@ inline_always int up(struct __sk_buff *skb, struct packet *p)
 	return bare(skb, p) ? TC_ACT_OK : drop(COUNT_FAULT_REWRITE);
 }
 
+/* Whether the stack takes this RST: it is where the next byte is expected (RFC 5961 3.2). */
+inline_always bool is_taken(struct __sk_buff *skb, const struct packet *p)
+{
+	struct bpf_sock *sk = socket_of(skb, &p->flow);
+
+	if (!sk)
+		return true;
+	struct tcp_sock *tp = sk->state != BPF_TCP_LISTEN ? bpf_skc_to_tcp_sock(sk) : 0;
+	/* behind a gap it may be right, too */
+	bool taken = !tp || tp->rcv_nxt == p->seq || tp->out_of_order_queue.rb_node;
+	bpf_sk_release(sk);
+	return taken;
+}
+
 /* A packet for a connection that this node owns. */
 function int own(struct __sk_buff *skb, struct packet *p, struct binding *b, bool released)
 {
@@ -104,7 +118,8 @@ function int own(struct __sk_buff *skb, struct packet *p, struct binding *b, boo
 	if (!p->payload && p->service_flags & SERVICE_STRICT)
 		heard(skb, p, b);
 	count(COUNT_OWNED);
-	track_in(p, b);
+	if (!(p->flags & RST) || is_taken(skb, p))
+		track_in(p, b);
 	return up(skb, p);
 }
 
@@ -237,6 +252,8 @@ function int answer_fin(struct __sk_buff *skb, struct packet *p)
 function int open(struct __sk_buff *skb, struct packet *p, struct binding *b)
 {
 	if (p->flags & RST) {
+		if (p->seq - b->start_seq > SYNACK_WINDOW)
+			return drop(COUNT_DROP_BLIND_RESET);
 		bpf_map_delete_elem(&bindings, &p->flow);
 		return drop(COUNT_OPEN_RESET);
 	}
@@ -264,6 +281,8 @@ function int open(struct __sk_buff *skb, struct packet *p, struct binding *b)
 inline_always int held(struct __sk_buff *skb, struct packet *p, struct binding *b, bool released)
 {
 	if (p->flags & RST) {
+		if (p->seq - b->start_seq > SYNACK_WINDOW)
+			return drop(COUNT_DROP_BLIND_RESET);
 		bpf_map_delete_elem(&bindings, &p->flow);
 		return drop(COUNT_OPEN_RESET);
 	}
@@ -393,13 +412,22 @@ inline_always int undecided(struct __sk_buff *skb, struct packet *p)
 	}
 	if ((p->flags & SYN) ? (p->flags & (ACK | RST | FIN)) : !(p->flags & (ACK | RST)))
 		return drop(COUNT_DROP_FLAGS);
-	if (b && (p->flags & SYN)) {
+	/* urgent data is data (RFC 6093 3.2): else the server would not get what is read here */
+	if (p->flags & URG) {
+		struct reply calm = {.seq = p->seq, .ack = p->ack, .flags = p->flags & ~URG};
+		if (renumber(skb, p, &calm))
+			return drop(COUNT_FAULT_REWRITE);
+		p->flags = calm.flags;
+	}
+	/* a SYN from just before what the binding is about is a late copy of its own */
+	if (b && (p->flags & SYN) &&
+	    (b->flags & FLAG_CLOSED || b->start_seq - p->seq - 1 >= SYN_REACH)) {
 		b->syn_isn = p->seq;
 		set_flag(b, FLAG_SYN_SEEN);
 	}
 	/* Packets next to a newer SYN belong to a connection that the binding is not about. */
 	if (b && (p->flags & SYN || (b->flags & FLAG_SYN_SEEN && b->start_seq != b->syn_isn + 1 &&
-				     p->seq - b->syn_isn - 1 < 65536)))
+				     p->seq - b->syn_isn - 1 < SYN_REACH)))
 		b = 0;
 	/* Told that the connection is ours: without its handoff packet we cannot own it. */
 	/* nobody is told that what it has not taken is its own */

@@ -23,6 +23,7 @@ enum limits {
 	TRIES_MAX = 3,	 /* stale sockets that one adoption may end */
 	HOPS_MAX = 4,	 /* times one handoff packet may be handed on */
 	NO_NODE = 0xffff,
+	SYN_REACH = 65536, /* sequence numbers behind a SYN that are its connection's */
 };
 
 enum times {
@@ -515,6 +516,7 @@ _Static_assert(sizeof(struct order) == 64, "order has no hidden padding");
 	C(DROP_FLAGS, drop, "TCP flags that no connection has")                                    \
 	C(DROP_CHECKSUM, drop, "SYN with a wrong checksum")                                        \
 	C(DROP_UNKNOWN_FLOW, drop, "packet of a connection that nobody here knows")                \
+	C(DROP_BLIND_RESET, drop, "RST where the connection's next byte is not")                   \
 	C(DROP_UNKNOWN_RESET, drop, "RST of a connection that nobody here knows")                  \
 	C(DROP_EARLY_SEGMENT, drop, "later segment came before the first; the client repeats it")  \
 	C(DROP_NO_ROLE, drop, "no role of this node takes this packet")                            \

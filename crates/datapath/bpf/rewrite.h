@@ -87,6 +87,7 @@ struct reply {
 	__u16 window;
 	__u8 flags;
 	bool echo_clock; /* say no later time than the client has heard */
+	bool plain;	 /* renumbered: no options any more, they are payload */
 };
 
 inline_always __be32 option_word(__u8 a, __u8 b, __u8 c, __u8 d)
@@ -235,6 +236,8 @@ global int renumber(struct __sk_buff *skb, const struct packet *p, const struct 
 	if (bpf_skb_load_bytes(skb, p->l4 + 12, &old_flags, 2))
 		return -1;
 	new_flags = old_flags;
+	if (r->plain)
+		((__u8 *)&new_flags)[0] = TCP_MIN / 4 << 4;
 	((__u8 *)&new_flags)[1] = r->flags;
 	if (bpf_l4_csum_replace(skb, check, old_flags, new_flags, 2) ||
 	    bpf_l4_csum_replace(skb, check, old_seq, new_seq, 4) ||

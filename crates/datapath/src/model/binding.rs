@@ -8,7 +8,7 @@ use super::{Packet, Run};
 use crate::connections::State;
 use crate::constants::{
     FLAG_ADOPTED, FLAG_ANSWERED, FLAG_CLOSED, FLAG_CONFIRMED, FLAG_FIN_IN, FLAG_FIN_OUT, FLAG_REPLAY,
-    FLAG_SERVING, FLAG_SYN_SEEN, HALF_CLOSED_MS, HELD_MS, IDLE_MS, LASTING_MS, LINGER_MS,
+    FLAG_SERVING, FLAG_SYN_SEEN, HALF_CLOSED_MS, HELD_MS, IDLE_MS, LASTING_MS, LINGER_MS, SYN_REACH,
 };
 use crate::counters::Counter;
 use crate::events::Event;
@@ -107,7 +107,7 @@ impl Binding {
     pub(super) fn is_about(&self, packet: &Packet) -> bool {
         let after_syn = packet.seq.wrapping_sub(self.syn_isn).wrapping_sub(1);
         let same_syn = self.start_seq == self.syn_isn.wrapping_add(1);
-        !self.has(FLAG_SYN_SEEN) || same_syn || after_syn >= 65_536
+        !self.has(FLAG_SYN_SEEN) || same_syn || after_syn >= SYN_REACH
     }
 
     /// Held longer than a decision may take: it is decided afresh.

@@ -4,7 +4,7 @@ use baton_cluster::NodeId;
 
 use super::cookie::Offer;
 use super::decide::Choice;
-use super::packet::flag::{ACK, FIN, RST, SYN};
+use super::packet::flag::{ACK, FIN, RST, SYN, URG};
 use super::request::Read;
 use super::rewrite::{Reply, checksum_is_right};
 use super::{
@@ -14,7 +14,7 @@ use super::{
 use crate::connections::State;
 use crate::constants::{
     COOKIE_SLOTS_OLD, FLAG_ADOPTED, FLAG_CLOSED, FLAG_CONFIRMED, FLAG_FIN_IN, FLAG_HANDED, FLAG_MOVED,
-    FLAG_SYN_SEEN, OPTION_WSCALE, RCV_WSCALE, RTT_CAP_MS, RTT_UNKNOWN, SYNACK_WINDOW, TRIES_MAX,
+    FLAG_SYN_SEEN, OPTION_WSCALE, RCV_WSCALE, RTT_CAP_MS, RTT_UNKNOWN, SYN_REACH, SYNACK_WINDOW, TRIES_MAX,
 };
 use crate::counters::Counter;
 use crate::events::Event;
@@ -47,8 +47,17 @@ impl Run<'_> {
         if !possible {
             return self.drop(Counter::DropFlags);
         }
+        // Urgent data is data: else the server would not get what is read here.
+        let calm = Packet { flags: p.flags & !URG, ..p.clone() };
+        if p.has(URG) {
+            self.renumber(p.seq, p.ack, calm.flags);
+        }
+        let p = &calm;
         let mut known = self.binding_of(&p.flow);
-        if let Some(b) = known.as_mut().filter(|_| syn) {
+        // From just before what the binding is about it is a late copy of its own SYN.
+        let is_new =
+            |b: &Binding| b.has(FLAG_CLOSED) || b.start_seq.wrapping_sub(p.seq).wrapping_sub(1) >= SYN_REACH;
+        if let Some(b) = known.as_mut().filter(|b| syn && is_new(b)) {
             b.syn_isn = p.seq;
             b.flags |= FLAG_SYN_SEEN;
             let b = *b;
@@ -155,8 +164,24 @@ impl Run<'_> {
             self.heard(p, b);
         }
         self.count(Counter::Owned);
-        self.track_in(p, b);
+        if !p.has(RST) || self.is_taken(p) {
+            self.track_in(p, b);
+        }
         Verdict::Stack
+    }
+
+    /// Whether the stack takes a RST: where it expects the next byte, or perhaps behind a gap (RFC 5961 3.2).
+    fn is_taken(&self, p: &Packet) -> bool {
+        let socket = self.model.stack.sockets.get(&p.flow);
+        socket.is_none_or(|s| {
+            let gap = s.established.is_some_and(|e| e.out_of_order);
+            s.start_seq.is_none() || s.rcv_nxt == p.seq || gap
+        })
+    }
+
+    /// A RST before the request: within what the client may have sent.
+    fn may_reset(p: &Packet, b: &Binding) -> bool {
+        p.seq.wrapping_sub(b.start_seq) <= SYNACK_WINDOW
     }
 
     /// The first data packet of a connection that this node is to have.
@@ -226,6 +251,7 @@ impl Run<'_> {
         }
         b.tries += 1;
         self.renumber(socket.rcv_nxt, p.ack, RST | ACK);
+        self.without_options();
         self.count(Counter::StaleSocketEnded);
         Verdict::Stack
     }
@@ -264,6 +290,9 @@ impl Run<'_> {
 
     fn held(&mut self, p: &Packet, mut b: Binding, released: bool) -> Verdict {
         if p.has(RST) {
+            if !Self::may_reset(p, &b) {
+                return self.drop(Counter::DropBlindReset);
+            }
             self.model.tables.bindings.remove(&p.flow);
             return self.drop(Counter::OpenReset);
         }
@@ -288,6 +317,9 @@ impl Run<'_> {
 
     fn open(&mut self, p: &Packet, mut b: Binding) -> Verdict {
         if p.has(RST) {
+            if !Self::may_reset(p, &b) {
+                return self.drop(Counter::DropBlindReset);
+            }
             self.model.tables.bindings.remove(&p.flow);
             return self.drop(Counter::OpenReset);
         }

@@ -39,6 +39,8 @@ pub mod flag {
     pub const PSH: u8 = 8;
     /// The acknowledgement number counts.
     pub const ACK: u8 = 16;
+    /// The urgent pointer counts.
+    pub const URG: u8 = 32;
 }
 
 /// TCP options that matter here.

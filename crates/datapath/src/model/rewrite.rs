@@ -231,6 +231,13 @@ impl Run<'_> {
         change32(&mut self.frame, l4 + 8, ack, check);
     }
 
+    /// The options become payload.
+    pub(super) fn without_options(&mut self) {
+        let l4 = l4(&self.frame);
+        let flags = self.frame.get(l4 + 13).copied().unwrap_or(0);
+        change(&mut self.frame, l4 + 12, u16::from_be_bytes([5 << 4, flags]), l4 + 16);
+    }
+
     /// As below, for a connection that has had a server: not behind what that one said last.
     fn clock_after(&self, p: &Packet, b: &Binding) -> u32 {
         let clock = self.clock_for(p, b.rtt_ms);

@@ -1,7 +1,7 @@
 //! What may happen to a node, in random order: packets of a few clients, well formed and spoilt, and what
 //! user space, other nodes and time do.
 
-use baton_datapath::model::flag::{ACK, FIN, PSH, RST};
+use baton_datapath::model::flag::{ACK, FIN, PSH, RST, URG};
 use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::sample::select;
@@ -177,7 +177,7 @@ pub const RESPONSES: [&[u8]; 8] = [
 
 fn kinds() -> impl Strategy<Value = Kind> {
     let flags = prop_oneof![
-        6 => Just(ACK), 4 => Just(ACK | PSH), 3 => Just(FIN | ACK), 1 => Just(RST), 1 => Just(RST | ACK),
+        6 => Just(ACK), 4 => Just(ACK | PSH), 1 => Just(ACK | URG), 3 => Just(FIN | ACK), 1 => Just(RST), 1 => Just(RST | ACK),
         1 => any::<u8>(),
     ];
     let offset = || prop_oneof![6 => Just(0), 1 => Just(-1), 1 => Just(1), 1 => Just(500), 3 => Just(ALL), 1 => any::<i32>()];
