@@ -54,12 +54,14 @@ lint: rust ## form: rustfmt, clippy, clang-format
 	cargo clippy --workspace --all-targets -- -D warnings
 	$$(scripts/newest clang-format) --dry-run -Werror crates/datapath/bpf/*.[ch]
 
-fuzz: setup rust ## every decoder, FUZZ_SECONDS each
+fuzz: setup rust ## everything that reads others' bytes, FUZZ_SECONDS each
 	@cargo fuzz --version >/dev/null 2>&1 || { echo "== installing cargo-fuzz"; cargo install --locked cargo-fuzz; }
-	@# The sanitizer's flags are unstable; the compiler need not be.
+	@# The sanitizer's flags are unstable; the compiler need not be. What is found goes into the first folder.
 	set -e; for target in $$(cargo fuzz list); do \
 	  echo "== fuzzing $$target for $(FUZZ_SECONDS) s"; \
-	  RUSTC_BOOTSTRAP=1 cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS); \
+	  found=$(TARGET)/fuzz-found/$$target; mkdir -p $$found; \
+	  RUSTC_BOOTSTRAP=1 cargo fuzz run --features libfuzzer $$target $$found fuzz/corpus/$$target -- \
+	    -max_total_time=$(FUZZ_SECONDS); \
 	done
 
 rust:

@@ -81,7 +81,8 @@ impl HostMatch {
         }
     }
 
-    fn matches(&self, host: Option<&str>) -> bool {
+    /// Whether this host matches: in lower case without port, or none.
+    pub fn matches(&self, host: Option<&str>) -> bool {
         match self {
             Self::Any => true,
             Self::Exact(name) => host == Some(name),
