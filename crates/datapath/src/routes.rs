@@ -169,7 +169,7 @@ impl Datapath {
         let key = match p.key {
             Key::Path => KEY_PATH,
             Key::PathQuery => KEY_PATH_QUERY,
-            Key::Query(_) | Key::Header(_) | Key::Cookie(_) => KEY_OTHER,
+            Key::Query(_) | Key::Header(_) | Key::Cookie(_) | Key::Name => KEY_OTHER,
         };
         let p_http = match p.p_http {
             PHttp::Stay => P_HTTP_STAY,
