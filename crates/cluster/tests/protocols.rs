@@ -127,7 +127,7 @@ fn names_and_protocols_choose() {
 #[test]
 fn the_example_says_what_it_means() {
     let cluster = parsed(
-        &EXAMPLE.replace("replace me: baton init prints a fresh one", &"k3YvT9qLw0ZsB7nXfR2mJc8HdPu5GaE1"),
+        &EXAMPLE.replace("replace me: baton init prints a fresh one", "k3YvT9qLw0ZsB7nXfR2mJc8HdPu5GaE1"),
     );
     let protocols: Vec<_> = cluster.services.iter().map(|s| (s.port, s.protocol.name())).collect();
     assert_eq!(protocols, [(443, "tls"), (80, "http"), (6379, "tcp")]);
