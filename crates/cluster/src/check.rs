@@ -83,6 +83,14 @@ fn addresses(draft: &Draft, problems: &mut Problems) {
             problems.add(line, what, "give each node its own address");
         }
     }
+    let mut all = draft.nodes.iter().filter_map(|node| node.address);
+    if let Some(first) = all.next()
+        && let Some(other) = all.find(|at| at.value.is_ipv6() != first.value.is_ipv6())
+    {
+        let (Located { value, line }, first) = (other, first.line);
+        let what = format!("{value} is of another address family than that of the node on line {first}");
+        problems.add(line, what, "give all nodes IPv4 addresses, or all IPv6 ones; VIPs may be of both");
+    }
     let mut of_services = Seen::new();
     for service in &draft.services {
         for Located { value: vip, line } in &service.vips {

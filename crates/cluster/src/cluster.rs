@@ -25,6 +25,8 @@ pub struct Cluster {
     /// UDP port of encapsulated handoffs, on each node's own address. Default 6081, which is
     /// Geneve's (RFC 8926).
     pub handoff_port: u16,
+    /// How nodes send each other clients' packets.
+    pub forwarding: Forwarding,
     /// The nodes, in file order: `nodes[i].id` is `NodeId(i)`. 1 to [`NodeId::MAX_NODES`].
     pub nodes: Vec<Node>,
     /// The services, in file order: `services[i].id` is `ServiceId(i)`. 1 to
@@ -36,6 +38,32 @@ pub struct Cluster {
     /// Bounds of tables and queues.
     pub limits: Limits,
     pub(crate) secret: Secret,
+}
+
+/// How nodes send each other clients' packets that are no handoffs (those are always wrapped).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Forwarding {
+    /// As they are to nodes on the same link, wrapped to those behind a router: as the routes say.
+    #[default]
+    Auto,
+    /// As they are: all nodes are on one link.
+    Direct,
+    /// In Geneve (RFC 8926), to every node.
+    Geneve,
+}
+
+impl Forwarding {
+    /// Every way.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Direct, Self::Geneve];
+
+    /// As in the cluster file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Direct => "direct",
+            Self::Geneve => "geneve",
+        }
+    }
 }
 
 /// One machine.

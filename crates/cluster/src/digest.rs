@@ -22,6 +22,7 @@ impl Cluster {
         canon.bytes(&self.derive::<32>("baton/1 digest"));
         canon.number(self.failure_timeout.as_millis());
         canon.number(self.control_port);
+        canon.text(self.forwarding.name());
         canon.number(self.handoff_port);
         canon.list(&self.nodes, Canon::node);
         canon.list(&self.services, Canon::service);

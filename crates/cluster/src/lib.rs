@@ -19,7 +19,7 @@ mod read;
 mod value;
 mod warning;
 
-pub use cluster::{Cluster, Limits, Node, Roles, Service};
+pub use cluster::{Cluster, Forwarding, Limits, Node, Roles, Service};
 pub use error::{ConfigError, ConfigErrors};
 pub use id::{Flow, NodeId, PoolId, ServiceId, Target};
 pub use keys::Keys;

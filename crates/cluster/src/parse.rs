@@ -16,7 +16,8 @@ use crate::read::Give::{Advice, Value};
 use crate::read::{KnownKey, Located, Problems, Section};
 use crate::value;
 use crate::{
-    Cluster, ConfigErrors, Limits, NameRules, Node, NodeId, Pool, PoolId, Protocol, Roles, Service, ServiceId,
+    Cluster, ConfigErrors, Forwarding, Limits, NameRules, Node, NodeId, Pool, PoolId, Protocol, Roles,
+    Service, ServiceId,
 };
 
 /// The longest text that is read: a full cluster, well commented, takes a tenth of it.
@@ -34,6 +35,7 @@ const CLUSTER: &[KnownKey] = &[
     ("failure_timeout_ms", Value("1000")),
     ("control_port", Value("7654")),
     ("handoff_port", Value("6081")),
+    ("forwarding", Value("\"auto\"")),
     pool_draft::PRESSURE_LOW,
 ];
 const NODE: &[KnownKey] = &[
@@ -109,6 +111,7 @@ struct Header {
     failure_timeout: Duration,
     control_port: Located<u16>,
     handoff_port: u16,
+    forwarding: Forwarding,
     pressure_low: u8,
 }
 
@@ -185,6 +188,9 @@ fn read_header(mut section: Section<'_, '_>) -> Header {
     let name =
         section.required_string("name").and_then(|at| value::name(at, "the cluster's", section.problems));
     let secret = section.required_string("secret").and_then(|at| value::secret(at, section.problems));
+    let forwarding = section
+        .string("forwarding")
+        .and_then(|at| value::choice(at, "forwarding", &Forwarding::ALL, Forwarding::name, section.problems));
     Header {
         name: name.map(|at| at.value),
         secret: secret.map(Secret::new),
@@ -192,6 +198,7 @@ fn read_header(mut section: Section<'_, '_>) -> Header {
         control_port: section
             .number("control_port", 1..=u16::MAX)
             .unwrap_or(Located { value: 7654, line: header_line }),
+        forwarding: forwarding.unwrap_or_default(),
         handoff_port: section.number("handoff_port", 1..=u16::MAX).map_or(6081, |at| at.value),
         pressure_low: section.number("pressure_low", 1..=100).map_or(Pool::PRESSURE_LOW, |at| at.value),
     }
@@ -258,6 +265,7 @@ fn build(header: Header, draft: Draft, limits: Limits) -> Option<Cluster> {
         failure_timeout: header.failure_timeout,
         control_port: header.control_port.value,
         handoff_port: header.handoff_port,
+        forwarding: header.forwarding,
         nodes,
         services,
         pools,

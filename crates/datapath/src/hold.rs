@@ -153,6 +153,11 @@ fn sum(bytes: &[u8]) -> u32 {
     bytes.chunks(2).map(word).sum()
 }
 
+/// The checksum (RFC 1071) of some parts, each of an even number of bytes but the last.
+pub(crate) fn checksum(parts: &[&[u8]]) -> u16 {
+    fold(parts.iter().map(|part| sum(part)).sum())
+}
+
 fn fold(mut sum: u32) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);

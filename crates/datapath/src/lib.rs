@@ -17,6 +17,7 @@ mod shared;
 mod skel;
 mod tables;
 pub mod test_run;
+mod too_big;
 
 pub use counters::{Counter, CounterKind, Counters};
 pub use error::DatapathError;
@@ -27,3 +28,4 @@ pub use request::target_of;
 pub use routes::{PoolEntry, ServiceEntry};
 pub use shared::constants;
 pub use tables::{Asked, Binding, Guide, Heard, Live, Peer, Reading, State};
+pub use too_big::too_big;

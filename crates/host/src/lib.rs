@@ -57,6 +57,7 @@ mod read;
 mod setup;
 mod sysctl;
 mod undo;
+mod way;
 
 use std::net::IpAddr;
 
@@ -70,6 +71,7 @@ pub use read::read;
 pub use setup::apply;
 pub use sysctl::Sysctl;
 pub use undo::{Change, Undo, Undone};
+pub use way::Way;
 
 /// What one node is to be. The caller makes it from the cluster file.
 #[derive(Clone, Debug, PartialEq, Eq)]

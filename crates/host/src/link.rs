@@ -16,7 +16,7 @@ use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
 use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, RouteMessageBuilder};
 
 use crate::facts::{Held, Interface, Net};
-use crate::{HostError, Wanted, address, plan};
+use crate::{HostError, Wanted, address, plan, way};
 
 /// The interfaces of the cluster on this host: those that `wanted` names, or else the one that holds
 /// the node's address.
@@ -105,6 +105,14 @@ impl Links {
         };
         let removed = self.handle.address().del(message).execute().await;
         removed.map_err(refused(format!("remove {vip}/{prefix} from {}", interface.name)))
+    }
+
+    /// The route that a packet to a host would take.
+    pub(crate) async fn route_to(&self, host: IpAddr) -> Result<RouteMessage, HostError> {
+        let what = format!("look up the route to {host}");
+        let routes = all(self.handle.route().get(way::question(host)).execute(), &what).await?;
+        let none = || HostError::Netlink { what, why: "there is none".into() };
+        routes.into_iter().next().ok_or_else(none)
     }
 
     /// Sets the interface up.

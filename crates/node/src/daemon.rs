@@ -13,15 +13,16 @@ use tokio::time::sleep_until;
 use crate::dispatcher::DispatcherRole;
 use crate::distributor::{Distributor, Tools};
 use crate::news::News;
+use crate::path::{self, Paths};
 use crate::peers::Peers;
 use crate::post::Post;
 use crate::reader::{self, Reader};
 use crate::server::{Ends, ServerRole};
-use crate::setup::{Setup, decides};
+use crate::setup::{Setup, decides, peer_entry};
 use crate::socket::StatusSocket;
 use crate::switch::{self, SwitchRole};
 use crate::watch::Watched;
-use crate::{NodeError, Options, clock};
+use crate::{NodeError, Options, clock, raw};
 
 /// Loads are told, and waits looked at, this often; while the server takes connections, more often:
 /// what a distributor adds up between two reports counts connections that have ended meanwhile.
@@ -57,6 +58,8 @@ pub(crate) struct Daemon {
     switch: Option<SwitchRole>,
     ends: Ends,
     news: News,
+    paths: Paths,
+    paths_seen: mpsc::Receiver<Paths>,
 }
 
 /// What can wake the node.
@@ -67,6 +70,7 @@ enum Wake {
     Reader(reader::Event),
     Events,
     Status(tokio::net::UnixStream),
+    Paths(Paths),
     Tick,
 }
 
@@ -84,7 +88,10 @@ impl Daemon {
             Reader::listen(&cluster, at.mac, at.mtu)
         });
         let reader = reader.transpose()?;
-        promise(&datapath, reader.as_ref())?;
+        promise(&datapath, reader.as_ref(), &setup.paths)?;
+        let (to_daemon, paths_seen) = mpsc::channel(1);
+        let (mtu, known) = (setup.cluster_interface.mtu, setup.paths.clone());
+        tokio::spawn(path::watch(cluster.clone(), node.clone(), mtu, known, to_daemon));
         if let Some(hold) = &hold {
             datapath.attach_hold(hold.index())?;
         }
@@ -108,6 +115,8 @@ impl Daemon {
             events,
             mesh: mesh.clone(),
             mesh_events,
+            paths: setup.paths.clone(),
+            paths_seen,
             socket: StatusSocket::listen(setup.socket())?,
             peers: Peers::new(node.id),
             post: Post::new(node.id, mesh),
@@ -145,6 +154,7 @@ impl Daemon {
                 () = async { sleep_until(events_from).await; self.events.readable().await }
                     => Wake::Events,
                 Some(stream) = self.socket.accept() => Wake::Status(stream),
+                Some(paths) = self.paths_seen.recv() => Wake::Paths(paths),
                 () = sleep_until(tick_at) => Wake::Tick,
             };
             match wake {
@@ -160,6 +170,7 @@ impl Daemon {
                     events_from = tokio::time::Instant::now() + GATHER;
                 }
                 Wake::Status(stream) => self.status_asked(stream)?,
+                Wake::Paths(paths) => self.paths_changed(paths)?,
                 Wake::Tick => {
                     let busy = self.tick()?;
                     tick_at = tokio::time::Instant::now() + if busy { BUSY_TICK } else { TICK };
@@ -297,6 +308,12 @@ impl Daemon {
                 Event::Taken { flow, start_seq, distributor } => {
                     self.tell_reader(distributor, Taken { flow, start_seq });
                 }
+                Event::TooBig { flow, seq, mtu, .. } => {
+                    let packet = baton_datapath::too_big(&flow, seq, mtu);
+                    if let Some(Err(error)) = packet.map(|packet| raw::send(&packet, &flow)) {
+                        tracing::debug!(%error, %flow, "the client could not be told of the path's MTU");
+                    }
+                }
                 Event::Closed { flow, start_seq, distributor, .. } => {
                     self.ends.add(flow, start_seq, distributor);
                 }
@@ -305,10 +322,20 @@ impl Daemon {
         Ok(())
     }
 
+    /// A route has changed, or a router has said what it cannot pass on.
+    fn paths_changed(&mut self, paths: Paths) -> Result<(), NodeError> {
+        tracing::info!(routed = paths.routed.len(), mtu = paths.mtu, "the ways to other nodes have changed");
+        for peer in &self.cluster.nodes {
+            self.datapath.set_node(peer.id, &peer_entry(peer, &paths))?;
+        }
+        self.paths = paths;
+        Ok(())
+    }
+
     /// Whether the server is busy.
     fn tick(&mut self) -> Result<bool, NodeError> {
         let now = Instant::now();
-        promise(&self.datapath, self.distributor.as_ref().map(|d| &d.reader))?;
+        promise(&self.datapath, self.distributor.as_ref().map(|d| &d.reader), &self.paths)?;
         self.with_distributor(Distributor::tick)?;
         let mut busy = false;
         if let Some(server) = &mut self.server {
@@ -373,11 +400,13 @@ impl Daemon {
 }
 
 /// Promises the programs that user space listens, and tells them the wall clock.
-fn promise(datapath: &Datapath, reader: Option<&Reader>) -> Result<(), NodeError> {
+fn promise(datapath: &Datapath, reader: Option<&Reader>, paths: &Paths) -> Result<(), NodeError> {
     let live = Live {
         wall_offset: clock::wall_offset(),
         daemon_until: clock::monotonic() + SILENCE,
         reader_port: reader.map_or(0, Reader::port),
+        reader_port_v6: reader.and_then(Reader::port_v6).unwrap_or(0),
+        path_mtu: paths.mtu.unwrap_or(0),
     };
     Ok(datapath.set_live(&live)?)
 }

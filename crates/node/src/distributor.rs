@@ -391,7 +391,7 @@ impl Distributor {
             return Ok(());
         }
         self.assign(server, tools)?;
-        let frames = replay.frames(self.reader.mac, self.reader.mtu);
+        let frames = replay.frames(self.reader.mac, self.reader.mtu, self.reader.ipv6_nodes);
         let start_ack = reading.start_ack;
         let replayed = Replayed { start_seq, start_ack, end, frames, since: tools.now };
         self.reader.replays.begin(flow, replayed, tools.hold);

@@ -1,13 +1,14 @@
 //! Before the first packet and after the last: the host's settings, the programs, the hold device.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use baton_cluster::{Cluster, Node, PHttp, Service};
-use baton_datapath::{Datapath, Hold, PoolEntry, Roles, ServiceEntry, Settings, Sizes};
+use baton_datapath::{Datapath, Hold, Peer, PoolEntry, Roles, ServiceEntry, Settings, Sizes};
 use baton_host::{Interface, Undo, Wanted};
 
+use crate::path::Paths;
 use crate::{NodeError, Options};
 
 /// The hold device's name; one daemon per network namespace.
@@ -20,6 +21,8 @@ pub(crate) struct Setup {
     pub(crate) interfaces: Vec<Interface>,
     /// The one of them that leads to the other nodes.
     pub(crate) cluster_interface: Interface,
+    /// How the other nodes are reached, at the start.
+    pub(crate) paths: Paths,
     undo: Option<Undo>,
     files: RunFiles,
 }
@@ -38,7 +41,8 @@ impl Setup {
         } else {
             None
         };
-        Ok(Self { interfaces, cluster_interface, undo, files })
+        let paths = Paths::look(&options.cluster, node.id).await;
+        Ok(Self { interfaces, cluster_interface, paths, undo, files })
     }
 
     /// Loads the programs for this node and fills the tables that do not change. Nothing is attached.
@@ -61,7 +65,7 @@ impl Setup {
         let datapath = Datapath::load(settings, sizes)?;
         datapath.set_keys(&cluster.keys())?;
         for peer in &cluster.nodes {
-            datapath.set_node(peer.id, peer.address, datapath_roles(peer))?;
+            datapath.set_node(peer.id, &peer_entry(peer, &self.paths))?;
         }
         for pool in &cluster.pools {
             datapath.set_pool(&PoolEntry {
@@ -133,16 +137,14 @@ impl RunFiles {
 
 /// What this node's host must be like.
 pub fn wanted(cluster: &Cluster, node: &Node) -> Wanted {
-    let (on_interface, others): (Vec<Ipv4Addr>, Vec<Ipv4Addr>) =
+    let (on_interface, others): (Vec<IpAddr>, Vec<IpAddr>) =
         cluster.vips().into_iter().partition(|vip| cluster.announcers(*vip).contains(&node.id));
-    let [on_interface, others] =
-        [on_interface, others].map(|vips| vips.into_iter().map(Into::into).collect());
     let mut ports: Vec<u16> = cluster.services.iter().map(|s| s.port).collect();
     ports.sort_unstable();
     ports.dedup();
     Wanted {
         node: node.name.clone(),
-        address: node.address.into(),
+        address: node.address,
         interfaces: node.interfaces.clone(),
         is_server: node.roles.server,
         is_distributor: node.roles.distributor,
@@ -154,6 +156,11 @@ pub fn wanted(cluster: &Cluster, node: &Node) -> Wanted {
         control_port: cluster.control_port,
         handoff_port: cluster.handoff_port,
     }
+}
+
+/// A node as the programs are to know it.
+pub(crate) fn peer_entry(node: &Node, paths: &Paths) -> Peer {
+    Peer { address: node.address, roles: datapath_roles(node), routed: paths.routed.contains(&node.id) }
 }
 
 fn datapath_roles(node: &Node) -> Roles {

@@ -14,7 +14,7 @@ use crate::common::frames::{
     INNER, MSS, ROUTER_MAC, SACK, WSCALE, fix_checksums, flow, flow_v6, icmp_error, l4, read, timestamps,
 };
 use crate::common::world::{
-    HANDOFF_PORT, IMAGES, OTHER, PAGES, PLAIN, QUERY, SELF, THIRD, WEB, Way, keys, mac,
+    HANDOFF_PORT, IMAGES, OTHER, PAGES, PLAIN, PLUG, QUERY, SELF, THIRD, WEB, Way, keys, mac,
 };
 use crate::common::{Tcp, World};
 
@@ -46,7 +46,7 @@ pub fn flow_of(number: u8, swapped: bool) -> Flow {
     let port = 40_000 + u16::from(number);
     let mut f = if (number % 2 == 1) == swapped { flow(port) } else { flow_v6(port) };
     f.vip_port = match number {
-        3..6 => 78 + u16::from(number),
+        3..8 => 78 + u16::from(number),
         _ => 80,
     };
     f
@@ -406,7 +406,7 @@ impl Play<'_> {
             }
             Step::Decision { request, servers, generation } => {
                 let servers: Vec<_> = servers.iter().map(|n| NodeId(*n)).collect();
-                for pool in [WEB, QUERY, PAGES, IMAGES, PLAIN] {
+                for pool in [WEB, QUERY, PAGES, IMAGES, PLAIN, PLUG] {
                     self.world.decide(pool, REQUESTS[usize::from(*request)], &servers, *generation);
                 }
             }

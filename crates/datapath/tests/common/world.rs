@@ -36,6 +36,8 @@ pub const IMAGES: PoolId = PoolId(3);
 /// On port 83, routes by host: everything on all nodes.
 pub const PLAIN: PoolId = PoolId(4);
 pub const TENANTS: PoolId = PoolId(5);
+pub const SECURE: PoolId = PoolId(6);
+pub const PLUG: PoolId = PoolId(7);
 
 /// Where the tests' reader listens, on 127.0.0.1.
 pub const READER_PORT: u16 = 7000;
@@ -196,6 +198,8 @@ impl World {
         self.guide(IMAGES, Guide::Cached { load_limit: 20 }, &[OTHER, THIRD], 1);
         self.guide(PLAIN, Guide::Cached { load_limit: 20 }, &[SELF, OTHER, THIRD], 1);
         self.guide(TENANTS, Guide::Ask, &[THIRD], 1);
+        self.guide(SECURE, Guide::Ask, &[OTHER], 1);
+        self.guide(PLUG, Guide::Rota, &[OTHER, SELF], 1);
         self.wall_offset = WALL_NS.wrapping_sub(kernel_ns());
         self.daemon(true);
         let _ = self.events.take();

@@ -2,7 +2,6 @@
 //! runs as a task of its own and touches nothing of the daemon's.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use baton_cluster::Flow;
@@ -46,12 +45,9 @@ pub(crate) enum Outcome {
 impl Head {
     /// A connection that the listener took; `None` when its addresses are no client's.
     pub(crate) fn new(stream: TcpStream) -> Option<Self> {
-        let (Ok(SocketAddr::V4(client)), Ok(SocketAddr::V4(vip))) = (stream.peer_addr(), stream.local_addr())
-        else {
-            return None;
-        };
+        let (Ok(client), Ok(vip)) = (stream.peer_addr(), stream.local_addr()) else { return None };
         let flow =
-            Flow { client: *client.ip(), client_port: client.port(), vip: *vip.ip(), vip_port: vip.port() };
+            Flow { client: client.ip(), client_port: client.port(), vip: vip.ip(), vip_port: vip.port() };
         Some(Self { stream, flow, bytes: Vec::new() })
     }
 

@@ -9,7 +9,7 @@ mod replays;
 mod take;
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,9 +58,12 @@ pub(crate) enum Counted {
 #[derive(Debug)]
 pub(crate) struct Reader {
     port: u16,
+    port_v6: Option<u16>,
     /// Interface that clients' packets arrive by, as replays name it; and what it carries.
     pub(crate) mac: [u8; 6],
     pub(crate) mtu: usize,
+    /// The nodes have IPv6 addresses.
+    pub(crate) ipv6_nodes: bool,
     events: mpsc::Receiver<Event>,
     to_daemon: mpsc::Sender<Event>,
     limits: HeadLimits,
@@ -78,15 +81,24 @@ impl Reader {
     pub(crate) fn listen(cluster: &Cluster, mac: [u8; 6], mtu: u32) -> Result<Self, NodeError> {
         allow_files();
         let failed = |cause| NodeError::System { what: "the reader's listening socket", cause };
-        let (listener, port) = listener().map_err(failed)?;
+        let (v4, port) = listener(Ipv4Addr::LOCALHOST.into()).map_err(failed)?;
         let (to_daemon, events) = mpsc::channel(EVENTS);
-        tokio::spawn(accept(listener, to_daemon.clone()));
+        tokio::spawn(accept(v4, to_daemon.clone()));
+        let port_v6 = if cluster.vips().iter().any(IpAddr::is_ipv6) {
+            let (v6, port) = listener(Ipv6Addr::LOCALHOST.into()).map_err(failed)?;
+            tokio::spawn(accept(v6, to_daemon.clone()));
+            Some(port)
+        } else {
+            None
+        };
         let limits = cluster.limits;
         let most = limits.reader_connections as usize;
         Ok(Self {
             port,
+            port_v6,
             mac,
             mtu: mtu as usize,
+            ipv6_nodes: cluster.nodes.iter().any(|node| node.address.is_ipv6()),
             events,
             to_daemon,
             limits: HeadLimits {
@@ -106,6 +118,11 @@ impl Reader {
     /// Where it listens.
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The same for IPv6, where the cluster has such a VIP.
+    pub(crate) fn port_v6(&self) -> Option<u16> {
+        self.port_v6
     }
 
     /// What it says of itself.
@@ -185,11 +202,12 @@ fn allow_files() {
     }
 }
 
-fn listener() -> std::io::Result<(TcpListener, u16)> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+fn listener(at: IpAddr) -> std::io::Result<(TcpListener, u16)> {
+    let at = SocketAddr::new(at, 0);
+    let socket = Socket::new(Domain::for_address(at), Type::STREAM, None)?;
     socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
     socket.set_nonblocking(true)?;
-    socket.bind(&SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0).into())?;
+    socket.bind(&at.into())?;
     socket.listen(BACKLOG)?;
     let listener = TcpListener::from_std(socket.into())?;
     let port = listener.local_addr()?.port();

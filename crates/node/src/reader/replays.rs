@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use baton_cluster::Flow;
-use baton_datapath::constants::MARK_ANSWER;
 use baton_datapath::{Datapath, DatapathError, Hold, State, replay};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::raw;
 
 /// Repeated first after this long, then after twice as long each time.
 const FIRST_WAIT: Duration = Duration::from_millis(20);
@@ -128,18 +128,10 @@ fn give(replayed: &Replayed, hold: &Hold) {
     }
 }
 
-/// Ends the client's connection, which no socket here has. The mark tells the egress program that the packet
-/// is our own.
+/// Ends the client's connection, which no socket here has.
 fn send_reset(flow: &Flow, replayed: &Replayed) {
     let packet = replay::reset(flow, replayed.start_ack, replayed.end);
-    let to = SockAddr::from(std::net::SocketAddrV4::new(flow.client, 0));
-    let send = || {
-        // IPPROTO_RAW: the packet brings its own IP header (raw(7)).
-        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(255)))?;
-        socket.set_mark(MARK_ANSWER)?;
-        socket.send_to(&packet, &to)
-    };
-    if let Err(error) = send() {
+    if let Err(error) = raw::send(&packet, flow) {
         tracing::debug!(%error, %flow, "the client could not be told; it will give up by itself");
     }
 }

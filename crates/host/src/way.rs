@@ -1,0 +1,60 @@
+//! How packets reach another host: on the link or through a router, and how large they may be. Used by the
+//! node; it changes nothing.
+
+use std::net::IpAddr;
+
+use rtnetlink::RouteMessageBuilder;
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteMetric};
+
+use crate::link::Links;
+use crate::{HostError, address};
+
+/// The way to a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// Through a router.
+    pub routed: bool,
+    /// The largest packet, bytes, where the kernel knows that it is less than the interface's: by a route,
+    /// or because a router has said so (RFC 1191, RFC 8201).
+    pub mtu: Option<u32>,
+}
+
+impl Way {
+    /// As the kernel would send a packet now.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`] when there is no way.
+    pub async fn to(host: IpAddr) -> Result<Self, HostError> {
+        let route = Links::open()?.route_to(host).await?;
+        Ok(Self::of(&route))
+    }
+
+    fn of(route: &RouteMessage) -> Self {
+        let is_gateway =
+            |a: &RouteAttribute| matches!(a, RouteAttribute::Gateway(_) | RouteAttribute::Via(_));
+        let mtu = |a: &RouteAttribute| match a {
+            RouteAttribute::Metrics(metrics) => metrics.iter().find_map(|metric| match metric {
+                RouteMetric::Mtu(mtu) => Some(*mtu),
+                _ => None,
+            }),
+            _ => None,
+        };
+        Self {
+            routed: route.attributes.iter().any(is_gateway),
+            mtu: route.attributes.iter().find_map(mtu).filter(|mtu| *mtu > 0),
+        }
+    }
+}
+
+/// The question for the way to a host.
+pub(crate) fn question(host: IpAddr) -> RouteMessage {
+    let prefix = address::host_prefix(host);
+    match host {
+        IpAddr::V4(host) => {
+            RouteMessageBuilder::<std::net::Ipv4Addr>::new().destination_prefix(host, prefix).build()
+        }
+        IpAddr::V6(host) => {
+            RouteMessageBuilder::<std::net::Ipv6Addr>::new().destination_prefix(host, prefix).build()
+        }
+    }
+}
