@@ -129,8 +129,15 @@ fn check_never_prints_a_secret() {
 #[test]
 fn check_describes_the_examples() {
     let dir = Scratch::new("examples");
-    let examples =
-        [("all-on-one", 1), ("figure5", 4), ("figure6", 6), ("figure7", 5), ("no-switch", 3), ("pools", 5), ("tls", 5)];
+    let examples = [
+        ("all-on-one", 1),
+        ("figure5", 4),
+        ("figure6", 6),
+        ("figure7", 5),
+        ("no-switch", 3),
+        ("pools", 5),
+        ("tls", 5),
+    ];
     for (name, nodes) in examples {
         let text = fs::read_to_string(workspace(&format!("examples/{name}.toml"))).expect("an example");
         let at = text.find("\nsecret = ").expect("an example has a secret") + 1;

@@ -1,8 +1,13 @@
-//! What a held packet asks for, by the rules of its service. Pure: bytes in, pool and target out.
+//! What a held packet asks for, by the rules and in the protocol of its service. Pure: bytes in, pool and
+//! target out.
 
-use baton_cluster::{PoolId, Target};
+use baton_cluster::{PoolId, Protocol, Target, Unrouted};
 use baton_datapath::{ServiceEntry, target_of};
 use baton_http::{Exchange, Fed, Parsed, Request, parse_request};
+use baton_tls::{Alert, ClientHello, Reading, read_client_hello};
+
+/// What a client is told that speaks something else where TLS is spoken.
+pub(crate) const NOT_TLS: Alert = Alert::UnexpectedMessage;
 
 /// What is to be done with a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,16 +25,49 @@ pub(crate) enum Read {
     Reader,
     /// It cannot be read, but any server of the service may have it: placed by load alone.
     Unclear,
+    /// TLS that no pool is for: the reader's too, which says so.
+    Refused(Alert),
 }
 
 /// Reads the request that begins a payload.
 pub(crate) fn read(service: &ServiceEntry, payload: &[u8], secret: u64) -> Read {
+    match service.protocol {
+        Protocol::Http => {}
+        Protocol::Tls => return hello(service, payload, secret),
+        Protocol::Tcp => return of_pool(service, 0, None),
+    }
     match parse_request(payload) {
         Parsed::Complete(request, _) => place(service, &request, next_request(payload), secret),
         Parsed::Incomplete => read_line(service, payload, secret).unwrap_or(Read::Reader),
         Parsed::Doubt(_) if service.strict => Read::Reader,
         Parsed::Doubt(_) => Read::Unclear,
     }
+}
+
+/// The pool that the ClientHello which begins a payload belongs to; its name is the target.
+fn hello(service: &ServiceEntry, payload: &[u8], secret: u64) -> Read {
+    match read_client_hello(payload) {
+        Reading::Whole(hello) => place_hello(service, &hello, secret),
+        Reading::More => Read::Reader,
+        Reading::NotTls => Read::Refused(NOT_TLS),
+        Reading::Malformed(reason) => Read::Refused(reason.alert()),
+    }
+}
+
+fn place_hello(service: &ServiceEntry, hello: &ClientHello, secret: u64) -> Read {
+    let offers = |protocol: &str| hello.alpn.contains(protocol.as_bytes());
+    match service.names.choose(hello.name.as_deref(), offers) {
+        Ok(index) => {
+            of_pool(service, index, hello.name.as_deref().map(|name| target_of(name.as_bytes(), secret)))
+        }
+        Err(Unrouted::Name) => Read::Refused(Alert::UnrecognizedName),
+        Err(Unrouted::Protocol) => Read::Refused(Alert::NoApplicationProtocol),
+    }
+}
+
+fn of_pool(service: &ServiceEntry, index: usize, target: Option<Target>) -> Read {
+    let pool = service.pools.get(index).copied().unwrap_or(PoolId(0));
+    Read::Request { pool, target, host: None, next: None }
 }
 
 /// Where the request line says all that the service's rules ask, as the programs do: the head may be longer

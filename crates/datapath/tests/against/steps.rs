@@ -309,7 +309,7 @@ pub fn blocks() -> impl Strategy<Value = Vec<Step>> {
         [&[syn][..], &frozen, &bound].concat()
     });
     // What chance alone seldom brings about.
-    let rare = (0..6_u8, 0..3_u8, 0..3_u8).prop_map(move |(flow, what, ttl)| {
+    let rare = (0..6_u8, 0..4_u8, 0..3_u8).prop_map(move |(flow, what, ttl)| {
         let packet = |kind, mutation| Step::Packet { flow, from: 0, kind, mutation };
         let bare = |seq| Kind::Segment { flags: ACK, seq, ack: 0, stamps: true, payload: 0 };
         match what {
@@ -320,6 +320,11 @@ pub fn blocks() -> impl Strategy<Value = Vec<Step>> {
             1 => {
                 let told = Step::Told { flow, seq: 0, node: 1, late_ms: 0 };
                 vec![told, packet(bare(0), Some(Mutation::Ttl(ttl)))]
+            }
+            2 => {
+                let syn = packet(Kind::Syn { step: 70_000, options: 15 }, None);
+                let first = Kind::Segment { flags: ACK | PSH, seq: 0, ack: 0, stamps: true, payload: 2 };
+                vec![syn, Step::Pass { ms: 301_000 }, packet(first, None)]
             }
             _ => {
                 let (first, second) = (segment(4, 0, 2), segment(4, 0, 8));

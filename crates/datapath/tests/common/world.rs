@@ -293,7 +293,7 @@ impl World {
             panic!("no whole head: {request:?}");
         };
         let key = &self.model.tables.pools[&pool].key;
-        target_of(&key.of(&request).expect("a key"), keys().target)
+        target_of(&key.of(&request).unwrap_or_default(), keys().target)
     }
 
     /// A packet arrives. Panics when programs and model disagree.
