@@ -15,6 +15,9 @@ AS_ROOT := $(if $(SUDO),env "CARGO_TARGET_$(HOST)_RUNNER=$(SUDO)")
 # Tests at once: a cluster under test keeps two CPUs busy, and one that waits for a CPU for longer than
 # TCP's patience sends again what was not lost.
 TEST_THREADS ?= 1
+# `make test` runs everything over IPv4 on one link, and then these suites over the other networks.
+OTHER_NETWORKS ?= ipv6 ipv4-routed ipv6-routed
+NETWORK_SUITES ?= figures moves slow_path adversity
 # For each target of `make fuzz`.
 FUZZ_SECONDS ?= 60
 # KEEP=1 leaves the demo's cluster running.
@@ -39,7 +42,13 @@ test: setup rust ## every test, against the kernel's own TCP, nginx and Apache
 	@echo "== building Baton and its tests"
 	cargo test --workspace --no-run
 	@echo "== running the tests, $(TEST_THREADS) at once"
-	$(AS_ROOT) RUST_TEST_THREADS=$(TEST_THREADS) cargo test --workspace --no-fail-fast
+	@status=0; export RUST_TEST_THREADS=$(TEST_THREADS); \
+	$(AS_ROOT) cargo test --workspace --no-fail-fast || status=1; \
+	for network in $(OTHER_NETWORKS); do \
+	  echo "== once more over $$network: $(NETWORK_SUITES)"; \
+	  BATON_NETWORK=$$network $(AS_ROOT) cargo test --package baton-testbed --no-fail-fast \
+	    $(addprefix --test ,$(NETWORK_SUITES)) || status=1; \
+	done; exit $$status
 
 bench: rust ## compare with bare nginx, HAProxy, and nginx as a proxy
 	@scripts/setup bench

@@ -26,12 +26,20 @@ pub fn held_frame(bytes: &[u8]) -> bool {
         assert_eq!(second.seq, frame.seq.wrapping_add(cut));
         is_right(first);
         is_right(second);
+        // The client's end is behind its last byte.
+        assert!(!ends(first) && ends(second) == ends(&frame));
     }
     let frames: Vec<Frame> =
         [first, frame.after(frame.seq.wrapping_add(again)), second].into_iter().flatten().collect();
     let frames = if frames.is_empty() { vec![frame.clone()] } else { frames };
     renew(&frames, &heard_of(heard));
     true
+}
+
+/// Whether it carries a FIN.
+fn ends(frame: &Frame) -> bool {
+    let sliced = SlicedPacket::from_ethernet(&frame.bytes);
+    sliced.is_ok_and(|s| matches!(s.transport, Some(TransportSlice::Tcp(tcp)) if tcp.fin()))
 }
 
 fn heard_of(bytes: &[u8; 15]) -> Heard {
@@ -56,6 +64,7 @@ fn renew(frames: &[Frame], heard: &Heard) {
         return;
     }
     assert_eq!(carried(&renewed, start), carried(&frames, start));
+    assert_eq!(renewed.iter().any(ends), frames.iter().any(ends));
     for frame in &renewed {
         is_right(frame);
         let again = Frame::parse(&frame.bytes).expect("a frame");

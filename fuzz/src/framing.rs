@@ -157,6 +157,10 @@ fn chunks(bytes: &[u8]) -> Option<usize> {
             let httparse::Status::Complete((length, _)) = trailer else { return None };
             return Some(at + length);
         }
-        at = at.checked_add(usize::try_from(size).ok()?)?.checked_add(2)?;
+        at = at.checked_add(usize::try_from(size).ok()?)?;
+        if !bytes.get(at..)?.starts_with(b"\r\n") {
+            return None;
+        }
+        at += 2;
     }
 }

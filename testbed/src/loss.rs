@@ -22,7 +22,8 @@ pub enum Packets {
     SynAcks,
     /// Packets from clients whose payload starts with `GET`.
     Requests,
-    /// The nodes' encapsulated packets: UDP to this port (Geneve: 6081).
+    /// The nodes' handoff packets: UDP to this port (Geneve: 6081), without the flag that says that a packet
+    /// is only forwarded.
     Handoffs(u16),
 }
 
@@ -37,7 +38,8 @@ impl Packets {
             Self::BetweenNodes => String::new(),
             Self::SynAcks => format!("{to_client} tcp flags & (syn | ack) == syn | ack"),
             Self::Requests => format!("{from_client} @ih,0,24 {:#x}", 0x0047_4554),
-            Self::Handoffs(port) => format!("udp dport {port}"),
+            // Byte 34 of the option, behind Geneve's own 8 (docs/datapath.md).
+            Self::Handoffs(port) => format!("udp dport {port} @ih,336,8 & 0x80 == 0"),
         }
     }
 

@@ -253,7 +253,10 @@ fn stress(figure: Figure, server: StartServer, service: &str, moves: bool, right
     let bed = Testbed::builder().figure(figure).wire().without_offloads().build();
     let files = DocRoot::shared();
     (0..NAMES).for_each(|name| drop(files.add(&page(name))));
-    let cluster = figure.start(&bed, server, &files, service);
+    // A machine that has other work, too, leaves a daemon none of its time for a second now and then.
+    let patient = "[cluster]\nfailure_timeout_ms = 10000\n";
+    let config = figure.config(&bed, service).replacen("[cluster]\n", patient, 1);
+    let cluster = figure.start_with(&bed, server, &files, &config);
     let client = bed.client(0);
 
     let (connections, moved) = run(client, &cluster, Plan::new(150, 80), right);
@@ -318,7 +321,6 @@ fn figure_7() {
 }
 
 #[test]
-#[ignore = "some connections with split heads still get stuck when many move between strict pools at once"]
 fn figure_5_between_pools() {
     between_pools(Figure::Five, WebServer::nginx_before_app);
 }
@@ -329,7 +331,6 @@ fn figure_6_between_pools() {
 }
 
 #[test]
-#[ignore = "some connections with split heads still get stuck when many move between strict pools at once"]
 fn figure_7_between_pools() {
     between_pools(Figure::Seven, WebServer::nginx_before_app);
 }

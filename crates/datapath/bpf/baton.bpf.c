@@ -471,10 +471,13 @@ inline_always int handoff(struct __sk_buff *skb, struct packet *p, struct scratc
 		return drop(COUNT_DROP_NO_ROLE);
 	__u32 start_seq = bpf_ntohl(o->start_seq);
 	struct binding *b = binding_of(&p->flow);
+	bool later = b && (__s64)(issued_of(o) - b->issued) > 0;
+	/* repeated, and what it began was over when this node's reader got the connection */
+	if (b && b->state == STATE_READING && !later)
+		return drop(COUNT_DROP_HANDOFF_STALE);
 	if (b && !is_decided(b))
 		b = 0;
 	count(COUNT_HANDOFF_RECEIVED);
-	bool later = b && (__s64)(issued_of(o) - b->issued) > 0;
 	if (b && b->start_seq == start_seq && b->node != settings.self && !later)
 		return hand_on(skb, p, b);
 	read_options(skb, p);

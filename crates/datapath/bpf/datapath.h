@@ -262,6 +262,7 @@ struct node {
 	struct addr address;
 	__u16 roles; /* 0: there is no such node */
 	__u16 routed; /* behind a router: packets for it are wrapped */
+	__u32 ifindex; /* towards it */
 };
 
 /* Values that user space changes while the programs run. */

@@ -226,11 +226,14 @@ inline_always int outside_messages(struct exchange *x, const struct packet *p)
 	return TC_ACT_OK;
 }
 
-/* User space keeps the packet until the connection is idle; or the client repeats it. */
+/*
+ * User space keeps the packet until the connection is idle; or the client repeats it. Of one that is
+ * idle it would come back at once, for ever.
+ */
 inline_always int wait_for_idle(struct __sk_buff *skb, struct packet *p, struct binding *b,
-				struct exchange *x)
+				struct exchange *x, bool idle)
 {
-	if (!daemon_listens())
+	if (idle || !daemon_listens())
 		return drop(COUNT_DROP_EARLY_REQUEST);
 	x->early = 1;
 	x->early_seq = p->seq;
@@ -333,7 +336,7 @@ inline_always int later_packet(struct __sk_buff *skb, struct packet *p, struct b
 	case LATER_ASKED:
 		return ask(skb, p, b, x);
 	case LATER_WAITS:
-		return wait_for_idle(skb, p, b, x);
+		return wait_for_idle(skb, p, b, x, idle);
 	case LATER_READ:
 		return read_later(skb, p, b);
 	default:

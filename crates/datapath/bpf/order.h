@@ -74,7 +74,8 @@ int apply_order(struct order *o)
 		set_flag(b, FLAG_CLOSED);
 	} else {
 		/* news may be late: what is known of a younger connection stands */
-		if (b && is_decided(b) && (__s64)(o->issued - b->issued) <= 0)
+		if (b && (is_decided(b) || b->state == STATE_READING) &&
+		    (__s64)(o->issued - b->issued) <= 0)
 			return 0;
 		if (b && is_decided(b) && b->start_seq == o->start_seq) {
 			/* decided afresh elsewhere, because the handoff packet was lost */

@@ -41,7 +41,7 @@ inline_always int redirect_to(const struct node *n)
 	struct bpf_redir_neigh neigh = {};
 
 	if (n->routed)
-		return bpf_redirect_neigh(settings.cluster_ifindex, 0, 0, 0);
+		return bpf_redirect_neigh(n->ifindex, 0, 0, 0);
 	if (settings.address_v6) {
 		neigh.nh_family = FAMILY_IPV6;
 		__builtin_memcpy(neigh.ipv6_nh, &n->address, sizeof(n->address));
@@ -49,7 +49,7 @@ inline_always int redirect_to(const struct node *n)
 		neigh.nh_family = FAMILY_IPV4;
 		neigh.ipv4_nh = n->address.w[3];
 	}
-	return bpf_redirect_neigh(settings.cluster_ifindex, &neigh, sizeof(neigh), 0);
+	return bpf_redirect_neigh(n->ifindex, &neigh, sizeof(neigh), 0);
 }
 
 inline_always __u64 issued_of(const struct handoff_option *o)

@@ -137,7 +137,7 @@ mod tests {
         assert_eq!(size_of::<types::decision_key>(), 16);
         assert_eq!(size_of::<types::decision>(), 24);
         assert_eq!(size_of::<types::load>(), 16);
-        assert_eq!(size_of::<types::node>(), 20);
+        assert_eq!(size_of::<types::node>(), 24);
         assert_eq!(size_of::<types::live>(), 24);
         assert_eq!(size_of::<types::keys>(), 64);
         assert_eq!(size_of::<types::event>(), 36 + 4 + 8 + 8);

@@ -69,6 +69,8 @@ pub struct Peer {
     pub roles: Roles,
     /// Whether it is behind a router, so that packets for it are wrapped.
     pub routed: bool,
+    /// The interface towards it.
+    pub ifindex: u32,
 }
 
 /// Values that change while the programs run.
@@ -178,6 +180,7 @@ impl Datapath {
             address: addr_of(peer.address),
             roles: peer.roles.bits() as u16,
             routed: u16::from(peer.routed),
+            ifindex: peer.ifindex,
         };
         put(&self.skel.maps.nodes, "nodes", &u32::from(node.0), &value)
     }

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use baton_cluster::Flow;
 use baton_datapath::State;
+use baton_datapath::constants::{FLAG_ADOPTED, FLAG_MOVED};
 use baton_datapath::model::flag::{ACK, PSH};
-use baton_datapath::model::{Handoff, Verdict};
+use baton_datapath::model::{Binding, Handoff, Verdict};
 use common::frames::{GENEVE, INNER, OPTION, VIP, checksums_are_right, flow, timestamps};
 use common::world::{HANDOFF_PORT, OTHER, SELF, THIRD, address, keys};
 use common::{Tcp, World, in_netns};
@@ -121,6 +122,27 @@ fn an_old_one_or_one_of_an_older_connection_is_stale() {
         assert_eq!(counted(world, &second), ["handoff_received", "reset_refused"]);
         assert_eq!(counted(world, &first), ["handoff_received", "drop_handoff_stale"]);
         assert_eq!(world.programs.whole_binding(&f).expect("bindings").map(|b| b.start_seq), Some(900_000));
+    });
+}
+
+#[test]
+fn nothing_old_takes_a_connection_away_from_the_reader() {
+    server("s", |world, f| {
+        let old = handoff(world, f, 1001);
+        let told = world.clock().wall_ns;
+        world.pass(Duration::from_millis(20));
+        let clock = world.clock();
+        let (flags, issued) = (FLAG_ADOPTED | FLAG_MOVED, clock.wall_ns);
+        let seen_ns = clock.kernel_ns;
+        world.bind(f, Binding { flags, issued, seen_ns, ..Binding::unknown(2001, State::Reading) });
+        assert_eq!(counted(world, &old), ["drop_handoff_stale"]);
+        assert!(!world.programs.bind_told(&f, 1001, THIRD, OTHER, told).expect("bindings"));
+        world.model.bind_told(&f, 1001, THIRD, OTHER, told, clock);
+        world.settle(clock).expect("equal");
+        assert_eq!(world.programs.reading(&f).expect("bindings").map(|r| r.start_seq), Some(2001));
+        world.pass(Duration::from_millis(20));
+        let later = handoff(world, f, 3001);
+        assert_eq!(counted(world, &later), ["handoff_received", "reset_refused"]);
     });
 }
 

@@ -40,6 +40,7 @@ const RULES: Rules = Rules {
     taker_looks: true,
     freeze_first: true,
     replay_again: true,
+    reading_stands: true,
 };
 
 /// A switch, a distributor, two servers.
@@ -139,6 +140,17 @@ const READER_AHEAD: Setup = Setup {
     ..READER
 };
 
+/// Each head comes in two packets, each request belongs to one server: who serves the one reads the next.
+const READER_STRICT: Setup = Setup {
+    name: "readers, strict pools",
+    roles: &[DISTRIBUTOR, SERVER, SERVER],
+    ends: &[2, 4],
+    homes: &[1, 2],
+    acks: false,
+    losses: 0,
+    ..READER
+};
+
 /// Searches each of them to its end.
 fn hold(setups: &[Setup]) {
     for setup in setups {
@@ -235,6 +247,7 @@ fn the_reader_hands_off() {
         },
         Setup { name: "reader, own node", ends: &[2], ..READER_AHEAD },
         Setup { losses: 0, ..READER_AHEAD },
+        READER_STRICT,
     ]);
 }
 
@@ -321,6 +334,11 @@ fn wrong_the_reader_reads_before_it_freezes() {
 #[test]
 fn wrong_the_replay_is_not_repeated() {
     breaks(READER, Rules { replay_again: false, ..RULES }, STUCK);
+}
+
+#[test]
+fn wrong_what_is_repeated_takes_a_connection_from_the_reader() {
+    breaks(READER_STRICT, Rules { reading_stands: false, ..RULES }, TWICE);
 }
 
 /// The same with larger bounds.

@@ -14,6 +14,8 @@ use crate::{HostError, address};
 pub struct Way {
     /// Through a router.
     pub routed: bool,
+    /// The interface that packets leave by.
+    pub interface: u32,
     /// The largest packet, bytes, where the kernel knows that it is less than the interface's: by a route,
     /// or because a router has said so (RFC 1191, RFC 8201).
     pub mtu: Option<u32>,
@@ -39,7 +41,12 @@ impl Way {
             }),
             _ => None,
         };
+        let interface = |a: &RouteAttribute| match a {
+            RouteAttribute::Oif(index) => Some(*index),
+            _ => None,
+        };
         Self {
+            interface: route.attributes.iter().find_map(interface).unwrap_or(0),
             routed: route.attributes.iter().any(is_gateway),
             mtu: route.attributes.iter().find_map(mtu).filter(|mtu| *mtu > 0),
         }

@@ -58,6 +58,7 @@ pub(crate) struct Daemon {
     switch: Option<SwitchRole>,
     ends: Ends,
     news: News,
+    cluster_interface: u32,
     paths: Paths,
     paths_seen: mpsc::Receiver<Paths>,
 }
@@ -115,6 +116,7 @@ impl Daemon {
             events,
             mesh: mesh.clone(),
             mesh_events,
+            cluster_interface: setup.cluster_interface.index,
             paths: setup.paths.clone(),
             paths_seen,
             socket: StatusSocket::listen(setup.socket())?,
@@ -326,7 +328,7 @@ impl Daemon {
     fn paths_changed(&mut self, paths: Paths) -> Result<(), NodeError> {
         tracing::info!(routed = paths.routed.len(), mtu = paths.mtu, "the ways to other nodes have changed");
         for peer in &self.cluster.nodes {
-            self.datapath.set_node(peer.id, &peer_entry(peer, &paths))?;
+            self.datapath.set_node(peer.id, &peer_entry(peer, &paths, self.cluster_interface))?;
         }
         self.paths = paths;
         Ok(())
@@ -350,7 +352,8 @@ impl Daemon {
     /// strict service, that of a server which had the connection before.
     fn tell_reader(&mut self, distributor: NodeId, taken: Taken) {
         self.post.send(distributor, Message::Taken(taken));
-        let service = self.cluster.services.iter().find(|s| s.vips.contains(&taken.flow.vip));
+        let (vip, port) = (taken.flow.vip, taken.flow.vip_port);
+        let service = self.cluster.services.iter().find(|s| s.port == port && s.vips.contains(&vip));
         if service.is_none_or(|service| !service.is_strict(&self.cluster)) {
             return;
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use baton_cluster::{Cluster, Flow, NodeId, PoolId};
 use baton_control::{Answer, BatchLimits, Batcher, Message, Question, Verdict};
 use baton_datapath::replay::Replay;
-use baton_datapath::{Datapath, DatapathError, Frame, Hold, Reading, ServiceEntry, State};
+use baton_datapath::{Asked, Datapath, DatapathError, Frame, Hold, Reading, ServiceEntry, State};
 
 use crate::clock;
 use crate::early::Early;
@@ -138,8 +138,8 @@ impl Distributor {
         if tools.datapath.reading(flow)?.is_some() {
             return Ok(());
         }
-        if let Some(heard) = tools.datapath.asked(flow)?.and_then(|asked| asked.idle) {
-            self.early.idle(flow, heard, tools.hold);
+        if let Some(Asked { idle: Some(heard), boundary: Some(at), .. }) = tools.datapath.asked(flow)? {
+            self.early.idle(flow, at, heard, tools.hold);
         }
         Ok(())
     }
@@ -175,26 +175,34 @@ impl Distributor {
         let Some(service) = service_of(&self.services, &frame.flow) else { return Ok(()) };
         let Some(asked) = tools.datapath.asked(&frame.flow)? else { return Ok(()) };
         let flow = frame.flow;
+        if service.strict && !question::is_asked(&frame, &asked) {
+            // It was on its way up here before that one, and goes back behind it.
+            self.early.add(frame, tools.now);
+            return Ok(());
+        }
         let behind = self.early.take(&flow);
+        let mut cut_seq = asked.cut_seq;
         let here = service.pools.first().copied().unwrap_or(PoolId(0));
         let read = question::read(service, frame.payload(), self.target_secret);
         let waiting = match read {
-            Read::Request { pool, target, host, .. } if asked.boundary == Some(frame.seq) => {
+            Read::Request { pool, target, host, next } if asked.boundary == Some(frame.seq) => {
                 if let Some(host) = host {
                     tools.datapath.set_host(service, &host)?;
                 }
+                // As above: it may be longer than the one that the kernel asks about.
+                cut_seq = next.filter(|_| service.strict).map(|at| frame.seq.wrapping_add(at as u32));
                 Waiting::of(frame, pool, target, tools.now)
             }
             // The end of a request, and the next one behind it: or nothing that could be decided.
             _ => {
                 let waiting = Waiting::of(frame, here, None, tools.now);
-                let mut waiting = Waiting { is_ours: true, cut_seq: asked.cut_seq, ..waiting };
+                let mut waiting = Waiting { is_ours: true, cut_seq, ..waiting };
                 waiting.frames.extend(behind);
                 let _ = self.waits.begin(flow, waiting);
                 return self.settle(flow, self.me, tools);
             }
         };
-        let mut waiting = Waiting { is_ours: true, cut_seq: asked.cut_seq, ..waiting };
+        let mut waiting = Waiting { is_ours: true, cut_seq, ..waiting };
         waiting.frames.extend(behind);
         self.ask(flow, waiting, tools)
     }

@@ -52,8 +52,13 @@ impl Early {
         frames
     }
 
-    /// The connection is idle: its packets go, saying what the client has said since.
-    pub(crate) fn idle(&mut self, flow: &Flow, heard: Heard, hold: &Hold) {
+    /// The connection is idle, and `at` is what it takes next: its packets go, saying what the client has said
+    /// since. Behind a gap they would come back at once: the client fills that.
+    pub(crate) fn idle(&mut self, flow: &Flow, at: u32, heard: Heard, hold: &Hold) {
+        let reaches = |frame: &Frame| frame.seq.wrapping_sub(at).cast_signed() <= 0;
+        if !self.flows.get(flow).is_some_and(|(_, frames)| frames.iter().any(reaches)) {
+            return;
+        }
         let frames = self.take(flow);
         for frame in Frame::renewed(&frames, &heard) {
             release(hold, &frame, None);

@@ -22,6 +22,8 @@ const HEADERS: u32 = 40 + 8;
 pub(crate) struct Paths {
     /// Nodes that packets are wrapped for.
     pub(crate) routed: Vec<NodeId>,
+    /// By which interface each node is reached, where that is known.
+    pub(crate) interfaces: Vec<(NodeId, u32)>,
     /// The largest packet that reaches all nodes, bytes, where that is less than the interface's MTU.
     pub(crate) mtu: Option<u16>,
 }
@@ -35,9 +37,12 @@ impl Paths {
                 Ok(way) => way,
                 Err(error) => {
                     tracing::debug!(peer = peer.name, %error, "no way");
-                    Way { routed: false, mtu: None }
+                    Way { routed: false, interface: 0, mtu: None }
                 }
             };
+            if way.interface != 0 {
+                paths.interfaces.push((peer.id, way.interface));
+            }
             let wrapped = match cluster.forwarding {
                 Forwarding::Auto => way.routed,
                 Forwarding::Direct => false,

@@ -2,7 +2,7 @@
 //! target out.
 
 use baton_cluster::{PoolId, Protocol, Target, Unrouted};
-use baton_datapath::{ServiceEntry, target_of};
+use baton_datapath::{Asked, Frame, ServiceEntry, target_of};
 use baton_http::{Exchange, Fed, Parsed, Request, parse_request};
 use baton_tls::{Alert, ClientHello, Reading, read_client_hello};
 
@@ -70,6 +70,16 @@ fn of_pool(service: &ServiceEntry, index: usize, target: Option<Target>) -> Read
     Read::Request { pool, target, host: None, next: None }
 }
 
+/// Whether a packet of a strict service can be the one that the kernel asks about: a request, or the end of one
+/// and the next.
+pub(crate) fn is_asked(frame: &Frame, asked: &Asked) -> bool {
+    match asked.boundary.map(|at| frame.seq.wrapping_sub(at).cast_signed()) {
+        Some(0) => !matches!(parse_request(frame.payload()), Parsed::Incomplete),
+        Some(1..) => false,
+        Some(..0) | None => asked.cut_seq.is_some_and(|seq| frame.cut(seq).is_some()),
+    }
+}
+
 /// Where the request line says all that the service's rules ask, as the programs do: the head may be longer
 /// than a packet. `None` when more is needed.
 fn read_line(service: &ServiceEntry, payload: &[u8], secret: u64) -> Option<Read> {
@@ -105,5 +115,51 @@ fn next_request(payload: &[u8]) -> Option<usize> {
             Some(used)
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TWO: &[u8] = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\nGET /b HTTP/1.1\r\nHost: x\r\n\r\n";
+    const SECOND: u32 = TWO.len() as u32 / 2;
+
+    fn frame(seq: u32, payload: &[u8]) -> Frame {
+        let mut bytes = vec![0; 54];
+        bytes[12..16].copy_from_slice(&[8, 0, 0x45, 0]);
+        bytes[16..18].copy_from_slice(&(40 + payload.len() as u16).to_be_bytes());
+        (bytes[23], bytes[46]) = (6, 0x50);
+        bytes[38..42].copy_from_slice(&seq.to_be_bytes());
+        bytes.extend(payload);
+        Frame::parse(&bytes).expect("IPv4 and TCP")
+    }
+
+    fn asked(boundary: Option<u32>, cut_seq: Option<u32>) -> Asked {
+        Asked { start_seq: 0, boundary, early_seq: None, idle: None, cut_seq }
+    }
+
+    /// From every byte to every byte of two requests, of which the kernel asks about the first; or about both.
+    #[test]
+    fn pieces_that_came_earlier_are_not_what_is_asked_about() {
+        let base = u32::MAX - 20;
+        for (from, to) in (0..TWO.len()).flat_map(|from| (from + 1..=TWO.len()).map(move |to| (from, to))) {
+            let piece = frame(base.wrapping_add(from as u32), &TWO[from..to]);
+            for cut in [None, Some(base.wrapping_add(SECOND))] {
+                let whole = from == 0 && to >= SECOND as usize;
+                assert_eq!(is_asked(&piece, &asked(Some(base), cut)), whole, "{from}..{to}, {cut:?}");
+            }
+        }
+    }
+
+    /// The end of the first request, and the second one with it.
+    #[test]
+    fn the_end_of_a_request_and_the_next_are_cut() {
+        let cut = Some(SECOND);
+        let end = frame(SECOND - 2, &TWO[SECOND as usize - 2..]);
+        assert!(is_asked(&end, &asked(None, cut)), "it is under way");
+        assert!(is_asked(&end, &asked(cut, cut)), "it was seen before");
+        assert!(!is_asked(&frame(SECOND, &TWO[SECOND as usize..]), &asked(None, cut)), "the next one alone");
+        assert!(!is_asked(&frame(SECOND - 2, b"\r\n"), &asked(None, cut)), "the end alone");
     }
 }

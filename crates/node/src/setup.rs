@@ -1,7 +1,7 @@
 //! Before the first packet and after the last: the host's settings, the programs, the hold device.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use baton_cluster::{Cluster, Node, PHttp, Service};
@@ -65,7 +65,7 @@ impl Setup {
         let datapath = Datapath::load(settings, sizes)?;
         datapath.set_keys(&cluster.keys())?;
         for peer in &cluster.nodes {
-            datapath.set_node(peer.id, &peer_entry(peer, &self.paths))?;
+            datapath.set_node(peer.id, &peer_entry(peer, &self.paths, self.cluster_interface.index))?;
         }
         for pool in &cluster.pools {
             datapath.set_pool(&PoolEntry {
@@ -142,6 +142,11 @@ pub fn wanted(cluster: &Cluster, node: &Node) -> Wanted {
     let mut ports: Vec<u16> = cluster.services.iter().map(|s| s.port).collect();
     ports.sort_unstable();
     ports.dedup();
+    let served = cluster
+        .services
+        .iter()
+        .filter(|s| cluster.pools_of(s.id).any(|pool| pool.servers.contains(&node.id)));
+    let listens = served.flat_map(|s| s.vips.iter().map(|vip| SocketAddr::new(*vip, s.port))).collect();
     Wanted {
         node: node.name.clone(),
         address: node.address,
@@ -153,14 +158,21 @@ pub fn wanted(cluster: &Cluster, node: &Node) -> Wanted {
         on_loopback: if node.roles.server || node.roles.distributor { others } else { Vec::new() },
         on_interface,
         ports,
+        listens,
         control_port: cluster.control_port,
         handoff_port: cluster.handoff_port,
     }
 }
 
 /// A node as the programs are to know it.
-pub(crate) fn peer_entry(node: &Node, paths: &Paths) -> Peer {
-    Peer { address: node.address, roles: datapath_roles(node), routed: paths.routed.contains(&node.id) }
+pub(crate) fn peer_entry(node: &Node, paths: &Paths, cluster_interface: u32) -> Peer {
+    let interface = paths.interfaces.iter().find(|(id, _)| *id == node.id);
+    Peer {
+        address: node.address,
+        roles: datapath_roles(node),
+        routed: paths.routed.contains(&node.id),
+        ifindex: interface.map_or(cluster_interface, |(_, index)| *index),
+    }
 }
 
 fn datapath_roles(node: &Node) -> Roles {

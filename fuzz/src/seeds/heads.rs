@@ -58,11 +58,11 @@ const HEADS: [(&str, &str); 52] = [
 ];
 
 pub(super) fn seeds() -> Vec<Seed> {
-    let sized = |(i, (name, head)): (usize, &(&str, &str))| {
-        let size = [255, 1, 3, 16][i % 4];
+    let sized = |(name, head): &(&str, &str)| {
+        let size = [255, 1, 3, 16][name.len() % 4];
         seed("request_head", *name, [&[size], head.as_bytes()].concat())
     };
-    let mut seeds: Vec<Seed> = HEADS.iter().enumerate().map(sized).collect();
+    let mut seeds: Vec<Seed> = HEADS.iter().map(sized).collect();
     let many: String = (0..90).map(|i| format!("name-{i}: value\r\n")).collect();
     seeds.push(seed("request_head", "ninety-headers", format!("\u{10}GET / HTTP/1.1\r\n{many}\r\n")));
     seeds

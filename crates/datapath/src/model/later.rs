@@ -220,11 +220,13 @@ impl Run<'_> {
         } else {
             self.place(p, &service, &f, idle)
         };
-        self.fate(p, b, &service, Fate { then, boundary, answered, f, after })
+        self.fate(p, b, &service, Fate { then, boundary, idle, answered, f, after })
     }
 
     fn fate(&mut self, p: &Packet, b: &mut Binding, service: &Service, fate: Fate) -> Option<Verdict> {
-        let Fate { mut then, boundary, answered, mut f, mut after } = fate;
+        let Fate { mut then, boundary, idle, answered, mut f, mut after } = fate;
+        // Of an idle connection it would come back at once, for ever.
+        let may_wait = self.daemon_listens() && !idle;
         if answered && matches!(then, Later::Asked(_)) {
             if !boundary {
                 self.keep(p.flow, Followed { cut_seq: None, ..f });
@@ -234,7 +236,7 @@ impl Run<'_> {
         }
         match then {
             Later::Asked(_) if boundary => f.early_seq = None,
-            Later::Waits if self.daemon_listens() => f.early_seq = Some(p.seq),
+            Later::Waits if may_wait => f.early_seq = Some(p.seq),
             _ => {}
         }
         self.keep(p.flow, f);
@@ -251,7 +253,7 @@ impl Run<'_> {
                 None => {}
             },
             Later::Asked(why) => return Some(self.ask(b, why)),
-            Later::Waits if self.daemon_listens() => return Some(self.hold_early(b)),
+            Later::Waits if may_wait => return Some(self.hold_early(b)),
             Later::Waits => return Some(self.drop(Counter::DropEarlyRequest)),
             Later::Read => return Some(self.read_later(p, b)),
         }
@@ -405,6 +407,7 @@ impl Run<'_> {
 struct Fate {
     then: Later,
     boundary: bool,
+    idle: bool,
     answered: bool,
     f: Followed,
     after: Followed,

@@ -113,7 +113,8 @@ impl Model {
         Run::over(self, &[], clock, |run| {
             let known = run.model.tables.bindings.get(flow).copied();
             let decided = known.filter(|b| b.owner(run.model.settings.node).is_some());
-            if decided.is_some_and(|b| issued.wrapping_sub(b.issued).cast_signed() <= 0) {
+            let reading = known.filter(|b| b.state == State::Reading);
+            if decided.or(reading).is_some_and(|b| issued.wrapping_sub(b.issued).cast_signed() <= 0) {
                 return Verdict::Next;
             }
             if let Some(mut b) = decided.filter(|b| b.start_seq == start_seq) {

@@ -96,11 +96,17 @@ impl Run<'_> {
         if !self.model.settings.roles.server {
             return self.drop(Counter::DropNoRole);
         }
-        if let Some(b) = self.binding_of(&p.flow)
+        let known = self.binding_of(&p.flow);
+        let not_later = |b: &Binding| h.issued.wrapping_sub(b.issued).cast_signed() <= 0;
+        // Repeated, and what it began was over when this node's reader got the connection.
+        if known.is_some_and(|b| b.state == State::Reading && not_later(&b)) {
+            return self.drop(Counter::DropHandoffStale);
+        }
+        if let Some(b) = known
             && let Some(node) = b.owner(self.model.settings.node)
             && node != self.model.settings.node
             && b.start_seq == h.start_seq
-            && h.issued.wrapping_sub(b.issued).cast_signed() <= 0
+            && not_later(&b)
         {
             self.count(Counter::HandoffReceived);
             return self.hand_on(&p.flow, h, &b, node);

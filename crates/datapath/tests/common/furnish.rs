@@ -37,7 +37,12 @@ impl World {
         self.pool(PLUG, 5, Key::Name, PHttp::Stay, &all)?;
         for node in all {
             let routed = self.ways.routed && node == THIRD;
-            let peer = Peer { address: self.ways.address(node), roles: roles("wds"), routed };
+            let peer = Peer {
+                address: self.ways.address(node),
+                roles: roles("wds"),
+                routed,
+                ifindex: self.model.settings.cluster_ifindex,
+            };
             self.programs.set_node(node, &peer)?;
             self.programs.set_member(mac(node), node)?;
             self.model.tables.nodes.insert(node, peer);

@@ -105,11 +105,11 @@ impl Fork<'_> {
 
     /// The message in that place arrives, if it is the next of its sender.
     fn message(&mut self, i: usize, m: Message) {
-        let told = &self.state.told;
+        let (setup, told) = (self.setup, &self.state.told);
         if i == 0 || (told[i - 1].from, told[i - 1].to) != (m.from, m.to) {
             self.attempt(Step::Told(m), |s| {
                 s.told.remove(i);
-                program::told(s, m);
+                program::told(setup, s, m);
                 true
             });
         }
@@ -135,7 +135,7 @@ impl Fork<'_> {
             self.attempt(Step::Closes(n), |s| peers::closes(setup, s, n));
             self.attempt(Step::SocketEnds(n), |s| peers::socket_ends(s, n));
         }
-        if setup.reader && setup.is(n, role::DISTRIBUTOR) {
+        if setup.reader && (setup.is(n, role::DISTRIBUTOR) || setup.reads_later()) {
             self.attempt(Step::ReaderActs(n), |s| peers::reader_acts(setup, s, n));
             self.attempt(Step::ReaderReplays(n), |s| peers::reader_replays(setup, s, n));
         }

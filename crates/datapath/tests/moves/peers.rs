@@ -1,7 +1,7 @@
 //! Those whom the packet path serves: the client, the servers' sockets and applications, and the reader
 //! in user space. Each function is one step; those that return false had nothing to do.
 
-use super::program::ingress;
+use super::program::{ingress, next_issue};
 use super::world::{Binding, CLIENT, NOBODY, News, Packet, Reader, Setup, Socket, Stage, State};
 
 /// A packet from the client with `len` bytes from `seq` on.
@@ -114,7 +114,10 @@ pub fn receive(setup: &Setup, s: &mut State, n: u8, p: Packet) {
         }
         socket.rcv = end;
         if setup.reader && s.node(n).binding.is_some_and(|b| b.stage == Stage::Bound) {
-            s.tell(n, setup.distributor, News::Taken(end));
+            let readers = |to: &u8| *to == setup.distributor || setup.reads_later();
+            for to in (0..setup.roles.len() as u8).filter(readers) {
+                s.tell(n, to, News::Taken(end));
+            }
         }
     }
     s.node(n).socket = Some(socket);
@@ -207,7 +210,7 @@ pub fn closes(setup: &Setup, s: &mut State, n: u8) -> bool {
 pub fn reader_acts(setup: &Setup, s: &mut State, n: u8) -> bool {
     let node = s.node(n);
     let (Some(b), reader, socket) = (node.binding, node.reader, node.socket) else { return false };
-    let has_all = socket.is_some_and(|socket| socket.rcv >= setup.ends[0]);
+    let has_all = socket.is_some_and(|socket| socket.rcv >= setup.end_of(b.start_seq));
     let rcv = socket.map_or(0, |socket| socket.rcv);
     match (b.stage, reader) {
         (Stage::Reading, Reader::Idle) if has_all && !setup.rules.freeze_first => {
@@ -225,10 +228,11 @@ pub fn reader_acts(setup: &Setup, s: &mut State, n: u8) -> bool {
             node.reader = Reader::Closed(end);
         }
         (Stage::Frozen, Reader::Closed(end)) => {
-            let issued = s.time + 1;
+            let issued = next_issue(setup, s, n);
+            let to = setup.home(b.start_seq).unwrap_or(setup.first);
             s.time += 1;
             let node = s.node(n);
-            node.binding = Some(Binding { node: setup.first, issued, stage: Stage::Bound, ..b });
+            node.binding = Some(Binding { node: to, issued, stage: Stage::Bound, ..b });
             node.reader = Reader::Replaying(end);
         }
         _ => return false,
@@ -242,8 +246,13 @@ pub fn reader_replays(setup: &Setup, s: &mut State, n: u8) -> bool {
     if s.net.iter().any(|p| p.at != CLIENT && p.len > 0) {
         return false;
     }
-    for seq in 0..end {
-        let frame = Packet { at: n, ack: 0, ..from_client(setup, s, seq, 1) };
+    // It has moved on, so it was taken.
+    let Some(b) = s.node(n).binding.filter(|b| b.stage == Stage::Bound && b.start_seq < end) else {
+        s.node(n).reader = Reader::Idle;
+        return true;
+    };
+    for seq in b.start_seq..end {
+        let frame = Packet { at: n, ack: b.start_ack, ..from_client(setup, s, seq, 1) };
         ingress(setup, s, frame, None);
     }
     if !setup.rules.replay_again {

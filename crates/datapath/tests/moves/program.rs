@@ -24,6 +24,13 @@ pub fn ingress(setup: &Setup, s: &mut State, p: Packet, choice: Option<u8>) -> b
     }
     match binding {
         Some(b) if b.stage == Stage::Frozen => {}
+        Some(b) if b.stage == Stage::Reading && setup.reads_later() => {
+            // one request alone
+            let end = setup.end_of(b.start_seq);
+            if p.seq < end {
+                pass(setup, s, p.at, Packet { len: p.len.min(end - p.seq), ..p });
+            }
+        }
         Some(b) if b.stage == Stage::Reading => pass(setup, s, p.at, p),
         Some(b) if b.node == p.at => {
             if p.len > 0 {
@@ -59,12 +66,13 @@ fn own(setup: &Setup, s: &mut State, p: Packet, b: Binding, choice: Option<u8>) 
                 Some(home) => home == to,
                 None => s.moves > 0,
             };
-            if !movable || !allowed || to == n {
+            if !movable || !allowed || to == n || !is_whole(setup, &p) {
                 return false;
             }
             s.moves -= u8::from(home.is_none());
             begin(setup, s, p, to);
         }
+        None if movable && !is_whole(setup, &p) => read_later(setup, s, p, b),
         None if movable && home.is_some_and(|home| home != n) => return false,
         None => {
             let passes = Packet { len: permitted(setup, n, &p, at), ..p };
@@ -86,10 +94,30 @@ fn unchanged(setup: &Setup, socket: &Socket, p: &Packet) -> bool {
         && socket.done == setup.requests(p.seq)
 }
 
+/// Whether the packet has all of the request that it begins with, where that matters.
+fn is_whole(setup: &Setup, p: &Packet) -> bool {
+    !setup.reads_later() || setup.end_of(p.seq) <= p.seq + p.len
+}
+
+/// A request whose end is missing: the server's socket ends, and the reader goes on.
+fn read_later(setup: &Setup, s: &mut State, p: Packet, b: Binding) {
+    let issued = next_issue(setup, s, p.at);
+    s.time += 1;
+    let reads = Binding { start_seq: p.seq, start_ack: p.ack, issued, stage: Stage::Reading, ..b };
+    let node = s.node(p.at);
+    node.binding = Some(Binding { issuer: p.at, ..reads });
+    node.socket = Some(socket_from(setup, &p));
+    node.reader = Reader::Idle;
+    peers::receive(setup, s, p.at, p);
+}
+
 /// How much of the packet the node may serve; what is before `at` it has served already.
 fn permitted(setup: &Setup, n: u8, p: &Packet, at: u8) -> u8 {
-    let may = |seq: &u8| *seq < at || setup.home(*seq).is_none_or(|home| home == n);
-    (p.seq..p.seq + p.len).take_while(may).count() as u8
+    let end = p.seq + p.len;
+    let begun = |seq: u8| setup.start_of(setup.requests(seq)) < at;
+    let read = |seq: u8| !setup.reads_later() || begun(seq) || setup.end_of(seq) <= end;
+    let may = |seq: &u8| *seq < at || (setup.home(*seq).is_none_or(|home| home == n) && read(*seq));
+    (p.seq..end).take_while(may).count() as u8
 }
 
 /// First step of a move: the socket was found idle.
@@ -142,7 +170,7 @@ pub fn step(setup: &Setup, s: &mut State, n: u8) -> bool {
 }
 
 /// When what is decided now was decided.
-fn next_issue(setup: &Setup, s: &mut State, n: u8) -> u8 {
+pub fn next_issue(setup: &Setup, s: &mut State, n: u8) -> u8 {
     let wall = s.time + 1 + setup.skew.get(n as usize).copied().unwrap_or(0);
     match s.node(n).binding {
         Some(b) if setup.rules.hybrid_clock => wall.max(b.issued + 1),
@@ -207,7 +235,7 @@ fn unknown(setup: &Setup, s: &mut State, p: Packet) {
 /// A handoff packet.
 fn handoff(setup: &Setup, s: &mut State, p: Packet, wrap: Wrap) -> bool {
     let n = p.at;
-    match s.node(n).binding {
+    match s.node(n).binding.filter(|b| setup.rules.reading_stands || b.stage == Stage::Bound) {
         Some(b) if wrap.issued < b.issued => {
             let same = b.start_seq == wrap.start_seq || !setup.rules.hand_on_same_start;
             if b.node != n && same && p.hops < TTL {
@@ -263,7 +291,8 @@ fn adopt(setup: &Setup, s: &mut State, p: Packet) {
             tell(setup, s, n, b);
         }
     }
-    let len = if setup.rules.taker_looks { permitted(setup, n, &p, p.seq) } else { p.len };
+    // what it was made of may be the beginning of a replay
+    let len = if setup.rules.taker_looks { permitted(setup, n, &p, p.seq + 1) } else { p.len };
     let node = s.node(n);
     node.at = node.at.max(p.seq + len);
     peers::receive(setup, s, n, Packet { len, ..p });
@@ -303,11 +332,12 @@ fn tell(setup: &Setup, s: &mut State, n: u8, b: Binding) {
 }
 
 /// A message has arrived.
-pub fn told(s: &mut State, message: Message) {
+pub fn told(setup: &Setup, s: &mut State, message: Message) {
     let node = s.node(message.to);
     match message.news {
         News::Owner(b) => {
-            if node.binding.is_none_or(|known| known.issued < b.issued) {
+            let known = node.binding.filter(|b| setup.rules.reading_stands || b.stage == Stage::Bound);
+            if known.is_none_or(|known| known.issued < b.issued) {
                 node.binding = Some(b);
             }
         }

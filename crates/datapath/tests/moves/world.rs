@@ -60,6 +60,8 @@ pub struct Rules {
     pub freeze_first: bool,
     /// The reader repeats its replay until it is told that it was taken.
     pub replay_again: bool,
+    /// A connection that a reader has is known as a server's is: no earlier decision takes it away.
+    pub reading_stands: bool,
 }
 
 /// One configuration of the model, with its bounds.
@@ -119,6 +121,16 @@ impl Setup {
     /// Where the request begins that `done` others come before.
     pub fn start_of(&self, done: u8) -> u8 {
         if done == 0 { 0 } else { self.ends[done as usize - 1] }
+    }
+
+    /// Where the request ends that has the byte at `seq`.
+    pub fn end_of(&self, seq: u8) -> u8 {
+        self.ends[self.requests(seq) as usize]
+    }
+
+    /// In a strict service a later request whose head is not whole goes to the reader, too.
+    pub fn reads_later(&self) -> bool {
+        self.reader && !self.homes.is_empty()
     }
 
     /// The only node that may serve the byte at `seq`, if there is such a one.
