@@ -1,7 +1,7 @@
 //! Judges what was read of a host against what its node needs. Pure. `baton doctor` prints the findings;
 //! the crate's documentation lists their ids.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use crate::address::add_command;
 use crate::facts::{Clock, Facts, Interface, Listener};

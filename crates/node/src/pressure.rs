@@ -122,7 +122,7 @@ mod tests {
         let node = Node {
             id: NodeId(0),
             name: "n".to_owned(),
-            address: Ipv4Addr::LOCALHOST,
+            address: Ipv4Addr::LOCALHOST.into(),
             interfaces: Vec::new(),
             roles: Roles { server: true, ..Roles::default() },
             weight: 1,

@@ -162,4 +162,75 @@ mod tests {
         assert!(!is_asked(&frame(SECOND, &TWO[SECOND as usize..]), &asked(None, cut)), "the next one alone");
         assert!(!is_asked(&frame(SECOND - 2, b"\r\n"), &asked(None, cut)), "the end alone");
     }
+
+    const SEALED: &str = r#"
+[cluster]
+name = "web"
+secret = "k3YvT9qLw0ZsB7nXfR2mJc8HdPu5GaE1"
+[[node]]
+name = "one"
+address = "10.1.0.10"
+roles = ["distributor", "dispatcher", "server"]
+[[service]]
+name = "plug"
+vips = ["10.99.0.1"]
+port = 7000
+protocol = "tcp"
+policy = "wrr"
+[[service]]
+name = "secure"
+vips = ["10.99.0.1"]
+port = 443
+protocol = "tls"
+[[service.pool]]
+name = "old"
+policy = "wrr"
+[[service.pool]]
+name = "new"
+policy = "lard"
+[[service.route]]
+pool = "old"
+host = "*.example.com"
+[[service.route]]
+pool = "new"
+host = "*.example.com"
+alpn = "h2"
+"#;
+    /// For img.example.com, without protocols; for www.Example.com, with h2; for no name.
+    const HELLOS: [&[u8]; 3] = [
+        include_bytes!("../../tls/testdata/openssl-tls12.bin"),
+        include_bytes!("../../tls/testdata/openssl-default.bin"),
+        include_bytes!("../../tls/testdata/openssl-no-name.bin"),
+    ];
+
+    fn sealed() -> [ServiceEntry; 2] {
+        let cluster = baton_cluster::Cluster::parse(SEALED).expect("a good file");
+        [0, 1].map(|at| crate::setup::service_entry(&cluster, &cluster.services[at]))
+    }
+
+    fn placed(pool: u16, target: Option<Target>) -> Read {
+        Read::Request { pool: PoolId(pool), target, host: None, next: None }
+    }
+
+    #[test]
+    fn a_connection_that_nobody_reads_belongs_to_the_only_pool() {
+        let [plug, _] = sealed();
+        for bytes in [b"\0", TWO, HELLOS[0]] {
+            assert_eq!(read(&plug, bytes, 7), placed(0, None));
+        }
+    }
+
+    #[test]
+    fn a_hello_belongs_to_the_pool_of_its_name_and_has_it_for_a_target() {
+        let [_, secure] = sealed();
+        let [old, new, nameless] = HELLOS;
+        let target = |name: &str| Some(target_of(name.as_bytes(), 7));
+        assert_eq!(read(&secure, old, 7), placed(1, target("img.example.com")));
+        assert_eq!(read(&secure, new, 7), placed(2, target("www.example.com")));
+        assert_eq!(read(&secure, nameless, 7), Read::Refused(Alert::UnrecognizedName));
+        assert_eq!(read(&secure, TWO, 7), Read::Refused(NOT_TLS));
+        for cut in 1..new.len() {
+            assert_eq!(read(&secure, &new[..cut], 7), Read::Reader, "{cut} bytes");
+        }
+    }
 }

@@ -123,4 +123,14 @@ mod tests {
             assert!(head.ends_with("Connection: close") && body.ends_with(".\n"), "{response}");
         }
     }
+
+    #[test]
+    fn clients_of_tls_are_told_by_an_alert() {
+        let unknown = Refusal::Alert(Alert::UnrecognizedName);
+        assert_eq!(unknown.answer(Protocol::Tls), [21, 3, 3, 0, 2, 2, 112]);
+        for refusal in [Refusal::TooSlow, Refusal::TooLong, Refusal::Crowded, Refusal::NoServer] {
+            assert_eq!(refusal.answer(Protocol::Tls), [21, 3, 3, 0, 2, 2, 80], "{refusal:?}");
+            assert!(refusal.answer(Protocol::Http).starts_with(b"HTTP/1.1 "), "{refusal:?}");
+        }
+    }
 }
