@@ -9,12 +9,13 @@ use std::process::Output;
 use std::time::Duration;
 
 use baton_testbed::{
-    Certificate, Cluster, Content, Dial, DocRoot, Figure, Scratch, Testbed, WebServer, node_status,
-    wait_until,
+    Builder, Certificate, Cluster, Content, Dial, DocRoot, Figure, Packets, Scratch, Testbed, WebServer,
+    node_status, wait_until,
 };
 use hello::Hello;
 
 const SOON: Duration = Duration::from_secs(10);
+const LONG: Duration = Duration::from_secs(60);
 /// Both have the same roles on different nodes; servers are b, c and d.
 const FIGURES: [Figure; 2] = [Figure::Five, Figure::Seven];
 const FIRST: &str = "first.example.org";
@@ -71,7 +72,11 @@ head_timeout_ms = 2000
 
 /// A cluster of a figure whose servers have certificates for every name, each its own.
 fn with_cluster(figure: Figure, work: impl FnOnce(&Testbed, &Cluster<'_>, &Site)) {
-    let bed = Testbed::builder().figure(figure).build();
+    with_cluster_of(figure, Testbed::builder(), work);
+}
+
+fn with_cluster_of(figure: Figure, bed: Builder, work: impl FnOnce(&Testbed, &Cluster<'_>, &Site)) {
+    let bed = bed.figure(figure).build();
     let site = Site { files: DocRoot::shared(), page: Content::new("page", 100_000) };
     site.files.add(&site.page);
     let servers = bed.nodes().iter().enumerate().filter(|(i, _)| figure.has_role(*i, "server"));
@@ -299,5 +304,33 @@ fn a_browser_gets_its_page() {
         let page = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(page.contains("all there"), "{page}{}", String::from_utf8_lossy(&output.stderr));
         assert!(reader(cluster, "read") > 0, "a hello of two packets");
+    });
+}
+
+/// Hellos of two packets, of which each way loses some: every connection gets its answer, from the right
+/// server, and none is reset.
+#[test]
+fn lost_packets_cost_time_alone() {
+    with_cluster_of(Figure::Seven, Testbed::builder().wire(), |bed, cluster, _| {
+        let losses = [bed.lose(4.0, Packets::FromClients), bed.lose(4.0, Packets::ToClients)];
+        let names = [(FIRST, "b"), (SECOND, "cd"), (TENANT, "bcd")];
+        std::thread::scope(|scope| {
+            for thread in 0..4_usize {
+                scope.spawn(move || {
+                    for i in 0..15 {
+                        let (name, nodes) = names[(thread + i) % 3];
+                        let padding = [0, 1900, 6000][i % 3];
+                        let hello = Hello::new(name).padded(padding).bytes();
+                        let mut stream =
+                            dial(cluster).patience(LONG).stream(bed.client(0)).expect("connected");
+                        stream.write_all(&hello).expect("sent");
+                        let node = organisation(&mut stream);
+                        assert!(nodes.contains(&node), "{name} is served by {node}");
+                    }
+                });
+            }
+        });
+        assert!(losses.iter().all(|loss| loss.lost() > 0));
+        assert_eq!((reader(cluster, "alerted"), reader(cluster, "failed")), (0, 0));
     });
 }

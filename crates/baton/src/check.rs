@@ -116,16 +116,17 @@ fn services(cluster: &Cluster) -> String {
 }
 
 fn pools(cluster: &Cluster) -> String {
+    let unless = |nothing: bool, text: &str| if nothing { "-".to_owned() } else { text.to_owned() };
     let rows = cluster.services.iter().flat_map(|service| {
-        cluster.pools_of(service.id).map(|pool| {
+        cluster.pools_of(service.id).map(move |pool| {
             [
                 service.name.clone(),
                 pool.name.clone(),
                 names(cluster, pool),
                 pool.policy.kind.to_string(),
                 pool.consult.name().to_owned(),
-                pool.key.to_string(),
-                pool.p_http.name().to_owned(),
+                unless(service.protocol == Protocol::Tcp, &pool.key.to_string()),
+                unless(service.protocol != Protocol::Http, pool.p_http.name()),
             ]
         })
     });

@@ -69,7 +69,7 @@ fn unknown_keys() {
         "name = \"web\"",
         "name = \"web\"\nport = 7 #!",
         "unknown key `port` in [cluster]",
-        "[cluster] takes name, secret, failure_timeout_ms, control_port, handoff_port, pressure_low; remove or correct this one",
+        "[cluster] takes name, secret, failure_timeout_ms, control_port, handoff_port, forwarding, pressure_low; remove or correct this one",
     );
     refused(
         "port = 80",

@@ -13,8 +13,9 @@ use super::steps::{ALL, Kind, Mutation, REQUESTS, RESPONSES, Step};
 use crate::common::frames::{
     INNER, MSS, ROUTER_MAC, SACK, WSCALE, fix_checksums, flow, flow_v6, icmp_error, l4, read, timestamps,
 };
+use crate::common::furnish::PLUG;
 use crate::common::world::{
-    HANDOFF_PORT, IMAGES, OTHER, PAGES, PLAIN, PLUG, QUERY, SELF, THIRD, WEB, Way, keys, mac,
+    HANDOFF_PORT, IMAGES, OTHER, PAGES, PLAIN, QUERY, SELF, THIRD, WEB, Way, keys, mac,
 };
 use crate::common::{Tcp, World};
 

@@ -9,9 +9,11 @@ use baton_http::{HostMatch, Key, PathMatch, Route, Rules};
 
 use super::World;
 use super::frames::{VIP, VIP_V6};
-use super::world::{
-    IMAGES, OTHER, PAGES, PLAIN, PLUG, QUERY, SECURE, SELF, TENANTS, THIRD, WEB, keys, mac, roles,
-};
+use super::world::{IMAGES, OTHER, PAGES, PLAIN, QUERY, SELF, TENANTS, THIRD, WEB, keys, mac, roles};
+
+/// The pools of the services whose bytes say nothing to the programs: TLS, TCP.
+pub const SECURE: PoolId = PoolId(6);
+pub const PLUG: PoolId = PoolId(7);
 
 impl World {
     /// Three nodes, six services, everything alive, and the third slot of Maglev's table empty.

@@ -18,6 +18,7 @@ use baton_http::parse_request;
 use nix::time::{ClockId, clock_gettime};
 
 use super::frames::{checksums_are_right, inner, same_frame};
+use super::furnish::{PLUG, SECURE};
 
 pub const HANDOFF_PORT: u16 = 6081;
 /// Twelve seconds into a cookie slot, so that no test crosses into the next by chance.
@@ -36,8 +37,6 @@ pub const IMAGES: PoolId = PoolId(3);
 /// On port 83, routes by host: everything on all nodes.
 pub const PLAIN: PoolId = PoolId(4);
 pub const TENANTS: PoolId = PoolId(5);
-pub const SECURE: PoolId = PoolId(6);
-pub const PLUG: PoolId = PoolId(7);
 
 /// Where the tests' reader listens, on 127.0.0.1.
 pub const READER_PORT: u16 = 7000;
