@@ -114,13 +114,23 @@ pub(crate) const CLIENTS_FRAME: &[u8] = &[
     b'x',
 ];
 
+/// The same by IPv6.
+const CLIENTS_FRAME_V6: &[u8] = &[
+    2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x86, 0xdd, // Ethernet
+    0x60, 0, 0, 0, 0, 21, 6, 64, // IPv6
+    0xfd, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0xfd, 0x99, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    1, //
+    0x9c, 0x40, 0, 80, 0, 0, 0, 1, 0, 0, 0, 77, 0x50, 0x18, 1, 0xf6, 0, 0, 0, 0, // TCP
+    b'x',
+];
+
 /// Sequence number, acknowledgement, window, timestamps, MTU (20 bytes with the flags): what a reader has taken,
 /// then its bytes. Together the frames are the bytes, right and no longer than the link allows.
 pub fn replay(bytes: &[u8]) -> bool {
     let Some((head, bytes)) = bytes.split_first_chunk::<21>() else { return false };
     let word = |at: usize| head.get(at..at + 4).map_or(0, |b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]));
-    let flow = Frame::parse(CLIENTS_FRAME).expect("a frame").flow;
-    let (stamped, fin) = (head[20] & 1 != 0, head[20] & 2 != 0);
+    let [stamped, fin, v6, v6_nodes] = [1, 2, 4, 8].map(|bit| head[20] & bit != 0);
+    let flow = Frame::parse(if v6 { CLIENTS_FRAME_V6 } else { CLIENTS_FRAME }).expect("a frame").flow;
     let reading = Reading {
         start_seq: word(0),
         start_ack: word(4),
@@ -133,7 +143,7 @@ pub fn replay(bytes: &[u8]) -> bool {
     let replay = Replay { flow, reading, bytes, fin };
     let mut seq = reading.start_seq;
     let mut together = Vec::new();
-    for frame in replay.frames([2, 0, 0, 0, 0, 9], mtu) {
+    for frame in replay.frames([2, 0, 0, 0, 0, 9], mtu, v6_nodes) {
         let frame = Frame::parse(&frame).expect("a frame of a client");
         assert_eq!((frame.flow, frame.seq), (flow, seq));
         assert!(frame.bytes.len() <= mtu + 14);

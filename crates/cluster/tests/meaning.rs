@@ -322,6 +322,7 @@ fn digest_sees_every_value() {
         ("failure_timeout_ms = 500", "failure_timeout_ms = 501"),
         ("control_port = 7000", "control_port = 7002"),
         ("handoff_port = 7001", "handoff_port = 7002"),
+        ("handoff_port = 7001", "handoff_port = 7001\nforwarding = \"geneve\""),
         ("\"front\"", "\"fronts\""),
         ("10.1.0.10", "10.1.0.12"),
         ("[\"eth0\", \"eth1\"]", "[\"eth0\"]"),

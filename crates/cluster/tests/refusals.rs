@@ -326,6 +326,12 @@ fn duplicates() {
         "a second node has address 10.1.0.10; the first is on line 8",
         "give each node its own address",
     );
+    refused(
+        "address = \"10.1.0.11\"",
+        "address = \"2001:db8::11\" #!",
+        "2001:db8::11 is of another address family than that of the node on line 8",
+        "give all nodes IPv4 addresses, or all IPv6 ones; VIPs may be of both",
+    );
     let second = |name: &str, vip: &str| {
         format!("policy = \"lard\"\n[[service]]\n{name}\n{vip}\nport = 80\npolicy = \"wrr\"",)
     };
@@ -374,6 +380,16 @@ fn duplicates_on_one_line() {
             (Some(2), "a second node is named \"b\"; the first is on line 2".to_owned()),
             (Some(2), "a second node has address 10.1.0.2; the first is on line 2".to_owned()),
         ]
+    );
+}
+
+#[test]
+fn bad_forwarding() {
+    refused(
+        "[cluster]",
+        "[cluster]\nforwarding = \"gre\" #!",
+        "\"gre\" is not a value of `forwarding`",
+        "it takes \"auto\", \"direct\", \"geneve\"",
     );
 }
 

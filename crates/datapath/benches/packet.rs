@@ -141,7 +141,7 @@ fn ns(d: Duration) -> u64 {
 
 /// The client's packet after a handshake with this cluster.
 fn established(world: &World, f: Flow, flags: u8) -> Tcp {
-    let offer = Offer::of(&Options { mss: Some(1460), wscale: Some(9), sack: true, timestamps: None });
+    let offer = Offer::of(&Options { mss: Some(1460), wscale: Some(9), sack: true, timestamps: None }, false);
     let cookie = cookie_of(&keys(), &f, 1000, offer, world.clock());
     Tcp::new(f, flags, 1001, cookie.wrapping_add(1)).options(&[&[1, 1], &timestamps(5, 6)])
 }
@@ -286,7 +286,9 @@ fn server(rows: Vec<Row>) -> Vec<Row> {
             flags: 0,
             replay_end: 0,
         };
-        h.wrap(&keys(), &request(w, f), address(OTHER), address(SELF), HANDOFF_PORT).expect("whole")
+        let inner = established(w, f, ACK | PSH).data(REQUEST);
+        let (frame, ack) = (inner.frame(), inner.ack);
+        h.wrap(&keys(), (&frame, f, ack), address(OTHER), address(SELF), HANDOFF_PORT).expect("whole")
     });
     b.rows
 }

@@ -45,6 +45,11 @@ pub(super) fn seeds() -> Vec<Seed> {
         ("ip-length-long", spoilt(16, 9)),
         ("tcp-header-short", spoilt(46, 0x40)),
         ("tcp-header-beyond", spoilt(46, 0xf0)),
+        ("ipv6", frame_v6(&stamped)),
+        ("ipv6-plain", frame_v6(&plain)),
+        ("ipv6-fin", frame_v6(&Tcp { flags: ACK | FIN, ..stamped })),
+        ("ipv6-padded", [&frame_v6(&Tcp { payload: b"G", ..plain })[..], &[0; 5]].concat()),
+        ("ipv6-cut", frame_v6(&stamped)[..50].to_vec()),
         ("udp", spoilt(23, 17)),
         ("arp", spoilt(13, 6)),
         ("ip-fragment", spoilt(20, 0x20)),
@@ -73,6 +78,10 @@ pub(super) fn seeds() -> Vec<Seed> {
         ("greatest-mtu", 5, u16::MAX, 0, &large),
         ("one-byte", 5, 220, 3, b"G"),
         ("nothing", 5, 220, 2, b""),
+        ("ipv6", 5, 220, 5, &large),
+        ("ipv6-fin", 5, 220, 7, &large),
+        ("ipv6-nodes", 5, 0, 13, &large),
+        ("ipv6-nodes-alone", 5, 0, 9, &large),
     ] {
         let mtu = mtu.to_be_bytes();
         let head =
@@ -81,6 +90,14 @@ pub(super) fn seeds() -> Vec<Seed> {
     }
     seeds.push(seed("replay", "short", [0; 20]));
     seeds
+}
+
+fn frame_v6(tcp: &Tcp<'_>) -> Vec<u8> {
+    let v4 = frame(tcp);
+    let length = u16::try_from(v4.len() - 34).expect("a packet").to_be_bytes();
+    let host = |net: u8, last: u8| [0xfd, net, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last];
+    let ip = [&[0x60, 0, 0, 0, length[0], length[1], 6, 64][..], &host(2, 2), &host(0x99, 1)].concat();
+    [&v4[..12], &[0x86, 0xdd], &ip, &v4[34..]].concat()
 }
 
 /// Checksums are left at zero: the packet path checks them, user space makes them anew.
