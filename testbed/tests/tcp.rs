@@ -10,6 +10,7 @@ use std::time::Duration;
 use baton_testbed::{
     Certificate, Cluster, Content, Dial, DocRoot, Figure, Host, Testbed, WebServer, wait_until,
 };
+use nix::sys::signal::Signal;
 
 const SOON: Duration = Duration::from_secs(20);
 /// Both have the same roles on different nodes; servers are b, c and d.
@@ -229,4 +230,25 @@ policy = "least-loaded"
         assert_eq!(nodes[&PORT].values().sum::<usize>(), 6);
         cluster.stop();
     }
+}
+
+/// While the distributor's daemon does nothing, TCP connections take turns without being asked for; and
+/// connections that have a server go on.
+#[test]
+fn a_silent_daemon_stops_nothing() {
+    with_cluster("least-loaded", |bed, cluster| {
+        let mut before = open(bed, cluster);
+        let node = node_of(&mut before);
+        let silent = || cluster.batons.iter().map(baton_testbed::Baton::process);
+        silent().for_each(|process| process.signal(Signal::SIGSTOP));
+        let nodes = spread((0..6).map(|_| node_of(&mut open(bed, cluster))));
+        assert!(nodes.len() > 1, "{nodes:?}");
+        before.write_all(b"more").expect("sent");
+        let mut answer = [0; 4];
+        before.read_exact(&mut answer).expect("answered");
+        assert_eq!((&answer, node.len()), (b"more", 1));
+        silent().for_each(|process| process.signal(Signal::SIGCONT));
+        cluster.wait_formed();
+        assert!(cluster.counted("decided_alone") >= 6);
+    });
 }
