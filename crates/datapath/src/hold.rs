@@ -12,8 +12,8 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use baton_cluster::Flow;
 
+use crate::connections::Heard;
 use crate::error::DatapathError;
-use crate::tables::Heard;
 
 /// Packets the device queues for user space before it drops (counted by the device).
 const QUEUE_LEN: i32 = 1024;

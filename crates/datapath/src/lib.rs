@@ -4,6 +4,7 @@
 //! Read `bpf/baton.bpf.c` first: its head tells the whole story. The programs execute, they hold no
 //! policy: what they look up was decided in Rust.
 
+mod connections;
 mod counters;
 mod error;
 mod events;
@@ -19,6 +20,7 @@ mod tables;
 pub mod test_run;
 mod too_big;
 
+pub use connections::{Asked, Binding, Heard, Reading, State};
 pub use counters::{Counter, CounterKind, Counters};
 pub use error::DatapathError;
 pub use events::{Event, Events};
@@ -27,5 +29,5 @@ pub use programs::{Datapath, Roles, Settings, Sizes};
 pub use request::target_of;
 pub use routes::{PoolEntry, ServiceEntry};
 pub use shared::constants;
-pub use tables::{Asked, Binding, Guide, Heard, Live, Peer, Reading, State};
+pub use tables::{Guide, Live, Peer};
 pub use too_big::too_big;

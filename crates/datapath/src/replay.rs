@@ -6,9 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use baton_cluster::Flow;
 
+use crate::connections::Reading;
 use crate::constants::{WRAPPING_V4, WRAPPING_V6};
 use crate::hold::{ETHERTYPE_V4, ETHERTYPE_V6, L3, finish};
-use crate::tables::Reading;
 
 const FIN: u8 = 1;
 const RST: u8 = 4;

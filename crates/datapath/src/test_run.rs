@@ -10,6 +10,7 @@ use std::time::Duration;
 use baton_cluster::{Flow, NodeId, ServiceId};
 use libbpf_rs::{MapCore, MapFlags, ProgramInput, ProgramMut};
 
+use crate::connections::State;
 use crate::constants::{
     MARK_ANSWER, MARK_LOCAL_RESET, MARK_RELEASED, MAX_POOLS, NO_NODE, PHASE_BODY, PHASE_CHUNK_DATA,
     PHASE_HOST, PHASE_VALUE, STATE_ASKING, STATE_BOUND, STATE_HELD, STATE_OPEN, STATE_READING,
@@ -19,7 +20,7 @@ use crate::error::DatapathError;
 use crate::model::{Binding, Direction, Heard, Messages, Verdict};
 use crate::programs::Datapath;
 use crate::shared::{as_bytes, from_bytes, key_of, types};
-use crate::tables::{State, put};
+use crate::tables::put;
 
 /// Room for what wrapping may add to a packet.
 const HEADROOM: usize = 256;

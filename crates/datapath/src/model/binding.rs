@@ -5,13 +5,13 @@ use baton_cluster::{Flow, NodeId, ServiceId};
 use super::egress::Sent;
 use super::packet::flag::{FIN, RST};
 use super::{Packet, Run};
+use crate::connections::State;
 use crate::constants::{
     FLAG_ADOPTED, FLAG_ANSWERED, FLAG_CLOSED, FLAG_CONFIRMED, FLAG_FIN_IN, FLAG_FIN_OUT, FLAG_REPLAY,
     FLAG_SERVING, FLAG_SYN_SEEN, HALF_CLOSED_MS, HELD_MS, IDLE_MS, LASTING_MS, LINGER_MS,
 };
 use crate::counters::Counter;
 use crate::events::Event;
-use crate::tables::State;
 
 /// All fields of a binding (`struct binding` in `bpf/datapath.h`, which says what each means).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,9 +5,9 @@ use baton_cluster::Flow;
 use super::packet::flag::{ACK, RST};
 use super::packet::{be16, be32, ip, l4};
 use super::{Run, Verdict};
+use crate::connections::State;
 use crate::constants::{FLAG_CLOSED, FLAG_FROZEN, OPTION_TIMESTAMPS, YOUNG_MS};
 use crate::counters::Counter;
-use crate::tables::State;
 
 /// A packet of the server.
 pub(super) struct Sent {

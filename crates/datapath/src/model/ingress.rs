@@ -11,13 +11,13 @@ use super::{
     Binding, Established, Packet, Parsed, Run, Socket, Verdict, cookie_age, cookie_of, flow_clock,
     maglev_slot,
 };
+use crate::connections::State;
 use crate::constants::{
     COOKIE_SLOTS_OLD, FLAG_ADOPTED, FLAG_CLOSED, FLAG_CONFIRMED, FLAG_FIN_IN, FLAG_HANDED, FLAG_MOVED,
     FLAG_SYN_SEEN, OPTION_WSCALE, RCV_WSCALE, RTT_CAP_MS, RTT_UNKNOWN, SYNACK_WINDOW, TRIES_MAX,
 };
 use crate::counters::Counter;
 use crate::events::Event;
-use crate::tables::State;
 
 const WINDOW: u16 = SYNACK_WINDOW as u16;
 

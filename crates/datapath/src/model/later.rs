@@ -8,10 +8,11 @@ use super::decide::Choice;
 use super::egress::Sent;
 use super::request::{Read, feed};
 use super::{Binding, Packet, Run, Service, Verdict};
+use crate::connections::State;
 use crate::constants::{CWND_FRESH_MS, FLAG_HANDED, FLAG_MOVED, FLAG_SYN_SEEN, RTT_CAP_MS};
 use crate::counters::Counter;
 use crate::events::Event;
-use crate::tables::{Guide, State};
+use crate::tables::Guide;
 
 /// What the owner follows of a connection (`struct exchange`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

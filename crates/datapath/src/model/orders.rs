@@ -3,10 +3,10 @@
 use baton_cluster::{Flow, NodeId};
 
 use super::{Binding, Clock, Model, Outcome, Run, Verdict};
+use crate::connections::State;
 use crate::constants::{
     FLAG_ADOPTED, FLAG_BEHIND, FLAG_CLOSED, FLAG_FROZEN, FLAG_MOVED, FLAG_REPLAY, FLAG_SYN_SEEN,
 };
-use crate::tables::State;
 
 impl Model {
     /// The held connection belongs to a server now. Whether there was such a one.

@@ -6,9 +6,9 @@ use super::later::{EARLY_MAX, Followed};
 use super::packet::flag::{FIN, RST};
 use super::request::feed;
 use super::{Binding, Packet, Run, Verdict};
+use crate::connections::State;
 use crate::constants::{FLAG_ADOPTED, FLAG_BEHIND, FLAG_FIN_IN, FLAG_FROZEN, FLAG_MOVED, LASTING_MS};
 use crate::counters::Counter;
-use crate::tables::State;
 
 impl Run<'_> {
     pub(super) fn reading(&mut self, p: &Packet, mut b: Binding, released: bool) -> Verdict {

@@ -7,9 +7,9 @@ use super::handoff::{Handoff, Refusal};
 use super::packet::flag::{ACK, RST};
 use super::packet::ip;
 use super::{Binding, Packet, Parsed, Run, Verdict, maglev_slot};
+use crate::connections::State;
 use crate::constants::{FLAG_MOVED, FLAG_REPLAY, WIRE_FORWARDED};
 use crate::counters::Counter;
-use crate::tables::State;
 
 impl Run<'_> {
     /// What a member has wrapped: a handoff, or a packet that it forwards.
