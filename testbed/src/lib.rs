@@ -55,6 +55,7 @@
 
 mod baton;
 mod capture;
+mod certificate;
 mod client;
 mod content;
 mod counters;
@@ -82,6 +83,7 @@ mod webserver;
 
 pub use baton::{Baton, baton_binary};
 pub use capture::Capture;
+pub use certificate::Certificate;
 pub use client::{Connection, Dial, Fault, Response, get};
 pub use content::{Content, DocRoot};
 pub use counters::Counters;

@@ -21,6 +21,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("nginx", "nginx"),
     ("apache2", "apache2"),
     ("curl", "curl"),
+    ("openssl", "openssl"),
     ("lighttpd", "lighttpd"),
     ("caddy", "caddy"),
     ("node", "nodejs"),

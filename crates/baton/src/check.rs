@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use baton_cluster::{Cluster, Node, Pool, Service, Warning};
+use baton_cluster::{Cluster, NameRoute, Node, Pool, Protocol, Service, Warning};
 use baton_http::{HostMatch, PathMatch, Route};
 use clap::Args;
 use serde_json::{Value, json};
@@ -69,9 +69,10 @@ fn describe(file: &Path, cluster: &Cluster) -> String {
     told.push_str(&services(cluster));
     told.push('\n');
     told.push_str(&pools(cluster));
-    let routes = routes(cluster);
-    if !routes.is_empty() {
-        told.push_str(&format!("\n{routes}"));
+    for routes in [routes(cluster), name_routes(cluster)] {
+        if !routes.is_empty() {
+            told.push_str(&format!("\n{routes}"));
+        }
     }
     told.push_str(&format!("\n{} is right", file.display()));
     if !warnings.is_empty() {
@@ -103,23 +104,29 @@ fn services(cluster: &Cluster) -> String {
         let Service { name, vips, port, .. } = service;
         let place = |vip: &_| SocketAddr::from((*vip, *port)).to_string();
         let vips = vips.iter().map(place).collect::<Vec<_>>().join(", ");
-        let strict = if service.is_strict(cluster) { "in their pool alone" } else { "anywhere" };
-        [name.clone(), vips, strict.to_owned()]
+        let served = match service.protocol {
+            Protocol::Http if service.is_strict(cluster) => "in their pool alone",
+            Protocol::Http => "anywhere",
+            Protocol::Tls => "by server name (TLS)",
+            Protocol::Tcp => "by load alone (TCP)",
+        };
+        [name.clone(), vips, served.to_owned()]
     });
     table(["SERVICE", "CLIENTS CONNECT TO", "REQUESTS ARE SERVED"], rows)
 }
 
 fn pools(cluster: &Cluster) -> String {
+    let unless = |nothing: bool, text: &str| if nothing { "-".to_owned() } else { text.to_owned() };
     let rows = cluster.services.iter().flat_map(|service| {
-        cluster.pools_of(service.id).map(|pool| {
+        cluster.pools_of(service.id).map(move |pool| {
             [
                 service.name.clone(),
                 pool.name.clone(),
                 names(cluster, pool),
                 pool.policy.kind.to_string(),
                 pool.consult.name().to_owned(),
-                pool.key.to_string(),
-                pool.p_http.name().to_owned(),
+                unless(service.protocol == Protocol::Tcp, &pool.key.to_string()),
+                unless(service.protocol != Protocol::Http, pool.p_http.name()),
             ]
         })
     });
@@ -143,6 +150,24 @@ fn routes(cluster: &Cluster) -> String {
         rules.routes().iter().map(row).chain([rest]).collect::<Vec<_>>()
     });
     table(["SERVICE", "HOST", "PATH", "METHODS", "POOL"], rows)
+}
+
+/// [`routes`] of TLS.
+fn name_routes(cluster: &Cluster) -> String {
+    let of_tls = cluster.services.iter().filter(|service| !service.names.routes().is_empty());
+    let rows = of_tls.flat_map(|service| {
+        let pools: Vec<_> = cluster.pools_of(service.id).collect();
+        let name = |place: usize| pools.get(place).map_or_else(String::new, |pool| pool.name.clone());
+        let row = |route: &NameRoute| {
+            let host = host(&route.host).unwrap_or_else(|| "any".to_owned());
+            let alpn = route.alpn.clone().unwrap_or_else(|| "any".to_owned());
+            [service.name.clone(), host, alpn, name(route.pool)]
+        };
+        let default = service.names.default_pool().map_or_else(|| "refused".to_owned(), name);
+        let rest = [service.name.clone(), "any other".to_owned(), String::new(), default];
+        service.names.routes().iter().map(row).chain([rest]).collect::<Vec<_>>()
+    });
+    table(["SERVICE", "SERVER NAME", "ALPN", "POOL"], rows)
 }
 
 /// The hosts of a route as the cluster file writes them; `None`: any.
@@ -220,6 +245,8 @@ fn cluster_json(cluster: &Cluster) -> Value {
             "p_http": pool.p_http,
         })
     };
+    let pool_name =
+        |service: &Service, at: usize| cluster.pools_of(service.id).nth(at).map(|pool| &pool.name);
     let route = |service: &Service, route: &Route| {
         let (path, exact) = match &route.path {
             PathMatch::Any => (None, None),
@@ -231,18 +258,22 @@ fn cluster_json(cluster: &Cluster) -> Value {
             "path": path,
             "path_exact": exact,
             "methods": route.methods,
-            "pool": cluster.pools_of(service.id).nth(route.pool).map(|pool| &pool.name),
+            "pool": pool_name(service, route.pool),
         })
     };
+    let name = |service: &Service, route: &NameRoute| json!({ "host": host(&route.host), "alpn": route.alpn, "pool": pool_name(service, route.pool) });
     let service = |service: &Service| {
         json!({
             "name": service.name,
             "id": service.id,
             "vips": service.vips,
             "port": service.port,
+            "protocol": service.protocol,
             "strict": service.is_strict(cluster),
             "pools": cluster.pools_of(service.id).map(pool).collect::<Vec<_>>(),
             "routes": service.routes.iter().map(|r| route(service, r)).collect::<Vec<_>>(),
+            "names": service.names.routes().iter().map(|r| name(service, r)).collect::<Vec<_>>(),
+            "default_pool": service.names.default_pool().and_then(|at| pool_name(service, at)),
         })
     };
     json!({

@@ -111,13 +111,24 @@ fn reader(status: &ClusterStatus) -> String {
             r.read.to_string(),
             r.gone.to_string(),
             [r.doubtful, r.too_slow, r.too_long, r.refused].map(|n| n.to_string()).join(" / "),
+            r.alerted.to_string(),
             r.replayed.to_string(),
             r.repeated.to_string(),
             r.failed.to_string(),
         ]
     });
     table(
-        ["READER", "READING NOW", "READ", "LEFT", "400 / 408 / 431 / 503", "REPLAYED", "REPEATED", "FAILED"],
+        [
+            "READER",
+            "READING NOW",
+            "READ",
+            "LEFT",
+            "400 / 408 / 431 / 503",
+            "ALERTS",
+            "REPLAYED",
+            "REPEATED",
+            "FAILED",
+        ],
         rows,
     )
 }

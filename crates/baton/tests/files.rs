@@ -129,8 +129,15 @@ fn check_never_prints_a_secret() {
 #[test]
 fn check_describes_the_examples() {
     let dir = Scratch::new("examples");
-    let examples =
-        [("all-on-one", 1), ("figure5", 4), ("figure6", 6), ("figure7", 5), ("no-switch", 3), ("pools", 5)];
+    let examples = [
+        ("all-on-one", 1),
+        ("figure5", 4),
+        ("figure6", 6),
+        ("figure7", 5),
+        ("no-switch", 3),
+        ("pools", 5),
+        ("tls", 5),
+    ];
     for (name, nodes) in examples {
         let text = fs::read_to_string(workspace(&format!("examples/{name}.toml"))).expect("an example");
         let at = text.find("\nsecret = ").expect("an example has a secret") + 1;
@@ -181,6 +188,44 @@ pools.toml is right
         { "host": null, "path": "/search", "path_exact": null, "methods": ["GET", "HEAD"], "pool": "search" }
     );
     assert_eq!(service["routes"][4], route);
+}
+
+#[test]
+fn check_shows_names_and_protocols() {
+    let dir = Scratch::new("tls");
+    let text = fs::read_to_string(workspace("examples/tls.toml")).expect("an example");
+    dir.write("tls.toml", &text.replace("replace me: baton init prints a fresh one", SECRET));
+    let check = baton(&dir, &["check", "tls.toml"]).exits(0);
+    let expected = "
+SERVICE  CLIENTS CONNECT TO  REQUESTS ARE SERVED
+secure   10.99.0.1:443       by server name (TLS)
+www      10.99.0.1:80        anywhere
+cache    10.99.0.1:6379      by load alone (TCP)
+
+SERVICE  POOL   SERVERS         POLICY        CONSULT  KEY   P-HTTP
+secure   site   w1, w2          least-loaded  cached   name  -
+secure   api    a1, a2          lard          cached   name  -
+www      www    w1, w2, a1, a2  wrr           cached   path  stay
+cache    cache  a1, a2          least-loaded  cached   -     -
+
+SERVICE  SERVER NAME        ALPN        POOL
+secure   *.api.example.org  acme-tls/1  site
+secure   *.api.example.org  any         api
+secure   any other                      site
+
+tls.toml is right
+";
+    assert!(check.out.ends_with(expected), "{}", check.out);
+    let json = baton(&dir, &["check", "--json", "tls.toml"]).exits(0).json();
+    let services = &json["cluster"]["services"];
+    assert_eq!((&services[0]["protocol"], &services[0]["default_pool"]), (&"tls".into(), &"site".into()));
+    let name = serde_json::json!({ "host": "*.api.example.org", "alpn": null, "pool": "api" });
+    assert_eq!(services[0]["names"][1], name);
+
+    let greets = text.replace("# speaks_first = \"client\"", "speaks_first = \"server\"");
+    dir.write("greets.toml", &greets.replace("replace me: baton init prints a fresh one", SECRET));
+    let refused = baton(&dir, &["check", "greets.toml"]).exits(1);
+    assert!((refused.out + &refused.err).contains("would wait for the server for ever"));
 }
 
 #[test]

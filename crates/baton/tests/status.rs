@@ -80,6 +80,7 @@ fn cluster() -> ClusterStatus {
             too_slow: 3,
             too_long: 4,
             refused: 5,
+            alerted: 9,
             gone: 6,
             replayed: 19,
             repeated: 7,
@@ -161,8 +162,8 @@ s2      no    2       3        1           -        -       -
 DISTRIBUTOR  IN KERNEL  ASKED  ANSWERED  BATCHES  HELD NOW  FAILED  FALLBACK
 front        901        52     51        43       4         5       6
 
-READER  READING NOW  READ  LEFT  400 / 408 / 431 / 503  REPLAYED  REPEATED  FAILED
-front   1            20    6     2 / 3 / 4 / 5          19        7         8
+READER  READING NOW  READ  LEFT  400 / 408 / 431 / 503  ALERTS  REPLAYED  REPEATED  FAILED
+front   1            20    6     2 / 3 / 4 / 5          9       19        7         8
 
 DISPATCHER  DECIDED  MOVES  TARGETS
 front       57       8      99

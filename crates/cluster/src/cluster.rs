@@ -10,7 +10,7 @@ use baton_http::{Route, Rules};
 use serde::{Deserialize, Serialize};
 
 use crate::keys::Secret;
-use crate::{NodeId, Pool, PoolId, ServiceId};
+use crate::{NameRules, NodeId, Pool, PoolId, Protocol, ServiceId};
 
 /// The machines that act as one server, and the services they offer.
 #[derive(Clone, Debug)]
@@ -113,12 +113,16 @@ pub struct Service {
     pub vips: Vec<IpAddr>,
     /// The TCP port that clients connect to, and that the web servers listen on.
     pub port: u16,
-    /// Its pools, in file order: one at least. The first is the default: it serves what no route
-    /// takes elsewhere.
+    /// What is spoken on its connections.
+    pub protocol: Protocol,
+    /// Its pools, in file order: one at least; of TCP exactly one. The first is the default of HTTP: it
+    /// serves what no route takes elsewhere.
     pub pools: Vec<PoolId>,
-    /// Which requests go to which pool, in file order, of which nothing depends: the most specific
+    /// HTTP: which requests go to which pool, in file order, of which nothing depends: the most specific
     /// route wins. `pool` is a place in `pools`.
     pub routes: Vec<Route>,
+    /// TLS: which connections go to which pool.
+    pub names: NameRules,
 }
 
 /// Bounds of kernel tables and user-space queues, per node.
@@ -237,11 +241,11 @@ impl Service {
 
     /// Whether the service's pools differ in their servers, so that a request must never be served
     /// outside its pool. Otherwise any server may serve any request, and pools differ only in how
-    /// they spread theirs.
+    /// they spread theirs. Of HTTP alone: other connections have one pool for good.
     pub fn is_strict(&self, cluster: &Cluster) -> bool {
         let mut pools = cluster.pools_of(self.id).map(|pool| &pool.servers);
         let first = pools.next();
-        pools.any(|servers| Some(servers) != first)
+        self.protocol == Protocol::Http && pools.any(|servers| Some(servers) != first)
     }
 }
 

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use baton_http::{HostMatch, PathMatch, Route};
 use sha2::{Digest, Sha256};
 
-use crate::{Cluster, Node, Pool, Service};
+use crate::{Cluster, NameRoute, Node, Pool, Service};
 
 /// Names the encoding below; to be changed with it.
 const VERSION: &str = "baton cluster 3";
@@ -65,12 +65,21 @@ impl Canon {
         self.text(&service.name);
         self.list(&service.vips, |canon, vip| canon.address(*vip));
         self.number(service.port);
+        self.text(service.protocol.name());
         let mut routes: Vec<_> = service.routes.iter().map(plain).collect();
         routes.sort_unstable();
         self.list(&routes, |canon, (texts, pool)| {
             canon.list(texts, |canon, text| canon.text(text));
             canon.number(*pool as u64);
         });
+        let mut names: Vec<_> = service.names.routes().iter().map(plain_name).collect();
+        names.sort_unstable();
+        self.list(&names, |canon, (texts, pool)| {
+            canon.list(texts, |canon, text| canon.text(text));
+            canon.number(*pool as u64);
+        });
+        let default = service.names.default_pool();
+        self.list(default.as_slice(), |canon, pool| canon.number(*pool as u64));
     }
 
     fn pool(&mut self, pool: &Pool) {
@@ -106,13 +115,22 @@ impl Canon {
     }
 }
 
-/// A route as texts that compare: which hosts, which paths, which methods; and its pool.
-fn plain(route: &Route) -> (Vec<String>, usize) {
-    let host = match &route.host {
+fn plain_host(host: &HostMatch) -> String {
+    match host {
         HostMatch::Any => "any".to_owned(),
         HostMatch::Exact(host) => format!("is {host}"),
         HostMatch::Suffix(suffix) => format!("ends in {suffix}"),
-    };
+    }
+}
+
+/// A route of TLS as texts that compare: which hosts, which protocol; and its pool.
+fn plain_name(route: &NameRoute) -> (Vec<String>, usize) {
+    let alpn = route.alpn.as_ref().map_or("any".to_owned(), |alpn| format!("is {alpn}"));
+    (vec![plain_host(&route.host), alpn], route.pool)
+}
+
+/// A route as texts that compare: which hosts, which paths, which methods; and its pool.
+fn plain(route: &Route) -> (Vec<String>, usize) {
     let path = match &route.path {
         PathMatch::Any => "any".to_owned(),
         PathMatch::Exact(path) => format!("is {path}"),
@@ -120,5 +138,5 @@ fn plain(route: &Route) -> (Vec<String>, usize) {
     };
     let mut methods = route.methods.clone();
     methods.sort_unstable();
-    (vec![host, path, methods.join(" ")], route.pool)
+    (vec![plain_host(&route.host), path, methods.join(" ")], route.pool)
 }

@@ -11,11 +11,13 @@ use toml::de::{DeTable, Error};
 use crate::check;
 use crate::keys::Secret;
 use crate::pool_draft::{self, PoolDraft, RouteDraft, read_pools, read_routes};
+use crate::protocol_draft::{self, read_default_pool, read_protocol};
 use crate::read::Give::{Advice, Value};
 use crate::read::{KnownKey, Located, Problems, Section};
 use crate::value;
 use crate::{
-    Cluster, ConfigErrors, Forwarding, Limits, Node, NodeId, Pool, PoolId, Roles, Service, ServiceId,
+    Cluster, ConfigErrors, Forwarding, Limits, NameRules, Node, NodeId, Pool, PoolId, Protocol, Roles,
+    Service, ServiceId,
 };
 
 /// The longest text that is read: a full cluster, well commented, takes a tenth of it.
@@ -49,6 +51,9 @@ const SERVICE: &[KnownKey] = &[
     ("name", Value("\"www\"")),
     ("vips", Value("[\"10.99.0.1\"]")),
     ("port", Value("80")),
+    protocol_draft::PROTOCOL,
+    protocol_draft::SPEAKS_FIRST,
+    protocol_draft::DEFAULT_POOL,
     pool_draft::POLICY,
     pool_draft::CONSULT,
     pool_draft::KEY,
@@ -93,6 +98,8 @@ pub(crate) struct ServiceDraft {
     pub(crate) name: Option<Located<String>>,
     pub(crate) vips: Vec<Located<IpAddr>>,
     pub(crate) port: Option<Located<u16>>,
+    pub(crate) protocol: Protocol,
+    pub(crate) default_pool: Option<Located<String>>,
     pub(crate) pools: Vec<PoolDraft>,
     pub(crate) routes: Vec<RouteDraft>,
 }
@@ -221,9 +228,12 @@ fn read_service(mut section: Section<'_, '_>) -> ServiceDraft {
         section.required_string("name").and_then(|at| value::name(at, "the service's", section.problems));
     let vips = section.required_strings("vips").map(|at| value::vips(&at, section.problems));
     let port = section.required_number("port", 1..=u16::MAX);
-    let pools = read_pools(&mut section, name.as_ref());
-    let routes = read_routes(&mut section);
-    ServiceDraft { line: section.line(), name, vips: vips.unwrap_or_default(), port, pools, routes }
+    let protocol = read_protocol(&mut section);
+    let default_pool = read_default_pool(&mut section, protocol);
+    let pools = read_pools(&mut section, name.as_ref(), protocol);
+    let routes = read_routes(&mut section, protocol);
+    let vips = vips.unwrap_or_default();
+    ServiceDraft { line: section.line(), name, vips, port, protocol, default_pool, pools, routes }
 }
 
 fn read_limits(mut section: Section<'_, '_>) -> Limits {
@@ -294,13 +304,22 @@ impl ServiceDraft {
             pools.push(pool.build(place, id, servers, pressure_low)?);
         }
         let own = pools.get(first..)?;
+        let is_tls = self.protocol == Protocol::Tls;
+        let default_pool = match self.default_pool {
+            Some(at) => Some(own.iter().position(|pool| pool.name == at.value)?),
+            None => (is_tls && self.routes.is_empty()).then_some(0),
+        };
+        let (named, routes) = self.routes.into_iter().partition::<Vec<_>, _>(|_| is_tls);
+        let names = named.into_iter().map(|route| route.build_name(own)).collect::<Option<_>>()?;
         Some(Service {
             id,
             name: self.name?.value,
             vips: self.vips.into_iter().map(|at| at.value).collect(),
             port: self.port?.value,
             pools: own.iter().map(|pool| pool.id).collect(),
-            routes: self.routes.into_iter().map(|route| route.build(own)).collect::<Option<_>>()?,
+            protocol: self.protocol,
+            routes: routes.into_iter().map(|route| route.build(own)).collect::<Option<_>>()?,
+            names: NameRules::new(names, default_pool),
         })
     }
 }

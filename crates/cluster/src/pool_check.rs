@@ -8,7 +8,7 @@ use crate::parse::{Draft, NodeDraft, ServiceDraft};
 use crate::pool_draft::{PoolDraft, Takes};
 use crate::read::{Located, Problems};
 use crate::value::quoted;
-use crate::{PoolId, Service};
+use crate::{PoolId, Protocol, Service};
 
 /// Reports everything that is wrong between pools, routes and nodes.
 pub(crate) fn together(draft: &Draft, problems: &mut Problems) {
@@ -21,6 +21,7 @@ pub(crate) fn together(draft: &Draft, problems: &mut Problems) {
         unique_names("pool of the service", service.pools.iter().map(|pool| &pool.name), problems);
         service.pools.iter().for_each(|pool| servers(pool, &draft.nodes, problems));
         routes(service, problems);
+        alone(service, problems);
     }
 }
 
@@ -59,29 +60,63 @@ fn routes(service: &ServiceDraft, problems: &mut Problems) {
         let what = format!("the service has {count} routes, {max} are the most");
         problems.add(route.line, what, "let one route of a shorter path stand for several");
     }
-    hosts(service, problems);
+    if service.protocol == Protocol::Http {
+        hosts(service, problems);
+    }
     let named: Option<Vec<_>> = service.pools.iter().map(|pool| Some(&*pool.name.as_ref()?.value)).collect();
     let mut seen = Seen::new();
-    for route in &service.routes {
+    let led_to = service.routes.iter().filter_map(|route| route.pool.as_ref());
+    for at in led_to.chain(&service.default_pool) {
         // A pool whose name could not be read may be the one that is missed here.
-        if let (Some(at), Some(pools)) = (&route.pool, &named)
+        if let Some(pools) = &named
             && !pools.contains(&&*at.value)
         {
             let what = format!("the service has no pool {}", quoted(&at.value));
             problems.add(at.line, what, format_args!("its pools are {}", pools.join(", ")));
         }
+    }
+    let tls = service.protocol == Protocol::Tls;
+    for route in &service.routes {
         let Some(takes) = &route.takes else { continue };
         if takes.everything() {
-            let help =
-                "give it a `host`, `path`, `path_exact` or `methods`; the first pool has all other requests";
-            problems.add(route.line, "a route that takes every request", help);
+            let (what, help) = if tls {
+                (
+                    "a route that takes every connection",
+                    "give it a `host` or `alpn`; the service's `default_pool` has all others",
+                )
+            } else {
+                (
+                    "a route that takes every request",
+                    "give it a `host`, `path`, `path_exact` or `methods`; the first pool has all other requests",
+                )
+            };
+            problems.add(route.line, what, help);
             continue;
         }
         let first = takes.each_method().filter_map(|one| seen.before(one, route.line)).min();
         if let Some(first) = first {
-            let what = format!("the route on line {first} takes the same requests");
-            problems.add(route.line, what, "remove one of them, or let them differ in host, path or methods");
+            let (taken, help) = if tls {
+                ("connections", "remove one of them, or let them differ in host or alpn")
+            } else {
+                ("requests", "remove one of them, or let them differ in host, path or methods")
+            };
+            problems.add(route.line, format_args!("the route on line {first} takes the same {taken}"), help);
         }
+    }
+}
+
+/// Nothing tells TCP connections apart.
+fn alone(service: &ServiceDraft, problems: &mut Problems) {
+    if service.protocol != Protocol::Tcp {
+        return;
+    }
+    if let Some(pool) = service.pools.get(1) {
+        let help = "keep one, and make the others services with ports of their own";
+        problems.add(pool.line, "a second pool of a service with protocol = \"tcp\"", help);
+    }
+    if let Some(route) = service.routes.first() {
+        let help = "remove it: the service's only pool has all connections";
+        problems.add(route.line, "a route of a service with protocol = \"tcp\"", help);
     }
 }
 
@@ -106,13 +141,16 @@ fn hosts(service: &ServiceDraft, problems: &mut Problems) {
 
 impl Takes {
     fn everything(&self) -> bool {
-        self.host == HostMatch::Any && self.path == PathMatch::Any && self.methods.is_empty()
+        self.host == HostMatch::Any
+            && self.path == PathMatch::Any
+            && self.methods.is_empty()
+            && self.alpn.is_none()
     }
 
     /// What it takes, one method at a time: two routes of which neither wins have one of these alike.
-    fn each_method(&self) -> impl Iterator<Item = (&HostMatch, &PathMatch, Option<&str>)> {
+    fn each_method(&self) -> impl Iterator<Item = (&HostMatch, &PathMatch, Option<&str>, Option<&str>)> {
         let any = self.methods.is_empty().then_some(None);
         let methods = self.methods.iter().map(|method| Some(method.as_str()));
-        any.into_iter().chain(methods).map(|method| (&self.host, &self.path, method))
+        any.into_iter().chain(methods).map(|method| (&self.host, &self.path, method, self.alpn.as_deref()))
     }
 }

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use baton_http::{HostMatch, Key, PathMatch, Route};
 
+use crate::protocol_draft::{self, check_settings, read_alpn, read_key};
 use crate::read::Give::Value;
 use crate::read::{KnownKey, Located, Section};
 use crate::value;
-use crate::{Consult, NodeId, PHttp, PolicyConfig, PolicyKind, Pool, PoolId, ServiceId};
+use crate::{Consult, NameRoute, NodeId, PHttp, PolicyConfig, PolicyKind, Pool, PoolId, Protocol, ServiceId};
 
 const POOL: &[KnownKey] = &[
     ("name", Value("\"images\"")),
@@ -27,6 +28,7 @@ const ROUTE: &[KnownKey] = &[
     ("path", Value("\"/img/\"")),
     ("path_exact", Value("\"/favicon.ico\"")),
     ("methods", Value("[\"GET\", \"HEAD\"]")),
+    protocol_draft::ALPN,
 ];
 pub(crate) const POLICY: KnownKey = ("policy", Value("\"lard\""));
 pub(crate) const CONSULT: KnownKey = ("consult", Value("\"cached\""));
@@ -65,18 +67,23 @@ pub(crate) struct RouteDraft {
     pub(crate) takes: Option<Takes>,
 }
 
-/// Which requests a route takes.
+/// Which requests a route takes; or, of TLS, which connections.
 pub(crate) struct Takes {
     pub(crate) host: HostMatch,
     pub(crate) path: PathMatch,
     pub(crate) methods: Vec<String>,
+    pub(crate) alpn: Option<String>,
 }
 
 /// A service's pools; of one that names none, the one that it has all the same.
-pub(crate) fn read_pools(service: &mut Section<'_, '_>, name: Option<&Located<String>>) -> Vec<PoolDraft> {
+pub(crate) fn read_pools(
+    service: &mut Section<'_, '_>,
+    name: Option<&Located<String>>,
+    protocol: Protocol,
+) -> Vec<PoolDraft> {
     let pools = service.tables("pool", "[[service.pool]]");
     if pools.is_empty() {
-        let settings = read_settings(service, "[service.lard]");
+        let settings = read_settings(service, "[service.lard]", protocol);
         return vec![PoolDraft { line: service.line(), name: name.cloned(), servers: None, settings }];
     }
     for (key, _) in SETTINGS {
@@ -86,28 +93,30 @@ pub(crate) fn read_pools(service: &mut Section<'_, '_>, name: Option<&Located<St
             service.problems.add(line, what, help);
         }
     }
-    let read = |at| read_pool(Section::open_at("[[service.pool]]", POOL, at, service.problems));
+    let read = |at| read_pool(Section::open_at("[[service.pool]]", POOL, at, service.problems), protocol);
     pools.into_iter().map(read).collect()
 }
 
-fn read_pool(mut section: Section<'_, '_>) -> PoolDraft {
+fn read_pool(mut section: Section<'_, '_>, protocol: Protocol) -> PoolDraft {
     let name = section.required_string("name").and_then(|at| value::name(at, "the pool's", section.problems));
     let servers = section.strings("servers").map(|list| {
         let owned = |at: &Located<&str>| Located { value: at.value.to_owned(), line: at.line };
         Located { value: list.value.iter().map(owned).collect(), line: list.line }
     });
-    let settings = read_settings(&mut section, "[service.pool.lard]");
+    let settings = read_settings(&mut section, "[service.pool.lard]", protocol);
     PoolDraft { line: section.line(), name, servers, settings }
 }
 
-fn read_settings(section: &mut Section<'_, '_>, lard: &'static str) -> Settings {
+fn read_settings(section: &mut Section<'_, '_>, lard: &'static str, protocol: Protocol) -> Settings {
     let policy = section.required_string("policy");
     let policy = policy
         .and_then(|at| value::choice(at, "policy", &PolicyKind::ALL, PolicyKind::name, section.problems));
     let consult = section.string("consult");
     let consult =
         consult.and_then(|at| value::choice(at, "consult", &Consult::ALL, Consult::name, section.problems));
-    let key = section.string("key").and_then(|at| value::key(at, section.problems));
+    let key = read_key(section, protocol);
+    let p_http = read_p_http(section, policy);
+    check_settings(section, protocol, policy, p_http);
     if let Some(at) = section.string("mechanism") {
         value::mechanism(at, section.problems);
     }
@@ -115,8 +124,8 @@ fn read_settings(section: &mut Section<'_, '_>, lard: &'static str) -> Settings 
         // The constants are read even without a valid policy, for the sake of what is wrong with them.
         policy: read_lard(section, lard, policy.unwrap_or(PolicyKind::Lard)).filter(|_| policy.is_some()),
         consult: consult.unwrap_or_default(),
-        key: key.unwrap_or_default(),
-        p_http: read_p_http(section, policy),
+        key,
+        p_http,
         pressure_low: section.number("pressure_low", 1..=100).map(|at| at.value),
     }
 }
@@ -153,13 +162,13 @@ fn read_lard(settings: &mut Section<'_, '_>, title: &'static str, kind: PolicyKi
 }
 
 /// A service's routes.
-pub(crate) fn read_routes(service: &mut Section<'_, '_>) -> Vec<RouteDraft> {
+pub(crate) fn read_routes(service: &mut Section<'_, '_>, protocol: Protocol) -> Vec<RouteDraft> {
     let routes = service.tables("route", "[[service.route]]");
-    let read = |at| read_route(Section::open_at("[[service.route]]", ROUTE, at, service.problems));
+    let read = |at| read_route(Section::open_at("[[service.route]]", ROUTE, at, service.problems), protocol);
     routes.into_iter().map(read).collect()
 }
 
-fn read_route(mut section: Section<'_, '_>) -> RouteDraft {
+fn read_route(mut section: Section<'_, '_>, protocol: Protocol) -> RouteDraft {
     let before = section.problems.count();
     let pool =
         section.required_string("pool").map(|at| Located { value: at.value.to_owned(), line: at.line });
@@ -182,6 +191,7 @@ fn read_route(mut section: Section<'_, '_>) -> RouteDraft {
             (None, None) => PathMatch::Any,
         },
         methods: methods.unwrap_or_default(),
+        alpn: read_alpn(&mut section, protocol),
     };
     let good = section.problems.count() == before;
     RouteDraft { line: section.line(), pool, takes: good.then_some(takes) }
@@ -221,9 +231,20 @@ impl PoolDraft {
 impl RouteDraft {
     /// The route, if every part of it could be read. `pools` are the service's, in order.
     pub(crate) fn build(self, pools: &[Pool]) -> Option<Route> {
-        let Takes { host, path, methods } = self.takes?;
-        let pool = self.pool?.value;
-        let pool = pools.iter().position(|known| known.name == pool)?;
+        let pool = self.place(pools)?;
+        let Takes { host, path, methods, .. } = self.takes?;
         Some(Route { host, path, methods, pool })
+    }
+
+    /// [`RouteDraft::build`] for TLS.
+    pub(crate) fn build_name(self, pools: &[Pool]) -> Option<NameRoute> {
+        let pool = self.place(pools)?;
+        let Takes { host, alpn, .. } = self.takes?;
+        Some(NameRoute { host, alpn, pool })
+    }
+
+    fn place(&self, pools: &[Pool]) -> Option<usize> {
+        let pool = &self.pool.as_ref()?.value;
+        pools.iter().position(|known| known.name == *pool)
     }
 }

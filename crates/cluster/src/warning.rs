@@ -3,7 +3,22 @@
 
 use std::fmt;
 
-use crate::{Cluster, Node, PHttp, PolicyConfig, Pool, Service};
+use crate::{Cluster, Node, PHttp, PolicyConfig, Pool, Protocol, Service};
+
+/// Ports of protocols in which the server speaks first, and what is usually spoken there.
+const SERVER_SPEAKS: [(u16, &str); 11] = [
+    (21, "FTP"),
+    (22, "SSH"),
+    (23, "Telnet"),
+    (25, "SMTP"),
+    (110, "POP3"),
+    (119, "NNTP"),
+    (143, "IMAP"),
+    (587, "SMTP submission"),
+    (3306, "MySQL"),
+    (4190, "ManageSieve"),
+    (5900, "VNC"),
+];
 
 /// A suspicion about a cluster file, and what to do if it is right.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,15 +112,22 @@ impl Cluster {
 
     fn about_service(&self, service: &Service) -> Vec<Warning> {
         let mut found = Vec::new();
-        if service.port == 443 {
+        if service.port == 443 && service.protocol == Protocol::Http {
             found.push(Warning::new(
                 format!("service {} is on port 443, and requests inside TLS cannot be read", service.name),
-                "offer plain HTTP on this VIP, with TLS ended before it",
+                "write protocol = \"tls\" if the servers end TLS; or offer plain HTTP, with TLS ended before it",
+            ));
+        }
+        let spoken = SERVER_SPEAKS.iter().find(|(port, _)| *port == service.port);
+        if let (Protocol::Tcp, Some((port, what))) = (service.protocol, spoken) {
+            found.push(Warning::new(
+                format!("service {} is on port {port}, that of {what}, in which the server speaks first", service.name),
+                "a connection goes to its server with the client's first bytes: offer such a protocol without Baton",
             ));
         }
         for (place, pool) in self.pools_of(service.id).enumerate() {
             found.extend(self.about_pool(pool));
-            if place > 0 && !service.routes.iter().any(|route| route.pool == place) {
+            if !is_used(service, place) {
                 found.push(Warning::new(
                     format!("no route leads to {}", self.pool_title(pool)),
                     format!("add a [[service.route]] with pool = \"{}\", or remove the pool", pool.name),
@@ -146,6 +168,19 @@ impl Cluster {
             Some(service) if service.pools.len() == 1 => format!("service {}", service.name),
             Some(service) => format!("pool {} of service {}", pool.name, service.name),
             None => format!("pool {}", pool.name),
+        }
+    }
+}
+
+/// Whether the pool at this place of the service gets anything.
+fn is_used(service: &Service, place: usize) -> bool {
+    match service.protocol {
+        Protocol::Http | Protocol::Tcp => {
+            place == 0 || service.routes.iter().any(|route| route.pool == place)
+        }
+        Protocol::Tls => {
+            let names = &service.names;
+            names.default_pool() == Some(place) || names.routes().iter().any(|route| route.pool == place)
         }
     }
 }

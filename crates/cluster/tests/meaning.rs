@@ -170,13 +170,14 @@ fn names_in_the_file_and_in_serde_are_the_same() {
 
 #[test]
 fn examples_are_good_but_for_their_secret() {
-    let announcing: [(&str, &[(u8, &str)]); 6] = [
+    let announcing: [(&str, &[(u8, &str)]); 7] = [
         ("figure5", &[(1, "front")]),
         ("figure6", &[(1, "d1"), (2, "d2")]),
         ("figure7", &[(1, "switch")]),
         ("no-switch", &[(1, "n1"), (2, "n2"), (3, "n3")]),
         ("all-on-one", &[(1, "one")]),
         ("pools", &[(1, "front")]),
+        ("tls", &[(1, "front")]),
     ];
     for (name, vips) in announcing {
         let text = example(name);

@@ -1,7 +1,7 @@
 //! Whatever the text, parsing ends in a cluster that keeps its promises or in problems that point
 //! into the text; it never panics.
 
-use baton_cluster::{Cluster, NodeId, PoolId, ServiceId};
+use baton_cluster::{Cluster, NameRules, NodeId, PoolId, Protocol, ServiceId};
 use proptest::prelude::{Just, Strategy, any, prop, prop_oneof, proptest};
 
 /// A change to the text at some place: cut, repeat, or put something in.
@@ -98,6 +98,12 @@ fn judge(text: &str) {
                 assert!(service.routes.iter().all(|route| route.pool < service.pools.len()));
                 assert!(cluster.rules(service.id).is_some());
                 service.is_strict(&cluster);
+                let names = &service.names;
+                let led_to = names.routes().iter().map(|route| route.pool).chain(names.default_pool());
+                assert!(led_to.max().is_none_or(|pool| pool < service.pools.len()));
+                assert!(service.protocol == Protocol::Http || service.routes.is_empty());
+                assert!(service.protocol == Protocol::Tls || *names == NameRules::default());
+                assert!(service.protocol != Protocol::Tcp || service.pools.len() == 1);
             }
             assert!((1..=PoolId::MAX_POOLS).contains(&cluster.pools.len()));
             for (i, pool) in cluster.pools.iter().enumerate() {
@@ -131,6 +137,13 @@ proptest! {
     #[test]
     fn mutated_pools_never_panic(changes in changes()) {
         let text = include_str!("../../../examples/pools.toml");
+        let text = text.replace("replace me: baton init prints a fresh one", "k3YvT9qLw0ZsB7nXfR2mJc8HdPu5GaE1");
+        judge(&changed(&text, changes));
+    }
+
+    #[test]
+    fn mutated_protocols_never_panic(changes in changes()) {
+        let text = include_str!("../../../examples/tls.toml");
         let text = text.replace("replace me: baton init prints a fresh one", "k3YvT9qLw0ZsB7nXfR2mJc8HdPu5GaE1");
         judge(&changed(&text, changes));
     }

@@ -75,7 +75,7 @@ fn unknown_keys() {
         "port = 80",
         "port = 80\nvip = \"10.99.0.2\" #!",
         "unknown key `vip` in [[service]]",
-        "[[service]] takes name, vips, port, policy, consult, key, p_http, pressure_low, mechanism, lard, pool, route; remove or correct this one",
+        "[[service]] takes name, vips, port, protocol, speaks_first, default_pool, policy, consult, key, p_http, pressure_low, mechanism, lard, pool, route; remove or correct this one",
     );
     refused(
         "policy = \"lard\"",

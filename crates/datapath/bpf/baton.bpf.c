@@ -190,7 +190,8 @@ function int first_request(struct __sk_buff *skb, struct packet *p, struct bindi
 	b->start_seq = p->seq;
 	b->seen_ns = b->since_ns = bpf_ktime_get_ns();
 	bool listens = daemon_listens();
-	enum fed fed = read_first(skb, p, s);
+	bool sealed = p->service_flags & (SERVICE_TLS | SERVICE_TCP);
+	enum fed fed = sealed ? FED_DOUBT : read_first(skb, p, s);
 	if (fed != FED_FOLLOWED)
 		s->reading.flags |= READ_ODD_PATH; /* whatever it is, it is not to be decided by */
 	else if (!(s->reading.flags & (s->whole_head ? READ_HEAD : READ_LINE))) {
@@ -203,9 +204,11 @@ function int first_request(struct __sk_buff *skb, struct packet *p, struct bindi
 	if (fed == FED_FOLLOWED && p->service_flags & SERVICE_STRICT &&
 	    s->reading.flags & READ_AGAIN)
 		why = COUNT_HELD_PIPELINED;
+	else if (p->service_flags & SERVICE_TLS)
+		why = COUNT_HELD_HELLO;
 	else
 		p->pool = choose_pool(p, s);
-	if (p->pool != POOL_UNKNOWN && why != COUNT_HELD_PIPELINED)
+	if (p->pool != POOL_UNKNOWN && why == COUNT_HELD_HEAD)
 		server = decide(p, s, &why);
 	else if (!listens)
 		why = COUNT_DROP_NO_SERVER;

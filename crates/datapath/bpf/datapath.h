@@ -167,6 +167,8 @@ enum service_flag {
 		4,	    /* at its end too: user space must say what a host is, the first time */
 	SERVICE_STRICT = 8, /* pools have different servers */
 	SERVICE_FOLLOWS = 16, /* requests of a served connection may move */
+	SERVICE_TLS = 32,     /* user space reads the ClientHello */
+	SERVICE_TCP = 64,     /* nobody reads anything */
 };
 
 struct service {
@@ -459,6 +461,7 @@ _Static_assert(sizeof(struct order) == 64, "order has no hidden padding");
 	C(HELD_LOAD, normal, "held: the decided server's load is above its limit")                 \
 	C(HELD_ASK, normal, "held: every request of the service is asked")                         \
 	C(HELD_HEAD, normal, "held: user space must say what is asked for")                        \
+	C(HELD_HELLO, normal, "held: user space must read the name that a ClientHello asks for")   \
 	C(HELD_PIPELINED, normal, "held: several requests in one packet of a strict service")      \
 	C(HELD_EARLY, normal,                                                                      \
 	  "held: request of another pool came before the answer to the one before")                \

@@ -118,7 +118,7 @@ inline_always __u16 decide(const struct packet *p, struct scratch *s, enum count
 	if (!daemon_listens()) {
 		/* any server of the pool may serve it: the same target keeps to the same one */
 		*why = COUNT_DECIDED_ALONE;
-		return rota_at(p, g, target);
+		return known ? rota_at(p, g, target) : take_turn(p, g);
 	}
 	if (g->kind == GUIDE_ROTA) {
 		__u16 server = take_turn(p, g);

@@ -3,12 +3,13 @@
 
 use std::net::IpAddr;
 
-use baton_cluster::{NodeId, PHttp, PoolId, ServiceId};
+use baton_cluster::{NameRules, NodeId, PHttp, PoolId, Protocol, ServiceId};
 use baton_http::{HostMatch, Key, PathMatch, Route, Rules};
 
 use crate::constants::{
     HOSTS_MAX, KEY_OTHER, KEY_PATH, KEY_PATH_QUERY, P_HTTP_EXTENDED, P_HTTP_MOVE, P_HTTP_STAY, PATH_MAX,
-    SERVICE_FOLLOWS, SERVICE_HOSTS, SERVICE_ROUTES, SERVICE_STRICT, SERVICE_SUFFIXES,
+    SERVICE_FOLLOWS, SERVICE_HOSTS, SERVICE_ROUTES, SERVICE_STRICT, SERVICE_SUFFIXES, SERVICE_TCP,
+    SERVICE_TLS,
 };
 use crate::error::DatapathError;
 use crate::programs::Datapath;
@@ -25,8 +26,12 @@ pub struct ServiceEntry {
     pub vips: Vec<IpAddr>,
     /// Its port.
     pub port: u16,
-    /// Which pool a request belongs to, by index in `pools`.
+    /// What is spoken on its connections.
+    pub protocol: Protocol,
+    /// HTTP: which pool a request belongs to, by index in `pools`.
     pub rules: Rules,
+    /// TLS: which pool a connection belongs to. For user space alone.
+    pub names: NameRules,
     /// Its pools.
     pub pools: Vec<PoolId>,
     /// Whether they have different servers.
@@ -59,6 +64,8 @@ impl ServiceEntry {
             | bit(rules.look_at_wildcards(), SERVICE_SUFFIXES)
             | bit(self.strict, SERVICE_STRICT)
             | bit(self.follows, SERVICE_FOLLOWS)
+            | bit(self.protocol == Protocol::Tls, SERVICE_TLS)
+            | bit(self.protocol == Protocol::Tcp, SERVICE_TCP)
     }
 
     /// The host patterns of the routes, each once, in order of precedence; their numbers begin at 1.
@@ -169,7 +176,7 @@ impl Datapath {
         let key = match p.key {
             Key::Path => KEY_PATH,
             Key::PathQuery => KEY_PATH_QUERY,
-            Key::Query(_) | Key::Header(_) | Key::Cookie(_) => KEY_OTHER,
+            Key::Query(_) | Key::Header(_) | Key::Cookie(_) | Key::Name => KEY_OTHER,
         };
         let p_http = match p.p_http {
             PHttp::Stay => P_HTTP_STAY,

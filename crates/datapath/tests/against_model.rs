@@ -76,7 +76,7 @@ fn agree_over(letters: &'static str, ways: Ways, mut reached: Reached) -> Reache
         ip(&["address", "add", "fd99::1/128", "dev", "lo", "nodad"]);
         let _listeners =
             [VIP, VIP_V6].map(|vip| TcpListener::bind((vip, 80)).expect("a namespace of our own"));
-        let flows: Vec<_> = (0..6).map(|number| flow_of(number, ways.v6)).collect();
+        let flows: Vec<_> = (0..8).map(|number| flow_of(number, ways.v6)).collect();
         let mut world = World::with(letters, &flows, 1, ways).expect("the kernel takes the programs");
         world.model.stack.listeners.extend([VIP, VIP_V6].map(|vip| (vip, 80)));
         let world = std::cell::RefCell::new(world);

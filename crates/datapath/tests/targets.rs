@@ -6,7 +6,7 @@ mod common;
 
 use std::net::IpAddr;
 
-use baton_cluster::{PHttp, PoolId, ServiceId};
+use baton_cluster::{NameRules, PHttp, PoolId, Protocol, ServiceId};
 use baton_datapath::model::flag::{ACK, PSH};
 use baton_datapath::model::{Offer, Options, Verdict, cookie_of};
 use baton_datapath::{Guide, ServiceEntry};
@@ -135,7 +135,18 @@ impl Node {
             let key = rules.key(pool.0.into()).clone();
             self.world.pool(*pool, id.0, key, PHttp::Stay, &[SELF, OTHER]).expect("room for pools");
         }
-        ServiceEntry { id, vips, port, rules: rules.clone(), pools, strict: false, follows: false }
+        let (protocol, names) = (Protocol::Http, NameRules::default());
+        ServiceEntry {
+            id,
+            vips,
+            port,
+            protocol,
+            rules: rules.clone(),
+            names,
+            pools,
+            strict: false,
+            follows: false,
+        }
     }
 
     fn request(&mut self, rules: &Rules, head: &[u8]) -> Result<(), TestCaseError> {

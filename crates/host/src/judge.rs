@@ -1,7 +1,7 @@
 //! Judges what was read of a host against what its node needs. Pure. `baton doctor` prints the findings;
 //! the crate's documentation lists their ids.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use crate::address::add_command;
 use crate::facts::{Clock, Facts, Interface, Listener};
@@ -266,20 +266,18 @@ fn web_server(wanted: &Wanted, facts: &Facts, findings: &mut Vec<Finding>) {
         }
         None => return,
     };
-    for vip in wanted.vips() {
-        for port in &wanted.ports {
-            let at = SocketAddr::new(vip, *port);
-            let taking: Vec<_> = listeners.iter().filter(|listener| listener.takes(vip, *port)).collect();
-            findings.push(if taking.is_empty() {
-                let what =
-                    format!("nothing listens on {at}: its connections are refused until the web server runs");
-                Finding::warning("listener", what, start(vip, *port))
-            } else {
-                Finding::ok("listener", format!("{at} has a listener"))
-            });
-            if !taking.is_empty() {
-                findings.push(mptcp(&taking, *port, facts.capabilities.net_admin));
-            }
+    for at in &wanted.listens {
+        let (vip, port) = (at.ip(), at.port());
+        let taking: Vec<_> = listeners.iter().filter(|listener| listener.takes(vip, port)).collect();
+        findings.push(if taking.is_empty() {
+            let what =
+                format!("nothing listens on {at}: its connections are refused until the web server runs");
+            Finding::warning("listener", what, start(vip, port))
+        } else {
+            Finding::ok("listener", format!("{at} has a listener"))
+        });
+        if !taking.is_empty() {
+            findings.push(mptcp(&taking, port, facts.capabilities.net_admin));
         }
     }
 }

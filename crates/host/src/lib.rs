@@ -59,7 +59,7 @@ mod sysctl;
 mod undo;
 mod way;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 pub use announce::announce;
 pub use error::HostError;
@@ -97,6 +97,8 @@ pub struct Wanted {
     pub on_interface: Vec<IpAddr>,
     /// The services' TCP ports.
     pub ports: Vec<u16>,
+    /// Where the node's web servers are to listen: each VIP and port of the services that it serves.
+    pub listens: Vec<SocketAddr>,
     /// The TCP port of control connections.
     pub control_port: u16,
     /// The UDP port that carries encapsulated handoffs.

@@ -2,7 +2,7 @@
 //! its own finding alone.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use baton_host::{
     Capabilities, Clock, Facts, Finding, Firewall, Held, Interface, Kernel, Listener, Net, Rule, Severity,
@@ -25,6 +25,7 @@ fn wanted() -> Wanted {
         on_loopback: vec![VIP],
         on_interface: vec![],
         ports: vec![80],
+        listens: [VIP].map(|vip| SocketAddr::new(vip, 80)).to_vec(),
         control_port: 7400,
         handoff_port: 6090,
     }
@@ -310,8 +311,14 @@ fn strict_connection_tracking_is_an_error_when_a_rule_uses_it() {
 
 #[test]
 fn a_node_is_judged_by_its_own_roles_only() {
-    let wanted =
-        Wanted { is_server: false, is_distributor: false, decides: false, on_loopback: vec![], ..wanted() };
+    let wanted = Wanted {
+        is_server: false,
+        is_distributor: false,
+        decides: false,
+        on_loopback: vec![],
+        listens: vec![],
+        ..wanted()
+    };
     let mut facts = good();
     for name in ["tcp_syncookies", "tcp_sack", "conf/all/arp_ignore"] {
         set(&mut facts.sysctls, &format!("net/ipv4/{name}"), "0");

@@ -1,7 +1,7 @@
 //! What is judged of a node whose cluster speaks IPv6: as in `judge`, each spoiled fact is told by its own
 //! finding alone. Here a node announces one VIP and holds another on `lo`, without any IPv4.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use baton_host::{
     Capabilities, Clock, Facts, Finding, Firewall, Held, Interface, Kernel, Listener, Net, Rule, Severity,
@@ -24,6 +24,7 @@ fn wanted() -> Wanted {
         on_loopback: vec![ON_LO],
         on_interface: vec![ON_LINK],
         ports: vec![80],
+        listens: [ON_LINK, ON_LO].map(|vip| SocketAddr::new(vip, 80)).to_vec(),
         control_port: 7400,
         handoff_port: 6090,
     }

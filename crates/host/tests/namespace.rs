@@ -316,7 +316,7 @@ fn an_mptcp_listener_is_told_from_a_plain_one() {
             (82, TCP, Domain::IPV6, any_v6, Severity::Ok),
             (83, MPTCP, Domain::IPV6, any_v6, Severity::Error),
         ] {
-            let wanted = Wanted { ports: vec![port], ..server() };
+            let wanted = Wanted { listens: vec![SocketAddr::new(VIP, port)], ..server() };
             assert_eq!(
                 found(&wanted, "listener").await[0].severity,
                 Severity::Warning,

@@ -211,8 +211,10 @@ fn a_listener_is_found_for_the_families_that_it_serves() {
             (83, "fd00:99::1", true, false, true),
             (84, "::1", true, false, false),
         ] {
-            let v4 = Wanted { ports: vec![port], ..v4.clone() };
-            let v6 = Wanted { ports: vec![port], ..server_v6() };
+            let [v4, v6] = [v4.clone(), server_v6()].map(|wanted| {
+                let listens = wanted.vips().map(|vip| SocketAddr::new(vip, port)).collect();
+                Wanted { listens, ..wanted }
+            });
             if address == "fd00:99::1" {
                 run("ip addr add fd00:99::1/128 dev lo nodad");
             }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::head::Request;
 
 /// What of a request its target is made from. Its text form, in the cluster file and everywhere else,
-/// is `path`, `path+query`, `query:NAME`, `header:NAME` or `cookie:NAME`.
+/// is `path`, `path+query`, `query:NAME`, `header:NAME`, `cookie:NAME`; or `name`, which no request has.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Key {
@@ -25,6 +25,8 @@ pub enum Key {
     Header(String),
     /// The value of the first cookie of this name (compared exactly).
     Cookie(String),
+    /// The server name of a connection whose requests nobody but its server can read (TLS).
+    Name,
 }
 
 /// Why a text is not a [`Key`].
@@ -59,6 +61,7 @@ impl Key {
                 .filter(|(n, _)| n.eq_ignore_ascii_case(b"cookie"))
                 .find_map(|(_, value)| cookie(value, name.as_bytes()))
                 .map(Cow::from),
+            Self::Name => None,
         }
     }
 
@@ -99,6 +102,7 @@ impl fmt::Display for Key {
             Self::Query(name) => write!(f, "query:{name}"),
             Self::Header(name) => write!(f, "header:{name}"),
             Self::Cookie(name) => write!(f, "cookie:{name}"),
+            Self::Name => f.write_str("name"),
         }
     }
 }
@@ -110,6 +114,7 @@ impl FromStr for Key {
         let (kind, name) = match text.split_once(':') {
             None if text == "path" => return Ok(Self::Path),
             None if text == "path+query" => return Ok(Self::PathQuery),
+            None if text == "name" => return Ok(Self::Name),
             None => return Err(KeyError::Form(text.into())),
             Some(parts) => parts,
         };

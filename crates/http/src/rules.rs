@@ -92,7 +92,8 @@ impl HostMatch {
         }
     }
 
-    fn rank(&self) -> (u8, usize) {
+    /// How specific it is: of two that match a host the one with the higher rank counts.
+    pub fn rank(&self) -> (u8, usize) {
         match self {
             Self::Any => (0, 0),
             Self::Suffix(suffix) => (1, suffix.len()),

@@ -352,7 +352,8 @@ impl Daemon {
     /// strict service, that of a server which had the connection before.
     fn tell_reader(&mut self, distributor: NodeId, taken: Taken) {
         self.post.send(distributor, Message::Taken(taken));
-        let service = self.cluster.services.iter().find(|s| s.vips.contains(&taken.flow.vip));
+        let (vip, port) = (taken.flow.vip, taken.flow.vip_port);
+        let service = self.cluster.services.iter().find(|s| s.port == port && s.vips.contains(&vip));
         if service.is_none_or(|service| !service.is_strict(&self.cluster)) {
             return;
         }

@@ -149,7 +149,7 @@ impl Distributor {
         let Some(service) = service_of(&self.services, &frame.flow) else { return Ok(()) };
         let read = question::read(service, frame.payload(), self.target_secret);
         let waiting = match read {
-            Read::Reader => {
+            Read::Reader | Read::Refused(_) => {
                 if tools.datapath.read_held(&frame.flow, frame.seq)? {
                     self.waits.pass_on(&frame, frame.seq, tools.datapath, tools.hold)?;
                 }
@@ -328,9 +328,8 @@ impl Distributor {
             reader::Event::Accepted(stream) => {
                 let head = Head::new(stream);
                 let service = head.as_ref().and_then(|head| service_of(&self.services, &head.flow));
-                let strict = service.map(|service| service.strict);
-                if let (Some(head), Some(strict)) = (head, strict) {
-                    self.reader.begin(head, strict);
+                if let (Some(head), Some(service)) = (head, service) {
+                    self.reader.begin(Head { protocol: service.protocol, ..head }, service.strict);
                 }
                 Ok(())
             }
@@ -355,6 +354,10 @@ impl Distributor {
                     tools.datapath.set_host(service, &host)?;
                 }
                 (pool, target)
+            }
+            Read::Refused(alert) => {
+                self.reader.refuse(head, Refusal::Alert(alert));
+                return Ok(());
             }
             // In doubt, and any server may have it: by load alone.
             Read::Reader | Read::Unclear => (service.pools.first().copied().unwrap_or(PoolId(0)), None),

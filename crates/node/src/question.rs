@@ -1,8 +1,13 @@
-//! What a held packet asks for, by the rules of its service. Pure: bytes in, pool and target out.
+//! What a held packet asks for, by the rules and in the protocol of its service. Pure: bytes in, pool and
+//! target out.
 
-use baton_cluster::{PoolId, Target};
+use baton_cluster::{PoolId, Protocol, Target, Unrouted};
 use baton_datapath::{Asked, Frame, ServiceEntry, target_of};
 use baton_http::{Exchange, Fed, Parsed, Request, parse_request};
+use baton_tls::{Alert, ClientHello, Reading, read_client_hello};
+
+/// What a client is told that speaks something else where TLS is spoken.
+pub(crate) const NOT_TLS: Alert = Alert::UnexpectedMessage;
 
 /// What is to be done with a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,16 +25,49 @@ pub(crate) enum Read {
     Reader,
     /// It cannot be read, but any server of the service may have it: placed by load alone.
     Unclear,
+    /// TLS that no pool is for: the reader's too, which says so.
+    Refused(Alert),
 }
 
 /// Reads the request that begins a payload.
 pub(crate) fn read(service: &ServiceEntry, payload: &[u8], secret: u64) -> Read {
+    match service.protocol {
+        Protocol::Http => {}
+        Protocol::Tls => return hello(service, payload, secret),
+        Protocol::Tcp => return of_pool(service, 0, None),
+    }
     match parse_request(payload) {
         Parsed::Complete(request, _) => place(service, &request, next_request(payload), secret),
         Parsed::Incomplete => read_line(service, payload, secret).unwrap_or(Read::Reader),
         Parsed::Doubt(_) if service.strict => Read::Reader,
         Parsed::Doubt(_) => Read::Unclear,
     }
+}
+
+/// The pool that the ClientHello which begins a payload belongs to; its name is the target.
+fn hello(service: &ServiceEntry, payload: &[u8], secret: u64) -> Read {
+    match read_client_hello(payload) {
+        Reading::Whole(hello) => place_hello(service, &hello, secret),
+        Reading::More => Read::Reader,
+        Reading::NotTls => Read::Refused(NOT_TLS),
+        Reading::Malformed(reason) => Read::Refused(reason.alert()),
+    }
+}
+
+fn place_hello(service: &ServiceEntry, hello: &ClientHello, secret: u64) -> Read {
+    let offers = |protocol: &str| hello.alpn.contains(protocol.as_bytes());
+    match service.names.choose(hello.name.as_deref(), offers) {
+        Ok(index) => {
+            of_pool(service, index, hello.name.as_deref().map(|name| target_of(name.as_bytes(), secret)))
+        }
+        Err(Unrouted::Name) => Read::Refused(Alert::UnrecognizedName),
+        Err(Unrouted::Protocol) => Read::Refused(Alert::NoApplicationProtocol),
+    }
+}
+
+fn of_pool(service: &ServiceEntry, index: usize, target: Option<Target>) -> Read {
+    let pool = service.pools.get(index).copied().unwrap_or(PoolId(0));
+    Read::Request { pool, target, host: None, next: None }
 }
 
 /// Whether a packet of a strict service can be the one that the kernel asks about: a request, or the end of one
@@ -123,5 +161,76 @@ mod tests {
         assert!(is_asked(&end, &asked(cut, cut)), "it was seen before");
         assert!(!is_asked(&frame(SECOND, &TWO[SECOND as usize..]), &asked(None, cut)), "the next one alone");
         assert!(!is_asked(&frame(SECOND - 2, b"\r\n"), &asked(None, cut)), "the end alone");
+    }
+
+    const SEALED: &str = r#"
+[cluster]
+name = "web"
+secret = "k3YvT9qLw0ZsB7nXfR2mJc8HdPu5GaE1"
+[[node]]
+name = "one"
+address = "10.1.0.10"
+roles = ["distributor", "dispatcher", "server"]
+[[service]]
+name = "plug"
+vips = ["10.99.0.1"]
+port = 7000
+protocol = "tcp"
+policy = "wrr"
+[[service]]
+name = "secure"
+vips = ["10.99.0.1"]
+port = 443
+protocol = "tls"
+[[service.pool]]
+name = "old"
+policy = "wrr"
+[[service.pool]]
+name = "new"
+policy = "lard"
+[[service.route]]
+pool = "old"
+host = "*.example.com"
+[[service.route]]
+pool = "new"
+host = "*.example.com"
+alpn = "h2"
+"#;
+    /// For img.example.com, without protocols; for www.Example.com, with h2; for no name.
+    const HELLOS: [&[u8]; 3] = [
+        include_bytes!("../../tls/testdata/openssl-tls12.bin"),
+        include_bytes!("../../tls/testdata/openssl-default.bin"),
+        include_bytes!("../../tls/testdata/openssl-no-name.bin"),
+    ];
+
+    fn sealed() -> [ServiceEntry; 2] {
+        let cluster = baton_cluster::Cluster::parse(SEALED).expect("a good file");
+        [0, 1].map(|at| crate::setup::service_entry(&cluster, &cluster.services[at]))
+    }
+
+    fn placed(pool: u16, target: Option<Target>) -> Read {
+        Read::Request { pool: PoolId(pool), target, host: None, next: None }
+    }
+
+    #[test]
+    fn a_connection_that_nobody_reads_belongs_to_the_only_pool() {
+        let [plug, _] = sealed();
+        for bytes in [b"\0", TWO, HELLOS[0]] {
+            assert_eq!(read(&plug, bytes, 7), placed(0, None));
+        }
+    }
+
+    #[test]
+    fn a_hello_belongs_to_the_pool_of_its_name_and_has_it_for_a_target() {
+        let [_, secure] = sealed();
+        let [old, new, nameless] = HELLOS;
+        let target = |name: &str| Some(target_of(name.as_bytes(), 7));
+        assert_eq!(read(&secure, old, 7), placed(1, target("img.example.com")));
+        assert_eq!(read(&secure, new, 7), placed(2, target("www.example.com")));
+        assert_eq!(read(&secure, nameless, 7), Read::Refused(Alert::UnrecognizedName));
+        assert_eq!(read(&secure, TWO, 7), Read::Refused(NOT_TLS));
+        for cut in 1..new.len() {
+            assert_eq!(read(&secure, &new[..cut], 7), Read::Reader, "{cut} bytes");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Before the first packet and after the last: the host's settings, the programs, the hold device.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use baton_cluster::{Cluster, Node, PHttp, Service};
@@ -142,6 +142,11 @@ pub fn wanted(cluster: &Cluster, node: &Node) -> Wanted {
     let mut ports: Vec<u16> = cluster.services.iter().map(|s| s.port).collect();
     ports.sort_unstable();
     ports.dedup();
+    let served = cluster
+        .services
+        .iter()
+        .filter(|s| cluster.pools_of(s.id).any(|pool| pool.servers.contains(&node.id)));
+    let listens = served.flat_map(|s| s.vips.iter().map(|vip| SocketAddr::new(*vip, s.port))).collect();
     Wanted {
         node: node.name.clone(),
         address: node.address,
@@ -153,6 +158,7 @@ pub fn wanted(cluster: &Cluster, node: &Node) -> Wanted {
         on_loopback: if node.roles.server || node.roles.distributor { others } else { Vec::new() },
         on_interface,
         ports,
+        listens,
         control_port: cluster.control_port,
         handoff_port: cluster.handoff_port,
     }
@@ -190,7 +196,9 @@ pub(crate) fn service_entry(cluster: &Cluster, service: &Service) -> ServiceEntr
         id: service.id,
         vips: service.vips.clone(),
         port: service.port,
+        protocol: service.protocol,
         rules: cluster.rules(service.id).unwrap_or_default(),
+        names: service.names.clone(),
         pools: service.pools.clone(),
         strict: service.is_strict(cluster),
         follows: follows(cluster, service),

@@ -159,8 +159,11 @@ pub struct ReaderStatus {
     pub too_slow: u64,
     /// Answered 431: too long.
     pub too_long: u64,
-    /// Answered 503: too many heads at once, or no server.
+    /// Answered 503: too many heads at once, or no server. Of TLS by the alert internal_error, as those
+    /// before.
     pub refused: u64,
+    /// TLS connections ended by another alert: no pool is for their name, or they cannot be read.
+    pub alerted: u64,
     /// Left by their clients.
     pub gone: u64,
     /// Connections whose bytes were given to a server.

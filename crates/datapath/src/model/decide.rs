@@ -26,7 +26,8 @@ impl Run<'_> {
         let Guided { guide, rota, generation } = self.model.tables.guides.get(&pool).cloned().unwrap_or(none);
         let target = self.target(read, pool);
         if !self.daemon_listens() {
-            let place = target.map_or(0, |t| t.0 as u32);
+            // Any server of the pool may serve it: the same target keeps to the same one.
+            let place = target.map_or_else(|| self.turn(pool), |t| t.0 as u32);
             return match self.rota_at(&rota, place) {
                 Some(server) => Choice::Server(server, Counter::DecidedAlone),
                 None => Choice::NoServer,
@@ -36,9 +37,7 @@ impl Run<'_> {
             Guide::Ask => Choice::Hold(Counter::HeldAsk),
             Guide::Rota if rota.is_empty() => Choice::Hold(Counter::HeldAsk),
             Guide::Rota => {
-                let turn = self.model.tables.turns.entry(pool).or_default();
-                let place = *turn;
-                *turn = turn.wrapping_add(1);
+                let place = self.turn(pool);
                 match self.rota_at(&rota, place) {
                     Some(server) => Choice::Server(server, Counter::DecidedRota),
                     None => Choice::Hold(Counter::HeldAsk),
@@ -49,6 +48,14 @@ impl Run<'_> {
                 None => Choice::Hold(Counter::HeldHead),
             },
         }
+    }
+
+    /// Whose turn it is; the next is another's.
+    fn turn(&mut self, pool: PoolId) -> u32 {
+        let turn = self.model.tables.turns.entry(pool).or_default();
+        let place = *turn;
+        *turn = turn.wrapping_add(1);
+        place
     }
 
     fn rota_at(&self, rota: &[NodeId], place: u32) -> Option<NodeId> {

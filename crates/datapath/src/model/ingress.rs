@@ -1,6 +1,6 @@
 //! The order of decisions for what arrives at a node: the story at the head of `bpf/baton.bpf.c`.
 
-use baton_cluster::NodeId;
+use baton_cluster::{NodeId, Protocol};
 
 use super::cookie::Offer;
 use super::decide::Choice;
@@ -385,6 +385,15 @@ impl Run<'_> {
     fn first_choice(&mut self, p: &Packet) -> First {
         let Some(service) = self.service(&p.flow).cloned() else { return First::Decided(Choice::NoServer) };
         let listens = self.daemon_listens();
+        match service.protocol {
+            Protocol::Http => {}
+            Protocol::Tls if listens => return First::Decided(Choice::Hold(Counter::HeldHello)),
+            Protocol::Tls => return First::Decided(Choice::NoServer),
+            Protocol::Tcp => {
+                let pool = service.choose(None);
+                return First::Decided(pool.map_or(Choice::NoServer, |pool| self.decide(None, pool)));
+            }
+        }
         let mut read = Read::first(&p.payload, service.wants_heads());
         let is_there = |r: &Read| if service.wants_heads() { r.whole } else { r.line };
         if let Some(r) = &read

@@ -21,7 +21,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use baton_cluster::{Flow, Keys, NodeId, PHttp, PoolId, ServiceId, Target};
+use baton_cluster::{Flow, Keys, NodeId, PHttp, PoolId, Protocol, ServiceId, Target};
 use baton_http::{Key, Rules};
 
 use crate::counters::Counter;
@@ -67,6 +67,8 @@ pub struct Decision {
 pub struct Service {
     /// Which.
     pub id: ServiceId,
+    /// What is spoken.
+    pub protocol: Protocol,
     /// Which pool a request belongs to, by index in `pools`.
     pub rules: Rules,
     /// Its pools.

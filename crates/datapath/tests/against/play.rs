@@ -13,6 +13,7 @@ use super::steps::{ALL, Kind, Mutation, REQUESTS, RESPONSES, Step};
 use crate::common::frames::{
     INNER, MSS, ROUTER_MAC, SACK, WSCALE, fix_checksums, flow, flow_v6, icmp_error, l4, read, timestamps,
 };
+use crate::common::furnish::PLUG;
 use crate::common::world::{
     HANDOFF_PORT, IMAGES, OTHER, PAGES, PLAIN, QUERY, SELF, THIRD, WEB, Way, keys, mac,
 };
@@ -46,7 +47,7 @@ pub fn flow_of(number: u8, swapped: bool) -> Flow {
     let port = 40_000 + u16::from(number);
     let mut f = if (number % 2 == 1) == swapped { flow(port) } else { flow_v6(port) };
     f.vip_port = match number {
-        3..6 => 78 + u16::from(number),
+        3..8 => 78 + u16::from(number),
         _ => 80,
     };
     f
@@ -406,7 +407,7 @@ impl Play<'_> {
             }
             Step::Decision { request, servers, generation } => {
                 let servers: Vec<_> = servers.iter().map(|n| NodeId(*n)).collect();
-                for pool in [WEB, QUERY, PAGES, IMAGES, PLAIN] {
+                for pool in [WEB, QUERY, PAGES, IMAGES, PLAIN, PLUG] {
                     self.world.decide(pool, REQUESTS[usize::from(*request)], &servers, *generation);
                 }
             }

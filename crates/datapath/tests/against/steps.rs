@@ -214,7 +214,7 @@ fn mutations() -> impl Strategy<Value = Option<Mutation>> {
 }
 
 fn steps() -> impl Strategy<Value = Step> {
-    let flows = || 0..6_u8;
+    let flows = || 0..8_u8;
     let nodes = || 0..3_u16;
     let near = || prop_oneof![5 => Just(0), 1 => any::<i32>(), 1 => Just(1)];
     let at = prop_oneof![5 => Just(ALL), 5 => Just(0), 1 => any::<i32>(), 1 => Just(1)];
@@ -284,7 +284,7 @@ pub fn blocks() -> impl Strategy<Value = Vec<Step>> {
         steps
     });
     // A handshake and its first request, of which something is known or not.
-    let opening = (0..6_u8, select(DECIDED.to_vec()), vec(0..3_u16, 1..3), 0..4_u8, 0..15_u8);
+    let opening = (0..8_u8, select(DECIDED.to_vec()), vec(0..3_u16, 1..3), 0..4_u8, 0..15_u8);
     let opening = opening.prop_map(|(flow, request, servers, what, payload)| {
         let packet = |kind| Step::Packet { flow, from: 0, kind, mutation: None };
         let first = |flags, payload| packet(Kind::Segment { flags, seq: 0, ack: 0, stamps: true, payload });
@@ -299,7 +299,7 @@ pub fn blocks() -> impl Strategy<Value = Vec<Step>> {
         steps
     });
     // The reader's, as far as a test-run goes: it gets no connection.
-    let read = (0..6_u8, 0..3_u16, 0..60_u8, 0..3_u32).prop_map(|(flow, node, replay, held)| {
+    let read = (0..8_u8, 0..3_u16, 0..60_u8, 0..3_u32).prop_map(|(flow, node, replay, held)| {
         let packet = |kind| Step::Packet { flow, from: 0, kind, mutation: None };
         let first = |flags, payload| packet(Kind::Segment { flags, seq: 0, ack: 0, stamps: true, payload });
         let syn = packet(Kind::Syn { step: 70_000, options: 15 });
@@ -309,7 +309,7 @@ pub fn blocks() -> impl Strategy<Value = Vec<Step>> {
         [&[syn][..], &frozen, &bound].concat()
     });
     // What chance alone seldom brings about.
-    let rare = (0..6_u8, 0..3_u8, 0..3_u8).prop_map(move |(flow, what, ttl)| {
+    let rare = (0..6_u8, 0..4_u8, 0..3_u8).prop_map(move |(flow, what, ttl)| {
         let packet = |kind, mutation| Step::Packet { flow, from: 0, kind, mutation };
         let bare = |seq| Kind::Segment { flags: ACK, seq, ack: 0, stamps: true, payload: 0 };
         match what {
@@ -320,6 +320,11 @@ pub fn blocks() -> impl Strategy<Value = Vec<Step>> {
             1 => {
                 let told = Step::Told { flow, seq: 0, node: 1, late_ms: 0 };
                 vec![told, packet(bare(0), Some(Mutation::Ttl(ttl)))]
+            }
+            2 => {
+                let syn = packet(Kind::Syn { step: 70_000, options: 15 }, None);
+                let first = Kind::Segment { flags: ACK | PSH, seq: 0, ack: 0, stamps: true, payload: 2 };
+                vec![syn, Step::Pass { ms: 301_000 }, packet(first, None)]
             }
             _ => {
                 let (first, second) = (segment(4, 0, 2), segment(4, 0, 8));

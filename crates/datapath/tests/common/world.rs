@@ -18,6 +18,7 @@ use baton_http::parse_request;
 use nix::time::{ClockId, clock_gettime};
 
 use super::frames::{checksums_are_right, inner, same_frame};
+use super::furnish::{PLUG, SECURE};
 
 pub const HANDOFF_PORT: u16 = 6081;
 /// Twelve seconds into a cookie slot, so that no test crosses into the next by chance.
@@ -196,6 +197,8 @@ impl World {
         self.guide(IMAGES, Guide::Cached { load_limit: 20 }, &[OTHER, THIRD], 1);
         self.guide(PLAIN, Guide::Cached { load_limit: 20 }, &[SELF, OTHER, THIRD], 1);
         self.guide(TENANTS, Guide::Ask, &[THIRD], 1);
+        self.guide(SECURE, Guide::Ask, &[OTHER], 1);
+        self.guide(PLUG, Guide::Rota, &[OTHER, SELF], 1);
         self.wall_offset = WALL_NS.wrapping_sub(kernel_ns());
         self.daemon(true);
         let _ = self.events.take();
@@ -289,7 +292,7 @@ impl World {
             panic!("no whole head: {request:?}");
         };
         let key = &self.model.tables.pools[&pool].key;
-        target_of(&key.of(&request).expect("a key"), keys().target)
+        target_of(&key.of(&request).unwrap_or_default(), keys().target)
     }
 
     /// A packet arrives. Panics when programs and model disagree.

@@ -1,7 +1,7 @@
 //! A network namespace that lives as long as the thread that tests in it, and a cluster node to be.
 
 use std::future::Future;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -91,6 +91,7 @@ pub fn server() -> Wanted {
         on_loopback: vec![VIP],
         on_interface: vec![],
         ports: vec![80],
+        listens: [VIP].map(|vip| SocketAddr::new(vip, 80)).to_vec(),
         control_port: 7400,
         handoff_port: 6090,
     }

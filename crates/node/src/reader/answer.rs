@@ -1,10 +1,12 @@
-//! What Baton itself answers to a client whose request it cannot hand off, and how that connection ends.
+//! What Baton itself answers to a client whose connection it cannot hand off, and how that connection ends.
 //! Called by the reader's tasks; knows nothing of the cluster.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use baton_cluster::Protocol;
 use baton_http::Reason;
+use baton_tls::{Alert, alert};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -28,12 +30,14 @@ pub(crate) enum Refusal {
     Crowded,
     /// No server is there for it.
     NoServer,
+    /// TLS that cannot be read, or that no pool is for.
+    Alert(Alert),
 }
 
 impl Refusal {
     fn status(self) -> &'static str {
         match self {
-            Self::Doubtful(_) => "400 Bad Request",
+            Self::Doubtful(_) | Self::Alert(_) => "400 Bad Request",
             Self::TooSlow => "408 Request Timeout",
             Self::TooLong => "431 Request Header Fields Too Large",
             Self::Crowded | Self::NoServer => "503 Service Unavailable",
@@ -43,6 +47,7 @@ impl Refusal {
     fn text(self) -> String {
         match self {
             Self::Doubtful(reason) => format!("The request cannot be read in one way only: {reason}."),
+            Self::Alert(_) => "The request is not in the protocol of this port.".to_owned(),
             Self::TooSlow => "The request's head was not complete in time.".to_owned(),
             Self::TooLong => "The request's head is too long.".to_owned(),
             Self::Crowded => "Too many requests are waiting for the rest of their heads.".to_owned(),
@@ -50,8 +55,18 @@ impl Refusal {
         }
     }
 
+    /// All that the client is sent, in the protocol that it is thought to speak.
+    pub(crate) fn answer(self, protocol: Protocol) -> Vec<u8> {
+        match (protocol, self) {
+            (Protocol::Tls, Self::Alert(why)) => alert(why).to_vec(),
+            (Protocol::Tls, _) => alert(Alert::InternalError).to_vec(),
+            (Protocol::Http, _) => self.response().into_bytes(),
+            (Protocol::Tcp, _) => Vec::new(),
+        }
+    }
+
     /// The whole response (RFC 9112).
-    pub(crate) fn response(self) -> String {
+    fn response(self) -> String {
         let (status, text) = (self.status(), self.text() + "\n");
         format!(
             "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}",
@@ -62,9 +77,9 @@ impl Refusal {
 
 /// Answers and closes: the FIN goes at once, the socket when the client has closed too. `places` bounds
 /// how many wait for that; where there is none it is closed without waiting.
-pub(crate) async fn refuse(mut stream: TcpStream, refusal: Refusal, places: Arc<Semaphore>) {
+pub(crate) async fn refuse(mut stream: TcpStream, answer: Vec<u8>, places: Arc<Semaphore>) {
     let whole = async {
-        stream.write_all(refusal.response().as_bytes()).await?;
+        stream.write_all(&answer).await?;
         stream.shutdown().await
     };
     let Ok(_place) = places.try_acquire() else {
@@ -106,6 +121,16 @@ mod tests {
             let (head, body) = response.split_once("\r\n\r\n").expect("a head and a body");
             assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{response}");
             assert!(head.ends_with("Connection: close") && body.ends_with(".\n"), "{response}");
+        }
+    }
+
+    #[test]
+    fn clients_of_tls_are_told_by_an_alert() {
+        let unknown = Refusal::Alert(Alert::UnrecognizedName);
+        assert_eq!(unknown.answer(Protocol::Tls), [21, 3, 3, 0, 2, 2, 112]);
+        for refusal in [Refusal::TooSlow, Refusal::TooLong, Refusal::Crowded, Refusal::NoServer] {
+            assert_eq!(refusal.answer(Protocol::Tls), [21, 3, 3, 0, 2, 2, 80], "{refusal:?}");
+            assert!(refusal.answer(Protocol::Http).starts_with(b"HTTP/1.1 "), "{refusal:?}");
         }
     }
 }

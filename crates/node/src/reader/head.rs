@@ -4,13 +4,15 @@
 use std::io;
 use std::time::Duration;
 
-use baton_cluster::Flow;
+use baton_cluster::{Flow, Protocol};
 use baton_http::{Parsed, Reading};
+use baton_tls::HelloReader;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::Refusal;
+use crate::question::NOT_TLS;
 
 /// Read at once.
 const PIECE: usize = 16 * 1024;
@@ -29,6 +31,8 @@ pub(crate) struct HeadLimits {
 pub(crate) struct Head {
     pub(crate) stream: TcpStream,
     pub(crate) flow: Flow,
+    /// What the client is thought to speak: its head is a request's, or a ClientHello.
+    pub(crate) protocol: Protocol,
     pub(crate) bytes: Vec<u8>,
 }
 
@@ -48,7 +52,7 @@ impl Head {
         let (Ok(client), Ok(vip)) = (stream.peer_addr(), stream.local_addr()) else { return None };
         let flow =
             Flow { client: client.ip(), client_port: client.port(), vip: vip.ip(), vip_port: vip.port() };
-        Some(Self { stream, flow, bytes: Vec::new() })
+        Some(Self { stream, flow, protocol: Protocol::default(), bytes: Vec::new() })
     }
 
     /// Reads until the outcome is known, or another connection needs the place.
@@ -66,32 +70,50 @@ impl Head {
     }
 
     async fn pieces(&mut self, limits: HeadLimits) -> io::Result<Outcome> {
-        let mut reading = Reading::default();
+        let is_tls = self.protocol == Protocol::Tls;
+        let (mut request, mut hello) = (Reading::default(), HelloReader::default());
         loop {
             self.stream.readable().await?;
             self.bytes.reserve(PIECE);
             match self.stream.try_read_buf(&mut self.bytes) {
                 // Its server may have something to say to that.
-                Ok(0) if !limits.strict && !self.bytes.is_empty() => return Ok(Outcome::Whole),
+                Ok(0) if !is_tls && !limits.strict && !self.bytes.is_empty() => return Ok(Outcome::Whole),
                 Ok(0) => return Ok(Outcome::Gone),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Err(error) => return Err(error),
             }
-            match reading.parse(&self.bytes) {
-                Parsed::Complete(_, length) if length > limits.bytes => {
-                    return Ok(Outcome::Refused(Refusal::TooLong));
-                }
-                Parsed::Complete(..) => return Ok(Outcome::Whole),
-                Parsed::Doubt(reason) if limits.strict => {
-                    return Ok(Outcome::Refused(Refusal::Doubtful(reason)));
-                }
-                Parsed::Doubt(_) => return Ok(Outcome::Whole),
-                Parsed::Incomplete if self.bytes.len() >= limits.bytes => {
-                    return Ok(Outcome::Refused(Refusal::TooLong));
-                }
-                Parsed::Incomplete => {}
+            let outcome = if is_tls {
+                after_hello(hello.read(&self.bytes))
+            } else {
+                after_request(request.parse(&self.bytes), limits)
+            };
+            if let Some(outcome) = outcome {
+                return Ok(outcome);
+            }
+            if self.bytes.len() >= limits.bytes {
+                return Ok(Outcome::Refused(Refusal::TooLong));
             }
         }
+    }
+}
+
+/// What a request's head comes to; `None`: more is to be read.
+fn after_request(parsed: Parsed<'_>, limits: HeadLimits) -> Option<Outcome> {
+    match parsed {
+        Parsed::Complete(_, length) if length > limits.bytes => Some(Outcome::Refused(Refusal::TooLong)),
+        Parsed::Doubt(reason) if limits.strict => Some(Outcome::Refused(Refusal::Doubtful(reason))),
+        Parsed::Complete(..) | Parsed::Doubt(_) => Some(Outcome::Whole),
+        Parsed::Incomplete => None,
+    }
+}
+
+/// What a ClientHello comes to. Which pool it belongs to, the daemon knows.
+fn after_hello(reading: baton_tls::Reading) -> Option<Outcome> {
+    match reading {
+        baton_tls::Reading::Whole(_) => Some(Outcome::Whole),
+        baton_tls::Reading::NotTls => Some(Outcome::Refused(Refusal::Alert(NOT_TLS))),
+        baton_tls::Reading::Malformed(reason) => Some(Outcome::Refused(Refusal::Alert(reason.alert()))),
+        baton_tls::Reading::More => None,
     }
 }

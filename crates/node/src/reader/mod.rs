@@ -179,7 +179,8 @@ impl Reader {
     /// Answers a request that was read, but cannot be handed off.
     pub(crate) fn refuse(&mut self, head: Head, refusal: Refusal) {
         self.count(refusal);
-        tokio::spawn(answer::refuse(head.stream, refusal, Arc::clone(&self.closing)));
+        let answer = refusal.answer(head.protocol);
+        tokio::spawn(answer::refuse(head.stream, answer, Arc::clone(&self.closing)));
     }
 
     fn count(&mut self, refusal: Refusal) {
@@ -187,6 +188,7 @@ impl Reader {
             Refusal::Doubtful(_) => &mut self.tally.doubtful,
             Refusal::TooSlow => &mut self.tally.too_slow,
             Refusal::TooLong => &mut self.tally.too_long,
+            Refusal::Alert(_) => &mut self.tally.alerted,
             Refusal::Crowded | Refusal::NoServer => &mut self.tally.refused,
         };
         *count += 1;
@@ -244,7 +246,7 @@ async fn read(
         Outcome::Gone => Event::Read(id, Counted::Gone, None),
         Outcome::Refused(refusal) => {
             let _ = to_daemon.send(Event::Read(id, Counted::Refused(refusal), None)).await;
-            return answer::refuse(head.stream, refusal, closing).await;
+            return answer::refuse(head.stream, refusal.answer(head.protocol), closing).await;
         }
     };
     let _ = to_daemon.send(event).await;

@@ -31,7 +31,7 @@ pub(crate) struct Taken {
 ///
 /// With a linger time of zero closing sends a RST, which egress drops, and leaves no TIME_WAIT.
 pub(crate) fn take(head: Head, start_seq: u32, datapath: &Datapath) -> Result<Option<Taken>, DatapathError> {
-    let Head { stream, flow, mut bytes } = head;
+    let Head { stream, flow, mut bytes, .. } = head;
     // Tokio may not know yet that there is something to read; the system does.
     let Ok(mut stream) = stream.into_std() else { return Ok(None) };
     if !datapath.freeze(&flow, start_seq)? {
