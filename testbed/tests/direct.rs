@@ -237,18 +237,23 @@ fn single_packets_are_lost_by_their_kind() {
             assert_eq!(again.iter().position(|n| *n > 0), Some(nth as usize - 1), "{packets:?}: {again:?}");
         }
     }
-    // Between nodes: the third of five datagrams to the encapsulation's port, and no other packet.
+    // Between nodes: the third of five datagrams to the encapsulation's port that say they are handoffs,
+    // and no other packet.
     let (a, b) = (bed.node(0), bed.node(1));
     let loss = bed.lose_nth(3, Packets::Handoffs(6081));
     let receiver = b.inside(|| std::net::UdpSocket::bind(b.at(6081))).expect("a free port");
     receiver.set_read_timeout(Some(SOON)).expect("a time limit");
     let sender = a.inside(|| std::net::UdpSocket::bind(a.at(0))).expect("a free port");
     for number in 1..=5u8 {
-        sender.send_to(&[number], b.at(6081)).expect("sent");
+        let (handoff, mut forwarded) = ([number; 80], [0; 80]);
+        forwarded[42] = 0x80;
+        for datagram in [handoff.map(|byte| byte & 0x7f), forwarded] {
+            sender.send_to(&datagram, b.at(6081)).expect("sent");
+        }
     }
     let mut one = [0];
     let mut next = || receiver.recv(&mut one).map(|_| one[0]).expect("a datagram");
-    assert_eq!([next(), next(), next(), next()], [1, 2, 4, 5]);
+    assert_eq!(std::array::from_fn(|_| next()), [1, 0, 2, 0, 0, 4, 0, 5, 0]);
     assert_eq!((loss.seen(), loss.lost()), (5, 1));
 }
 
