@@ -172,3 +172,42 @@ fn ip(from: IpAddr, to: IpAddr) -> etherparse::PacketBuilderStep<etherparse::IpH
         _ => panic!("{from} and {to} are of two families"),
     }
 }
+
+/// An IP packet with this ICMP message: its type and code, and the packet that it is about.
+///
+/// # Panics
+/// When the two addresses are not of one family.
+#[track_caller]
+pub fn icmp_packet(from: IpAddr, to: IpAddr, [kind, code]: [u8; 2], about: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let written = match from {
+        IpAddr::V4(_) => ip(from, to).icmpv4_raw(kind, code, [0; 4]).write(&mut bytes, about),
+        IpAddr::V6(_) => ip(from, to).icmpv6_raw(kind, code, [0; 4]).write(&mut bytes, about),
+    };
+    written.expect("a vector takes all");
+    bytes.split_off(HEADER)
+}
+
+/// The length of a packet's IP header, if it has neither options nor extension headers.
+///
+/// # Panics
+/// When there is no packet.
+#[track_caller]
+pub fn ip_header(packet: &[u8]) -> usize {
+    if packet[0] >> 4 == 6 { 40 } else { 20 }
+}
+
+/// Puts the right checksum into an IPv4 header that was changed.
+///
+/// # Panics
+/// When it is not whole.
+#[track_caller]
+pub fn set_header_checksum(packet: &mut [u8]) {
+    packet[10..12].fill(0);
+    let header = usize::from(packet[0] & 15) * 4;
+    let words = packet[..header].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
+    let sum: u32 = words.sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let folded = (folded & 0xffff) + (folded >> 16);
+    packet[10..12].copy_from_slice(&(!(folded as u16)).to_be_bytes());
+}

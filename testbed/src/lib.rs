@@ -93,7 +93,7 @@ pub use disturb::Disturb;
 pub use exchange::{Exchange, Framing, Kind};
 pub use figure::{Cluster, Figure, StartServer, counted, node_status};
 pub use flows::{Analysis, Direction, Flow, Segment, SynOptions};
-pub use frames::{Frames, Tcp, tcp_packet, udp_packet};
+pub use frames::{Frames, Tcp, icmp_packet, ip_header, set_header_checksum, tcp_packet, udp_packet};
 pub use host::Host;
 pub use line::{Disturbance, Line};
 pub use load::{Load, Summary};

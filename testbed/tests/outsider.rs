@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use baton_testbed::{
     Baton, Cluster, Content, Dial, DocRoot, Figure, Frames, Host, Load, Network, Tcp, Testbed, WebServer,
-    counted, tcp_packet, udp_packet, wait_until,
+    counted, ip_header, set_header_checksum, tcp_packet, udp_packet, wait_until,
 };
 
 const SOON: Duration = Duration::from_secs(10);
@@ -139,10 +139,6 @@ fn resident_kb(baton: &Baton<'_>) -> u64 {
     line.split_whitespace().next().and_then(|number| number.parse().ok()).expect("a number of kB")
 }
 
-fn ip_header(packet: &[u8]) -> usize {
-    if packet[0] >> 4 == 6 { 40 } else { 20 }
-}
-
 /// Where the option is.
 fn option(packet: &[u8]) -> usize {
     ip_header(packet) + BEFORE_OPTION
@@ -173,15 +169,6 @@ fn to_other(packet: &[u8], to: IpAddr) -> Vec<u8> {
         }
     }
     packet
-}
-
-fn set_header_checksum(packet: &mut [u8]) {
-    packet[10..12].fill(0);
-    let words = packet[..20].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
-    let sum: u32 = words.sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    let folded = (folded & 0xffff) + (folded >> 16);
-    packet[10..12].copy_from_slice(&(!(folded as u16)).to_be_bytes());
 }
 
 /// Bytes that nobody can have meant.

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use baton_testbed::{
     Capture, Cluster, Content, Dial, DocRoot, Exchange, Family, Figure, Frames, Framing, Host, Kind, Layout,
-    Network, Process, Tcp, Testbed, WebServer, counted, get, tcp_packet, wait_until,
+    Network, Process, Tcp, Testbed, WebServer, counted, get, icmp_packet, ip_header, set_header_checksum,
+    tcp_packet, wait_until,
 };
 use nix::sys::signal::Signal;
 
@@ -310,10 +311,6 @@ impl<'a> Raw<'a> {
     }
 }
 
-fn ip_header(packet: &[u8]) -> usize {
-    if packet[0] >> 4 == 6 { 40 } else { 20 }
-}
-
 /// The TCP segment to `me` in a frame.
 fn tcp_of(frame: &[u8], me: SocketAddr) -> Option<&[u8]> {
     let packet = frame.get(14..)?;
@@ -338,7 +335,7 @@ fn mtu_told(frame: &[u8]) -> Option<u32> {
 fn too_large_a_packet_is_answered(place: &Place<'_>) {
     let Place { bed, cluster, page } = place;
     let network = bed.network();
-    let mut raw = Raw::new(&bed, &cluster, 4000);
+    let mut raw = Raw::new(bed, cluster, 4000);
     raw.shake_hands();
     // As long as the client's link takes: 1460 bytes of payload over IPv4.
     let length = usize::from(1500 - network.vips.headers());
@@ -407,32 +404,13 @@ fn other_icmp_for_a_vip(place: &Place<'_>) {
 fn unreachable(from: IpAddr, service: SocketAddr, client: SocketAddr) -> Vec<u8> {
     let quoted = tcp_packet(service, client, Tcp { seq: 1, ack: Some(1), ..Tcp::default() });
     let [kind, code] = if from.is_ipv4() { [3, 1] } else { [1, 3] };
-    icmp_packet(from, service.ip(), kind, code, &quoted)
-}
-
-fn icmp_packet(from: IpAddr, to: IpAddr, kind: u8, code: u8, quoted: &[u8]) -> Vec<u8> {
-    use etherparse::PacketBuilder;
-    let ethernet = PacketBuilder::ethernet2([0; 6], [0; 6]);
-    let mut bytes = Vec::new();
-    let written = match (from, to) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => ethernet
-            .ipv4(from.octets(), to.octets(), 64)
-            .icmpv4_raw(kind, code, [0; 4])
-            .write(&mut bytes, quoted),
-        (IpAddr::V6(from), IpAddr::V6(to)) => ethernet
-            .ipv6(from.octets(), to.octets(), 64)
-            .icmpv6_raw(kind, code, [0; 4])
-            .write(&mut bytes, quoted),
-        _ => panic!("{from} and {to} are of two families"),
-    };
-    written.expect("a vector takes all");
-    bytes.split_off(14)
+    icmp_packet(from, service.ip(), [kind, code], &quoted)
 }
 
 /// What nobody sends a web server: refused, and counted for what it is.
 fn fragments_and_odd_headers_are_refused(place: &Place<'_>) {
     let Place { bed, cluster, page } = place;
-    let raw = Raw::new(&bed, &cluster, 4001);
+    let raw = Raw::new(bed, cluster, 4001);
     let syn = raw.packet(Tcp { seq: raw.seq, syn: true, ..Tcp::default() });
     let data = raw.data(0, &[b'x'; 64]);
     raw.counts("drop_fragment", || raw.send(&fragment(&data)));
@@ -475,16 +453,6 @@ fn insert(packet: &mut [u8], kind: u8, rest: &[u8; 7]) -> Vec<u8> {
     let length = u16::from_be_bytes([packet[4], packet[5]]) + 8;
     packet[4..6].copy_from_slice(&length.to_be_bytes());
     [&packet[..40], &[next], rest, &packet[40..]].concat()
-}
-
-fn set_header_checksum(packet: &mut [u8]) {
-    packet[10..12].fill(0);
-    let header = usize::from(packet[0] & 15) * 4;
-    let words = packet[..header].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
-    let sum: u32 = words.sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    let folded = (folded & 0xffff) + (folded >> 16);
-    packet[10..12].copy_from_slice(&(!(folded as u16)).to_be_bytes());
 }
 
 /// A client's flow label is its own until its packets are at its server's node: routers that share load by
