@@ -30,6 +30,9 @@ const PACKAGES: &[(&str, &str)] = &[
     ("wrk", "wrk"),
     ("h2load", "nghttp2-client"),
     ("chromium", "chromium"),
+    ("bridge", "iproute2"),
+    ("tshark", "tshark"),
+    ("ping", "iputils-ping"),
 ];
 
 /// Waits until `condition` holds.

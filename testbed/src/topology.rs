@@ -128,7 +128,7 @@ impl Builder {
         // server may send then.
         let pinned = cpu.map(|cpu| Pinned::to(cpu).expect("a thread may be pinned to a CPU that it was on"));
         let lines = self.lines(wire.as_ref());
-        let bed = Testbed { lines, clients, nodes, wire, router, network, _pinned: pinned };
+        let bed = Testbed { lines, clients, nodes, wire, router, network, cpu, _pinned: pinned };
         if self.one_cpu {
             bed.clients
                 .iter()
@@ -241,6 +241,7 @@ pub struct Testbed {
     wire: Option<Namespace>,
     router: Host,
     network: Network,
+    cpu: Option<usize>,
     _pinned: Option<Pinned>,
 }
 
@@ -257,6 +258,11 @@ impl Testbed {
             node_mtu: None,
             line: None,
         }
+    }
+
+    /// The one CPU that it runs on, if it runs on one.
+    pub(crate) fn cpu(&self) -> Option<usize> {
+        self.cpu
     }
 
     /// What its networks are like.
@@ -385,7 +391,7 @@ fn letter(index: usize) -> String {
 
 /// Joins two interfaces with a cable. They are made where they belong: nothing of them is ever
 /// seen in the real machine's namespace.
-fn link((a, a_name): (&Namespace, &str), (b, b_name): (&Namespace, &str)) {
+pub(crate) fn link((a, a_name): (&Namespace, &str), (b, b_name): (&Namespace, &str)) {
     a.ip(&format!("link add {a_name} type veth peer name {b_name} netns {}", b.name()));
 }
 

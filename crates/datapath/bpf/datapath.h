@@ -397,7 +397,8 @@ struct order {
  * A wrapped packet: a client's packet inside Geneve (RFC 8926) inside UDP, with this one option.
  * Either it hands its connection off, or it is forwarded to a node that is behind a router.
  * Everything that is not a byte is in network order. `tag` is SipHash-2-4 under the cluster's
- * handoff key over the option's other fields but `hops`, and the inner flow and ack.
+ * handoff key over the option's other fields but `hops`, the inner flow and ack, and the address of
+ * the node that it is for.
  */
 enum wire {
 	GENEVE_PROTO_IPV4 = 0x0800,

@@ -63,12 +63,14 @@ inline_always void set_issued(struct handoff_option *o, __u64 issued)
 	o->issued[1] = bpf_htonl((__u32)issued);
 }
 
-static __noinline __u64 handoff_tag(const struct handoff_option *o, const struct packet *p)
+/* `to`: whom the packet is for, so that nobody gives it to another node. */
+static __noinline __u64 handoff_tag(const struct handoff_option *o, const struct packet *p,
+				    const struct addr *to)
 {
 	struct scratch *s = scratch();
 	struct keys *k = cluster_keys();
 
-	if (!k || !s || !o || !p)
+	if (!k || !s || !o || !p || !to)
 		return 0;
 	__u64 *w = s->words;
 	flow_words(&p->flow, w);
@@ -81,7 +83,9 @@ static __noinline __u64 handoff_tag(const struct handoff_option *o, const struct
 	       (__u64)bpf_ntohs(o->service) << 16 | bpf_ntohs(o->rtt_ms);
 	w[10] = (__u64)bpf_ntohs(o->cwnd) << 48 | (__u64)bpf_ntohs(o->flags) << 32 |
 		bpf_ntohl(o->replay_end);
-	return siphash(w, FLOW_WORDS + 6, k->handoff, 2, 4);
+	w[11] = (__u64)bpf_ntohl(to->w[0]) << 32 | bpf_ntohl(to->w[1]);
+	w[12] = (__u64)bpf_ntohl(to->w[2]) << 32 | bpf_ntohl(to->w[3]);
+	return siphash(w, FLOW_WORDS + 8, k->handoff, 2, 4);
 }
 
 /* Everything of the wrapping but what the option says; its tag is made here. */
@@ -96,7 +100,7 @@ inline_always void seal(struct wrapping *w, const struct packet *p, __u32 inner,
 	w->option.type = HANDOFF_OPTION_TYPE;
 	w->option.length = (sizeof(w->option) - 4) / 4;
 	w->option.version = HANDOFF_VERSION;
-	__u64 tag = handoff_tag(&w->option, p);
+	__u64 tag = handoff_tag(&w->option, p, to);
 	w->option.tag[0] = bpf_htonl(tag >> 32);
 	w->option.tag[1] = bpf_htonl((__u32)tag);
 
@@ -221,7 +225,8 @@ global int verify(struct __sk_buff *skb, struct packet *p)
 		count(COUNT_DROP_HANDOFF_MALFORMED);
 		return PARSED_DROP;
 	}
-	__u64 tag = handoff_tag(o, p);
+	struct addr me = settings.address;
+	__u64 tag = handoff_tag(o, p, &me);
 	if (o->tag[0] != bpf_htonl(tag >> 32) || o->tag[1] != bpf_htonl((__u32)tag)) {
 		count(COUNT_DROP_HANDOFF_FORGED);
 		return PARSED_DROP;

@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::time::Duration;
 
 use baton_cluster::Flow;
@@ -16,6 +16,10 @@ use common::world::{HANDOFF_PORT, OTHER, SELF, THIRD, address, keys};
 use common::{Tcp, World, in_netns};
 
 fn handoff(world: &World, f: Flow, seq: u32) -> Vec<u8> {
+    handoff_to(world, f, seq, address(SELF))
+}
+
+fn handoff_to(world: &World, f: Flow, seq: u32, to: IpAddr) -> Vec<u8> {
     let inner = Tcp::new(f, ACK | PSH, seq, 77).options(&[&timestamps(1, 2)]).data(b"GET / HTTP/1.1\r\n\r\n");
     let h = Handoff {
         hops: 0,
@@ -32,7 +36,7 @@ fn handoff(world: &World, f: Flow, seq: u32) -> Vec<u8> {
         flags: 0,
         replay_end: 0,
     };
-    h.wrap(&keys(), (&inner.frame(), f, 77), address(OTHER), address(SELF), HANDOFF_PORT).expect("whole")
+    h.wrap(&keys(), (&inner.frame(), f, 77), address(OTHER), to, HANDOFF_PORT).expect("whole")
 }
 
 #[track_caller]
@@ -107,6 +111,17 @@ fn any_bit_that_is_not_as_it_was_sent_is_refused() {
         let cut = &good[..INNER + 39];
         assert_eq!(counted(world, cut), ["drop_handoff_malformed"]);
         assert!(world.programs.flows().is_empty(), "nothing is kept of what is refused");
+    });
+}
+
+#[test]
+fn one_for_another_node_is_forged() {
+    server("s", |world, f| {
+        let mut frame = handoff_to(world, f, 1001, address(THIRD));
+        let IpAddr::V4(me) = address(SELF) else { panic!("nodes have IPv4 addresses here") };
+        frame[30..34].copy_from_slice(&me.octets());
+        assert_eq!(counted(world, &frame), ["drop_handoff_forged"]);
+        assert!(world.programs.flows().is_empty());
     });
 }
 

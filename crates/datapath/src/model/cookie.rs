@@ -25,13 +25,17 @@ fn mss_classes(v6: bool) -> [u16; 4] {
 
 /// The words of a flow: addresses v4-mapped (RFC 4291 2.5.5.2), then the ports.
 pub(super) fn flow_words(flow: &Flow) -> [u64; 5] {
-    let bits = |address: std::net::IpAddr| match address {
+    let [client, vip] = [flow.client, flow.vip].map(address_words);
+    let ports = u64::from(flow.client_port) << 16 | u64::from(flow.vip_port);
+    [client[0], client[1], vip[0], vip[1], ports]
+}
+
+pub(super) fn address_words(address: std::net::IpAddr) -> [u64; 2] {
+    let bits = match address {
         std::net::IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
         std::net::IpAddr::V6(v6) => v6.to_bits(),
     };
-    let (client, vip) = (bits(flow.client), bits(flow.vip));
-    let ports = u64::from(flow.client_port) << 16 | u64::from(flow.vip_port);
-    [(client >> 64) as u64, client as u64, (vip >> 64) as u64, vip as u64, ports]
+    [(bits >> 64) as u64, bits as u64]
 }
 
 fn flow_hash(flow: &Flow, key: [u64; 2], domain: u64, extra: u64) -> u64 {

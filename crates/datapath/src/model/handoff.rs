@@ -8,7 +8,7 @@ use baton_cluster::{Flow, Keys, NodeId};
 use siphasher::sip::SipHasher24;
 
 use super::Clock;
-use super::cookie::flow_words;
+use super::cookie::{address_words, flow_words};
 use super::packet::{L3, be16, be32, l4};
 use super::rewrite::ip_header;
 use crate::constants::{
@@ -52,8 +52,8 @@ pub enum Refusal {
 }
 
 impl Handoff {
-    /// The tag over all fields but `hops`, and over the inner flow and ack.
-    pub fn tag(&self, keys: &Keys, flow: &Flow, ack: u32) -> u64 {
+    /// The tag over all fields but `hops`, over the inner flow and ack, and over whom it is for.
+    pub fn tag(&self, keys: &Keys, flow: &Flow, ack: u32, to: IpAddr) -> u64 {
         let pair = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
         let short = |high: u16, low: u16| u32::from(high) << 16 | u32::from(low);
         let own = [
@@ -63,7 +63,9 @@ impl Handoff {
             self.issued,
             pair(short(self.mss, self.distributor), short(self.service, self.rtt_ms)),
             pair(short(self.cwnd, self.flags), self.replay_end),
-        ];
+        ]
+        .into_iter()
+        .chain(address_words(to));
         let mut hasher = SipHasher24::new_with_keys(keys.handoff[0], keys.handoff[1]);
         for word in flow_words(flow).into_iter().chain(own) {
             hasher.write(&word.to_le_bytes());
@@ -126,7 +128,7 @@ impl Handoff {
             out.extend(field.to_be_bytes());
         }
         out.extend(self.replay_end.to_be_bytes());
-        out.extend(self.tag(keys, &flow, ack).to_be_bytes());
+        out.extend(self.tag(keys, &flow, ack, to).to_be_bytes());
         out.extend(inner);
         Some(out)
     }
@@ -140,12 +142,19 @@ impl Handoff {
         Some((handoff, tag, [frame.get(..12)?, &ethertype, inner].concat()))
     }
 
-    /// Whether to believe a wrapped packet about this flow.
+    /// Whether to believe a wrapped packet about this flow, at the node with this address.
     ///
     /// # Errors
     /// The reason for which it is refused.
-    pub fn verify(&self, keys: &Keys, tag: u64, flow: &Flow, ack: u32, clock: Clock) -> Result<(), Refusal> {
-        if self.tag(keys, flow, ack) != tag {
+    pub fn verify(
+        &self,
+        (keys, me): (&Keys, IpAddr),
+        tag: u64,
+        flow: &Flow,
+        ack: u32,
+        clock: Clock,
+    ) -> Result<(), Refusal> {
+        if self.tag(keys, flow, ack, me) != tag {
             return Err(Refusal::Forged);
         }
         let age = clock.wall_ns.wrapping_sub(self.issued).cast_signed();

@@ -42,7 +42,8 @@ impl Run<'_> {
                 return None;
             }
         };
-        let why = match h.verify(&self.model.tables.keys, tag, &about.0, about.1, self.clock) {
+        let me = self.model.settings.address;
+        let why = match h.verify((&self.model.tables.keys, me), tag, &about.0, about.1, self.clock) {
             Ok(()) => {
                 self.frame = inner;
                 self.wrapped = Some((NodeId(h.distributor), h.hops));

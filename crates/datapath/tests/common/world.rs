@@ -461,7 +461,11 @@ impl World {
             Parsed::Icmp(flow) => (flow, 0),
             other => panic!("with nothing for a service in it: {other:?}"),
         };
-        assert_eq!(h.verify(&keys(), tag, &flow, ack, self.clock()), Ok(()));
+        let to = match frame[14] >> 4 {
+            4 => IpAddr::from(<[u8; 4]>::try_from(&frame[30..34]).expect("four bytes")),
+            _ => IpAddr::from(<[u8; 16]>::try_from(&frame[38..54]).expect("sixteen bytes")),
+        };
+        assert_eq!(h.verify((&keys(), to), tag, &flow, ack, self.clock()), Ok(()));
         (h, inner)
     }
 
