@@ -518,6 +518,10 @@ inline_always int handoff(struct __sk_buff *skb, struct packet *p, struct scratc
 		} else if (b->node == settings.self) {
 			if (is_hearsay(b))
 				learn(b, o, p);
+			else if (o->flags & bpf_htons(FLAG_REPLAY) && !(b->flags & FLAG_REPLAY) &&
+				 b->flags & FLAG_CONFIRMED)
+				/* the reader repeats it: the word that it was taken got lost */
+				tell(&p->flow, b, EVENT_TAKEN);
 		} else {
 			/*
 			 * The node we had handed it to never got it, and has decided the client's

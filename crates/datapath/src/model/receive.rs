@@ -8,8 +8,9 @@ use super::packet::flag::{ACK, RST};
 use super::packet::ip;
 use super::{Binding, Packet, Parsed, Run, Verdict, maglev_slot};
 use crate::connections::State;
-use crate::constants::{FLAG_MOVED, FLAG_REPLAY, WIRE_FORWARDED};
+use crate::constants::{FLAG_CONFIRMED, FLAG_MOVED, FLAG_REPLAY, WIRE_FORWARDED};
 use crate::counters::Counter;
+use crate::events::Event;
 
 impl Run<'_> {
     /// What a member has wrapped: a handoff, or a packet that it forwards.
@@ -135,7 +136,14 @@ impl Run<'_> {
                 learn(&mut b, p, h);
                 b
             }
-            Some(b) => b,
+            Some(b) => {
+                // The reader repeats it: the word that it was taken got lost.
+                if u32::from(h.flags) & FLAG_REPLAY != 0 && !b.has(FLAG_REPLAY) && b.has(FLAG_CONFIRMED) {
+                    let distributor = NodeId(b.distributor);
+                    self.events.push(Event::Taken { flow: p.flow, start_seq: b.start_seq, distributor });
+                }
+                b
+            }
         };
         self.own(p, b, false)
     }
