@@ -317,6 +317,11 @@ pub fn blocks() -> impl Strategy<Value = Vec<Step>> {
                 let syn = packet(Kind::Syn { step: 70_000, options: 15 }, None);
                 vec![syn, packet(bare(0), None), packet(bare(-1), None)]
             }
+            3 => {
+                let syn = packet(Kind::Syn { step: 70_000, options: 15 }, None);
+                let blind = Kind::Segment { flags: RST, seq: 500_000, ack: 0, stamps: true, payload: 0 };
+                vec![syn, packet(bare(0), None), packet(blind, None)]
+            }
             1 => {
                 let told = Step::Told { flow, seq: 0, node: 1, late_ms: 0 };
                 vec![told, packet(bare(0), Some(Mutation::Ttl(ttl)))]
