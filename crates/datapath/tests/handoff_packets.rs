@@ -106,7 +106,7 @@ fn any_bit_that_is_not_as_it_was_sent_is_refused() {
             assert_eq!(changed(at, 4), "drop_handoff_forged", "byte {at}");
         }
         for at in (INNER + 16..INNER + 20).chain(INNER + 22..INNER + 24) {
-            assert_eq!(changed(at, 4), "drop_handoff_malformed", "byte {at}: no service's address");
+            assert_eq!(changed(at, 64), "drop_handoff_malformed", "byte {at}: no service's address");
         }
         let cut = &good[..INNER + 39];
         assert_eq!(counted(world, cut), ["drop_handoff_malformed"]);
