@@ -19,7 +19,7 @@ use crate::exit::{Exit, Failure};
 ///
 /// Prepares the machine (VIPs, ARP, kernel settings), attaches Baton's programs, connects to the
 /// other nodes, and undoes what it changed when it ends. Needs CAP_NET_ADMIN and CAP_BPF, and
-/// CAP_NET_RAW on a node that announces a VIP; root has them all. Logs to standard error.
+/// CAP_NET_RAW where a VIP is announced or requests are decided; root has them all. Logs to standard error.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:

@@ -50,8 +50,9 @@ inline_always bool is_stale(struct bpf_sock *sk, const struct binding *b, __u32 
 }
 
 /*
- * The packet comes again behind the RST that it is turned into, and finds the way clear. The RST says no
- * time: to a socket in TIME_WAIT that of another client behind the same address may seem to be past.
+ * The packet comes again behind the RST that it is turned into, and finds the way clear. The RST
+ * says no time: to a socket in TIME_WAIT that of another client behind the same address may seem to
+ * be past.
  */
 function int end_stale_socket(struct __sk_buff *skb, const struct packet *p, struct binding *b,
 			      __u32 rst_seq)

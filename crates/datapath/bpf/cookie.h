@@ -52,7 +52,7 @@ inline_always __u16 mss_of_class(bool v6, __u32 class)
 
 inline_always __u32 class_of_mss(bool v6, __u16 mss)
 {
-	for (__u32 class = 3; class > 0; class--)
+	for (__u32 class = 3; class > 0; class --)
 		if (mss >= mss_of_class(v6, class))
 			return class;
 	return 0;

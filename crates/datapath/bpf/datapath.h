@@ -37,7 +37,7 @@ enum times {
 	HALF_CLOSED_MS = 300000,
 	IDLE_MS = 7200000,
 	RTT_UNKNOWN = 0xffff,
-	RTT_CAP_MS = 1000,	 /* how far an adopted socket's clock may start ahead of the echo */
+	RTT_CAP_MS = 1000, /* how far an adopted socket's clock may start ahead of the echo */
 	/*
 	 * Wrapped packets decided longer ago (or in the future) are refused. Less than LINGER_MS: a
 	 * connection that has ended is not forgotten while its handoff packet could come again.
@@ -261,8 +261,8 @@ struct load {
 
 struct node {
 	struct addr address;
-	__u16 roles; /* 0: there is no such node */
-	__u16 routed; /* behind a router: packets for it are wrapped */
+	__u16 roles;   /* 0: there is no such node */
+	__u16 routed;  /* behind a router: packets for it are wrapped */
 	__u32 ifindex; /* towards it */
 };
 
@@ -347,9 +347,9 @@ struct binding {
 };
 
 enum event_kind {
-	EVENT_BOUND = 1, /* this node's server has taken the flow */
-	EVENT_IDLE = 4,	 /* what came too early may come now */
-	EVENT_TAKEN = 3, /* this node's server has acknowledged what a reader replayed */
+	EVENT_BOUND = 1,   /* this node's server has taken the flow */
+	EVENT_IDLE = 4,	   /* what came too early may come now */
+	EVENT_TAKEN = 3,   /* this node's server has acknowledged what a reader replayed */
 	EVENT_TOO_BIG = 5, /* start_seq: of a packet that the way to `node` is too narrow for;
 			      issued: how big it may be, bytes */
 	EVENT_CLOSED =
@@ -533,7 +533,8 @@ _Static_assert(sizeof(struct order) == 64, "order has no hidden padding");
 	C(DROP_HANDOFF_MALFORMED, drop, "handoff packet that cannot be read")                      \
 	C(DROP_HANDOFF_FORGED, drop, "handoff packet with a wrong tag")                            \
 	C(DROP_HANDOFF_STALE, drop, "handoff packet too old, or older than what is known")         \
-	C(DROP_TOO_BIG, drop, "packet that wrapped would exceed the path's MTU; its sender is told") \
+	C(DROP_TOO_BIG, drop,                                                                      \
+	  "packet that wrapped would exceed the path's MTU; its sender is told")                   \
 	C(RESET_EXPIRED, reset, "request came after the handshake's cookie had expired")           \
 	C(RESET_NO_LISTENER, reset, "no web server listens on the service's port")                 \
 	C(RESET_REFUSED, reset, "the kernel refused the adoption (see baton doctor)")              \

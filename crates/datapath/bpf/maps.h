@@ -9,7 +9,7 @@
 const volatile struct {
 	__u16 self;
 	__u16 control_port;
-	__u32 roles;	/* enum role */
+	__u32 roles;	     /* enum role */
 	struct addr address; /* this node's */
 	__u32 address_v6;
 	__be16 handoff_port;

@@ -227,8 +227,8 @@ inline_always int outside_messages(struct exchange *x, const struct packet *p)
 }
 
 /*
- * User space keeps the packet until the connection is idle; or the client repeats it. Of one that is
- * idle it would come back at once, for ever.
+ * User space keeps the packet until the connection is idle; or the client repeats it. Of one that
+ * is idle it would come back at once, for ever.
  */
 inline_always int wait_for_idle(struct __sk_buff *skb, struct packet *p, struct binding *b,
 				struct exchange *x, bool idle)

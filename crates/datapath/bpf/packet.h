@@ -93,8 +93,7 @@ inline_always bool is_v4(const struct addr *a)
 
 inline_always bool same_address(const struct addr *a, const volatile struct addr *b)
 {
-	return a->w[0] == b->w[0] && a->w[1] == b->w[1] && a->w[2] == b->w[2] &&
-	       a->w[3] == b->w[3];
+	return a->w[0] == b->w[0] && a->w[1] == b->w[1] && a->w[2] == b->w[2] && a->w[3] == b->w[3];
 }
 
 inline_always struct service *service_of(struct packet *p)

@@ -172,9 +172,9 @@ global int wrap(struct __sk_buff *skb, const struct packet *p, __u32 to)
 		return too_big(p, to);
 	struct wrapping *w = &s->wrapping;
 	seal(w, p, inner, &n->address);
-	__u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
-		      (settings.address_v6 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6
-					   : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4);
+	__u64 flags =
+		BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
+		(settings.address_v6 ? BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 : BPF_F_ADJ_ROOM_ENCAP_L3_IPV4);
 	if (!p->wrapped && bpf_skb_adjust_room(skb, bytes, BPF_ADJ_ROOM_MAC, flags))
 		return drop(COUNT_FAULT_REWRITE);
 	__be16 ethertype = settings.address_v6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
+/*
+ * A connection that is bound: here, where its packets go to the stack and the first one is adopted,
+ * or elsewhere, where they are forwarded and the first one is handed off.
+ */
+#pragma once
+
+#include "move.h"
+
+/*
+ * Adopts, and begins to follow. A segment of the same list that is not the first (software GSO
+ * repeats a handoff packet's wrapping on each) goes up behind the first: by then the stack has made
+ * the socket.
+ */
+inline_always int take(struct __sk_buff *skb, struct packet *p, struct binding *b, bool released)
+{
+	struct scratch *s = scratch();
+	bool adopted = b->flags & FLAG_ADOPTED;
+
+	if (!s)
+		return drop(COUNT_FAULT_MAP);
+	/* a client that repeats its request may have put the next one behind it */
+	if (!adopted && !follow_from(skb, p, b)) {
+		if (released)
+			return drop(COUNT_DROP_EARLY_REQUEST);
+		if (b->state == STATE_ASKING && !held_too_long(b))
+			return hold(skb, p, b, COUNT_HELD_MORE);
+		b->state = STATE_ASKING;
+		b->since_ns = bpf_ktime_get_ns();
+		b->held = 0;
+		return hold(skb, p, b, COUNT_HELD_PIPELINED);
+	}
+	int verdict = adopt(skb, p, b, s->has_clock ? s->clock : clock_for(p, b->rtt_ms));
+	if (!adopted && b->flags & FLAG_ADOPTED)
+		tell(&p->flow, b, EVENT_BOUND);
+	return verdict;
+}
+
+/* To this node's stack. */
+inline_always int up(struct __sk_buff *skb, struct packet *p)
+{
+	return bare(skb, p) ? TC_ACT_OK : drop(COUNT_FAULT_REWRITE);
+}
+
+/* Whether the stack takes this RST: it is where the next byte is expected (RFC 5961 3.2). */
+inline_always bool is_taken(struct __sk_buff *skb, const struct packet *p)
+{
+	struct bpf_sock *sk = socket_of(skb, &p->flow);
+
+	if (!sk)
+		return true;
+	struct tcp_sock *tp = sk->state != BPF_TCP_LISTEN ? bpf_skc_to_tcp_sock(sk) : 0;
+	/* behind a gap it may be right, too */
+	bool taken = !tp || tp->rcv_nxt == p->seq || tp->out_of_order_queue.rb_node;
+	bpf_sk_release(sk);
+	return taken;
+}
+
+/* A packet for a connection that this node owns. */
+function int own(struct __sk_buff *skb, struct packet *p, struct binding *b, bool released)
+{
+	if (p->payload && p->seq == b->start_seq && !(b->flags & (FLAG_CONFIRMED | FLAG_CLOSED))) {
+		if (p->ack != b->start_ack)
+			return drop(COUNT_DROP_EARLY_SEGMENT);
+		read_options(skb, p);
+		return take(skb, p, b, released);
+	}
+	if (p->payload && p->service_flags & SERVICE_FOLLOWS) {
+		if (b->state == STATE_ASKING) {
+			if (!held_too_long(b))
+				return hold(skb, p, b, COUNT_HELD_MORE);
+			b->state = STATE_BOUND;
+		}
+		int verdict = later(skb, p, b, released);
+		if (verdict != TC_ACT_OK || b->state == STATE_READING)
+			return verdict;
+	}
+	if (!p->payload && p->service_flags & SERVICE_STRICT)
+		heard(skb, p, b);
+	count(COUNT_OWNED);
+	if (!(p->flags & RST) || is_taken(skb, p))
+		track_in(p, b);
+	return up(skb, p);
+}
+
+/* The first data packet of a connection that another node is to own. */
+function int hand_off(struct __sk_buff *skb, struct packet *p, struct binding *b)
+{
+	count(set_flag(b, FLAG_HANDED) & FLAG_HANDED ? COUNT_HANDOFF_AGAIN : COUNT_HANDOFF_SENT);
+	read_options(skb, p);
+	return send_handoff(skb, p, b);
+}
+
+/* Bytes that were acknowledged before the connection moved from here. */
+inline_always int answer_old(struct __sk_buff *skb, struct packet *p, struct binding *b)
+{
+	struct reply r = {
+		.seq = b->start_ack,
+		.ack = b->start_seq,
+		.window = SYNACK_WINDOW >> (b->options & OPTION_WSCALE ? RCV_WSCALE : 0),
+		.flags = ACK,
+		.echo_clock = true, /* the owner's clock may be behind the flow's */
+	};
+
+	read_options(skb, p);
+	count(COUNT_OLD_ANSWERED);
+	return answer(skb, p, &r);
+}
+
+/* A packet for a connection that another node owns. */
+function int elsewhere(struct __sk_buff *skb, struct packet *p, struct binding *b)
+{
+	__u16 from = sender(skb, p);
+
+	b->seen_ns = bpf_ktime_get_ns();
+	/* Whether a RST is a valid one only the owner's stack can tell; it will say so by a close.
+	 */
+	if (p->flags & (FIN | RST) && !(set_flag(b, FLAG_FIN_IN) & FLAG_FIN_IN))
+		unassign(b);
+	if (!is_hearsay(b) && p->payload) {
+		/*
+		 * Whoever sent it: its owner-to-be, too, when the handoff packet was lost. Not with
+		 * another ack: it would not be the packet that the move was made of.
+		 */
+		if (p->seq == b->start_seq && p->ack == b->start_ack)
+			return hand_off(skb, p, b);
+		/* what the socket here had taken: its ACK was lost, and nobody else has one for it
+		 */
+		if (b->flags & FLAG_MOVED && (__s32)(p->seq - b->start_seq) < 0)
+			return answer_old(skb, p, b);
+	}
+	if (from == b->node)
+		return drop(COUNT_DROP_LOOP);
+	return forward(skb, p, b->node, COUNT_FORWARDED_BINDING);
+}
