@@ -30,6 +30,12 @@ inline_always int take(struct __sk_buff *skb, struct packet *p, struct binding *
 		b->held = 0;
 		return hold(skb, p, b, COUNT_HELD_PIPELINED);
 	}
+	/* again, and longer, before the socket has spoken: it may be the next request that is new
+	 */
+	struct exchange *x =
+		adopted && p->service_flags & SERVICE_STRICT ? exchange_of(&p->flow, b) : 0;
+	if (x && !x->doubt && (__s32)(p->seq + p->payload - x->requests.at) > 0)
+		return drop(COUNT_DROP_EARLY_REQUEST);
 	int verdict = adopt(skb, p, b, s->has_clock ? s->clock : clock_for(p, b->rtt_ms));
 	if (!adopted && b->flags & FLAG_ADOPTED)
 		tell(&p->flow, b, EVENT_BOUND);

@@ -197,6 +197,10 @@ impl Run<'_> {
             }
             return self.ask(b, Counter::HeldPipelined);
         }
+        // Again, and longer, before the socket has spoken: it may be the next request that is new.
+        if known && self.service(&p.flow).is_some_and(|s| s.strict) && self.says_more(p, b) {
+            return self.drop(Counter::DropEarlyRequest);
+        }
         let verdict = self.adopt(p, b);
         if !known && b.has(FLAG_ADOPTED) {
             // Who handed it off knows; when it has moved, the first one must be told.

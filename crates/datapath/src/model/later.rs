@@ -127,6 +127,13 @@ enum Later {
 }
 
 impl Run<'_> {
+    /// Whether the packet holds something of a followed connection that has not been looked at.
+    pub(super) fn says_more(&self, p: &Packet, b: &Binding) -> bool {
+        let end = p.seq.wrapping_add(p.payload.len() as u32);
+        let followed = self.followed(&p.flow, b).filter(|f| !f.doubt);
+        followed.is_some_and(|f| end.wrapping_sub(f.messages().requests.at).cast_signed() > 0)
+    }
+
     fn followed(&self, flow: &Flow, b: &Binding) -> Option<Followed> {
         let known = self.model.tables.exchanges.get(flow).copied();
         known.filter(|f| f.start_seq == b.start_seq && !f.doubt)
