@@ -1,5 +1,6 @@
 //! What a cluster file says, as types. Made by [`Cluster::parse`] alone, so that whoever holds a
-//! [`Cluster`] need not check it again. Read by every role; never changed while a node runs.
+//! [`Cluster`] need not check it again. Read by every role. Of a node that runs only the services and their
+//! pools may change: see [`crate::Succession`].
 
 use std::fmt;
 use std::net::IpAddr;
@@ -29,10 +30,10 @@ pub struct Cluster {
     pub forwarding: Forwarding,
     /// The nodes, in file order: `nodes[i].id` is `NodeId(i)`. 1 to [`NodeId::MAX_NODES`].
     pub nodes: Vec<Node>,
-    /// The services, in file order: `services[i].id` is `ServiceId(i)`. 1 to
+    /// The services, in file order; as parsed, `services[i].id` is `ServiceId(i)`. 1 to
     /// [`ServiceId::MAX_SERVICES`].
     pub services: Vec<Service>,
-    /// The pools of all services, in file order: `pools[i].id` is `PoolId(i)`. 1 to
+    /// The pools of all services, in file order; as parsed, `pools[i].id` is `PoolId(i)`. 1 to
     /// [`PoolId::MAX_POOLS`].
     pub pools: Vec<Pool>,
     /// Bounds of tables and queues.
@@ -105,7 +106,7 @@ pub struct Roles {
 /// What clients connect to: a port on one or more VIPs, and which pool serves which requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
-    /// Its place in the cluster file.
+    /// Its number on this node.
     pub id: ServiceId,
     /// Its name: as a node's; unique among services.
     pub name: String,
@@ -156,14 +157,14 @@ impl Cluster {
         self.nodes.iter().find(|node| node.name == name)
     }
 
-    /// The service with this id; `None` if the cluster has fewer services.
+    /// The service of this number, if there is one.
     pub fn service(&self, id: ServiceId) -> Option<&Service> {
-        self.services.get(id.index())
+        self.services.iter().find(|service| service.id == id)
     }
 
-    /// The pool with this id; `None` if the cluster has fewer pools.
+    /// The pool of this number, if there is one.
     pub fn pool(&self, id: PoolId) -> Option<&Pool> {
-        self.pools.get(id.index())
+        self.pools.iter().find(|pool| pool.id == id)
     }
 
     /// The pools of a service, the default first; none if there is no such service.

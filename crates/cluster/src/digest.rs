@@ -1,21 +1,39 @@
 //! One number for what a cluster file means. Two files that differ only in comments, spaces, the
 //! order of keys, or defaults written out have the same; every other difference shows. Nodes
-//! compare it when they meet.
+//! compare that of the part which cannot change while they run when they meet.
 
 use std::net::IpAddr;
 
 use baton_http::{HostMatch, PathMatch, Route};
 use sha2::{Digest, Sha256};
 
-use crate::{Cluster, NameRoute, Node, Pool, Service};
+use crate::{Cluster, NameRoute, Node, Pool, Service, ServiceId};
 
 /// Names the encoding below; to be changed with it.
-const VERSION: &str = "baton cluster 3";
+const VERSION: &str = "baton cluster 4";
 
 impl Cluster {
     /// SHA-256 of what the file means. The order of nodes, services, pools and VIPs has a meaning,
     /// that of roles, interfaces, a pool's servers and routes has none. Of the secret only a derived value goes in.
     pub fn digest(&self) -> [u8; 32] {
+        let mut canon = self.lasting();
+        canon.list(&self.services, Canon::service);
+        canon.list(&self.pools, |canon, pool| canon.pool(pool, self.place_of(pool.service)));
+        canon.0.finalize().into()
+    }
+
+    /// The same of what cannot change while a node runs: everything but services and their pools. Nodes
+    /// for which it differs are of different clusters.
+    pub fn lasting_digest(&self) -> [u8; 32] {
+        self.lasting().0.finalize().into()
+    }
+
+    /// Of a number, the place in the file.
+    fn place_of(&self, service: ServiceId) -> u64 {
+        self.services.iter().take_while(|other| other.id != service).count() as u64
+    }
+
+    fn lasting(&self) -> Canon {
         let mut canon = Canon(Sha256::new());
         canon.text(VERSION);
         canon.text(&self.name);
@@ -25,15 +43,13 @@ impl Cluster {
         canon.text(self.forwarding.name());
         canon.number(self.handoff_port);
         canon.list(&self.nodes, Canon::node);
-        canon.list(&self.services, Canon::service);
-        canon.list(&self.pools, Canon::pool);
         canon.number(self.limits.bindings);
         canon.number(self.limits.decisions);
         canon.number(self.limits.held_packets);
         canon.number(self.limits.reader_connections);
         canon.number(self.limits.head_bytes);
         canon.number(self.limits.head_timeout.as_millis());
-        canon.0.finalize().into()
+        canon
     }
 }
 
@@ -82,9 +98,9 @@ impl Canon {
         self.list(default.as_slice(), |canon, pool| canon.number(*pool as u64));
     }
 
-    fn pool(&mut self, pool: &Pool) {
+    fn pool(&mut self, pool: &Pool, service: u64) {
         self.text(&pool.name);
-        self.number(pool.service.0);
+        self.number(service);
         self.list(&pool.servers, |canon, server| canon.number(server.0));
         self.text(pool.policy.kind.name());
         self.number(pool.policy.t_low);

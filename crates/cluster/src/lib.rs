@@ -16,13 +16,15 @@ mod pool_draft;
 mod protocol;
 mod protocol_draft;
 mod read;
+mod succession;
 mod value;
 mod warning;
 
 pub use cluster::{Cluster, Forwarding, Limits, Node, Roles, Service};
 pub use error::{ConfigError, ConfigErrors};
-pub use id::{Flow, NodeId, PoolId, ServiceId, Target};
+pub use id::{Flow, NodeId, PoolHash, PoolId, ServiceId, Target};
 pub use keys::Keys;
 pub use pool::{Consult, PHttp, PolicyConfig, PolicyKind, Pool};
 pub use protocol::{NameRoute, NameRules, Protocol, Unrouted};
+pub use succession::{Changes, Ending, ReloadError, Succession};
 pub use warning::Warning;

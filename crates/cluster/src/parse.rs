@@ -299,9 +299,10 @@ impl ServiceDraft {
         pressure_low: u8,
     ) -> Option<Service> {
         let first = pools.len();
+        let name = self.name?.value;
         for pool in self.pools {
             let place = PoolId(u16::try_from(pools.len()).ok()?);
-            pools.push(pool.build(place, id, servers, pressure_low)?);
+            pools.push(pool.build(place, (id, &name), servers, pressure_low)?);
         }
         let own = pools.get(first..)?;
         let is_tls = self.protocol == Protocol::Tls;
@@ -313,7 +314,7 @@ impl ServiceDraft {
         let names = named.into_iter().map(|route| route.build_name(own)).collect::<Option<_>>()?;
         Some(Service {
             id,
-            name: self.name?.value,
+            name,
             vips: self.vips.into_iter().map(|at| at.value).collect(),
             port: self.port?.value,
             pools: own.iter().map(|pool| pool.id).collect(),

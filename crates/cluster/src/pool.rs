@@ -7,14 +7,16 @@ use std::time::Duration;
 use baton_http::Key;
 use serde::{Deserialize, Serialize};
 
-use crate::{NodeId, PoolId, ServiceId};
+use crate::{NodeId, PoolHash, PoolId, ServiceId};
 
 /// A set of servers with a policy of its own. Every server of a pool may serve every request that is
 /// routed to the pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pool {
-    /// Its place in the cluster file, over all services.
+    /// Its number on this node.
     pub id: PoolId,
+    /// What other nodes know it by.
+    pub hash: PoolHash,
     /// Its name: as a node's; unique within its service. The only pool of a service that names none
     /// has the service's name.
     pub name: String,

@@ -1,6 +1,9 @@
 //! What the pools and routes of a cluster file mean together: pools of one name, servers that are none,
 //! routes that lead nowhere or take each other's requests. Called by `check`.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
 use baton_http::{HostMatch, PathMatch};
 
 use crate::check::{Seen, unique_names};
@@ -8,7 +11,7 @@ use crate::parse::{Draft, NodeDraft, ServiceDraft};
 use crate::pool_draft::{PoolDraft, Takes};
 use crate::read::{Located, Problems};
 use crate::value::quoted;
-use crate::{PoolId, Protocol, Service};
+use crate::{PoolHash, PoolId, Protocol, Service};
 
 /// Reports everything that is wrong between pools, routes and nodes.
 pub(crate) fn together(draft: &Draft, problems: &mut Problems) {
@@ -17,11 +20,36 @@ pub(crate) fn together(draft: &Draft, problems: &mut Problems) {
         let what = format!("there are {} pools, {} are the most", pools().count(), PoolId::MAX_POOLS);
         problems.add(pool.line, what, "let services share fewer pools, or make it several clusters");
     }
+    hashes(&draft.services, problems);
     for service in &draft.services {
         unique_names("pool of the service", service.pools.iter().map(|pool| &pool.name), problems);
         service.pools.iter().for_each(|pool| servers(pool, &draft.nodes, problems));
         routes(service, problems);
         alone(service, problems);
+    }
+}
+
+/// Two pools that other nodes could not tell apart, whatever their names: that is so in about one of two
+/// million files with as many pools as may be.
+fn hashes(services: &[ServiceDraft], problems: &mut Problems) {
+    let mut seen: HashMap<PoolHash, (&str, &str, usize)> = HashMap::new();
+    for service in services {
+        let Some(of) = &service.name else { continue };
+        for Located { value, line } in service.pools.iter().filter_map(|pool| pool.name.as_ref()) {
+            let names = (of.value.as_str(), value.as_str());
+            match seen.entry(PoolHash::of(names.0, names.1)) {
+                Entry::Vacant(place) => {
+                    place.insert((names.0, names.1, *line));
+                }
+                Entry::Occupied(first) => {
+                    let (service, pool, first) = *first.get();
+                    if (service, pool) != names {
+                        let what = format!("nodes could not tell this pool from the one on line {first}");
+                        problems.add(*line, what, "by chance their names have the same hash: rename one");
+                    }
+                }
+            }
+        }
     }
 }
 

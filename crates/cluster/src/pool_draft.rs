@@ -9,7 +9,9 @@ use crate::protocol_draft::{self, check_settings, read_alpn, read_key};
 use crate::read::Give::Value;
 use crate::read::{KnownKey, Located, Section};
 use crate::value;
-use crate::{Consult, NameRoute, NodeId, PHttp, PolicyConfig, PolicyKind, Pool, PoolId, Protocol, ServiceId};
+use crate::{
+    Consult, NameRoute, NodeId, PHttp, PolicyConfig, PolicyKind, Pool, PoolHash, PoolId, Protocol, ServiceId,
+};
 
 const POOL: &[KnownKey] = &[
     ("name", Value("\"images\"")),
@@ -202,7 +204,7 @@ impl PoolDraft {
     pub(crate) fn build(
         self,
         id: PoolId,
-        service: ServiceId,
+        service: (ServiceId, &str),
         servers: &[(String, NodeId)],
         pressure_low: u8,
     ) -> Option<Pool> {
@@ -214,10 +216,12 @@ impl PoolDraft {
         };
         servers.sort_unstable();
         let Settings { policy, consult, key, p_http, .. } = self.settings;
+        let name = self.name?.value;
         Some(Pool {
             id,
-            name: self.name?.value,
-            service,
+            hash: PoolHash::of(service.1, &name),
+            name,
+            service: service.0,
             servers,
             policy: policy?,
             consult,

@@ -93,7 +93,7 @@ fn judge(text: &str) {
                 assert!(!cluster.vips().contains(&node.address));
             }
             for (i, service) in cluster.services.iter().enumerate() {
-                assert_eq!(service.id.index(), i);
+                assert_eq!(usize::from(service.id.0), i);
                 assert!(!service.vips.is_empty() && !service.pools.is_empty());
                 assert!(service.routes.iter().all(|route| route.pool < service.pools.len()));
                 assert!(cluster.rules(service.id).is_some());
@@ -107,8 +107,8 @@ fn judge(text: &str) {
             }
             assert!((1..=PoolId::MAX_POOLS).contains(&cluster.pools.len()));
             for (i, pool) in cluster.pools.iter().enumerate() {
-                assert_eq!(pool.id.index(), i);
-                assert!(cluster.services[pool.service.index()].pools.contains(&pool.id));
+                assert_eq!(usize::from(pool.id.0), i);
+                assert!(cluster.services[usize::from(pool.service.0)].pools.contains(&pool.id));
                 assert!(pool.policy.t_low < pool.policy.t_high);
                 assert!(pool.servers.is_sorted() && !pool.servers.is_empty());
                 assert!(pool.servers.iter().all(|server| cluster.nodes[server.index()].roles.server));
