@@ -9,7 +9,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use baton_cluster::{NodeId, PoolId, Target};
+use baton_cluster::{NodeId, PoolHash, Target};
 use baton_control::batch::BatchLimits;
 use baton_control::{Answer, Ask, Batcher, Event, Mesh, MeshConfig, Message, Question, Verdict};
 use tokio::sync::mpsc::Receiver;
@@ -93,7 +93,7 @@ async fn distribute(addresses: [SocketAddr; 2], decisions: u64, undecided: usize
         while asked < decisions && batcher.undecided() < undecided {
             asked += 1;
             let target = Target(asked.wrapping_mul(0x9e37_79b9_7f4a_7c15)); // spread over 64 bits, as hashes are
-            let question = Question { pool: PoolId(0), target: Some(target), at: None };
+            let question = Question { pool: PoolHash(0), target: Some(target), at: None };
             if let Some(ask) = batcher.ask(question, (), Instant::now()).map_err(|(_, error)| error)? {
                 send(ask)?;
             }

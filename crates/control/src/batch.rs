@@ -146,7 +146,7 @@ impl<T> Batcher<T> {
 
 #[cfg(test)]
 mod tests {
-    use baton_cluster::{NodeId, PoolId, Target};
+    use baton_cluster::{NodeId, PoolHash, Target};
     use proptest::prelude::*;
 
     use super::*;
@@ -158,7 +158,7 @@ mod tests {
     }
 
     fn question(number: u64) -> Question {
-        Question { pool: PoolId(0), target: Some(Target(number)), at: None }
+        Question { pool: PoolHash(0), target: Some(Target(number)), at: None }
     }
 
     /// The dispatcher of these tests: the server's number tells which question was answered.

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use baton_cluster::{NodeId, PoolId};
+use baton_cluster::{NodeId, PoolHash};
 use serde::Serialize;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _, SeqAccess, Visitor};
 
@@ -152,7 +152,7 @@ fn take<T: DeserializeOwned>(kind: Kind, bytes: &[u8]) -> Result<T, Error> {
 /// The error for a choice that this version does not know, if that is what is wrong.
 fn no_choice(kind: Kind, bytes: &[u8]) -> Option<Error> {
     let (choice, choices) = match kind {
-        Kind::Guide => (postcard::take_from_bytes::<(PoolId, u32)>(bytes).ok()?.0.1, GUIDES),
+        Kind::Guide => (postcard::take_from_bytes::<(PoolHash, u32)>(bytes).ok()?.0.1, GUIDES),
         Kind::Bye => (postcard::take_from_bytes::<u32>(bytes).ok()?.0, BYES),
         _ => return None,
     };
@@ -165,10 +165,7 @@ fn check(message: &Message) -> Result<(), Error> {
     match message {
         Message::Ask(ask) => {
             few(kind, ask.questions.len(), QUESTIONS_MAX)?;
-            ask.questions.iter().try_for_each(|question| {
-                pool(kind, question.pool)?;
-                question.at.map_or(Ok(()), |at| node(kind, at))
-            })
+            ask.questions.iter().try_for_each(|question| question.at.map_or(Ok(()), |at| node(kind, at)))
         }
         Message::Answer(answer) => {
             few(kind, answer.answers.len(), QUESTIONS_MAX)?;
@@ -178,17 +175,13 @@ fn check(message: &Message) -> Result<(), Error> {
             })
         }
         Message::Push(push) => {
-            pool(kind, push.pool)?;
             few(kind, push.changes.len(), CHANGES_MAX)?;
             push.changes.iter().try_for_each(|change| nodes(kind, &change.servers, SERVERS_MAX))
         }
-        Message::Guide(guidance) => {
-            pool(kind, guidance.pool)?;
-            match &guidance.guide {
-                Guide::AskAlways | Guide::Cached { .. } => Ok(()),
-                Guide::Rota(rota) => nodes(kind, rota, ROTA_MAX),
-            }
-        }
+        Message::Guide(guidance) => match &guidance.guide {
+            Guide::AskAlways | Guide::Cached { .. } => Ok(()),
+            Guide::Rota(rota) => nodes(kind, rota, ROTA_MAX),
+        },
         Message::Update(update) => {
             few(kind, update.moves.len(), MOVES_MAX)?;
             update.moves.iter().try_for_each(|moved| {
@@ -223,10 +216,6 @@ fn nodes(kind: Kind, list: &[NodeId], max: usize) -> Result<(), Error> {
 
 fn node(kind: Kind, id: NodeId) -> Result<(), Error> {
     if id.index() < NodeId::MAX_NODES { Ok(()) } else { Err(Error::BadNode { kind, id: id.0 }) }
-}
-
-fn pool(kind: Kind, id: PoolId) -> Result<(), Error> {
-    if id.index() < PoolId::MAX_POOLS { Ok(()) } else { Err(Error::BadPool { kind, id: id.0 }) }
 }
 
 /// Deserializes a list of at most `MAX` items, setting aside memory for no more than that however

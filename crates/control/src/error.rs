@@ -75,17 +75,6 @@ pub enum Error {
         /// The number that came.
         id: u16,
     },
-    /// A pool that no cluster can have.
-    #[error(
-        "{kind}: pool {id} is beyond the {} pools that a cluster may have",
-        baton_cluster::PoolId::MAX_POOLS
-    )]
-    BadPool {
-        /// The message's kind.
-        kind: Kind,
-        /// The number that came.
-        id: u16,
-    },
     /// More than all of something.
     #[error("{kind}: {percent} percent, which is more than all")]
     BadPercent {

@@ -32,7 +32,7 @@ pub struct MeshConfig {
     pub me: NodeId,
     /// The cluster's name; peers must agree.
     pub cluster_name: String,
-    /// The digest of the cluster file; peers must agree.
+    /// The digest of what lasts of the cluster file; peers must agree.
     pub digest: [u8; 32],
     /// The pre-shared key of the control connections, made from the cluster's secret.
     pub psk: [u8; 32],

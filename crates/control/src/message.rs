@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use baton_cluster::{Flow, NodeId, PoolId, Target};
+use baton_cluster::{Flow, NodeId, PoolHash, Target};
 use serde::{Deserialize, Serialize};
 
 use crate::codec::at_most;
@@ -46,7 +46,7 @@ pub const STATUS_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Question {
     /// The pool that the request is routed to.
-    pub pool: PoolId,
+    pub pool: PoolHash,
     /// What is requested. `None`: the head was not understood, or has nothing of what names a target
     /// in this pool, so there is nothing to be local to.
     pub target: Option<Target>,
@@ -69,7 +69,8 @@ pub struct Ask {
 /// The answer to one [`Question`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// The server to hand this request to. `None`: the pool has no live server.
+    /// The server to hand this request to. `None`: the pool has no live server, or the dispatcher's
+    /// cluster file has no such pool.
     pub server: Option<NodeId>,
     /// `Some`: the servers that the distributor may remember for this target and choose from by
     /// itself from now on, best first, at most [`SERVERS_MAX`]. `None`: ask again next time.
@@ -102,7 +103,7 @@ pub struct Change {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Push {
     /// The pool whose targets these are.
-    pub pool: PoolId,
+    pub pool: PoolHash,
     /// What changed, at most [`CHANGES_MAX`], in the order in which it changed.
     #[serde(deserialize_with = "at_most::<CHANGES_MAX, _, _>")]
     pub changes: Vec<Change>,
@@ -128,7 +129,7 @@ pub enum Guide {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Guidance {
     /// The pool it is about.
-    pub pool: PoolId,
+    pub pool: PoolHash,
     /// What may be decided without asking.
     pub guide: Guide,
 }

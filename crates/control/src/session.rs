@@ -50,7 +50,7 @@ pub struct Hello {
     pub cluster: String,
     /// The speaker.
     pub node: NodeId,
-    /// The digest of the speaker's cluster file; both must agree.
+    /// The digest of what lasts of the speaker's cluster file; both must agree.
     pub digest: [u8; 32],
     /// The speaker's MAC address on the cluster's network.
     pub mac: [u8; 6],

@@ -2,6 +2,7 @@
 //! It owns the loads, each pool's policy, and what distributors have yet to be told. The node
 //! daemon calls it from one task, the simulator from its event loop; it never waits or sends.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use baton_cluster::{Cluster, Consult, NodeId, PHttp, PolicyConfig, Pool as ClusterPool, PoolId, Target};
@@ -42,8 +43,9 @@ use crate::{Change, Decision, Guide, Loads, Policy, Push, policy};
 #[derive(Debug)]
 pub struct Dispatcher {
     loads: Loads,
-    /// `PoolId` -> its policy.
-    pools: Vec<Pool>,
+    pools: BTreeMap<PoolId, Pool>,
+    /// How many targets each pool remembers.
+    targets_max: usize,
     pushes: Pushes,
     asked: u64,
     refused: u64,
@@ -51,7 +53,7 @@ pub struct Dispatcher {
 }
 
 /// How one pool's requests are spread.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolRule {
     /// The pool's servers.
     pub servers: Vec<NodeId>,
@@ -115,11 +117,9 @@ pub struct Stats {
 
 #[derive(Debug)]
 struct Pool {
-    /// In ascending order.
-    servers: Vec<NodeId>,
+    /// Its servers in ascending order, each once.
+    rule: PoolRule,
     policy: Box<dyn Policy>,
-    consult: Consult,
-    p_http: PHttp,
 }
 
 impl PoolRule {
@@ -132,6 +132,14 @@ impl PoolRule {
             p_http: PHttp::Stay,
             pressure_low: ClusterPool::PRESSURE_LOW,
         }
+    }
+}
+
+impl PoolRule {
+    fn sorted(mut self) -> Self {
+        self.servers.sort_unstable();
+        self.servers.dedup();
+        self
     }
 }
 
@@ -148,19 +156,47 @@ impl Dispatcher {
     pub fn of(cluster: &Cluster) -> Self {
         let servers = cluster.with_role(|roles| roles.server).map(|node| (node.id, node.weight));
         let targets_max = usize::try_from(cluster.limits.decisions).unwrap_or(usize::MAX);
-        Self::new(servers, cluster.pools.iter().map(PoolRule::from), targets_max)
+        let mut dispatcher = Self::new(servers, [], targets_max);
+        dispatcher.set_pools(cluster.pools.iter().map(|pool| (pool.id, PoolRule::from(pool))));
+        dispatcher
     }
 
-    /// A dispatcher for `servers` with their weights, all of them down, and for `pools` in
-    /// order of id. Each pool remembers at most `targets_max` targets.
+    /// A dispatcher for `servers` with their weights, all of them down, and for `pools`, numbered from 0.
+    /// Each pool remembers at most `targets_max` targets.
     pub fn new(
         servers: impl IntoIterator<Item = (NodeId, u16)>,
         pools: impl IntoIterator<Item = PoolRule>,
         targets_max: usize,
     ) -> Self {
-        let pools = pools.into_iter().map(|rule| Pool::new(rule, targets_max)).collect();
-        let loads = Loads::new(servers);
-        Self { loads, pools, pushes: Pushes::default(), asked: 0, refused: 0, moved: 0 }
+        let pools = (0..).map(PoolId).zip(pools).map(|(id, rule)| (id, Pool::new(rule, targets_max)));
+        Self {
+            loads: Loads::new(servers),
+            pools: pools.collect(),
+            targets_max,
+            pushes: Pushes::default(),
+            asked: 0,
+            refused: 0,
+            moved: 0,
+        }
+    }
+
+    /// Goes by other pools from now on. One that was there before remembers its targets, but for those of
+    /// servers that it has lost; unless it has another policy. Distributors are told by the next
+    /// [`Dispatcher::take_pushes`].
+    pub fn set_pools(&mut self, pools: impl IntoIterator<Item = (PoolId, PoolRule)>) {
+        let mut before = std::mem::take(&mut self.pools);
+        let after = pools.into_iter().map(|(id, rule)| {
+            let pool = match before.remove(&id) {
+                Some(pool) => pool.under(rule, self.targets_max),
+                None => Pool::new(rule, self.targets_max),
+            };
+            (id, pool)
+        });
+        self.pools = after.collect();
+        self.pushes.pools_changed(|id, mapping| {
+            let pool = self.pools.get(&id);
+            pool.is_some_and(|pool| mapping.servers.as_slice().iter().all(|server| pool.has(*server)))
+        });
     }
 
     /// Node `from` (a distributor, or the server that has the connection) asks who is to serve a
@@ -188,7 +224,7 @@ impl Dispatcher {
     /// A server came up: it may be chosen from now on. Ignored if it was up.
     pub fn server_up(&mut self, node: NodeId) {
         if self.loads.set_live(node, true) {
-            for pool in self.pools.iter_mut().filter(|pool| pool.has(node)) {
+            for pool in self.pools.values_mut().filter(|pool| pool.has(node)) {
                 pool.policy.server_joined(node);
             }
             self.pushes.server_joined();
@@ -203,7 +239,7 @@ impl Dispatcher {
             return 0;
         }
         self.pushes.server_left(node);
-        let pools = self.pools.iter_mut().filter(|pool| pool.has(node));
+        let pools = self.pools.values_mut().filter(|pool| pool.has(node));
         pools.map(|pool| pool.policy.server_left(node)).sum()
     }
 
@@ -244,12 +280,12 @@ impl Dispatcher {
 
     /// A pool's policy, to look at; `None` if there is no such pool.
     pub fn policy(&self, pool: PoolId) -> Option<&dyn Policy> {
-        self.pools.get(pool.index()).map(|pool| pool.policy.as_ref())
+        self.pools.get(&pool).map(|pool| pool.policy.as_ref())
     }
 
     /// What was done since the start.
     pub fn stats(&self) -> Stats {
-        let remembered = self.pools.iter().map(|pool| pool.policy.remembered());
+        let remembered = self.pools.values().map(|pool| pool.policy.remembered());
         let (targets, targets_evicted) = remembered.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         Stats {
             asked: self.asked,
@@ -263,7 +299,7 @@ impl Dispatcher {
 
     fn decide(&mut self, question: Question, now: Duration) -> Result<Decision, Refusal> {
         let id = question.pool;
-        let pool = self.pools.get_mut(id.index()).ok_or(Refusal::UnknownPool(id))?;
+        let pool = self.pools.get_mut(&id).ok_or(Refusal::UnknownPool(id))?;
         pool.decide(question, &self.loads, now).ok_or(Refusal::NoServer(id))
     }
 
@@ -283,43 +319,57 @@ impl Dispatcher {
     }
 
     fn guides(&self) -> impl Iterator<Item = (PoolId, Guide)> {
-        self.pools.iter().zip(0..).map(|(pool, id)| (PoolId(id), pool.guide(&self.loads)))
+        self.pools.iter().map(|(id, pool)| (*id, pool.guide(&self.loads)))
     }
 }
 
 impl Pool {
     fn new(rule: PoolRule, targets_max: usize) -> Self {
-        let policy = policy::build(&rule, targets_max);
-        let PoolRule { mut servers, consult, p_http, .. } = rule;
-        servers.sort_unstable();
-        servers.dedup();
-        Self { servers, policy, consult, p_http }
+        let rule = rule.sorted();
+        Self { policy: policy::build(&rule, targets_max), rule }
+    }
+
+    /// The same pool by another rule.
+    fn under(self, rule: PoolRule, targets_max: usize) -> Self {
+        let rule = rule.sorted();
+        if (PoolRule { servers: rule.servers.clone(), consult: rule.consult, ..self.rule.clone() }) != rule {
+            return Self::new(rule, targets_max);
+        }
+        let Self { rule: before, mut policy } = self;
+        for server in before.servers.iter().filter(|server| !rule.servers.contains(server)) {
+            policy.server_left(*server);
+        }
+        for server in rule.servers.iter().filter(|server| !before.servers.contains(server)) {
+            policy.server_joined(*server);
+        }
+        Self { rule, policy }
     }
 
     fn has(&self, node: NodeId) -> bool {
-        self.servers.binary_search(&node).is_ok()
+        self.rule.servers.binary_search(&node).is_ok()
     }
 
     fn decide(&mut self, question: Question, loads: &Loads, now: Duration) -> Option<Decision> {
         let Question { target, at, .. } = question;
-        let loads = loads.of(&self.servers);
-        if let (PHttp::Stay, Some(here)) = (self.p_http, loads.keeper(at)) {
+        let loads = loads.of(&self.rule.servers);
+        if let (PHttp::Stay, Some(here)) = (self.rule.p_http, loads.keeper(at)) {
             return Some(Decision::unmapped(here));
         }
         let decision = self.policy.decide(target, at, loads, now)?;
-        Some(match self.consult {
+        Some(match self.rule.consult {
             Consult::Cached => decision,
             Consult::Always => Decision { mapping: None, ..decision },
         })
     }
 
     fn guide(&self, loads: &Loads) -> Guide {
-        match self.consult {
+        let servers = &self.rule.servers;
+        match self.rule.consult {
             // There is nothing to ask when there is nothing to choose.
-            Consult::Cached if self.servers.len() == 1 => {
-                Guide::Rota(loads.of(&self.servers).live().map(|(node, _)| node).collect())
+            Consult::Cached if servers.len() == 1 => {
+                Guide::Rota(loads.of(servers).live().map(|(node, _)| node).collect())
             }
-            Consult::Cached => self.policy.guide(loads.of(&self.servers)),
+            Consult::Cached => self.policy.guide(loads.of(servers)),
             Consult::Always => Guide::AskAlways,
         }
     }

@@ -48,7 +48,8 @@ pub(crate) struct Pushes {
     /// The latest mapping of each moved target, and the one distributor that knows it already:
     /// it asked, and got it in its answer.
     moved: BTreeMap<(PoolId, Target), (Mapping, NodeId)>,
-    servers_changed: bool,
+    /// Servers or pools came or went: who is up and how each pool decides is told anew.
+    outline_changed: bool,
     dropped: u64,
 }
 
@@ -81,34 +82,41 @@ impl Pushes {
 
     /// A server came up.
     pub(crate) fn server_joined(&mut self) {
-        self.servers_changed = true;
+        self.outline_changed = true;
+    }
+
+    /// There are other pools, or they have other servers. What waits about targets goes unless it still
+    /// `stands`.
+    pub(crate) fn pools_changed(&mut self, stands: impl Fn(PoolId, &Mapping) -> bool) {
+        self.outline_changed = true;
+        self.moved.retain(|(pool, _), (mapping, _)| stands(*pool, mapping));
     }
 
     /// A server went down. What waits about targets that it held is out of date.
     pub(crate) fn server_left(&mut self, node: NodeId) {
-        self.servers_changed = true;
+        self.outline_changed = true;
         self.moved.retain(|_, (mapping, _)| !mapping.servers.contains(node));
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        !self.servers_changed && self.moved.is_empty()
+        !self.outline_changed && self.moved.is_empty()
     }
 
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped
     }
 
-    /// Takes the news: for each distributor `servers` (what to say of servers and guides) if any
-    /// server came or went, then the moved targets that it does not know of.
-    pub(crate) fn take(&mut self, servers: impl FnOnce() -> Vec<Change>) -> Vec<Push> {
+    /// Takes the news: for each distributor `outline` (what to say of servers and guides) if any
+    /// server or pool came or went, then the moved targets that it does not know of.
+    pub(crate) fn take(&mut self, outline: impl FnOnce() -> Vec<Change>) -> Vec<Push> {
         let moved = std::mem::take(&mut self.moved);
-        let servers = if std::mem::take(&mut self.servers_changed) { servers() } else { Vec::new() };
+        let outline = if std::mem::take(&mut self.outline_changed) { outline() } else { Vec::new() };
         let news = |to: NodeId| {
             let moved = moved.iter().filter(|(_, (_, knows))| *knows != to);
             let moved = moved
                 .map(|((pool, target), (mapping, _))| (*pool, *target, *mapping))
                 .map(|(pool, target, mapping)| Change::Mapping { pool, target, mapping });
-            Push { to, changes: servers.iter().cloned().chain(moved).collect() }
+            Push { to, changes: outline.iter().cloned().chain(moved).collect() }
         };
         self.distributors.iter().map(|to| news(*to)).filter(|push| !push.changes.is_empty()).collect()
     }

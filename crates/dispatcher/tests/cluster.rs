@@ -436,3 +436,42 @@ fn targets_are_bounded() {
     let stats = dispatcher.stats();
     assert_eq!((stats.targets, stats.targets_evicted), (100, 900));
 }
+
+/// Pools come, change and go: what a pool remembers stays as far as its servers and its policy do.
+#[test]
+fn pools_come_change_and_go() {
+    let mut dispatcher = dispatcher(PolicyKind::Lard, 3);
+    dispatcher.distributor_up(A);
+    let servers: Vec<NodeId> = (0..6)
+        .map(|target| ask(&mut dispatcher, A, target, Duration::ZERO).expect("a live server").server)
+        .collect();
+    let lost = servers[0];
+    assert!(servers.iter().any(|server| *server != lost));
+
+    let fewer = PoolRule {
+        servers: (0..3).map(NodeId).filter(|server| *server != lost).collect(),
+        ..rule(PolicyKind::Lard, 3)
+    };
+    let turns = rule(PolicyKind::WeightedRoundRobin, 2);
+    dispatcher.set_pools([(POOL, fewer), (PoolId(7), turns)]);
+    let mapping = |dispatcher: &Dispatcher, target| {
+        dispatcher.policy(POOL).and_then(|policy| policy.mapping(Target(target), Duration::ZERO))
+    };
+    for (target, server) in (0..).zip(&servers) {
+        let kept = (*server != lost).then(|| Mapping::to_one(*server));
+        assert_eq!(mapping(&dispatcher, target), kept, "target {target}");
+    }
+    let pushes = dispatcher.take_pushes();
+    let told: Vec<_> = pushes.iter().flat_map(|push| &push.changes).collect();
+    let pools = told.iter().filter_map(|change| match change {
+        Change::Guide { pool, guide } => Some((*pool, matches!(guide, Guide::Rota(_)))),
+        _ => None,
+    });
+    assert_eq!(pools.collect::<Vec<_>>(), [(POOL, false), (PoolId(7), true)]);
+
+    // A policy of other constants begins anew; a pool that has gone is unknown.
+    dispatcher.set_pools([(POOL, rule(PolicyKind::LardReplicated, 3))]);
+    assert!((0..6).all(|target| mapping(&dispatcher, target).is_none()));
+    let gone = Question { pool: PoolId(7), target: None, at: None };
+    assert_eq!(dispatcher.ask(A, gone, Duration::ZERO), Err(Refusal::UnknownPool(PoolId(7))));
+}
