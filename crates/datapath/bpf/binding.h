@@ -55,7 +55,7 @@ inline_always void tell(const struct flow_key *flow, const struct binding *b, en
 {
 	struct scratch *s = scratch();
 
-	if (!s || !(settings.has_switch || settings.follows || kind == EVENT_TAKEN))
+	if (!s || !(settings.has_switch || requests_move() || kind == EVENT_TAKEN))
 		return;
 	struct event *e = &s->event;
 	e->flow = *flow;

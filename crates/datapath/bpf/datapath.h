@@ -15,7 +15,7 @@ enum limits {
 	MAX_REPLICAS = 4, /* servers one cached decision may name */
 	ROTA_SLOTS = 256, /* turns of one service's rota */
 	MAGLEV_SLOTS = 65537,
-	MAX_POOLS = 64,
+	MAX_POOLS = 128, /* twice what a cluster file may have: those before a reload keep theirs */
 	HEAD_MAX = 512,	 /* bytes of a request that the kernel looks at at once */
 	PATH_MAX = 128,	 /* bytes of a path that the kernel compares with routes */
 	HOSTS_MAX = 4,	 /* host patterns that one host may match */
@@ -169,6 +169,7 @@ enum service_flag {
 	SERVICE_FOLLOWS = 16, /* requests of a served connection may move */
 	SERVICE_TLS = 32,     /* user space reads the ClientHello */
 	SERVICE_TCP = 64,     /* nobody reads anything */
+	SERVICE_ENDING = 128, /* the address is not the service's any more: no new connections */
 };
 
 struct service {
@@ -274,7 +275,7 @@ struct live {
 	__be16 reader_port;
 	__be16 reader_port_v6;
 	__u16 path_mtu; /* of the way to any other node, bytes */
-	__u16 pad;
+	__u16 follows;	/* some service's requests may move */
 };
 
 struct keys {
@@ -535,6 +536,7 @@ _Static_assert(sizeof(struct order) == 64, "order has no hidden padding");
 	C(DROP_HANDOFF_STALE, drop, "handoff packet too old, or older than what is known")         \
 	C(DROP_TOO_BIG, drop,                                                                      \
 	  "packet that wrapped would exceed the path's MTU; its sender is told")                   \
+	C(RESET_ENDING, reset, "SYN for an address that is no service's any more")                 \
 	C(RESET_EXPIRED, reset, "request came after the handshake's cookie had expired")           \
 	C(RESET_NO_LISTENER, reset, "no web server listens on the service's port")                 \
 	C(RESET_REFUSED, reset, "the kernel refused the adoption (see baton doctor)")              \

@@ -17,7 +17,6 @@ const volatile struct {
 	__u32 cluster_ifindex;
 	__u32 hold_ifindex;
 	__u32 has_switch; /* somewhere in the cluster, to be told of bindings and ends */
-	__u32 follows;	  /* some service's requests may move */
 } settings = {};
 
 #define TABLE(kind, entries, k, v, map_name)                                                       \
@@ -158,6 +157,13 @@ inline_always struct live *live_values(void)
 {
 	__u32 zero = 0;
 	return bpf_map_lookup_elem(&live, &zero);
+}
+
+/* Whether there is anything to follow. */
+inline_always bool requests_move(void)
+{
+	struct live *l = live_values();
+	return l && l->follows;
 }
 
 inline_always struct keys *cluster_keys(void)

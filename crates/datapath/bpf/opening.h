@@ -221,6 +221,12 @@ function int syn(struct __sk_buff *skb, struct packet *p, struct binding *b)
 		    0xffff)
 			return drop(COUNT_DROP_CHECKSUM);
 	}
+	/* as at a port where nobody listens (RFC 9293 3.10.7.1) */
+	if (p->service_flags & SERVICE_ENDING) {
+		struct reply closed = {.ack = p->seq + 1 + p->payload, .flags = RST | ACK};
+		count(COUNT_RESET_ENDING);
+		return answer(skb, p, &closed);
+	}
 	read_options(skb, p);
 	__u32 low = class_of_mss(p->v6, p->found & FOUND_MSS ? p->mss : 0) << 6 |
 		    (p->found & FOUND_SACK ? 16 : 0) |

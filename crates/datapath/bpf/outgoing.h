@@ -77,7 +77,7 @@ int egress(struct __sk_buff *skb)
 	/* the socket may have spoken meanwhile */
 	if (!(b->flags & FLAG_CLOSED) && is_stray_reset(p.flags, b))
 		return drop(COUNT_DROP_OVERTAKEN_RESET);
-	if (settings.follows) {
+	if (requests_move()) {
 		note_clock(skb, &p, b);
 		if (p.payload)
 			follow_response(skb, &p, b);

@@ -1,15 +1,18 @@
 //! The connections in the programs' tables: what user space reads of them, and its orders, the one way in which
 //! it changes them.
 
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use baton_cluster::{Flow, NodeId};
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 
 use crate::constants::{
-    FLAG_CLOSED, FLAG_FIN_IN, FLAG_SERVING, OPTION_TIMESTAMPS, ORDER_BIND_HELD, ORDER_BIND_READ,
-    ORDER_BIND_TOLD, ORDER_CLOSE_TOLD, ORDER_DECIDE_ASKED, ORDER_FREEZE, ORDER_READ_HELD, ORDER_RELEASED,
-    PHASE_START, STATE_ASKING, STATE_BOUND, STATE_HELD, STATE_OPEN, STATE_READING, STATE_RELEASING,
+    FLAG_CLOSED, FLAG_FIN_IN, FLAG_SERVING, HALF_CLOSED_MS, IDLE_MS, OPTION_TIMESTAMPS, ORDER_BIND_HELD,
+    ORDER_BIND_READ, ORDER_BIND_TOLD, ORDER_CLOSE_TOLD, ORDER_DECIDE_ASKED, ORDER_FREEZE, ORDER_READ_HELD,
+    ORDER_RELEASED, PHASE_START, STATE_ASKING, STATE_BOUND, STATE_HELD, STATE_OPEN, STATE_READING,
+    STATE_RELEASING,
 };
 use crate::error::DatapathError;
 use crate::programs::Datapath;
@@ -278,6 +281,27 @@ impl Datapath {
         map.keys().filter_map(|k| busy(&k)).count() as u64
     }
 
+    /// How many connections of each address this node knows of at a time `now` of the monotonic clock: those that
+    /// have not ended, nor are forgotten for their age. Slow: reads the whole table once. What changes
+    /// meanwhile may be counted twice, or not at all.
+    pub fn connections_at(&self, addresses: &[(IpAddr, u16)], now: Duration) -> Vec<u64> {
+        let (map, now_ns) = (&self.skel.maps.bindings, nanoseconds(now));
+        let places: HashMap<_, _> = addresses.iter().zip(0_usize..).collect();
+        let mut counts = vec![0; addresses.len()];
+        for key in map.keys() {
+            let Some(flow) = from_bytes(&key).map(|k| flow_of(&k)) else { continue };
+            let Some(place) = places.get(&(flow.vip, flow.vip_port)) else { continue };
+            let bytes = map.lookup(&key, MapFlags::ANY).ok().flatten();
+            let binding = bytes.and_then(|b| from_bytes::<types::binding>(&b));
+            if let Some(count) = counts.get_mut(*place)
+                && binding.is_some_and(|b| is_live(&b, now_ns))
+            {
+                *count += 1;
+            }
+        }
+        counts
+    }
+
     fn raw_binding(&self, flow: &Flow) -> Result<Option<types::binding>, DatapathError> {
         get(&self.skel.maps.bindings, "bindings", &key_of(flow))
     }
@@ -290,6 +314,12 @@ fn is_idle(x: &types::exchange) -> bool {
         && between(&x.responses)
         && x.heard_ack == x.responses.at
         && x.doubt == 0
+}
+
+/// Whether the connection goes on, as far as its binding tells (`binding_of` in `bpf/binding.h`).
+fn is_live(b: &types::binding, now_ns: u64) -> bool {
+    let limit_ms = if b.flags & FLAG_FIN_IN != 0 { HALF_CLOSED_MS } else { IDLE_MS };
+    b.flags & FLAG_CLOSED == 0 && now_ns.saturating_sub(b.seen_ns) <= u64::from(limit_ms) * 1_000_000
 }
 
 fn read_binding(b: &types::binding) -> Option<Binding> {

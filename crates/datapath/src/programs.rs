@@ -1,7 +1,7 @@
 //! Loading and attaching: open, set the read-only settings, load, attach; dropping detaches.
 #![allow(unsafe_code, reason = "libbpf-rs has no call for tcx links yet")]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
@@ -14,6 +14,7 @@ use libbpf_rs::{AsRawLibbpf, Link, OpenObject, ProgramMut, libbpf_sys};
 use crate::constants::{ROLE_DISTRIBUTOR, ROLE_SERVER, ROLE_SWITCH};
 use crate::error::DatapathError;
 use crate::events::Events;
+use crate::routes::Written;
 use crate::shared::addr_of;
 use crate::skel::{BatonSkel, BatonSkelBuilder};
 
@@ -55,8 +56,6 @@ pub struct Settings {
     pub hold_ifindex: u32,
     /// Whether the cluster has a switch: without one nobody is told of bindings and ends.
     pub has_switch: bool,
-    /// Whether some service's later requests may move.
-    pub follows: bool,
 }
 
 /// Sizes of the bounded tables, in entries.
@@ -74,6 +73,7 @@ pub struct Datapath {
     links: Vec<Link>,
     speaks: bool,
     pub(crate) target_secret: Cell<u64>,
+    pub(crate) written: RefCell<Written>,
     /// What the switch's table holds now; empty before it is first written.
     pub(crate) maglev: Vec<u16>,
 }
@@ -100,18 +100,23 @@ impl Datapath {
             s.cluster_ifindex = settings.cluster_ifindex;
             s.hold_ifindex = settings.hold_ifindex;
             s.has_switch = u32::from(settings.has_switch);
-            s.follows = u32::from(settings.follows);
         }
         open.maps.bindings.set_max_entries(sizes.bindings).map_err(failed)?;
-        // Servers follow what they serve, distributors what their readers read.
-        let follows = settings.follows && (settings.roles.server || settings.roles.distributor);
-        let exchanges = if follows { sizes.bindings } else { 1 };
+        // The server's own packets, or the reader's.
+        let speaks = settings.roles.server || settings.roles.distributor;
+        // Servers follow what they serve, distributors what their readers read: if not now, after a reload.
+        let exchanges = if speaks { sizes.bindings } else { 1 };
         open.maps.exchanges.set_max_entries(exchanges).map_err(failed)?;
         open.maps.decisions.set_max_entries(sizes.decisions).map_err(failed)?;
         let skel = open.load().map_err(failed)?;
-        // The server's own packets, or the reader's.
-        let speaks = settings.roles.server || settings.roles.distributor;
-        Ok(Self { skel, links: Vec::new(), speaks, target_secret: Cell::new(0), maglev: Vec::new() })
+        Ok(Self {
+            skel,
+            links: Vec::new(),
+            speaks,
+            target_secret: Cell::new(0),
+            written: RefCell::default(),
+            maglev: Vec::new(),
+        })
     }
 
     /// Attaches to one of the node's interfaces, both directions.

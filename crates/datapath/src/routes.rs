@@ -1,21 +1,23 @@
 //! Services, their pools and their routes, as the programs' tables have them: made from the same rules
 //! that user space asks for the requests it decides itself.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use baton_cluster::{NameRules, NodeId, PHttp, PoolId, Protocol, ServiceId};
 use baton_http::{HostMatch, Key, PathMatch, Route, Rules};
+use libbpf_rs::MapCore;
 
 use crate::constants::{
     HOSTS_MAX, KEY_OTHER, KEY_PATH, KEY_PATH_QUERY, P_HTTP_EXTENDED, P_HTTP_MOVE, P_HTTP_STAY, PATH_MAX,
-    SERVICE_FOLLOWS, SERVICE_HOSTS, SERVICE_ROUTES, SERVICE_STRICT, SERVICE_SUFFIXES, SERVICE_TCP,
-    SERVICE_TLS,
+    ROTA_SLOTS, SERVICE_ENDING, SERVICE_FOLLOWS, SERVICE_HOSTS, SERVICE_ROUTES, SERVICE_STRICT,
+    SERVICE_SUFFIXES, SERVICE_TCP, SERVICE_TLS,
 };
 use crate::error::DatapathError;
 use crate::programs::Datapath;
 use crate::request::keyed_hash;
-use crate::shared::{addr_of, types};
-use crate::tables::put;
+use crate::shared::{addr_of, as_bytes, from_bytes, types};
+use crate::tables::{get, put, remove, remove_bytes};
 
 /// A service as the programs see it.
 #[derive(Clone, Debug)]
@@ -55,6 +57,20 @@ pub struct PoolEntry {
     pub servers: Vec<NodeId>,
 }
 
+/// What was written, to be removed again.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    addresses: BTreeSet<(IpAddr, u16)>,
+    services: BTreeMap<ServiceId, ServiceKeys>,
+}
+
+/// The keys of one service, as the tables have them.
+#[derive(Debug, Default)]
+struct ServiceKeys {
+    routes: BTreeSet<Vec<u8>>,
+    hosts: BTreeSet<Vec<u8>>,
+}
+
 impl ServiceEntry {
     fn flags(&self) -> u32 {
         let rules = &self.rules;
@@ -81,20 +97,14 @@ impl ServiceEntry {
 }
 
 impl Datapath {
-    /// Makes a service and its routes known. Other services stay.
+    /// Makes a service and its routes known, and its addresses open. Other services stay, and so do addresses
+    /// that are not named here. A changed service comes under a number that no service had before: it takes
+    /// its addresses over one by one, each at once, and no packet meets a part of its routes.
     ///
     /// # Errors
     /// When a table is full, a route's path is too long, or too many patterns match one host.
     pub fn set_service(&self, s: &ServiceEntry) -> Result<(), DatapathError> {
         let pool = s.pools.get(s.rules.default_pool()).map_or(0, |p| p.0);
-        let value = types::service { id: s.id.0, pool, flags: s.flags() };
-        for vip in &s.vips {
-            // Port 0 stands for "any": it tells fragments for this address from foreign ones.
-            for port in [s.port, 0] {
-                let key = types::service_key { vip: addr_of(*vip), port: port.to_be(), pad: 0 };
-                put(&self.skel.maps.services, "services", &key, &value)?;
-            }
-        }
         let patterns = s.patterns();
         for pattern in &patterns {
             if let HostMatch::Exact(host) = pattern {
@@ -106,6 +116,57 @@ impl Datapath {
             let number = patterns.iter().position(|p| **p == route.host).map_or(0, |i| i + 1);
             let pool = s.pools.get(route.pool).map_or(pool, |p| p.0);
             self.set_route(s.id, route, number as u16, pool)?;
+        }
+        let value = types::service { id: s.id.0, pool, flags: s.flags() };
+        for vip in &s.vips {
+            self.written.borrow_mut().addresses.insert((*vip, s.port));
+            // Port 0 stands for "any": it tells fragments for this address from foreign ones.
+            for port in [s.port, 0] {
+                put(&self.skel.maps.services, "services", &service_key(*vip, port), &value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A service gives an address up: what is open there goes on as before, and no new connection begins.
+    /// [`Datapath::set_service`] opens it again.
+    ///
+    /// # Errors
+    /// When the map refuses; an address of no service is no error.
+    pub fn end_address(&self, vip: IpAddr, port: u16) -> Result<(), DatapathError> {
+        let (map, key) = (&self.skel.maps.services, service_key(vip, port));
+        let Some(mut value) = get::<_, types::service>(map, "services", &key)? else { return Ok(()) };
+        value.flags |= SERVICE_ENDING;
+        put(map, "services", &key, &value)
+    }
+
+    /// Forgets an address: its packets are the stack's from now on, and those of its other connections, too.
+    ///
+    /// # Errors
+    /// When the map refuses; an address of no service is no error.
+    pub fn remove_address(&self, vip: IpAddr, port: u16) -> Result<(), DatapathError> {
+        let mut written = self.written.borrow_mut();
+        written.addresses.remove(&(vip, port));
+        let map = &self.skel.maps.services;
+        remove(map, "services", &service_key(vip, port))?;
+        if written.addresses.range((vip, 0)..=(vip, u16::MAX)).next().is_none() {
+            remove(map, "services", &service_key(vip, 0))?;
+        }
+        Ok(())
+    }
+
+    /// Forgets a service's routes and hosts. No address may be the service's any more, and none was a moment
+    /// ago: a packet under way would be of its default pool.
+    ///
+    /// # Errors
+    /// When a map refuses; an unknown service is no error.
+    pub fn remove_service(&self, service: ServiceId) -> Result<(), DatapathError> {
+        let Some(keys) = self.written.borrow_mut().services.remove(&service) else { return Ok(()) };
+        for key in &keys.routes {
+            remove_bytes(&self.skel.maps.routes, "routes", key)?;
+        }
+        for key in &keys.hosts {
+            remove_bytes(&self.skel.maps.hosts, "hosts", key)?;
         }
         Ok(())
     }
@@ -133,6 +194,7 @@ impl Datapath {
         }
         let hash = keyed_hash(host.as_bytes(), self.target_secret.get());
         let key = types::host_key { hash, service: s.id.0, pad: [0; 3] };
+        self.keys_of(s.id, |keys| keys.hosts.insert(as_bytes(&key).to_vec()));
         put(&self.skel.maps.hosts, "hosts", &key, &entry)
     }
 
@@ -163,6 +225,7 @@ impl Datapath {
             for (to, from) in key.path.iter_mut().zip(&path) {
                 *to = *from;
             }
+            self.keys_of(service, |keys| keys.routes.insert(as_bytes(&key).to_vec()));
             put(&self.skel.maps.routes, "routes", &key, &types::route { pool, rank: rank as u16 })?;
         }
         Ok(())
@@ -192,6 +255,37 @@ impl Datapath {
         }
         put(&self.skel.maps.pools, "pools", &u32::from(p.id.0), &value)
     }
+
+    /// Makes a pool as if it had never been known: its number may be another's then. No service may have it.
+    ///
+    /// # Errors
+    /// When a map refuses.
+    pub fn remove_pool(&self, pool: PoolId) -> Result<(), DatapathError> {
+        let number = u32::from(pool.0);
+        put(&self.skel.maps.guides, "guides", &number, &types::guide::default())?;
+        for turn in 0..ROTA_SLOTS {
+            put(&self.skel.maps.rota, "rota", &(number * ROTA_SLOTS + turn), &0_u16)?;
+        }
+        put(&self.skel.maps.turns, "turns", &number, &0_u32)?;
+        put(&self.skel.maps.pools, "pools", &number, &types::pool::default())?;
+        self.forget_decisions(pool)
+    }
+
+    /// What was cached for a pool says nothing of the next one with its number.
+    fn forget_decisions(&self, pool: PoolId) -> Result<(), DatapathError> {
+        let map = &self.skel.maps.decisions;
+        let is_its = |key: &Vec<u8>| from_bytes(key).is_some_and(|k: types::decision_key| k.pool == pool.0);
+        let keys: Vec<_> = map.keys().filter(is_its).collect();
+        keys.iter().try_for_each(|key| remove_bytes(map, "decisions", key))
+    }
+
+    fn keys_of(&self, service: ServiceId, note: impl FnOnce(&mut ServiceKeys) -> bool) {
+        note(self.written.borrow_mut().services.entry(service).or_default());
+    }
+}
+
+fn service_key(vip: IpAddr, port: u16) -> types::service_key {
+    types::service_key { vip: addr_of(vip), port: port.to_be(), pad: 0 }
 }
 
 /// FNV-1a, 32 bits, as the programs hash methods.

@@ -55,6 +55,8 @@ pub struct Live {
     pub reader_port_v6: u16,
     /// The largest packet that reaches every other node, bytes; 0: as large as the interface's MTU.
     pub path_mtu: u16,
+    /// Whether some service's later requests may move.
+    pub follows: bool,
 }
 
 const SELF: u32 = 0; // the one entry of the one-entry maps
@@ -157,7 +159,7 @@ impl Datapath {
 
     /// Values that change while the programs run: how far the wall clock is ahead of the kernel's
     /// monotonic clock, until when (monotonic) user space promises to answer held packets, where the
-    /// reader listens, and how large packets between nodes may be.
+    /// reader listens, how large packets between nodes may be, and whether anything is to be followed.
     ///
     /// # Errors
     /// When the map refuses.
@@ -168,7 +170,7 @@ impl Datapath {
             reader_port: live.reader_port.to_be(),
             reader_port_v6: live.reader_port_v6.to_be(),
             path_mtu: live.path_mtu,
-            pad: 0,
+            follows: u16::from(live.follows),
         };
         put(&self.skel.maps.live, "live", &SELF, &value)
     }
@@ -321,7 +323,11 @@ pub(crate) fn remove<K: Shared>(
     table: &'static str,
     key: &K,
 ) -> Result<(), DatapathError> {
-    match map.delete(as_bytes(key)) {
+    remove_bytes(map, table, as_bytes(key))
+}
+
+pub(crate) fn remove_bytes(map: &impl MapCore, table: &'static str, key: &[u8]) -> Result<(), DatapathError> {
+    match map.delete(key) {
         Err(e) if e.kind() != libbpf_rs::ErrorKind::NotFound => Err(failed(table)(e)),
         _ => Ok(()),
     }

@@ -18,7 +18,7 @@ use crate::peers::Peers;
 use crate::post::Post;
 use crate::reader::{self, Reader};
 use crate::server::{Ends, ServerRole};
-use crate::setup::{Setup, decides, peer_entry};
+use crate::setup::{Setup, decides, follows_any, peer_entry};
 use crate::socket::StatusSocket;
 use crate::switch::{self, SwitchRole};
 use crate::watch::Watched;
@@ -89,7 +89,7 @@ impl Daemon {
             Reader::listen(&cluster, at.mac, at.mtu)
         });
         let reader = reader.transpose()?;
-        promise(&datapath, reader.as_ref(), &setup.paths)?;
+        promise(&datapath, reader.as_ref(), &setup.paths, &cluster)?;
         let (to_daemon, paths_seen) = mpsc::channel(1);
         let (mtu, known) = (setup.cluster_interface.mtu, setup.paths.clone());
         tokio::spawn(path::watch(cluster.clone(), node.clone(), mtu, known, to_daemon));
@@ -337,7 +337,7 @@ impl Daemon {
     /// Whether the server is busy.
     fn tick(&mut self) -> Result<bool, NodeError> {
         let now = Instant::now();
-        promise(&self.datapath, self.distributor.as_ref().map(|d| &d.reader), &self.paths)?;
+        promise(&self.datapath, self.distributor.as_ref().map(|d| &d.reader), &self.paths, &self.cluster)?;
         self.with_distributor(Distributor::tick)?;
         let mut busy = false;
         if let Some(server) = &mut self.server {
@@ -403,13 +403,19 @@ impl Daemon {
 }
 
 /// Promises the programs that user space listens, and tells them the wall clock.
-fn promise(datapath: &Datapath, reader: Option<&Reader>, paths: &Paths) -> Result<(), NodeError> {
+fn promise(
+    datapath: &Datapath,
+    reader: Option<&Reader>,
+    paths: &Paths,
+    cluster: &Cluster,
+) -> Result<(), NodeError> {
     let live = Live {
         wall_offset: clock::wall_offset(),
         daemon_until: clock::monotonic() + SILENCE,
         reader_port: reader.map_or(0, Reader::port),
         reader_port_v6: reader.and_then(Reader::port_v6).unwrap_or(0),
         path_mtu: paths.mtu.unwrap_or(0),
+        follows: follows_any(cluster),
     };
     Ok(datapath.set_live(&live)?)
 }

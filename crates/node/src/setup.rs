@@ -58,7 +58,6 @@ impl Setup {
             cluster_ifindex: self.cluster_interface.index,
             hold_ifindex: hold.as_ref().map_or(0, Hold::index),
             has_switch: cluster.has_switch(),
-            follows: cluster.services.iter().any(|s| follows(cluster, s)),
         };
         let limits = cluster.limits;
         let sizes = Sizes { bindings: limits.bindings, decisions: limits.decisions };
@@ -184,10 +183,14 @@ fn follows(cluster: &Cluster, service: &Service) -> bool {
     service.is_strict(cluster) || cluster.pools_of(service.id).any(|pool| pool.p_http != PHttp::Stay)
 }
 
+/// Whether those of any may.
+pub(crate) fn follows_any(cluster: &Cluster) -> bool {
+    cluster.services.iter().any(|service| follows(cluster, service))
+}
+
 /// Whether requests are decided on this node: first ones, or those of connections that it serves.
 pub(crate) fn decides(cluster: &Cluster, node: &Node) -> bool {
-    let moves = cluster.services.iter().any(|service| follows(cluster, service));
-    node.roles.distributor || (node.roles.server && moves)
+    node.roles.distributor || (node.roles.server && follows_any(cluster))
 }
 
 /// The service as the programs are to know it.

@@ -73,7 +73,7 @@ impl Run<'_> {
         if stray(s.flags) && !b.has(FLAG_CLOSED) {
             return self.drop(Counter::DropOvertakenReset);
         }
-        if self.model.settings.follows {
+        if self.model.tables.follows {
             if let Some(tsval) = s.tsval.filter(|_| u32::from(b.options) & OPTION_TIMESTAMPS != 0)
                 && tsval.wrapping_sub(b.clock).cast_signed() > 0
             {

@@ -124,6 +124,12 @@ impl Run<'_> {
         if p.payload.is_empty() && !checksum_is_right(p, &self.frame) {
             return self.drop(Counter::DropChecksum);
         }
+        if self.service(&p.flow).is_some_and(|s| s.ending) {
+            self.count(Counter::ResetEnding);
+            // As at a port where nobody listens (RFC 9293 3.10.7.1): all of the segment is acknowledged.
+            let ack = p.seq.wrapping_add(1).wrapping_add(p.payload.len() as u32);
+            return self.answer(p, &Reply { seq: 0, ack, flags: RST | ACK, window: 0, clock: None });
+        }
         let offer = Offer::of(&p.options, p.flow.vip.is_ipv6());
         let cookie = cookie_of(&self.model.tables.keys, &p.flow, p.seq, offer, self.clock);
         self.count(Counter::SynAnswered);

@@ -77,6 +77,8 @@ pub struct Service {
     pub strict: bool,
     /// Later requests of a connection may have to move.
     pub follows: bool,
+    /// It has given the address up: what is open goes on, nothing new begins.
+    pub ending: bool,
     /// Hosts that no route names in full, of which user space has said what they match.
     pub hosts: HashSet<String>,
 }
@@ -131,6 +133,8 @@ pub struct Tables {
     pub nodes: HashMap<NodeId, Peer>,
     /// The largest packet that reaches every other node; 0: as large as the interface's MTU.
     pub path_mtu: u16,
+    /// Some service's later requests may move.
+    pub follows: bool,
     /// Members by MAC address.
     pub members: HashMap<[u8; 6], NodeId>,
     /// The switch's table.
@@ -321,7 +325,7 @@ impl<'m> Run<'m> {
 
     /// Tells user space, where there is somebody to be told.
     fn tell(&mut self, event: Event) {
-        if self.model.settings.has_switch || self.model.settings.follows {
+        if self.model.settings.has_switch || self.model.tables.follows {
             self.events.push(event);
         }
     }

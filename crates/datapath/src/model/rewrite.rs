@@ -184,6 +184,9 @@ impl Run<'_> {
     fn answer_options(&self, p: &Packet, r: &Reply) -> Vec<u8> {
         let syn = r.flags & SYN != 0;
         let mut out = Vec::new();
+        if r.flags & RST != 0 {
+            return out;
+        }
         let timestamps = p.options.timestamps;
         if syn {
             let headers = if p.flow.vip.is_ipv6() { 60 } else { 40 };

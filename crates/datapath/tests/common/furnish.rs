@@ -96,7 +96,8 @@ impl World {
             follows,
         };
         self.programs.set_service(&entry)?;
-        let service = Service { id, protocol, rules, pools, strict, follows, hosts: HashSet::new() };
+        let service =
+            Service { id, protocol, rules, pools, strict, follows, ending: false, hosts: HashSet::new() };
         for vip in [VIP, VIP_V6] {
             self.model.tables.services.insert((vip, port), service.clone());
         }

@@ -147,7 +147,6 @@ impl World {
             cluster_ifindex: ifindex,
             hold_ifindex: ifindex,
             has_switch: true,
-            follows: true,
         };
         let programs = Datapath::load(settings, Sizes { bindings: 32_768, decisions: 4096 })?;
         let tables = Tables {
@@ -156,6 +155,7 @@ impl World {
             guides: HashMap::new(),
             nodes: HashMap::new(),
             path_mtu: ways.path_mtu,
+            follows: true,
             members: HashMap::new(),
             maglev: Vec::new().into(),
             decisions: HashMap::new(),
@@ -253,6 +253,7 @@ impl World {
             reader_port: READER_PORT,
             reader_port_v6: READER_PORT,
             path_mtu: self.ways.path_mtu,
+            follows: self.model.tables.follows,
         };
         self.programs.set_live(&live).expect("live");
     }
