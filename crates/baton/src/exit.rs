@@ -10,8 +10,8 @@ Exit codes:
    0  done; of `node`: stopped as asked, by SIGTERM or SIGINT
    1  failed; of `check` and `doctor`: there are problems
    2  wrong usage
-  77  of `node`, `status` and `demo`: missing privileges
-  78  of `node` and `doctor`: the cluster file is wrong, or has no such node";
+  77  of `node`, `status`, `reload` and `demo`: missing privileges
+  78  of `node`, `doctor` and `reload`: the cluster file is wrong, or has no such node";
 
 /// Why a command did not do what it was asked. (Wrong usage is found by clap, which exits with 2,
 /// or is [`Exit::Usage`].)
@@ -43,6 +43,12 @@ impl Failure {
     /// A failure that is told in these very words; nothing when all has been said.
     pub fn told(exit: Exit, text: String) -> Self {
         Self { exit, text }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text.trim_end())
     }
 }
 

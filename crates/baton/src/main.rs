@@ -2,12 +2,14 @@
 
 mod check;
 mod config;
+mod daemon;
 mod demo;
 mod doctor;
 mod exit;
 mod init;
 mod node;
 mod output;
+mod reload;
 mod status;
 mod status_tables;
 
@@ -33,7 +35,8 @@ To begin:
   baton check cluster.toml                             is the file right?
   baton doctor --config cluster.toml --node s1         is this machine right?
   baton node --config cluster.toml --node s1           run it, on each node under its name
-  baton status                                         how is the cluster?";
+  baton status                                         how is the cluster?
+  baton reload                                         take a changed file, on each node";
 
 #[derive(Subcommand)]
 enum Command {
@@ -43,6 +46,7 @@ enum Command {
     Doctor(doctor::Doctor),
     // Boxed for its log filter, the largest of all.
     Node(Box<node::Node>),
+    Reload(reload::Reload),
     Status(status::Status),
 }
 
@@ -53,6 +57,7 @@ fn main() -> ExitCode {
         Command::Demo(command) => command.run(),
         Command::Doctor(command) => command.run(),
         Command::Node(command) => command.run(),
+        Command::Reload(command) => command.run(),
         Command::Status(command) => command.run(),
     })
 }

@@ -3,10 +3,11 @@
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::str::FromStr;
 
 use baton_host::{Capabilities, Facts, Severity, Wanted, judge};
-use baton_node::wanted;
+use baton_node::{Reread, wanted};
 use clap::Args;
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
@@ -15,7 +16,7 @@ use tracing_subscriber::EnvFilter;
 use crate::config;
 use crate::exit::{Exit, Failure};
 
-/// Run the roles of this node until SIGTERM or SIGINT
+/// Run the roles of this node until SIGTERM or SIGINT; SIGHUP reloads the cluster file
 ///
 /// Prepares the machine (VIPs, ARP, kernel settings), attaches Baton's programs, connects to the
 /// other nodes, and undoes what it changed when it ends. Needs CAP_NET_ADMIN and CAP_BPF, and
@@ -54,8 +55,11 @@ impl Node {
         let (cluster, node) = config::node(&self.config, &self.node)?;
         check_privileges(&wanted(&cluster, &node))?;
         tracing_subscriber::fmt().with_env_filter(self.log).with_writer(io::stderr).init();
+        let file = self.config;
+        let reread = move || config::cluster(&file).map_err(|failure| failure.to_string());
         let options = baton_node::Options {
             cluster,
+            reread: Reread(Rc::new(reread)),
             node: node.id,
             run_dir: self.run_dir,
             configure_host: !self.no_host_setup,

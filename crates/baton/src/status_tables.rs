@@ -15,6 +15,8 @@ pub fn describe(status: &ClusterStatus) -> String {
         reader(status),
         decided(status),
         handoffs(status),
+        files(status),
+        ending(status),
         troubles(status),
     ];
     let tables = tables.into_iter().filter(|table| !table.is_empty());
@@ -38,6 +40,25 @@ fn nodes(status: &ClusterStatus) -> String {
         ]
     });
     table(["NODE", "ROLES", "STATE", "ADDRESS", "SINCE", "RTT", "VERSION"], rows)
+}
+
+/// The nodes' files, when they differ: somebody has to reload.
+fn files(status: &ClusterStatus) -> String {
+    let files: Vec<_> = status.nodes.iter().filter(|node| node.reachable).map(|node| &node.file).collect();
+    if files.windows(2).all(|two| matches!(two, [one, other] if one == other)) {
+        return String::new();
+    }
+    let known = status.nodes.iter().filter(|node| node.reachable);
+    let rows = known.map(|node| [node.name.clone(), node.file.clone()]);
+    table(["NODE", "ITS CLUSTER FILE DIFFERS (see `baton reload`)"], rows)
+}
+
+/// Services that end, with the connections that some node has left: each is known to every node on its way.
+fn ending(status: &ClusterStatus) -> String {
+    let rows = status.nodes.iter().flat_map(|node| {
+        node.ending.iter().map(|e| [e.service.clone(), node.name.clone(), e.connections.to_string()])
+    });
+    table(["ENDING SERVICE", "NODE", "CONNECTIONS LEFT"], rows)
 }
 
 /// Those of the asked node, and of the others those that are down: all would be the square.

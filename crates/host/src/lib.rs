@@ -68,7 +68,7 @@ pub use firewall::{Firewall, Rule};
 pub use judge::{Finding, Severity, judge};
 pub use link::cluster_interfaces;
 pub use read::read;
-pub use setup::apply;
+pub use setup::{apply, update};
 pub use sysctl::Sysctl;
 pub use undo::{Change, Undo, Undone};
 pub use way::Way;

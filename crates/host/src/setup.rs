@@ -30,6 +30,22 @@ pub async fn apply(wanted: &Wanted, run_dir: &Path) -> Result<Undo, HostError> {
     }
 }
 
+/// The same for a node that runs, and of which something else is wanted now: what it has no use for any
+/// more is undone.
+///
+/// # Errors
+/// As [`apply`]; but then only what was changed by this call is undone.
+pub async fn update(wanted: &Wanted, run_dir: &Path) -> Result<(), HostError> {
+    let undo = Undo::at(run_dir, &wanted.node);
+    let _lock = undo.lock().await?;
+    let before = undo.changes()?;
+    if let Err(error) = change(wanted, &undo).await {
+        drop(undo.revert(|change| !before.contains(change)).await);
+        return Err(error);
+    }
+    Ok(())
+}
+
 async fn change(wanted: &Wanted, undo: &Undo) -> Result<(), HostError> {
     let links = Links::open()?;
     let net = links.read().await?;

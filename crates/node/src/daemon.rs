@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use baton_cluster::{Cluster, Node, NodeId};
+use baton_cluster::{Cluster, Node, NodeId, Succession};
 use baton_control::{Event as MeshEvent, Mesh, MeshConfig, Message, Move, Taken};
 use baton_datapath::{Datapath, Event, Events, Hold, Live};
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,8 +18,9 @@ use crate::peers::Peers;
 use crate::post::Post;
 use crate::reader::{self, Reader};
 use crate::server::{Ends, ServerRole};
-use crate::setup::{Setup, decides, follows_any, peer_entry};
-use crate::socket::StatusSocket;
+use crate::services::Services;
+use crate::setup::{Setup, decides, peer_entry};
+use crate::socket::{Asked, StatusSocket};
 use crate::switch::{self, SwitchRole};
 use crate::watch::Watched;
 use crate::{NodeError, Options, clock, raw};
@@ -39,7 +40,7 @@ const FRAME_MAX: usize = 65_550;
 
 /// A running node.
 pub(crate) struct Daemon {
-    pub(crate) cluster: Cluster,
+    pub(crate) services: Services,
     pub(crate) me: NodeId,
     pub(crate) started: Instant,
     pub(crate) datapath: Datapath,
@@ -49,18 +50,19 @@ pub(crate) struct Daemon {
     events: Watched<Events>,
     pub(crate) mesh: Mesh,
     mesh_events: mpsc::Receiver<MeshEvent>,
-    socket: StatusSocket,
+    pub(crate) socket: StatusSocket,
     pub(crate) peers: Peers,
-    post: Post,
+    pub(crate) post: Post,
     pub(crate) distributor: Option<Distributor>,
     pub(crate) dispatcher: Option<DispatcherRole>,
     pub(crate) server: Option<ServerRole>,
-    switch: Option<SwitchRole>,
+    pub(crate) switch: Option<SwitchRole>,
     ends: Ends,
     news: News,
     cluster_interface: u32,
     paths: Paths,
     paths_seen: mpsc::Receiver<Paths>,
+    pub(crate) options: Options,
 }
 
 /// What can wake the node.
@@ -70,7 +72,8 @@ enum Wake {
     Held,
     Reader(reader::Event),
     Events,
-    Status(tokio::net::UnixStream),
+    Asked(Asked),
+    Hangup,
     Paths(Paths),
     Tick,
 }
@@ -78,18 +81,19 @@ enum Wake {
 impl Daemon {
     /// Loads, fills, attaches, listens: in this order, so that the first packet finds everything.
     pub(crate) fn start(options: &Options, setup: &Setup) -> Result<Self, NodeError> {
-        let cluster = options.cluster.clone();
-        let node = cluster.node(options.node).ok_or(NodeError::UnknownNode(options.node))?.clone();
-        let (mut datapath, hold) = setup.load(options, &node)?;
-        let events = datapath.events()?;
-        let (mesh, mesh_events) = join_mesh(&cluster, &node, setup.cluster_interface.mac)?;
         let now = Instant::now();
-        let reader = decides(&cluster, &node).then(|| {
+        let services = Services::new(Succession::new(options.cluster.clone()), now);
+        let cluster = services.cluster();
+        let node = cluster.node(options.node).ok_or(NodeError::UnknownNode(options.node))?.clone();
+        let (mut datapath, hold) = setup.load(&services, &node)?;
+        let events = datapath.events()?;
+        let (mesh, mesh_events) = join_mesh(cluster, &node, setup.cluster_interface.mac)?;
+        let reader = decides(node.roles).then(|| {
             let at = &setup.cluster_interface;
-            Reader::listen(&cluster, at.mac, at.mtu)
+            Reader::listen(cluster, at.mac, at.mtu)
         });
         let reader = reader.transpose()?;
-        promise(&datapath, reader.as_ref(), &setup.paths, &cluster)?;
+        promise(&datapath, reader.as_ref(), &setup.paths, &services)?;
         let (to_daemon, paths_seen) = mpsc::channel(1);
         let (mtu, known) = (setup.cluster_interface.mtu, setup.paths.clone());
         tokio::spawn(path::watch(cluster.clone(), node.clone(), mtu, known, to_daemon));
@@ -122,14 +126,15 @@ impl Daemon {
             socket: StatusSocket::listen(setup.socket())?,
             peers: Peers::new(node.id),
             post: Post::new(node.id, mesh),
-            distributor: reader.map(|reader| Distributor::new(&cluster, node.id, reader)),
-            dispatcher: roles.dispatcher.then(|| DispatcherRole::new(&cluster)),
+            distributor: reader.map(|reader| Distributor::new(&services, node.id, reader)),
+            dispatcher: roles.dispatcher.then(|| DispatcherRole::new(cluster)),
             server: roles.server.then(|| ServerRole::new(&node, now)),
             switch: roles.switch.then(SwitchRole::new),
             ends: Ends::default(),
             news: News::default(),
             datapath,
-            cluster,
+            options: options.clone(),
+            services,
         };
         setup.ready()?;
         tracing::info!(node = node.name, %roles, "running");
@@ -141,6 +146,7 @@ impl Daemon {
         let signals = |cause| NodeError::System { what: "signal handlers", cause };
         let mut terminate = signal(SignalKind::terminate()).map_err(signals)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(signals)?;
+        let mut hangup = signal(SignalKind::hangup()).map_err(signals)?;
         let mut tick_at = tokio::time::Instant::now();
         let mut events_from = tick_at;
 
@@ -150,12 +156,13 @@ impl Daemon {
                 biased;
                 _ = terminate.recv() => Wake::Stop("SIGTERM"),
                 _ = interrupt.recv() => Wake::Stop("SIGINT"),
+                _ = hangup.recv() => Wake::Hangup,
                 Some(event) = self.mesh_events.recv() => Wake::Mesh(event),
                 () = readable(self.hold.as_ref()) => Wake::Held,
                 event = read(self.distributor.as_mut()) => Wake::Reader(event),
                 () = async { sleep_until(events_from).await; self.events.readable().await }
                     => Wake::Events,
-                Some(stream) = self.socket.accept() => Wake::Status(stream),
+                Some(asked) = self.socket.asked() => Wake::Asked(asked),
                 Some(paths) = self.paths_seen.recv() => Wake::Paths(paths),
                 () = sleep_until(tick_at) => Wake::Tick,
             };
@@ -171,10 +178,13 @@ impl Daemon {
                     self.events()?;
                     events_from = tokio::time::Instant::now() + GATHER;
                 }
-                Wake::Status(stream) => self.status_asked(stream)?,
+                Wake::Asked(Asked::Status(stream)) => self.status_asked(stream)?,
+                Wake::Asked(Asked::Reload(stream)) => self.reload_asked(stream).await?,
+                Wake::Hangup => drop(self.reload().await?),
                 Wake::Paths(paths) => self.paths_changed(paths)?,
                 Wake::Tick => {
                     let busy = self.tick()?;
+                    self.forget_ended().await?;
                     tick_at = tokio::time::Instant::now() + if busy { BUSY_TICK } else { TICK };
                 }
             }
@@ -183,7 +193,7 @@ impl Daemon {
             }
             // At once: until then clients are sent to who is gone, or to nobody.
             if let Some(switch) = &mut self.switch {
-                switch.refresh(&self.cluster, &self.peers, &mut self.datapath)?;
+                switch.refresh(self.services.cluster(), &self.peers, &mut self.datapath)?;
             }
             self.send_news()?;
         }
@@ -192,7 +202,7 @@ impl Daemon {
     }
 
     pub(crate) fn node(&self, id: NodeId) -> Result<&Node, NodeError> {
-        self.cluster.node(id).ok_or(NodeError::UnknownNode(id))
+        self.services.cluster().node(id).ok_or(NodeError::UnknownNode(id))
     }
 
     fn mesh_event(&mut self, event: MeshEvent) -> Result<(), NodeError> {
@@ -327,7 +337,7 @@ impl Daemon {
     /// A route has changed, or a router has said what it cannot pass on.
     fn paths_changed(&mut self, paths: Paths) -> Result<(), NodeError> {
         tracing::info!(routed = paths.routed.len(), mtu = paths.mtu, "the ways to other nodes have changed");
-        for peer in &self.cluster.nodes {
+        for peer in &self.services.cluster().nodes {
             self.datapath.set_node(peer.id, &peer_entry(peer, &paths, self.cluster_interface))?;
         }
         self.paths = paths;
@@ -337,27 +347,32 @@ impl Daemon {
     /// Whether the server is busy.
     fn tick(&mut self) -> Result<bool, NodeError> {
         let now = Instant::now();
-        promise(&self.datapath, self.distributor.as_ref().map(|d| &d.reader), &self.paths, &self.cluster)?;
+        self.promise()?;
         self.with_distributor(Distributor::tick)?;
         let mut busy = false;
         if let Some(server) = &mut self.server {
-            busy = server.tick(now, &self.datapath, &self.cluster, &self.peers, self.me, &mut self.post)?;
+            let cluster = self.services.cluster();
+            busy = server.tick(now, &self.datapath, cluster, &self.peers, self.me, &mut self.post)?;
         }
         self.socket.tick(now);
         let replays = self.distributor.as_ref().is_some_and(|d| !d.reader.replays.is_empty());
         Ok(busy || replays || !self.news.is_empty())
     }
 
+    /// Promises the programs that user space listens, and tells them the wall clock.
+    pub(crate) fn promise(&self) -> Result<(), NodeError> {
+        let reader = self.distributor.as_ref().map(|d| &d.reader);
+        promise(&self.datapath, reader, &self.paths, &self.services)
+    }
+
     /// The server of this node has what a reader gave it: the distributor's; or, for a later request in a
     /// strict service, that of a server which had the connection before.
     fn tell_reader(&mut self, distributor: NodeId, taken: Taken) {
         self.post.send(distributor, Message::Taken(taken));
-        let (vip, port) = (taken.flow.vip, taken.flow.vip_port);
-        let service = self.cluster.services.iter().find(|s| s.port == port && s.vips.contains(&vip));
-        if service.is_none_or(|service| !service.is_strict(&self.cluster)) {
+        if self.services.of(&taken.flow).is_none_or(|service| !service.strict) {
             return;
         }
-        for to in self.peers.others(&self.cluster, |r| r.server).filter(|to| *to != distributor) {
+        for to in self.peers.others(self.services.cluster(), |r| r.server).filter(|to| *to != distributor) {
             self.post.send(to, Message::Taken(taken));
         }
         if distributor != self.me {
@@ -367,14 +382,15 @@ impl Daemon {
 
     /// Moves before ends: what has ended must not be bound again by its own, later news.
     fn send_news(&mut self) -> Result<(), NodeError> {
-        self.news.send(self.me, &self.cluster, &self.peers, &self.datapath, &mut self.post)?;
-        self.ends.send(&self.cluster, &self.peers, &mut self.post);
+        let cluster = self.services.cluster();
+        self.news.send(self.me, cluster, &self.peers, &self.datapath, &mut self.post)?;
+        self.ends.send(cluster, &self.peers, &mut self.post);
         Ok(())
     }
 
     fn status_asked(&mut self, stream: tokio::net::UnixStream) -> Result<(), NodeError> {
         let mine = self.status()?;
-        self.socket.asked(stream, mine, &self.cluster, &self.peers, &mut self.post);
+        self.socket.ask(stream, mine, self.services.cluster(), &self.peers, &mut self.post);
         Ok(())
     }
 
@@ -386,12 +402,13 @@ impl Daemon {
         Ok(())
     }
 
-    fn with_distributor(
+    pub(crate) fn with_distributor(
         &mut self,
         act: impl FnOnce(&mut Distributor, &mut Tools<'_>) -> Result<(), baton_datapath::DatapathError>,
     ) -> Result<(), NodeError> {
         let (Some(distributor), Some(hold)) = (&mut self.distributor, &self.hold) else { return Ok(()) };
         let mut tools = Tools {
+            services: &self.services,
             peers: &self.peers,
             datapath: &self.datapath,
             hold: hold.get(),
@@ -402,12 +419,11 @@ impl Daemon {
     }
 }
 
-/// Promises the programs that user space listens, and tells them the wall clock.
 fn promise(
     datapath: &Datapath,
     reader: Option<&Reader>,
     paths: &Paths,
-    cluster: &Cluster,
+    services: &Services,
 ) -> Result<(), NodeError> {
     let live = Live {
         wall_offset: clock::wall_offset(),
@@ -415,7 +431,7 @@ fn promise(
         reader_port: reader.map_or(0, Reader::port),
         reader_port_v6: reader.and_then(Reader::port_v6).unwrap_or(0),
         path_mtu: paths.mtu.unwrap_or(0),
-        follows: follows_any(cluster),
+        follows: services.follow(),
     };
     Ok(datapath.set_live(&live)?)
 }
@@ -430,7 +446,7 @@ fn join_mesh(
     Mesh::start(MeshConfig {
         me: node.id,
         cluster_name: cluster.name.clone(),
-        digest: cluster.digest(),
+        digest: cluster.lasting_digest(),
         psk: cluster.keys().control_psk,
         mac,
         boot: rand::random(),

@@ -1,12 +1,13 @@
 //! The dispatcher role: questions, loads and deaths in; answers and news out. The deciding itself is
 //! baton-dispatcher's; here messages become its calls and back.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use baton_cluster::{Cluster, NodeId};
+use baton_cluster::{Cluster, NodeId, PoolHash, PoolId};
 use baton_control::message::{self, CHANGES_MAX};
 use baton_control::{Answer, Ask, Change, Guidance, Live, Load, Message, Push, Verdict};
-use baton_dispatcher::{Decision, Dispatcher, Guide, Question, Refusal, Stats};
+use baton_dispatcher::{Decision, Dispatcher, Guide, PoolRule, Question, Refusal, Stats};
 
 use crate::post::Post;
 use crate::setup::decides;
@@ -15,14 +16,20 @@ use crate::setup::decides;
 #[derive(Debug)]
 pub(crate) struct DispatcherRole {
     dispatcher: Dispatcher,
-    /// The nodes on which requests are decided.
-    deciding: Vec<NodeId>,
+    /// Pools as other nodes know them, and as this one does.
+    pools: BTreeMap<PoolHash, PoolId>,
 }
 
 impl DispatcherRole {
     pub(crate) fn new(cluster: &Cluster) -> Self {
-        let deciding = cluster.nodes.iter().filter(|node| decides(cluster, node)).map(|node| node.id);
-        Self { dispatcher: Dispatcher::of(cluster), deciding: deciding.collect() }
+        Self { dispatcher: Dispatcher::of(cluster), pools: hashes(cluster) }
+    }
+
+    /// Goes by another file from now on.
+    pub(crate) fn pools_changed(&mut self, cluster: &Cluster, post: &mut Post) {
+        self.pools = hashes(cluster);
+        self.dispatcher.set_pools(cluster.pools.iter().map(|pool| (pool.id, PoolRule::from(pool))));
+        self.push(post);
     }
 
     pub(crate) fn stats(&self) -> Stats {
@@ -34,7 +41,11 @@ impl DispatcherRole {
             .questions
             .iter()
             .map(|q| {
-                let question = Question { pool: q.pool, target: q.target, at: q.at };
+                let Some(pool) = self.pools.get(&q.pool) else {
+                    tracing::debug!(pool = %q.pool, %from, "of another cluster file");
+                    return Verdict { server: None, keep: None };
+                };
+                let question = Question { pool: *pool, target: q.target, at: q.at };
                 verdict(self.dispatcher.ask(from, question, now))
             })
             .collect();
@@ -51,11 +62,13 @@ impl DispatcherRole {
         if node.roles.server {
             self.dispatcher.server_up(node.id);
         }
-        if self.deciding.contains(&node.id) {
+        if decides(node.roles) {
             let welcome = self.dispatcher.distributor_up(node.id);
             post.send(node.id, Message::Live(Live { nodes: welcome.live }));
-            for (pool, guide) in welcome.guides {
-                post.send(node.id, Message::Guide(Guidance { pool, guide: wire_guide(guide) }));
+            let guides = welcome.guides.into_iter();
+            let changes = guides.map(|(pool, guide)| baton_dispatcher::Change::Guide { pool, guide });
+            for message in self.messages(changes.collect()) {
+                post.send(node.id, message);
             }
         }
         self.push(post);
@@ -65,7 +78,7 @@ impl DispatcherRole {
         if node.roles.server {
             self.dispatcher.server_down(node.id);
         }
-        if self.deciding.contains(&node.id) {
+        if decides(node.roles) {
             self.dispatcher.distributor_down(node.id);
         }
         self.push(post);
@@ -77,34 +90,43 @@ impl DispatcherRole {
             return;
         }
         for push in self.dispatcher.take_pushes() {
-            for message in messages(push.changes) {
+            for message in self.messages(push.changes) {
                 post.send(push.to, message);
             }
         }
     }
-}
 
-/// News as messages, in order; neighbouring mappings of one service share a message.
-fn messages(changes: Vec<baton_dispatcher::Change>) -> Vec<Message> {
-    let mut out: Vec<Message> = Vec::new();
-    for change in changes {
-        match change {
-            baton_dispatcher::Change::Live(nodes) => out.push(Message::Live(Live { nodes })),
-            baton_dispatcher::Change::Guide { pool, guide } => {
-                out.push(Message::Guide(Guidance { pool, guide: wire_guide(guide) }));
-            }
-            baton_dispatcher::Change::Mapping { pool, target, mapping } => {
-                let change = Change { target, servers: mapping.servers.as_slice().to_vec() };
-                match out.last_mut() {
-                    Some(Message::Push(push)) if push.pool == pool && push.changes.len() < CHANGES_MAX => {
-                        push.changes.push(change);
+    /// News as messages, in order; neighbouring mappings of one pool share a message.
+    fn messages(&self, changes: Vec<baton_dispatcher::Change>) -> Vec<Message> {
+        let mut out: Vec<Message> = Vec::new();
+        let known = |pool| self.pools.iter().find(|(_, id)| **id == pool).map(|(hash, _)| *hash);
+        for change in changes {
+            match change {
+                baton_dispatcher::Change::Live(nodes) => out.push(Message::Live(Live { nodes })),
+                baton_dispatcher::Change::Guide { pool, guide } => {
+                    let guide = wire_guide(guide);
+                    out.extend(known(pool).map(|pool| Message::Guide(Guidance { pool, guide })));
+                }
+                baton_dispatcher::Change::Mapping { pool, target, mapping } => {
+                    let Some(pool) = known(pool) else { continue };
+                    let change = Change { target, servers: mapping.servers.as_slice().to_vec() };
+                    match out.last_mut() {
+                        Some(Message::Push(push))
+                            if push.pool == pool && push.changes.len() < CHANGES_MAX =>
+                        {
+                            push.changes.push(change);
+                        }
+                        _ => out.push(Message::Push(Push { pool, changes: vec![change] })),
                     }
-                    _ => out.push(Message::Push(Push { pool, changes: vec![change] })),
                 }
             }
         }
+        out
     }
-    out
+}
+
+fn hashes(cluster: &Cluster) -> BTreeMap<PoolHash, PoolId> {
+    cluster.pools.iter().map(|pool| (pool.hash, pool.id)).collect()
 }
 
 fn verdict(decided: Result<Decision, Refusal>) -> Verdict {

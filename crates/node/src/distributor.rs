@@ -6,10 +6,10 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use baton_cluster::{Cluster, Flow, NodeId, PoolId};
+use baton_cluster::{Flow, NodeId, PoolId};
 use baton_control::{Answer, BatchLimits, Batcher, Message, Question, Verdict};
 use baton_datapath::replay::Replay;
-use baton_datapath::{Asked, Datapath, DatapathError, Frame, Hold, Reading, ServiceEntry, State};
+use baton_datapath::{Asked, Datapath, DatapathError, Frame, Hold, Reading, State};
 
 use crate::clock;
 use crate::early::Early;
@@ -18,7 +18,7 @@ use crate::peers::Peers;
 use crate::post::Post;
 use crate::question::{self, Read};
 use crate::reader::{self, Head, Reader, Refusal, Replayed};
-use crate::setup::service_entry;
+use crate::services::Services;
 use crate::waiting::{Waiting, Waits, release};
 
 /// A question unanswered for this long is decided by the fallback.
@@ -40,7 +40,6 @@ pub(crate) struct Tally {
 pub(crate) struct Distributor {
     me: NodeId,
     dispatcher: NodeId,
-    services: Vec<ServiceEntry>,
     batcher: Batcher<Flow>,
     waits: Waits,
     early: Early,
@@ -53,6 +52,7 @@ pub(crate) struct Distributor {
 
 /// What the distributor works with; borrowed from the daemon for one call.
 pub(crate) struct Tools<'a> {
+    pub(crate) services: &'a Services,
     pub(crate) peers: &'a Peers,
     pub(crate) datapath: &'a Datapath,
     pub(crate) hold: &'a Hold,
@@ -61,19 +61,19 @@ pub(crate) struct Tools<'a> {
 }
 
 impl Distributor {
-    pub(crate) fn new(cluster: &Cluster, me: NodeId, reader: Reader) -> Self {
+    pub(crate) fn new(services: &Services, me: NodeId, reader: Reader) -> Self {
+        let cluster = services.cluster();
         let held_packets_max = cluster.limits.held_packets as usize;
         Self {
             me,
             dispatcher: cluster.dispatcher().id,
-            services: cluster.services.iter().map(|s| service_entry(cluster, s)).collect(),
             batcher: Batcher::new(BatchLimits {
                 undecided_max: held_packets_max,
                 answer_timeout: ANSWER_TIMEOUT,
             }),
             waits: Waits::new(held_packets_max),
             early: Early::new(held_packets_max),
-            guides: Guides::new(cluster),
+            guides: Guides::new(services),
             reader,
             handed: HashMap::new(),
             tally: Tally::default(),
@@ -98,7 +98,7 @@ impl Distributor {
     /// A packet that the kernel holds.
     pub(crate) fn frame(&mut self, bytes: &[u8], tools: &mut Tools<'_>) -> Result<(), DatapathError> {
         let Some(frame) = Frame::parse(bytes) else { return Ok(()) };
-        if self.is_early(&frame, tools.datapath)? {
+        if is_early(&frame, tools)? {
             let flow = frame.flow;
             self.early.add(frame, tools.now);
             self.waits.read_another(&flow, tools.datapath)?;
@@ -120,18 +120,6 @@ impl Distributor {
         Ok(())
     }
 
-    /// Whether a packet came before the connection could take it.
-    fn is_early(&self, frame: &Frame, datapath: &Datapath) -> Result<bool, DatapathError> {
-        if !service_of(&self.services, &frame.flow).is_some_and(|service| service.strict) {
-            return Ok(false);
-        }
-        let binding = datapath.binding(&frame.flow)?;
-        let asked = datapath.asked(&frame.flow)?;
-        let asked = asked.filter(|asked| binding.is_some_and(|b| b.start_seq == asked.start_seq));
-        let from = asked.and_then(|asked| asked.early_seq);
-        Ok(from.is_some_and(|from| frame.seq.wrapping_sub(from).cast_signed() >= 0))
-    }
-
     /// A connection may be idle: what came too early may go then.
     pub(crate) fn idle(&mut self, flow: &Flow, tools: &Tools<'_>) -> Result<(), DatapathError> {
         // What the reader has has yet to be answered.
@@ -146,7 +134,7 @@ impl Distributor {
 
     /// The first request of a connection.
     fn first(&mut self, frame: Frame, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
-        let Some(service) = service_of(&self.services, &frame.flow) else { return Ok(()) };
+        let Some(service) = tools.services.of(&frame.flow) else { return Ok(()) };
         let read = question::read(service, frame.payload(), self.target_secret);
         let waiting = match read {
             Read::Reader | Read::Refused(_) => {
@@ -172,7 +160,7 @@ impl Distributor {
 
     /// A later request of a connection that this node serves.
     fn later(&mut self, frame: Frame, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
-        let Some(service) = service_of(&self.services, &frame.flow) else { return Ok(()) };
+        let Some(service) = tools.services.of(&frame.flow) else { return Ok(()) };
         let Some(asked) = tools.datapath.asked(&frame.flow)? else { return Ok(()) };
         let flow = frame.flow;
         if service.strict && !question::is_asked(&frame, &asked) {
@@ -209,15 +197,16 @@ impl Distributor {
 
     fn ask(&mut self, flow: Flow, waiting: Waiting, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
         let at = waiting.is_ours.then_some(self.me);
-        let question = Question { pool: waiting.pool, target: waiting.target, at };
+        let pool = tools.services.hash(waiting.pool);
+        let question = pool.map(|pool| Question { pool, target: waiting.target, at });
         let rejected = self.waits.begin(flow, waiting);
         if rejected.is_some() {
             self.give_up(rejected);
             return Ok(());
         }
-        if !tools.peers.is_up(self.dispatcher) {
+        let Some(question) = question.filter(|_| tools.peers.is_up(self.dispatcher)) else {
             return self.decide_alone(flow, tools);
-        }
+        };
         self.tally.asked += 1;
         match self.batcher.ask(question, flow, tools.now) {
             Ok(Some(ask)) => self.send_batch(ask, tools),
@@ -257,11 +246,8 @@ impl Distributor {
 
     fn verdict(&mut self, flow: Flow, verdict: &Verdict, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
         let Some(server) = verdict.server else {
-            // Nobody is there to serve it now. The client repeats its request until somebody is.
-            self.tally.failed += 1;
-            let waited = self.waits.take(&flow);
-            self.give_up(waited);
-            return Ok(());
+            // Nobody is there to serve it, or the dispatcher's file has no such pool, yet or any more.
+            return self.decide_alone(flow, tools);
         };
         if let (Some(waiting), Some(keep)) = (self.waits.get(&flow), &verdict.keep)
             && let Some(target) = waiting.target
@@ -301,6 +287,7 @@ impl Distributor {
                 self.settle(flow, server, tools)
             }
             None => {
+                // The client repeats its request until somebody is there.
                 self.tally.failed += 1;
                 let waited = self.waits.take(&flow);
                 self.give_up(waited);
@@ -327,7 +314,7 @@ impl Distributor {
         match event {
             reader::Event::Accepted(stream) => {
                 let head = Head::new(stream);
-                let service = head.as_ref().and_then(|head| service_of(&self.services, &head.flow));
+                let service = head.as_ref().and_then(|head| tools.services.of(&head.flow));
                 if let (Some(head), Some(service)) = (head, service) {
                     self.reader.begin(Head { protocol: service.protocol, ..head }, service.strict);
                 }
@@ -343,7 +330,7 @@ impl Distributor {
     /// The reader has a request's head.
     fn whole_head(&mut self, head: Head, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
         let flow = head.flow;
-        let Some(service) = service_of(&self.services, &flow) else { return Ok(()) };
+        let Some(service) = tools.services.of(&flow) else { return Ok(()) };
         let Some(reading) = tools.datapath.reading(&flow)? else {
             self.reader.gone();
             return Ok(());
@@ -451,6 +438,14 @@ impl Waiting {
     }
 }
 
-fn service_of<'a>(services: &'a [ServiceEntry], flow: &Flow) -> Option<&'a ServiceEntry> {
-    services.iter().find(|s| s.port == flow.vip_port && s.vips.contains(&flow.vip))
+/// Whether a packet came before the connection could take it.
+fn is_early(frame: &Frame, tools: &Tools<'_>) -> Result<bool, DatapathError> {
+    if !tools.services.of(&frame.flow).is_some_and(|service| service.strict) {
+        return Ok(false);
+    }
+    let binding = tools.datapath.binding(&frame.flow)?;
+    let asked = tools.datapath.asked(&frame.flow)?;
+    let asked = asked.filter(|asked| binding.is_some_and(|b| b.start_seq == asked.start_seq));
+    let from = asked.and_then(|asked| asked.early_seq);
+    Ok(from.is_some_and(|from| frame.seq.wrapping_sub(from).cast_signed() >= 0))
 }

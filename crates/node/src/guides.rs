@@ -1,9 +1,9 @@
 //! What may be decided on this node without asking, kept in the kernel's tables: each pool's guide, the
 //! servers' loads, and mappings that the dispatcher has told.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
 
-use baton_cluster::{Cluster, NodeId, PoolId, Target};
+use baton_cluster::{NodeId, Pool, PoolHash, PoolId, Target};
 use baton_control::{Push, message};
 use baton_datapath::constants::MAX_REPLICAS;
 use baton_datapath::{Datapath, DatapathError, Guide};
@@ -12,21 +12,24 @@ use baton_dispatcher::fallback::Ring;
 
 use crate::clock;
 use crate::peers::Peers;
+use crate::services::Services;
 
-/// What a pool's requests are decided by, as last told.
+/// Guides that are kept of pools that this node's cluster file does not have, yet or any more.
+const TOLD_MAX: usize = 2 * PoolId::NUMBERS;
+
+/// A pool that requests are decided for.
 #[derive(Debug)]
 struct Guided {
-    servers: Vec<NodeId>,
-    guide: message::Guide,
-    /// A mapping of several servers may be used for so long before it is asked again.
-    replicas_for: Duration,
+    pool: Pool,
     ring: Ring,
 }
 
 /// All pools'.
 #[derive(Debug)]
 pub(crate) struct Guides {
-    pools: Vec<Guided>,
+    pools: BTreeMap<PoolId, Guided>,
+    /// What each pool's requests are decided by, as last told.
+    told: BTreeMap<PoolHash, message::Guide>,
     /// The servers that the dispatcher names; `None` while it is silent.
     named: Option<Vec<NodeId>>,
     loads: Loads,
@@ -35,17 +38,12 @@ pub(crate) struct Guides {
 }
 
 impl Guides {
-    pub(crate) fn new(cluster: &Cluster) -> Self {
-        let weight = |id: NodeId| cluster.node(id).map_or(1, |n| n.weight);
+    pub(crate) fn new(services: &Services) -> Self {
+        let cluster = services.cluster();
         let servers: Vec<(NodeId, u16)> = cluster.with_role(|r| r.server).map(|n| (n.id, n.weight)).collect();
-        let pools = cluster.pools.iter().map(|pool| Guided {
-            servers: pool.servers.clone(),
-            guide: message::Guide::AskAlways,
-            replicas_for: pool.policy.k,
-            ring: Ring::new(pool.servers.iter().map(|id| (*id, weight(*id)))),
-        });
         Self {
-            pools: pools.collect(),
+            pools: guided(services),
+            told: BTreeMap::new(),
             named: None,
             loads: Loads::new(servers.iter().copied()),
             least_weight: servers.iter().map(|(_, w)| *w).min().unwrap_or(1),
@@ -65,13 +63,13 @@ impl Guides {
 
     /// The server for a request when nobody can be asked: every node chooses alike.
     pub(crate) fn choose_alone(&self, pool: PoolId, target: Option<Target>) -> Option<NodeId> {
-        let pool = self.pools.get(pool.index())?;
-        pool.ring.choose(target, self.loads.of(&pool.servers))
+        let guided = self.pools.get(&pool)?;
+        guided.ring.choose(target, self.loads.of(&guided.pool.servers))
     }
 
     /// Whether a node is one of a pool's servers.
     pub(crate) fn is_member(&self, pool: PoolId, node: NodeId) -> bool {
-        self.pools.get(pool.index()).is_some_and(|pool| pool.servers.contains(&node))
+        self.pools.get(&pool).is_some_and(|guided| guided.pool.has(node))
     }
 
     /// Remembers a mapping, if the pool's guide lets the kernel use it.
@@ -82,22 +80,25 @@ impl Guides {
         servers: &[NodeId],
         datapath: &Datapath,
     ) -> Result<(), DatapathError> {
-        let Some(guided) = self.pools.get(pool.index()) else { return Ok(()) };
-        if !matches!(guided.guide, message::Guide::Cached { .. }) || servers.is_empty() {
+        let Some(Guided { pool: known, .. }) = self.pools.get(&pool) else { return Ok(()) };
+        let cached = matches!(self.told.get(&known.hash), Some(message::Guide::Cached { .. }));
+        if !cached || servers.is_empty() {
             return Ok(());
         }
         let servers = servers.get(..MAX_REPLICAS as usize).unwrap_or(servers);
-        let expires = (servers.len() > 1).then(|| clock::monotonic() + guided.replicas_for);
+        let expires = (servers.len() > 1).then(|| clock::monotonic() + known.policy.k);
         datapath.set_decision(pool, target, servers, expires, self.generation)
     }
 
     /// Mappings that changed.
     pub(crate) fn pushed(&mut self, push: &Push, datapath: &Datapath) -> Result<(), DatapathError> {
+        let pool = self.pools.values().find(|guided| guided.pool.hash == push.pool);
+        let Some(pool) = pool.map(|guided| guided.pool.id) else { return Ok(()) };
         for change in &push.changes {
             if change.servers.is_empty() {
-                datapath.remove_decision(push.pool, change.target)?;
+                datapath.remove_decision(pool, change.target)?;
             } else {
-                self.keep(push.pool, change.target, &change.servers, datapath)?;
+                self.keep(pool, change.target, &change.servers, datapath)?;
             }
         }
         Ok(())
@@ -142,19 +143,31 @@ impl Guides {
     /// How to decide for a pool from now on.
     pub(crate) fn guide(
         &mut self,
-        pool: PoolId,
+        pool: PoolHash,
         guide: message::Guide,
         datapath: &Datapath,
     ) -> Result<(), DatapathError> {
-        if let Some(guided) = self.pools.get_mut(pool.index()) {
-            guided.guide = guide;
+        if self.told.len() < TOLD_MAX || self.told.contains_key(&pool) {
+            self.told.insert(pool, guide);
         }
+        self.tell(datapath)
+    }
+
+    /// Goes by other pools from now on. What was remembered may name servers that a pool has no more.
+    pub(crate) fn pools_changed(
+        &mut self,
+        services: &Services,
+        datapath: &Datapath,
+    ) -> Result<(), DatapathError> {
+        self.pools = guided(services);
+        self.generation = self.generation.wrapping_add(1);
         self.tell(datapath)
     }
 
     /// Whatever was remembered is void: the dispatcher is another one, or has forgotten.
     pub(crate) fn forget(&mut self, datapath: &Datapath) -> Result<(), DatapathError> {
         self.generation = self.generation.wrapping_add(1);
+        self.told.clear();
         self.tell(datapath)
     }
 
@@ -165,19 +178,24 @@ impl Guides {
     }
 
     fn tell(&self, datapath: &Datapath) -> Result<(), DatapathError> {
-        for (guided, id) in self.pools.iter().zip(0..) {
+        for (id, Guided { pool, .. }) in &self.pools {
             // While user space is silent the kernel goes round all live servers of the pool.
-            let everybody: Vec<NodeId> =
-                self.loads.of(&guided.servers).live().map(|(node, _)| node).collect();
-            let (guide, rota) = match &guided.guide {
-                message::Guide::AskAlways => (Guide::Ask, &everybody),
-                message::Guide::Cached { load_limit } => {
+            let everybody: Vec<NodeId> = self.loads.of(&pool.servers).live().map(|(node, _)| node).collect();
+            let (guide, rota) = match self.told.get(&pool.hash) {
+                None | Some(message::Guide::AskAlways) => (Guide::Ask, &everybody),
+                Some(message::Guide::Cached { load_limit }) => {
                     (Guide::Cached { load_limit: *load_limit }, &everybody)
                 }
-                message::Guide::Rota(turns) => (Guide::Rota, turns),
+                Some(message::Guide::Rota(turns)) => (Guide::Rota, turns),
             };
-            datapath.set_guide(PoolId(id), &guide, rota, self.generation)?;
+            datapath.set_guide(*id, &guide, rota, self.generation)?;
         }
         Ok(())
     }
+}
+
+fn guided(services: &Services) -> BTreeMap<PoolId, Guided> {
+    let weight = |id: NodeId| services.cluster().node(id).map_or(1, |n| n.weight);
+    let ring = |pool: &Pool| Ring::new(pool.servers.iter().map(|id| (*id, weight(*id))));
+    services.known().pools().map(|pool| (pool.id, Guided { pool: pool.clone(), ring: ring(pool) })).collect()
 }

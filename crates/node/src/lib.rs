@@ -20,8 +20,10 @@ mod pressure;
 mod question;
 mod raw;
 mod reader;
+mod reload;
 mod report;
 mod server;
+mod services;
 mod setup;
 mod socket;
 pub mod status;
@@ -29,7 +31,9 @@ mod switch;
 mod waiting;
 mod watch;
 
+use std::fmt;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use baton_cluster::{Cluster, NodeId};
 
@@ -41,6 +45,8 @@ pub use setup::wanted;
 pub struct Options {
     /// The cluster file, the same on every node.
     pub cluster: Cluster,
+    /// Reads the file again, when the node is told to reload it.
+    pub reread: Reread,
     /// Which of its nodes this is.
     pub node: NodeId,
     /// Where the status socket, the ready file and the journal of host changes live.
@@ -49,7 +55,17 @@ pub struct Options {
     pub configure_host: bool,
 }
 
-/// Runs a node until SIGTERM or SIGINT. Must be called on a current-thread tokio runtime, in the
+/// How a cluster file is read once more: by whoever knows where it is, and how to say what is wrong with it.
+#[derive(Clone)]
+pub struct Reread(pub Rc<dyn Fn() -> Result<Cluster, String>>);
+
+impl fmt::Debug for Reread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reread")
+    }
+}
+
+/// Runs a node until SIGTERM or SIGINT; SIGHUP makes it read its cluster file again. Must be called on a current-thread tokio runtime, in the
 /// network namespace that is to be the node.
 ///
 /// # Errors

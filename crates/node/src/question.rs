@@ -205,7 +205,7 @@ alpn = "h2"
 
     fn sealed() -> [ServiceEntry; 2] {
         let cluster = baton_cluster::Cluster::parse(SEALED).expect("a good file");
-        [0, 1].map(|at| crate::setup::service_entry(&cluster, &cluster.services[at]))
+        [0, 1].map(|at| crate::services::entry(&cluster, &cluster.services[at]))
     }
 
     fn placed(pool: u16, target: Option<Target>) -> Read {

@@ -8,8 +8,8 @@ use baton_datapath::{Counter, CounterKind};
 use crate::NodeError;
 use crate::daemon::Daemon;
 use crate::status::{
-    self, ConnectionState, ConnectionStatus, CounterStatus, DecisionStatus, HandoffStatus, LoadStatus,
-    NodeStatus,
+    self, ConnectionState, ConnectionStatus, CounterStatus, DecisionStatus, EndingStatus, HandoffStatus,
+    LoadStatus, NodeStatus,
 };
 
 impl Daemon {
@@ -26,6 +26,8 @@ impl Daemon {
             reachable: true,
             since_s: self.started.elapsed().as_secs(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            file: short(&self.services.cluster().digest()),
+            ending: self.ending(),
             connections: self.mesh.peers().iter().map(|p| self.connection(p)).collect(),
             loads: self.loads()?,
             decisions: self.decisions(&counters),
@@ -40,7 +42,14 @@ impl Daemon {
     }
 
     fn name_of(&self, id: baton_cluster::NodeId) -> String {
-        self.cluster.node(id).map_or_else(|| id.to_string(), |n| n.name.clone())
+        self.services.cluster().node(id).map_or_else(|| id.to_string(), |n| n.name.clone())
+    }
+
+    fn ending(&self) -> Vec<EndingStatus> {
+        let ending = self.services.ending();
+        ending
+            .map(|(service, connections)| EndingStatus { service: service.to_owned(), connections })
+            .collect()
     }
 
     fn connection(&self, peer: &PeerStatus) -> ConnectionStatus {
@@ -112,6 +121,10 @@ impl Daemon {
         }
         Ok(out)
     }
+}
+
+fn short(digest: &[u8; 32]) -> String {
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn counter((counter, count): (Counter, u64)) -> CounterStatus {

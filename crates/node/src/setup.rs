@@ -1,14 +1,16 @@
 //! Before the first packet and after the last: the host's settings, the programs, the hold device.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use baton_cluster::{Cluster, Node, PHttp, Service};
-use baton_datapath::{Datapath, Hold, Peer, PoolEntry, Roles, ServiceEntry, Settings, Sizes};
+use baton_cluster::{Cluster, Node, Succession};
+use baton_datapath::{Datapath, Hold, Peer, Roles, Settings, Sizes};
 use baton_host::{Interface, Undo, Wanted};
 
 use crate::path::Paths;
+use crate::services::Services;
 use crate::{NodeError, Options};
 
 /// The hold device's name; one daemon per network namespace.
@@ -45,10 +47,14 @@ impl Setup {
         Ok(Self { interfaces, cluster_interface, paths, undo, files })
     }
 
-    /// Loads the programs for this node and fills the tables that do not change. Nothing is attached.
-    pub(crate) fn load(&self, options: &Options, node: &Node) -> Result<(Datapath, Option<Hold>), NodeError> {
-        let cluster = &options.cluster;
-        let hold = decides(cluster, node).then(|| Hold::create(HOLD_NAME)).transpose()?;
+    /// Loads the programs for this node and fills their tables. Nothing is attached.
+    pub(crate) fn load(
+        &self,
+        services: &Services,
+        node: &Node,
+    ) -> Result<(Datapath, Option<Hold>), NodeError> {
+        let cluster = services.cluster();
+        let hold = decides(node.roles).then(|| Hold::create(HOLD_NAME)).transpose()?;
         let settings = Settings {
             node: node.id,
             roles: datapath_roles(node),
@@ -66,18 +72,7 @@ impl Setup {
         for peer in &cluster.nodes {
             datapath.set_node(peer.id, &peer_entry(peer, &self.paths, self.cluster_interface.index))?;
         }
-        for pool in &cluster.pools {
-            datapath.set_pool(&PoolEntry {
-                id: pool.id,
-                service: pool.service,
-                key: pool.key.clone(),
-                p_http: pool.p_http,
-                servers: pool.servers.clone(),
-            })?;
-        }
-        for service in &cluster.services {
-            datapath.set_service(&service_entry(cluster, service))?;
-        }
+        services.furnish(&datapath)?;
         Ok((datapath, hold))
     }
 
@@ -136,11 +131,18 @@ impl RunFiles {
 
 /// What this node's host must be like.
 pub fn wanted(cluster: &Cluster, node: &Node) -> Wanted {
-    let (on_interface, others): (Vec<IpAddr>, Vec<IpAddr>) =
-        cluster.vips().into_iter().partition(|vip| cluster.announcers(*vip).contains(&node.id));
-    let mut ports: Vec<u16> = cluster.services.iter().map(|s| s.port).collect();
-    ports.sort_unstable();
-    ports.dedup();
+    wanted_by(&Succession::new(cluster.clone()), node)
+}
+
+/// The same while services of earlier files end.
+pub(crate) fn wanted_by(known: &Succession, node: &Node) -> Wanted {
+    let cluster = &known.cluster;
+    let vips = cluster.vips().into_iter().map(|vip| (vip, cluster.announcers(vip).contains(&node.id)));
+    let ending = known.ending_vips().map(|(vip, announcers)| (vip, announcers.contains(&node.id)));
+    let (announced, others): (Vec<_>, Vec<_>) = vips.chain(ending).partition(|(_, announced)| *announced);
+    let vips = |of: Vec<(IpAddr, bool)>| -> Vec<IpAddr> { of.into_iter().map(|(vip, _)| vip).collect() };
+    let (on_interface, others) = (vips(announced), vips(others));
+    let ports: BTreeSet<u16> = known.addresses().into_iter().map(|(_, port)| port).collect();
     let served = cluster
         .services
         .iter()
@@ -153,10 +155,10 @@ pub fn wanted(cluster: &Cluster, node: &Node) -> Wanted {
         is_server: node.roles.server,
         is_distributor: node.roles.distributor,
         is_switch: node.roles.switch,
-        decides: decides(cluster, node),
+        decides: decides(node.roles),
         on_loopback: if node.roles.server || node.roles.distributor { others } else { Vec::new() },
         on_interface,
-        ports,
+        ports: ports.into_iter().collect(),
         listens,
         control_port: cluster.control_port,
         handoff_port: cluster.handoff_port,
@@ -178,32 +180,7 @@ fn datapath_roles(node: &Node) -> Roles {
     Roles { switch: node.roles.switch, distributor: node.roles.distributor, server: node.roles.server }
 }
 
-/// Whether later requests of the service's connections may have to move.
-fn follows(cluster: &Cluster, service: &Service) -> bool {
-    service.is_strict(cluster) || cluster.pools_of(service.id).any(|pool| pool.p_http != PHttp::Stay)
-}
-
-/// Whether those of any may.
-pub(crate) fn follows_any(cluster: &Cluster) -> bool {
-    cluster.services.iter().any(|service| follows(cluster, service))
-}
-
 /// Whether requests are decided on this node: first ones, or those of connections that it serves.
-pub(crate) fn decides(cluster: &Cluster, node: &Node) -> bool {
-    node.roles.distributor || (node.roles.server && follows_any(cluster))
-}
-
-/// The service as the programs are to know it.
-pub(crate) fn service_entry(cluster: &Cluster, service: &Service) -> ServiceEntry {
-    ServiceEntry {
-        id: service.id,
-        vips: service.vips.clone(),
-        port: service.port,
-        protocol: service.protocol,
-        rules: cluster.rules(service.id).unwrap_or_default(),
-        names: service.names.clone(),
-        pools: service.pools.clone(),
-        strict: service.is_strict(cluster),
-        follows: follows(cluster, service),
-    }
+pub(crate) fn decides(roles: baton_cluster::Roles) -> bool {
+    roles.distributor || roles.server
 }

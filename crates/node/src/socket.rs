@@ -1,5 +1,6 @@
-//! The status socket: `baton status` connects, says `status`, and reads one JSON document. The node
-//! asks its peers over their control connections and answers when all have replied, or in time.
+//! The socket for commands: `baton status` and `baton reload` connect, say `status` or `reload`, and read one
+//! JSON document. For a status the node asks its peers over their control connections and answers when all
+//! have replied, or in time.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,27 +9,39 @@ use std::time::{Duration, Instant};
 use baton_cluster::{Cluster, NodeId};
 use baton_control::message::STATUS_BYTES_MAX;
 use baton_control::{Message, StatusReply, StatusRequest};
+use serde::Serialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
 
 use crate::NodeError;
 use crate::peers::Peers;
 use crate::post::Post;
 use crate::status::{ClusterStatus, NodeStatus};
 
-/// What a client of the socket says.
-const QUESTION: &[u8; 7] = b"status\n";
+/// What a client of the socket says; both are of one length.
+const STATUS: &[u8; 7] = b"status\n";
+const RELOAD: &[u8; 7] = b"reload\n";
 /// A peer that has not replied by then is shown as not reachable.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long to wait when nobody can be taken in.
+const REST: Duration = Duration::from_millis(20);
 /// Questions under way at once; one more is not answered.
 const PENDING_MAX: usize = 16;
 
 /// The socket, and the questions that wait for peers.
 #[derive(Debug)]
 pub(crate) struct StatusSocket {
-    listener: UnixListener,
+    asked: mpsc::Receiver<Asked>,
     pending: BTreeMap<u32, Pending>,
     next: u32,
+}
+
+/// What somebody wants, and where to answer.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    Status(UnixStream),
+    Reload(UnixStream),
 }
 
 #[derive(Debug)]
@@ -43,15 +56,27 @@ impl StatusSocket {
     pub(crate) fn listen(path: &Path) -> Result<Self, NodeError> {
         let failed = |cause| NodeError::RunDir { path: path.to_owned(), cause };
         let listener = UnixListener::bind(path).map_err(failed)?;
-        Ok(Self { listener, pending: BTreeMap::new(), next: 0 })
+        let (to_daemon, asked) = mpsc::channel(1);
+        tokio::spawn(accept(listener, to_daemon));
+        Ok(Self { asked, pending: BTreeMap::new(), next: 0 })
     }
 
-    pub(crate) async fn accept(&self) -> Option<UnixStream> {
-        self.listener.accept().await.ok().map(|(stream, _)| stream)
+    /// What is wanted next; waits for it.
+    pub(crate) async fn asked(&mut self) -> Option<Asked> {
+        self.asked.recv().await
     }
 
-    /// Somebody asks: peers that are up are asked in turn.
-    pub(crate) fn asked(
+    /// Answers at once.
+    pub(crate) fn tell(&self, stream: UnixStream, answer: &impl Serialize) {
+        let Ok(json) = serde_json::to_vec_pretty(answer) else { return };
+        tokio::spawn(async move {
+            // Whoever asked may be gone: then nobody misses the answer.
+            let _ = tokio::time::timeout(PATIENCE, write(stream, &json)).await;
+        });
+    }
+
+    /// Somebody wants the status: peers that are up are asked in turn.
+    pub(crate) fn ask(
         &mut self,
         stream: UnixStream,
         mine: NodeStatus,
@@ -100,21 +125,39 @@ impl StatusSocket {
     fn finish(&mut self, done: impl Fn(&Pending) -> bool) {
         let ready: Vec<u32> = self.pending.iter().filter(|(_, p)| done(p)).map(|(id, _)| *id).collect();
         for id in ready {
-            let Some(pending) = self.pending.remove(&id) else { continue };
-            let Ok(json) = serde_json::to_vec_pretty(&pending.status) else { continue };
-            tokio::spawn(async move {
-                // Whoever asked may be gone: then nobody misses the answer.
-                let _ = tokio::time::timeout(PATIENCE, answer(pending.stream, &json)).await;
-            });
+            if let Some(pending) = self.pending.remove(&id) {
+                self.tell(pending.stream, &pending.status);
+            }
         }
     }
 }
 
-/// There is one question so far. It is read before the socket is closed, or the close would be a reset.
-async fn answer(mut stream: UnixStream, json: &[u8]) -> std::io::Result<()> {
-    let mut question = [0; QUESTION.len()];
-    stream.read_exact(&mut question).await?;
-    let text: &[u8] = if &question == QUESTION { json } else { b"{\"error\": \"say status\"}\n" };
+/// Takes questions one by one: whoever connects has something to say, or is left.
+async fn accept(listener: UnixListener, to_daemon: mpsc::Sender<Asked>) {
+    loop {
+        let Ok((mut stream, _)) = listener.accept().await else {
+            // Out of files or memory: it may pass.
+            tokio::time::sleep(REST).await;
+            continue;
+        };
+        let mut question = [0; STATUS.len()];
+        // All is read before the socket is closed, or the close would be a reset.
+        let read = tokio::time::timeout(PATIENCE, stream.read_exact(&mut question)).await;
+        let asked = match (read, &question) {
+            (Ok(Ok(_)), STATUS) => Asked::Status(stream),
+            (Ok(Ok(_)), RELOAD) => Asked::Reload(stream),
+            _ => {
+                let _ = write(stream, b"{\"error\": \"say status or reload\"}\n").await;
+                continue;
+            }
+        };
+        if to_daemon.send(asked).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn write(mut stream: UnixStream, text: &[u8]) -> std::io::Result<()> {
     stream.write_all(text).await?;
     stream.shutdown().await
 }

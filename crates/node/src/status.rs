@@ -44,6 +44,11 @@ pub struct NodeStatus {
     pub since_s: u64,
     /// The version of its daemon.
     pub version: String,
+    /// Its cluster file, by the first eight bytes of a digest of what it means, in hexadecimal. Nodes may differ while
+    /// an operator gives them another one.
+    pub file: String,
+    /// Services that its cluster file has no more, or that have lost a VIP, and that end.
+    pub ending: Vec<EndingStatus>,
     /// Its control connections, one for each other node, in the order of the cluster file.
     pub connections: Vec<ConnectionStatus>,
     /// The servers' loads as this node knows them.
@@ -64,6 +69,30 @@ pub struct NodeStatus {
     pub closed: u64,
     /// Bytes of responses, headers included, that its web server sent on taken-over connections.
     pub bytes_served: u64,
+}
+
+/// A service that ends: it takes no new connections.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndingStatus {
+    /// Its name.
+    pub service: String,
+    /// Connections that the node still knows of.
+    pub connections: u64,
+}
+
+/// The answer to `baton reload`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// The node that was told to; empty with `error`.
+    pub node: String,
+    /// Services that are new.
+    pub added: Vec<String>,
+    /// Services of which something has changed.
+    pub changed: Vec<String>,
+    /// Services that end.
+    pub removed: Vec<String>,
+    /// Why the node goes on as before.
+    pub error: Option<String>,
 }
 
 /// One control connection, as one of its ends sees it.

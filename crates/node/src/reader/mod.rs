@@ -84,18 +84,11 @@ impl Reader {
         let (v4, port) = listener(Ipv4Addr::LOCALHOST.into()).map_err(failed)?;
         let (to_daemon, events) = mpsc::channel(EVENTS);
         tokio::spawn(accept(v4, to_daemon.clone()));
-        let port_v6 = if cluster.vips().iter().any(IpAddr::is_ipv6) {
-            let (v6, port) = listener(Ipv6Addr::LOCALHOST.into()).map_err(failed)?;
-            tokio::spawn(accept(v6, to_daemon.clone()));
-            Some(port)
-        } else {
-            None
-        };
         let limits = cluster.limits;
         let most = limits.reader_connections as usize;
-        Ok(Self {
+        let mut reader = Self {
             port,
-            port_v6,
+            port_v6: None,
             mac,
             mtu: mtu as usize,
             ipv6_nodes: cluster.nodes.iter().any(|node| node.address.is_ipv6()),
@@ -112,7 +105,20 @@ impl Reader {
             closing: Arc::new(Semaphore::new(most)),
             replays: Replays::new(most),
             tally: ReaderStatus::default(),
-        })
+        };
+        reader.listen_as_needed(cluster)?;
+        Ok(reader)
+    }
+
+    /// Listens for IPv6 too, once the cluster has such a VIP.
+    pub(crate) fn listen_as_needed(&mut self, cluster: &Cluster) -> Result<(), NodeError> {
+        if self.port_v6.is_none() && cluster.vips().iter().any(IpAddr::is_ipv6) {
+            let failed = |cause| NodeError::System { what: "the reader's listening socket", cause };
+            let (v6, port) = listener(Ipv6Addr::LOCALHOST.into()).map_err(failed)?;
+            tokio::spawn(accept(v6, self.to_daemon.clone()));
+            self.port_v6 = Some(port);
+        }
+        Ok(())
     }
 
     /// Where it listens.

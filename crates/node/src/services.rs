@@ -1,0 +1,163 @@
+//! The services that this node knows: those of the cluster file, and those that have left it and end. What
+//! the programs' tables hold of them is made here, and follows each change of the file.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use baton_cluster::{Cluster, Flow, PHttp, Pool, PoolHash, PoolId, Service, Succession};
+use baton_datapath::{Datapath, DatapathError, PoolEntry, ServiceEntry};
+use baton_http::Rules;
+
+use crate::clock;
+
+/// An address ends for this long at least, for as long as it may take an operator to give all nodes the
+/// new file: a node without it could not take what another still hands it.
+const ENDS_FOR: Duration = Duration::from_secs(30);
+/// How often what is left of ending services is counted.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+
+/// The services of this node.
+#[derive(Debug)]
+pub(crate) struct Services {
+    known: Succession,
+    open: Vec<ServiceEntry>,
+    ending: Vec<ServiceEntry>,
+    /// Since when each address ends, and how many connections it has left.
+    left: BTreeMap<(IpAddr, u16), (Instant, u64)>,
+    counted: Instant,
+}
+
+impl Services {
+    pub(crate) fn new(known: Succession, now: Instant) -> Self {
+        let cluster = &known.cluster;
+        let open = cluster.services.iter().map(|service| entry(cluster, service)).collect();
+        let ending = known.ending.iter().map(|ending| {
+            let pools: Vec<&Pool> = ending.pools.iter().collect();
+            entry_of(&ending.service, &pools, ending.strict)
+        });
+        let left = known.ending_addresses().map(|address| (address, (now, 0))).collect();
+        Self { open, ending: ending.collect(), left, counted: now, known }
+    }
+
+    /// The cluster file in force.
+    pub(crate) fn cluster(&self) -> &Cluster {
+        &self.known.cluster
+    }
+
+    /// The file, and what is left of those before it.
+    pub(crate) fn known(&self) -> &Succession {
+        &self.known
+    }
+
+    /// The service that a connection is for.
+    pub(crate) fn of(&self, flow: &Flow) -> Option<&ServiceEntry> {
+        let is_its = |s: &&ServiceEntry| s.port == flow.vip_port && s.vips.contains(&flow.vip);
+        self.open.iter().chain(&self.ending).find(is_its)
+    }
+
+    /// What other nodes know a pool by.
+    pub(crate) fn hash(&self, pool: PoolId) -> Option<PoolHash> {
+        self.known.pools().find(|known| known.id == pool).map(|pool| pool.hash)
+    }
+
+    /// Whether requests of some service's connections may have to move.
+    pub(crate) fn follow(&self) -> bool {
+        self.open.iter().chain(&self.ending).any(|service| service.follows)
+    }
+
+    /// The names of services that end, with the connections that each has left.
+    pub(crate) fn ending(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.known.ending.iter().map(|ending| {
+            let Service { name, vips, port, .. } = &ending.service;
+            let left = vips.iter().filter_map(|vip| self.left.get(&(*vip, *port)));
+            (name.as_str(), left.map(|(_, connections)| connections).sum())
+        })
+    }
+
+    /// Fills the programs' tables, which know nothing yet.
+    pub(crate) fn furnish(&self, datapath: &Datapath) -> Result<(), DatapathError> {
+        self.set_pools(datapath)?;
+        self.open.iter().try_for_each(|service| datapath.set_service(service))
+    }
+
+    /// Goes by another file from now on: what is new comes before what uses it, what has gone leaves after
+    /// it. No connection of a service that stays or ends meets a gap.
+    pub(crate) fn follow_up(
+        &mut self,
+        known: Succession,
+        datapath: &Datapath,
+        now: Instant,
+    ) -> Result<(), DatapathError> {
+        let before = std::mem::replace(self, Self::new(known, now));
+        for (address, left) in &mut self.left {
+            *left = before.left.get(address).copied().unwrap_or(*left);
+        }
+        self.counted = before.counted;
+
+        self.set_pools(datapath)?;
+        for service in self.open.iter().filter(|s| before.open.iter().all(|known| known.id != s.id)) {
+            datapath.set_service(service)?;
+        }
+        for (vip, port) in self.known.ending_addresses() {
+            datapath.end_address(vip, port)?;
+        }
+        for (vip, port) in before.known.addresses().difference(&self.known.addresses()) {
+            datapath.remove_address(*vip, *port)?;
+        }
+        for service in before.known.service_ids().difference(&self.known.service_ids()) {
+            datapath.remove_service(*service)?;
+        }
+        let stays = |pool: &&Pool| self.known.pools().all(|known| known.id != pool.id);
+        before.known.pools().filter(stays).try_for_each(|pool| datapath.remove_pool(pool.id))
+    }
+
+    /// Counts what is left of ending services, now and then. What follows when some address has nothing left.
+    pub(crate) fn count(&mut self, datapath: &Datapath, now: Instant) -> Option<Succession> {
+        if self.left.is_empty() || now - self.counted < COUNT_EVERY {
+            return None;
+        }
+        self.counted = now;
+        let addresses: Vec<_> = self.left.keys().copied().collect();
+        let counts = datapath.connections_at(&addresses, clock::monotonic());
+        for ((_, connections), count) in self.left.values_mut().zip(counts) {
+            *connections = count;
+        }
+        let over = |(since, connections): &(Instant, u64)| *connections == 0 && now - *since >= ENDS_FOR;
+        let over: Vec<_> = self.left.iter().filter(|(_, left)| over(left)).map(|(at, _)| *at).collect();
+        let without = |known: Succession, (vip, port): (IpAddr, u16)| known.without(vip, port);
+        (!over.is_empty()).then(|| over.into_iter().fold(self.known.clone(), without))
+    }
+
+    fn set_pools(&self, datapath: &Datapath) -> Result<(), DatapathError> {
+        self.known.pools().try_for_each(|pool| {
+            datapath.set_pool(&PoolEntry {
+                id: pool.id,
+                service: pool.service,
+                key: pool.key.clone(),
+                p_http: pool.p_http,
+                servers: pool.servers.clone(),
+            })
+        })
+    }
+}
+
+/// The service as the programs are to know it.
+pub(crate) fn entry(cluster: &Cluster, service: &Service) -> ServiceEntry {
+    let pools: Vec<&Pool> = cluster.pools_of(service.id).collect();
+    entry_of(service, &pools, service.is_strict(cluster))
+}
+
+fn entry_of(service: &Service, pools: &[&Pool], strict: bool) -> ServiceEntry {
+    ServiceEntry {
+        id: service.id,
+        vips: service.vips.clone(),
+        port: service.port,
+        protocol: service.protocol,
+        rules: Rules::new(service.routes.clone(), 0, pools.iter().map(|pool| pool.key.clone()).collect()),
+        names: service.names.clone(),
+        pools: service.pools.clone(),
+        strict,
+        follows: strict || pools.iter().any(|pool| pool.p_http != PHttp::Stay),
+    }
+}
