@@ -11,7 +11,12 @@
 
 enum limits {
 	MAX_NODES = 256,
+	/* of a cluster file; the tables have room for two: one file takes another's place */
 	MAX_SERVICES = 16,
+	MAX_VIPS = 64,	  /* of a service */
+	MAX_ROUTES = 256, /* of a service */
+	MAX_METHODS = 16, /* of a route, on average */
+	SEEN_HOSTS = 16384,
 	MAX_REPLICAS = 4, /* servers one cached decision may name */
 	ROTA_SLOTS = 256, /* turns of one service's rota */
 	MAGLEV_SLOTS = 65537,
@@ -199,7 +204,8 @@ struct pool {
 	__u32 pad;
 };
 
-/* Which host patterns a host matches, the most specific first; 0, any host, ends the list. */
+/* By the hash of a host, host_step() in scan.h: which host patterns it matches, the most specific
+ * first; 0, any host, ends the list. */
 struct host_key {
 	__u64 hash;
 	__u16 service;

@@ -191,6 +191,7 @@ __noinline int follow_bytes(struct __sk_buff *skb, __u32 seq, __u32 from, __u32 
 		struct reading *r = &s->reading;
 		s->capture = 1;
 		r->hash = r->hash_all = r->host = FNV_OFFSET ^ k->target;
+		r->secret = mix(k->target) | 1;
 		r->method = 2166136261U;
 		r->path_len = 0;
 		r->segment = SEGMENT_OTHER;

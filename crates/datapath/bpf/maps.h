@@ -28,9 +28,13 @@ const volatile struct {
 	} map_name SEC(".maps")
 
 /* user space writes, programs read */
-TABLE(BPF_MAP_TYPE_HASH, 64, struct service_key, struct service, services);
+/* two entries for an address: its port, and port 0 */
+TABLE(BPF_MAP_TYPE_HASH, 2 * MAX_SERVICES * MAX_VIPS * 2, struct service_key, struct service,
+      services);
 TABLE(BPF_MAP_TYPE_ARRAY, MAX_POOLS, __u32, struct pool, pools);
-TABLE(BPF_MAP_TYPE_HASH, 1024, struct host_key, struct hosts, hosts);
+TABLE(BPF_MAP_TYPE_HASH, 2 * MAX_SERVICES * MAX_ROUTES, struct host_key, struct hosts, hosts);
+/* hosts that no route names in full, as clients ask for them: any number */
+TABLE(BPF_MAP_TYPE_LRU_HASH, SEEN_HOSTS, struct host_key, struct hosts, seen_hosts);
 TABLE(BPF_MAP_TYPE_ARRAY, MAX_POOLS, __u32, struct guide, guides);
 TABLE(BPF_MAP_TYPE_ARRAY, MAX_POOLS *ROTA_SLOTS, __u32, __u16, rota);
 TABLE(BPF_MAP_TYPE_ARRAY, MAX_NODES, __u32, struct node, nodes);
@@ -53,7 +57,7 @@ TABLE(BPF_MAP_TYPE_LRU_HASH, 262144, struct flow_key, struct exchange, exchanges
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
-	__uint(max_entries, 4096);
+	__uint(max_entries, 2 * MAX_SERVICES * MAX_ROUTES * MAX_METHODS);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct route_key);
 	__type(value, struct route);
@@ -79,6 +83,7 @@ enum host_part { HOST_BEFORE, HOST_NAME, HOST_PORT, HOST_AFTER };
 
 /* What the first request of a packet asks for, as far as the kernel looks at it. */
 struct reading {
+	__u64 secret;	/* of the host's hash */
 	__u64 hash;	/* of the path */
 	__u64 hash_all; /* and the query */
 	__u64 host;

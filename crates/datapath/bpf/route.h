@@ -48,10 +48,13 @@ inline_always __u16 choose_pool(const struct packet *p, struct scratch *s)
 			return POOL_UNKNOWN;
 		if (r->flags & READ_HOST) {
 			struct host_key k = {.hash = mix(r->host), .service = p->service};
+			bool any = p->service_flags & SERVICE_SUFFIXES;
 			struct hosts *known = bpf_map_lookup_elem(&hosts, &k);
+			if (!known && any)
+				known = bpf_map_lookup_elem(&seen_hosts, &k);
 			if (known)
 				found = *known;
-			else if (p->service_flags & SERVICE_SUFFIXES)
+			else if (any)
 				return POOL_UNKNOWN;
 		}
 	}

@@ -9,11 +9,19 @@ const FNV_PRIME: u64 = 0x0100_0000_01b3;
 /// The target that these bytes of a request name: FNV-1a from a keyed start, with murmur3's finaliser. It
 /// has to spread well, not to resist: a collision costs locality only.
 pub fn target_of(bytes: &[u8], secret: u64) -> Target {
-    Target(keyed_hash(bytes, secret))
+    let step = |h: u64, c: &u8| (h ^ u64::from(*c)).wrapping_mul(FNV_PRIME);
+    Target(mix(bytes.iter().fold(FNV_OFFSET ^ secret, step)))
 }
 
-pub(crate) fn keyed_hash(bytes: &[u8], secret: u64) -> u64 {
-    mix(bytes.iter().fold(FNV_OFFSET ^ secret, |h, c| (h ^ u64::from(*c)).wrapping_mul(FNV_PRIME)))
+/// A host's hash, by which the programs know it. It has to resist: two hosts that are one here would be served
+/// by one's routes. `host_step` in `bpf/scan.h` says why no client finds two.
+pub(crate) fn host_hash(host: &str, secret: u64) -> u64 {
+    let number = mix(secret) | 1;
+    let step = |h: u64, c: u8| {
+        let h = (h ^ u64::from(c)).wrapping_mul(number);
+        h ^ (h >> 32)
+    };
+    mix(host.bytes().fold(FNV_OFFSET ^ secret, step))
 }
 
 /// The finaliser of murmur3 (64 bit).

@@ -6,7 +6,6 @@ use std::net::IpAddr;
 
 use baton_cluster::{NameRules, NodeId, PHttp, PoolId, Protocol, ServiceId};
 use baton_http::{HostMatch, Key, PathMatch, Route, Rules};
-use libbpf_rs::MapCore;
 
 use crate::constants::{
     HOSTS_MAX, KEY_OTHER, KEY_PATH, KEY_PATH_QUERY, P_HTTP_EXTENDED, P_HTTP_MOVE, P_HTTP_STAY, PATH_MAX,
@@ -15,9 +14,9 @@ use crate::constants::{
 };
 use crate::error::DatapathError;
 use crate::programs::Datapath;
-use crate::request::keyed_hash;
-use crate::shared::{addr_of, as_bytes, from_bytes, types};
-use crate::tables::{get, put, remove, remove_bytes};
+use crate::request::host_hash;
+use crate::shared::{addr_of, as_bytes, types};
+use crate::tables::{forget, get, put, remove, remove_bytes};
 
 /// A service as the programs see it.
 #[derive(Clone, Debug)]
@@ -168,13 +167,15 @@ impl Datapath {
         for key in &keys.hosts {
             remove_bytes(&self.skel.maps.hosts, "hosts", key)?;
         }
-        Ok(())
+        let is_its = |k: types::host_key| k.service == service.0;
+        forget(&self.skel.maps.seen_hosts, "seen_hosts", is_its)
     }
 
-    /// Tells the programs which patterns a host matches: for hosts that no route names in full.
+    /// Tells the programs which patterns a host matches. Hosts that no route names in full are any number:
+    /// those not asked for the longest are forgotten, and user space says it again.
     ///
     /// # Errors
-    /// When more patterns match it than an entry has room for, or the table is full.
+    /// When more patterns match it than an entry has room for, or the map refuses.
     pub fn set_host(&self, s: &ServiceEntry, host: &str) -> Result<(), DatapathError> {
         let limit = HOSTS_MAX as usize;
         let mut entry = types::hosts::default();
@@ -192,8 +193,11 @@ impl Datapath {
         for (to, from) in entry.patterns.iter_mut().zip(matching) {
             *to = from;
         }
-        let hash = keyed_hash(host.as_bytes(), self.target_secret.get());
+        let hash = host_hash(host, self.target_secret.get());
         let key = types::host_key { hash, service: s.id.0, pad: [0; 3] };
+        if !patterns.contains(&&HostMatch::Exact(host.to_owned())) {
+            return put(&self.skel.maps.seen_hosts, "seen_hosts", &key, &entry);
+        }
         self.keys_of(s.id, |keys| keys.hosts.insert(as_bytes(&key).to_vec()));
         put(&self.skel.maps.hosts, "hosts", &key, &entry)
     }
@@ -268,15 +272,9 @@ impl Datapath {
         }
         put(&self.skel.maps.turns, "turns", &number, &0_u32)?;
         put(&self.skel.maps.pools, "pools", &number, &types::pool::default())?;
-        self.forget_decisions(pool)
-    }
-
-    /// What was cached for a pool says nothing of the next one with its number.
-    fn forget_decisions(&self, pool: PoolId) -> Result<(), DatapathError> {
-        let map = &self.skel.maps.decisions;
-        let is_its = |key: &Vec<u8>| from_bytes(key).is_some_and(|k: types::decision_key| k.pool == pool.0);
-        let keys: Vec<_> = map.keys().filter(is_its).collect();
-        keys.iter().try_for_each(|key| remove_bytes(map, "decisions", key))
+        // They say nothing of the next pool with the number.
+        let is_its = |k: types::decision_key| k.pool == pool.0;
+        forget(&self.skel.maps.decisions, "decisions", is_its)
     }
 
     fn keys_of(&self, service: ServiceId, note: impl FnOnce(&mut ServiceKeys) -> bool) {

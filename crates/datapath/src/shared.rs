@@ -121,6 +121,18 @@ mod tests {
 
     use super::*;
 
+    /// The tables have room for what a cluster file may have.
+    #[test]
+    fn limits_are_those_of_cluster_files() {
+        use baton_cluster::{NodeId, PoolId, Service, ServiceId};
+        let limit = |n: usize| u32::try_from(n).expect("small");
+        assert_eq!(constants::MAX_NODES, limit(NodeId::MAX_NODES));
+        assert_eq!(constants::MAX_SERVICES, limit(ServiceId::MAX_SERVICES));
+        assert_eq!(constants::MAX_VIPS, limit(Service::MAX_VIPS));
+        assert_eq!(constants::MAX_ROUTES, limit(Service::MAX_ROUTES));
+        assert_eq!(constants::MAX_POOLS, 2 * limit(PoolId::MAX_POOLS));
+    }
+
     #[test]
     fn no_padding() {
         assert_eq!(size_of::<types::flow_key>(), 36);

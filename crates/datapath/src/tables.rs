@@ -333,6 +333,16 @@ pub(crate) fn remove_bytes(map: &impl MapCore, table: &'static str, key: &[u8]) 
     }
 }
 
+/// Removes the entries whose keys are so. Slow: reads all keys.
+pub(crate) fn forget<K: Shared>(
+    map: &impl MapCore,
+    table: &'static str,
+    is_so: impl Fn(K) -> bool,
+) -> Result<(), DatapathError> {
+    let keys: Vec<_> = map.keys().filter(|key| from_bytes(key).is_some_and(&is_so)).collect();
+    keys.iter().try_for_each(|key| remove_bytes(map, table, key))
+}
+
 fn sum_over_cpus(map: &impl MapCore, table: &'static str, index: u32) -> Result<u64, DatapathError> {
     let per_cpu = map.lookup_percpu(as_bytes(&index), MapFlags::ANY).map_err(failed(table))?;
     Ok(per_cpu.unwrap_or_default().iter().filter_map(|b| from_bytes::<u64>(b)).sum())
