@@ -43,6 +43,7 @@ pub struct Baton<'a> {
     binary: PathBuf,
     run_dir: PathBuf,
     process: Process,
+    config: PathBuf,
 }
 
 impl<'a> Baton<'a> {
@@ -73,7 +74,7 @@ impl<'a> Baton<'a> {
         command.arg("--run-dir").arg(&run_dir);
         let mut process = host.start("baton", command);
         process.wait_ready(READY, || ready.exists());
-        Self { host, binary: binary.to_owned(), run_dir, process }
+        Self { host, binary: binary.to_owned(), run_dir, process, config: config.to_owned() }
     }
 
     /// The machine that it runs on.
@@ -84,6 +85,27 @@ impl<'a> Baton<'a> {
     /// The daemon's process, for its log and for signals.
     pub fn process(&self) -> &Process {
         &self.process
+    }
+
+    /// Writes another cluster file where the daemon's is, and runs `baton reload --json`: what that says.
+    /// Daemons that were started with one file share it.
+    ///
+    /// # Panics
+    /// When it says something that is not JSON.
+    #[track_caller]
+    pub fn reload(&self, text: &str) -> serde_json::Value {
+        std::fs::write(&self.config, text).expect("an own file");
+        let binary = self.binary.display().to_string();
+        let name = self.host.name();
+        let run_dir = self.run_dir.display().to_string();
+        let said =
+            self.host.try_run(&binary, ["reload", "--json", "--node", name, "--run-dir", run_dir.as_str()]);
+        let code = said.status.code();
+        let text = String::from_utf8_lossy(&said.stdout).into_owned();
+        let said: serde_json::Value =
+            serde_json::from_str(&text).unwrap_or_else(|error| panic!("not JSON ({error}): {text}"));
+        assert_eq!(code, Some(if said["error"].is_null() { 0 } else { 78 }), "{said}");
+        said
     }
 
     /// What `baton status --json` says.
