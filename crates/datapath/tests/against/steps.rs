@@ -333,7 +333,7 @@ pub fn blocks() -> impl Strategy<Value = Vec<Step>> {
         [&[syn][..], &frozen, &bound].concat()
     });
     // What chance alone seldom brings about.
-    let rare = (0..6_u8, 0..6_u8, 0..3_u8).prop_map(move |(flow, what, ttl)| {
+    let rare = (0..6_u8, 0..7_u8, 0..3_u8).prop_map(move |(flow, what, ttl)| {
         let packet = |kind, mutation| Step::Packet { flow, from: 0, kind, mutation };
         let bare = |seq| Kind::Segment { flags: ACK, seq, ack: 0, stamps: true, payload: 0 };
         match what {
@@ -359,6 +359,11 @@ pub fn blocks() -> impl Strategy<Value = Vec<Step>> {
                 let syn = || packet(Kind::Syn { step: 70_000, options: 15 }, None);
                 let (first, end) = (packet(bare(0), None), Step::End { flow });
                 vec![syn(), end, first, syn(), Step::Serve { flow, change: Change::None }]
+            }
+            5 => {
+                let packet = |kind| Step::Packet { flow: 5, from: 0, kind, mutation: None };
+                let first = Kind::Segment { flags: ACK | PSH, seq: 0, ack: 0, stamps: true, payload: 8 };
+                vec![Step::Seen { flow: 5 }, packet(Kind::Syn { step: 70_000, options: 15 }), packet(first)]
             }
             _ => {
                 let (first, second) = (segment(4, 0, 2), segment(4, 0, 8));
