@@ -1,21 +1,19 @@
 //! A sequence of steps, done to the programs and to their model.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use baton_cluster::{Flow, NodeId};
 use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CONFIRMED, FLAG_HANDED, FLAG_MOVED, FLAG_REPLAY};
 use baton_datapath::model::flag::{RST, SYN};
 use baton_datapath::model::{Binding, Handoff, Offer, Options, Outcome, Parsed, Verdict, cookie_of};
-use baton_datapath::{Counter, DatapathError, Guide, State};
+use baton_datapath::{Counter, Guide, State};
 
 use super::steps::{ALL, Kind, Mutation, REQUESTS, RESPONSES, Step};
 use crate::common::frames::{
-    INNER, MSS, ROUTER_MAC, SACK, VIP, VIP_V6, WSCALE, fix_checksums, flow, flow_v6, icmp_error, l4, read,
-    timestamps,
+    INNER, MSS, ROUTER_MAC, SACK, WSCALE, fix_checksums, flow, flow_v6, icmp_error, l4, read, timestamps,
 };
-use crate::common::furnish::{PLUG, PORTS};
+use crate::common::furnish::PLUG;
 use crate::common::world::{
     HANDOFF_PORT, IMAGES, OTHER, PAGES, PLAIN, QUERY, SELF, THIRD, WEB, Way, keys, mac,
 };
@@ -168,7 +166,7 @@ impl Play<'_> {
         self.world.step(&frame, way)
     }
 
-    fn flow_of(&self, number: u8) -> Flow {
+    pub fn flow_of(&self, number: u8) -> Flow {
         flow_of(number, self.swapped)
     }
 
@@ -386,47 +384,6 @@ impl Play<'_> {
                 self.change(step);
                 Ok(())
             }
-        }
-    }
-
-    /// What a changed cluster file brings.
-    fn reload(&mut self, step: &Step) -> Result<(), DatapathError> {
-        match step {
-            Step::End { flow } => {
-                let flow = self.flow_of(*flow);
-                self.world.end(flow.vip, flow.vip_port)
-            }
-            Step::Close { flow } => {
-                let flow = self.flow_of(*flow);
-                self.world.close(flow.vip, flow.vip_port)
-            }
-            Step::Serve { flow, change } => {
-                let port = self.flow_of(*flow).vip_port;
-                self.world.serve(port, *change)
-            }
-            Step::Seen { flow } => {
-                let port = self.flow_of(*flow).vip_port;
-                self.world.seen(port, "t.example.com")
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// How many connections of each address there are.
-    fn count_connections(&self) -> Result<(), String> {
-        let now = self.world.clock().kernel_ns;
-        let addresses: Vec<_> = PORTS.flat_map(|port| [(VIP, port), (VIP_V6, port)]).collect();
-        let known = self.world.programs.connections_at(&addresses, Duration::from_nanos(now));
-        let bindings = &self.world.model.tables.bindings;
-        let live = |(vip, port): &(IpAddr, u16)| {
-            let is_there = |f: &Flow, b: &Binding| (f.vip, f.vip_port) == (*vip, *port) && b.is_live(now);
-            bindings.iter().filter(|(f, b)| is_there(f, b)).count() as u64
-        };
-        let said: Vec<_> = addresses.iter().map(live).collect();
-        if known == said {
-            Ok(())
-        } else {
-            Err(format!("connections_at: {known:?}, the model says {said:?}"))
         }
     }
 
