@@ -280,7 +280,7 @@ fn server(rows: Vec<Row>) -> Vec<Row> {
             issued: w.clock().wall_ns,
             mss: 1460,
             distributor: 1,
-            service: 0,
+            reserved: 0,
             rtt_ms: 4,
             cwnd: 0,
             flags: 0,

@@ -62,7 +62,6 @@ inline_always void tell(const struct flow_key *flow, const struct binding *b, en
 	e->start_seq = b->start_seq;
 	e->kind = kind;
 	e->node = b->node;
-	e->service = b->service;
 	/* who handed it off knows; when it has moved, the first one must be told */
 	e->distributor =
 		kind == EVENT_BOUND && !(b->flags & FLAG_MOVED) ? settings.self : b->distributor;

@@ -342,7 +342,6 @@ struct binding {
 			    */
 	__u16 node;	   /* with STATE_BOUND: the owner */
 	__u16 distributor; /* who handed it off */
-	__u16 service;
 	__u16 mss;
 	__u16 rtt_ms;
 	__u16 window; /* STATE_READING: of that packet */
@@ -351,6 +350,7 @@ struct binding {
 	__u8 options; /* enum tcp_option: what both sides agreed on */
 	__u8 snd_wscale;
 	__u8 tries; /* stale sockets ended for this adoption */
+	__u32 pad;
 };
 
 enum event_kind {
@@ -368,8 +368,8 @@ struct event {
 	__u32 start_seq;
 	__u16 kind; /* enum event_kind */
 	__u16 node;
-	__u16 service;
 	__u16 distributor;
+	__u16 pad;
 	__u64 issued; /* wall clock of the decision, ns */
 };
 
@@ -431,7 +431,7 @@ struct handoff_option {
 	__be32 issued[2];
 	__be16 mss;
 	__be16 distributor;
-	__be16 service;
+	__be16 reserved; /* 0 */
 	__be16 rtt_ms;
 	__be16 cwnd;
 	__be16 flags; /* FLAG_REPLAY, FLAG_MOVED; or WIRE_FORWARDED */

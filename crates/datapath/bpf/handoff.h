@@ -45,7 +45,6 @@ function int send_handoff(struct __sk_buff *skb, const struct packet *p, const s
 	set_issued(&w->option, b->issued);
 	w->option.mss = bpf_htons(b->mss);
 	w->option.distributor = bpf_htons(b->distributor);
-	w->option.service = bpf_htons(b->service);
 	w->option.rtt_ms = bpf_htons(b->rtt_ms);
 	w->option.cwnd = bpf_htons(b->cwnd);
 	w->option.flags = bpf_htons(b->flags & (FLAG_REPLAY | FLAG_MOVED));

@@ -46,6 +46,19 @@ function bool follow_from(struct __sk_buff *skb, const struct packet *p, const s
 	return whole;
 }
 
+/* Whether the server's socket has everything that comes before this packet. */
+function bool has_all_before(struct __sk_buff *skb, const struct packet *p)
+{
+	struct bpf_sock *sk = socket_of(skb, &p->flow);
+
+	if (!sk)
+		return false;
+	struct tcp_sock *tp = sk->state != BPF_TCP_LISTEN ? bpf_skc_to_tcp_sock(sk) : 0;
+	bool all = tp && (__s32)(tp->rcv_nxt - p->seq) >= 0;
+	bpf_sk_release(sk);
+	return all;
+}
+
 /* Whether the server's socket is as idle as its messages say. */
 inline_always bool socket_is_idle(struct __sk_buff *skb, const struct packet *p, struct binding *b)
 {
@@ -293,10 +306,12 @@ inline_always int later_packet(struct __sk_buff *skb, struct packet *p, struct b
 	enum fed fed = follow(skb, p);
 	if (fed == FED_OLD)
 		return TC_ACT_OK;
-	if (fed == FED_GAP)
-		return x->early && p->seq - x->early_seq < EARLY_MAX
-			       ? hold(skb, p, b, COUNT_HELD_EARLY)
-			       : drop(COUNT_DROP_GAP);
+	if (fed == FED_GAP) {
+		if (x->early && p->seq - x->early_seq < EARLY_MAX)
+			return hold(skb, p, b, COUNT_HELD_EARLY);
+		/* nobody will repeat it: it came while the service did not follow */
+		return has_all_before(skb, p) ? outside_messages(x, p) : drop(COUNT_DROP_GAP);
+	}
 	if (fed == FED_DOUBT && !(boundary && p->service_flags & SERVICE_STRICT))
 		return outside_messages(x, p);
 	if (!boundary) {

@@ -20,7 +20,6 @@ inline_always void describe(struct packet *p, struct binding *b)
 	b->snd_end = p->ack;
 	b->node = NO_NODE;
 	b->distributor = settings.self;
-	b->service = p->service;
 	b->mss = mss_of_class(p->v6, low >> 6);
 	b->state = STATE_OPEN;
 	b->snd_wscale = wscale ? low & 15 : 0;

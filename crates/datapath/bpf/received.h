@@ -23,7 +23,6 @@ inline_always void learn(struct binding *b, const struct handoff_option *o, cons
 	b->snd_end = p->ack;
 	b->issued = issued_of(o);
 	b->distributor = bpf_ntohs(o->distributor);
-	b->service = p->service;
 	b->mss = bpf_ntohs(o->mss);
 	b->rtt_ms = bpf_ntohs(o->rtt_ms);
 	b->options = o->options;

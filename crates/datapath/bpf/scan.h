@@ -7,6 +7,7 @@
  */
 #pragma once
 
+#include "hash.h"
 #include "packet.h"
 
 enum { METHOD_LETTERS = 15, LENGTH_DIGITS = 18, CHUNK_DIGITS = 15 };
@@ -27,37 +28,6 @@ enum { WORD_LENGTH = 1, WORD_CODING = 2, WORD_HOST = 4 };
 static const char NAMES[WORDS][WORD_MAX] = {"content-length", "transfer-encoding", "host"};
 static const char CHUNKED[8] = "chunked";
 static const char VERSION[8] = "HTTP/1.";
-
-#define FNV_OFFSET 0xcbf29ce484222325ULL
-#define FNV_PRIME 0x100000001b3ULL
-
-inline_always __u64 fnv(__u64 hash, __u8 c)
-{
-	return (hash ^ c) * FNV_PRIME;
-}
-
-/*
- * One byte more of a host's hash. Two hosts that are one here would be served by one's routes, so
- * no client may find such two: what is different after a byte is multiplied by a secret odd number,
- * and folded; nobody who does not know the number can write bytes that make it equal again. FNV's
- * number is known, and a secret beginning alone hides only eight bits of what it does to a
- * difference.
- */
-inline_always __u64 host_step(__u64 h, __u8 c, __u64 secret)
-{
-	h = (h ^ c) * secret;
-	return h ^ h >> 32;
-}
-
-/* murmur3's 64-bit finaliser */
-inline_always __u64 mix(__u64 h)
-{
-	h ^= h >> 33;
-	h *= 0xff51afd7ed558ccdULL;
-	h ^= h >> 33;
-	h *= 0xc4ceb9fe1a85ec53ULL;
-	return h ^ h >> 33;
-}
 
 inline_always bool is_digit(__u8 c)
 {

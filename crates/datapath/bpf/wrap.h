@@ -80,7 +80,7 @@ static __noinline __u64 handoff_tag(const struct handoff_option *o, const struct
 	w[7] = (__u64)bpf_ntohl(o->start_seq) << 32 | bpf_ntohl(o->tsval);
 	w[8] = issued_of(o);
 	w[9] = (__u64)bpf_ntohs(o->mss) << 48 | (__u64)bpf_ntohs(o->distributor) << 32 |
-	       (__u64)bpf_ntohs(o->service) << 16 | bpf_ntohs(o->rtt_ms);
+	       (__u64)bpf_ntohs(o->reserved) << 16 | bpf_ntohs(o->rtt_ms);
 	w[10] = (__u64)bpf_ntohs(o->cwnd) << 48 | (__u64)bpf_ntohs(o->flags) << 32 |
 		bpf_ntohl(o->replay_end);
 	w[11] = (__u64)bpf_ntohl(to->w[0]) << 32 | bpf_ntohl(to->w[1]);
@@ -149,7 +149,6 @@ inline_always int too_big(const struct packet *p, __u16 to)
 		e->start_seq = p->seq;
 		e->kind = EVENT_TOO_BIG;
 		e->node = to;
-		e->service = p->service;
 		e->issued = path_mtu() - wrapping_bytes();
 		if (bpf_ringbuf_output(&events, e, sizeof(*e), 0))
 			count(COUNT_EVENT_LOST);

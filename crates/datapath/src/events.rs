@@ -5,7 +5,7 @@ use std::fmt;
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
 
-use baton_cluster::{Flow, NodeId, ServiceId};
+use baton_cluster::{Flow, NodeId};
 use libbpf_rs::{MapCore, RingBuffer, RingBufferBuilder};
 
 use crate::constants::{EVENT_BOUND, EVENT_CLOSED, EVENT_IDLE, EVENT_TAKEN, EVENT_TOO_BIG};
@@ -23,8 +23,6 @@ pub enum Event {
         start_seq: u32,
         /// The owner now.
         server: NodeId,
-        /// Of which service.
-        service: ServiceId,
         /// Wall clock of the decision, nanoseconds: of two bindings the younger stands.
         issued: u64,
         /// Who had handed the connection off first.
@@ -63,8 +61,6 @@ pub enum Event {
         start_seq: u32,
         /// Who had handed it off.
         distributor: NodeId,
-        /// Of which service.
-        service: ServiceId,
     },
 }
 
@@ -110,13 +106,12 @@ impl fmt::Debug for Events {
 }
 
 fn decode(e: &types::event) -> Option<Event> {
-    let (flow, start_seq, service) = (flow_of(&e.flow), e.start_seq, ServiceId(e.service));
+    let (flow, start_seq) = (flow_of(&e.flow), e.start_seq);
     match u32::from(e.kind) {
         EVENT_BOUND => Some(Event::Bound {
             flow,
             start_seq,
             server: NodeId(e.node),
-            service,
             issued: e.issued,
             distributor: NodeId(e.distributor),
         }),
@@ -126,7 +121,7 @@ fn decode(e: &types::event) -> Option<Event> {
             Some(Event::TooBig { flow, seq: start_seq, mtu, node: NodeId(e.node) })
         }
         EVENT_TAKEN => Some(Event::Taken { flow, start_seq, distributor: NodeId(e.distributor) }),
-        EVENT_CLOSED => Some(Event::Closed { flow, start_seq, distributor: NodeId(e.distributor), service }),
+        EVENT_CLOSED => Some(Event::Closed { flow, start_seq, distributor: NodeId(e.distributor) }),
         _ => None,
     }
 }

@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn no_padding() {
         assert_eq!(size_of::<types::flow_key>(), 36);
-        assert_eq!(size_of::<types::binding>(), 24 + 9 * 4 + 7 * 2 + 4 + 2);
+        assert_eq!(size_of::<types::binding>(), 24 + 9 * 4 + 6 * 2 + 4 + 4);
         assert_eq!(size_of::<types::service_key>(), 20);
         assert_eq!(size_of::<types::service>(), 8);
         assert_eq!(size_of::<types::pool>(), 32 + 8);

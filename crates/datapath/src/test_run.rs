@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use baton_cluster::{Flow, NodeId, ServiceId};
+use baton_cluster::{Flow, NodeId};
 use libbpf_rs::{MapCore, MapFlags, ProgramInput, ProgramMut};
 
 use crate::connections::State;
@@ -119,7 +119,6 @@ impl Datapath {
                 _ => State::Open,
             },
             distributor: b.distributor,
-            service: ServiceId(b.service),
             mss: b.mss,
             rtt_ms: b.rtt_ms,
             options: b.options,
@@ -158,13 +157,13 @@ impl Datapath {
             cwnd: b.cwnd,
             node,
             distributor: b.distributor,
-            service: b.service.0,
             mss: b.mss,
             rtt_ms: b.rtt_ms,
             state: state as u8,
             options: b.options,
             snd_wscale: b.snd_wscale,
             tries: b.tries,
+            pad: 0,
         };
         let map = &self.skel.maps.bindings;
         map.update(as_bytes(&key_of(flow)), as_bytes(&value), MapFlags::ANY).map_err(refused)

@@ -262,7 +262,7 @@ fn a_connection_that_moved_here_goes_on_where_it_stood() {
             issued: node.world.clock().wall_ns,
             mss: 1460,
             distributor: 2,
-            service: 0,
+            reserved: 0,
             rtt_ms: 50,
             cwnd: 20,
             flags: FLAG_MOVED as u16,

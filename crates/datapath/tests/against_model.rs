@@ -5,6 +5,7 @@
 
 mod against {
     pub mod play;
+    pub mod reload;
     pub mod steps;
 }
 mod common;

@@ -30,7 +30,7 @@ fn handoff_to(world: &World, f: Flow, seq: u32, to: IpAddr) -> Vec<u8> {
         issued: world.clock().wall_ns,
         mss: 1460,
         distributor: 1,
-        service: 0,
+        reserved: 0,
         rtt_ms: 4,
         cwnd: 0,
         flags: 0,

@@ -13,6 +13,7 @@ use baton_datapath::model::flag::{ACK, FIN, PSH};
 use baton_datapath::{Event, State};
 use common::client::case;
 use common::frames::{CLIENT, VIP, checksums_are_right, flow, read};
+use common::furnish::Change;
 use common::served::{FIRST, Served, client_here};
 use common::world::{IMAGES, OTHER, PAGES, SELF, THIRD, WEB, Way, mac};
 use common::{Tcp, World, in_netns};
@@ -182,5 +183,27 @@ fn a_request_that_user_space_must_place_waits_there() {
             (Verdict::Redirect, &["closed", "released", "moved"][..])
         );
         assert!(c.is_reset());
+    });
+}
+
+#[test]
+fn what_came_while_a_service_did_not_follow_is_not_waited_for() {
+    node(80, |world, mut c| {
+        c.describe(world, 0, 0, false);
+        let mut ahead = c.sends(NEXT);
+        ahead.seq = c.seq.wrapping_add(100);
+        case(world, "the client repeats what is missing", &ahead.frame(), Verdict::Drop, &["drop_gap"]);
+
+        world.serve(80, Change::Follows).expect("tables");
+        let unread = c.sends(NEXT).frame();
+        case(world, "nobody reads it", &unread, Verdict::Stack, &["owned"]);
+        c.client.write_all(NEXT).expect("room");
+        c.server.read_exact(&mut [0; NEXT.len()]).expect("delivered");
+        c.seq = c.seq.wrapping_add(NEXT.len() as u32);
+        world.serve(80, Change::None).expect("tables");
+        c.describe(world, 0, 0, false);
+        let stays = &["owned", "move_doubt"];
+        case(world, "the client will not repeat that", &c.asks(NEXT), Verdict::Stack, stays);
+        c.is_alive();
     });
 }

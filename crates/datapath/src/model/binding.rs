@@ -1,6 +1,6 @@
 //! Bindings: what is known of a connection, when it counts as forgotten, and how the owner follows it.
 
-use baton_cluster::{Flow, NodeId, ServiceId};
+use baton_cluster::{Flow, NodeId};
 
 use super::egress::Sent;
 use super::packet::flag::{FIN, RST};
@@ -33,7 +33,6 @@ pub struct Binding {
     pub cwnd: u16,
     pub state: State,
     pub distributor: u16,
-    pub service: ServiceId,
     pub mss: u16,
     pub rtt_ms: u16,
     pub options: u8,
@@ -71,7 +70,6 @@ impl Binding {
             cwnd: 0,
             state,
             distributor: 0,
-            service: ServiceId(0),
             mss: 0,
             rtt_ms: 0,
             options: 0,
@@ -115,6 +113,11 @@ impl Binding {
         now_ns.saturating_sub(self.since_ns) > u64::from(HELD_MS) * 1_000_000
     }
 
+    /// Whether the connection goes on, as far as this tells.
+    pub fn is_live(&self, now_ns: u64) -> bool {
+        !self.has(FLAG_CLOSED) && !self.has_aged(now_ns)
+    }
+
     fn has_aged(&self, now_ns: u64) -> bool {
         let limit_ms = if self.has(FLAG_CLOSED) {
             LINGER_MS
@@ -155,12 +158,7 @@ impl Run<'_> {
         }
         self.unassign(b);
         if b.has_lasted(self.clock.kernel_ns) {
-            self.tell(Event::Closed {
-                flow,
-                start_seq: b.start_seq,
-                distributor: NodeId(b.distributor),
-                service: b.service,
-            });
+            self.tell(Event::Closed { flow, start_seq: b.start_seq, distributor: NodeId(b.distributor) });
         }
     }
 

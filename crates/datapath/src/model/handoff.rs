@@ -35,7 +35,7 @@ pub struct Handoff {
     pub issued: u64,
     pub mss: u16,
     pub distributor: u16,
-    pub service: u16,
+    pub reserved: u16,
     pub rtt_ms: u16,
     pub cwnd: u16,
     pub flags: u16,
@@ -61,7 +61,7 @@ impl Handoff {
             u64::from(HANDOFF_VERSION) << 16 | u64::from(self.options) << 8 | u64::from(self.snd_wscale),
             pair(self.start_seq, self.tsval),
             self.issued,
-            pair(short(self.mss, self.distributor), short(self.service, self.rtt_ms)),
+            pair(short(self.mss, self.distributor), short(self.reserved, self.rtt_ms)),
             pair(short(self.cwnd, self.flags), self.replay_end),
         ]
         .into_iter()
@@ -84,7 +84,7 @@ impl Handoff {
             issued: clock.wall_ns / 1_000_000 * 1_000_000,
             mss: 0,
             distributor: by.0,
-            service: 0,
+            reserved: 0,
             rtt_ms: 0,
             cwnd: 0,
             flags: WIRE_FORWARDED as u16,
@@ -121,7 +121,7 @@ impl Handoff {
             out.extend(field.to_be_bytes());
         }
         out.extend(self.issued.to_be_bytes());
-        for field in [self.mss, self.distributor, self.service, self.rtt_ms] {
+        for field in [self.mss, self.distributor, self.reserved, self.rtt_ms] {
             out.extend(field.to_be_bytes());
         }
         for field in [self.cwnd, self.flags] {
@@ -189,7 +189,7 @@ impl Handoff {
             issued: u64::from(be32(option, 16)?) << 32 | u64::from(be32(option, 20)?),
             mss: be16(option, 24)?,
             distributor: be16(option, 26)?,
-            service: be16(option, 28)?,
+            reserved: be16(option, 28)?,
             rtt_ms: be16(option, 30)?,
             cwnd: be16(option, 32)?,
             flags: be16(option, 34)?,

@@ -216,7 +216,6 @@ impl Run<'_> {
                 flow: p.flow,
                 start_seq: b.start_seq,
                 server: this,
-                service: b.service,
                 issued: b.issued,
                 distributor: if moved { NodeId(b.distributor) } else { this },
             });
@@ -499,7 +498,6 @@ impl Run<'_> {
             start_ack: p.ack,
             snd_end: p.ack,
             distributor: self.model.settings.node.0,
-            service: p.service,
             mss: offer.mss,
             rtt_ms: rtt as u16,
             options: offer.agreed(p.options.timestamps.is_some()),

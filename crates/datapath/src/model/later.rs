@@ -205,15 +205,14 @@ impl Run<'_> {
             let behind_early = f.early_seq.is_some_and(|early| p.seq.wrapping_sub(early) < EARLY_MAX);
             return match fed {
                 Fed::Gap if behind_early => Some(self.hold_early(b)),
+                // Nobody will repeat what came while the service did not follow.
+                Fed::Gap if self.has_all_before(p) => self.outside_messages(p, f),
                 Fed::Gap => Some(self.drop(Counter::DropGap)),
                 _ => None,
             };
         }
         let then = if doubt && !(boundary && service.strict) {
-            f.doubt = true;
-            self.keep(p.flow, f);
-            self.count(Counter::MoveDoubt);
-            return None;
+            return self.outside_messages(p, f);
         } else if doubt {
             if idle { Later::Read } else { Later::Waits }
         } else if !service.strict && !boundary {
@@ -229,6 +228,19 @@ impl Run<'_> {
             self.place(p, &service, &f, idle)
         };
         self.fate(p, b, &service, Fate { then, boundary, idle, answered, f, after })
+    }
+
+    /// Whether the server's socket has everything that comes before this packet.
+    fn has_all_before(&self, p: &Packet) -> bool {
+        let socket = self.model.stack.sockets.get(&p.flow).filter(|s| s.start_seq.is_some());
+        socket.is_some_and(|s| s.rcv_nxt.wrapping_sub(p.seq).cast_signed() >= 0)
+    }
+
+    /// The connection stays, for ever.
+    fn outside_messages(&mut self, p: &Packet, f: Followed) -> Option<Verdict> {
+        self.keep(p.flow, Followed { doubt: true, ..f });
+        self.count(Counter::MoveDoubt);
+        None
     }
 
     fn fate(&mut self, p: &Packet, b: &mut Binding, service: &Service, fate: Fate) -> Option<Verdict> {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use baton_cluster::{Flow, ServiceId};
+use baton_cluster::Flow;
 
 use super::Model;
 use crate::counters::Counter;
@@ -61,8 +61,6 @@ pub struct Options {
 pub struct Packet {
     /// Its connection.
     pub flow: Flow,
-    /// Which service.
-    pub service: ServiceId,
     /// Sequence number.
     pub seq: u32,
     /// Acknowledgement number.
@@ -228,7 +226,6 @@ impl Model {
     }
 
     fn parse_tcp(&self, frame: &[u8], ip: &Ip) -> Parsed {
-        let services = &self.tables.services;
         if !self.has_services(ip.to) {
             return Parsed::Other;
         }
@@ -242,14 +239,13 @@ impl Model {
             return Parsed::Refused(Counter::DropMalformed); // no port to ask for
         };
         let (Some(client_port), Some(vip_port)) = (be16(tcp, 0), be16(tcp, 2)) else { return Parsed::Other };
-        let Some(service) = services.get(&(ip.to, vip_port)) else {
+        if !self.tables.services.contains_key(&(ip.to, vip_port)) {
             return Parsed::Other;
-        };
+        }
         let flow = Flow { client: ip.from, client_port, vip: ip.to, vip_port };
         match tcp_packet(frame, tcp, ip) {
             Some((seq, ack, flags, options, payload)) => Parsed::Tcp(Box::new(Packet {
                 flow,
-                service: service.id,
                 seq,
                 ack,
                 flags,

@@ -1,7 +1,7 @@
 //! A wrapped packet arrives: forwarded by another node, or a handoff. Then this node is to own the
 //! connection, unless a later decision says otherwise.
 
-use baton_cluster::{Flow, NodeId, ServiceId};
+use baton_cluster::{Flow, NodeId};
 
 use super::handoff::{Handoff, Refusal};
 use super::packet::flag::{ACK, RST};
@@ -162,7 +162,6 @@ fn learn(b: &mut Binding, p: &Packet, h: &Handoff) {
     b.snd_end = p.ack;
     b.issued = h.issued;
     b.distributor = h.distributor;
-    b.service = ServiceId(p.service.0);
     b.mss = h.mss;
     b.rtt_ms = h.rtt_ms;
     b.options = h.options;

@@ -268,7 +268,7 @@ impl Run<'_> {
             issued: b.issued,
             mss: b.mss,
             distributor: b.distributor,
-            service: b.service.0,
+            reserved: 0,
             rtt_ms: b.rtt_ms,
             cwnd: b.cwnd,
             flags: (b.flags & (FLAG_REPLAY | FLAG_MOVED)) as u16,

@@ -166,7 +166,7 @@ impl Play<'_> {
         self.world.step(&frame, way)
     }
 
-    fn flow_of(&self, number: u8) -> Flow {
+    pub fn flow_of(&self, number: u8) -> Flow {
         flow_of(number, self.swapped)
     }
 
@@ -184,7 +184,7 @@ impl Play<'_> {
             issued: earlier(self.world.clock().wall_ns, *late_ms),
             mss: 1460,
             distributor: 1,
-            service: 0,
+            reserved: u16::from(*hops) * 7,
             rtt_ms: 3,
             cwnd: u16::from(*hops) * 10,
             flags: if replay.is_some() { (FLAG_REPLAY | FLAG_MOVED) as u16 } else { 0 },
@@ -371,6 +371,10 @@ impl Play<'_> {
                 closed.map_err(|e| e.to_string())?;
                 self.world.model.close_told(&self.flow_of(*flow), start_seq, clock);
                 self.world.settle(clock)
+            }
+            Step::End { .. } | Step::Close { .. } | Step::Serve { .. } | Step::Seen { .. } => {
+                self.reload(step).map_err(|e| e.to_string())?;
+                self.count_connections()
             }
             Step::Pass { ms } => {
                 self.world.pass(Duration::from_millis(*ms));

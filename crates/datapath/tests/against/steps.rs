@@ -6,6 +6,8 @@ use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::sample::select;
 
+use crate::common::furnish::Change;
+
 /// What a client, or somebody in its name, sends.
 #[derive(Clone, Debug)]
 pub enum Kind {
@@ -103,6 +105,22 @@ pub enum Step {
         flow: u8,
         seq: i32,
     },
+    /// What a changed cluster file may bring: the service of the connection gives its address up, or has
+    /// done so long ago, or has changed.
+    End {
+        flow: u8,
+    },
+    Close {
+        flow: u8,
+    },
+    Serve {
+        flow: u8,
+        change: Change,
+    },
+    /// User space says what a host is.
+    Seen {
+        flow: u8,
+    },
     Pass {
         ms: u64,
     },
@@ -162,6 +180,8 @@ pub const REQUESTS: [&[u8]; 16] = [
 
 /// Those of them with a clear head; the usual one more often.
 const DECIDED: [u8; 10] = [2, 2, 2, 2, 3, 4, 8, 9, 10, 13];
+
+const CHANGES: [Change; 4] = [Change::None, Change::Routes, Change::Pools, Change::Follows];
 
 /// What a packet of the server may carry.
 pub const RESPONSES: [&[u8]; 8] = [
@@ -245,6 +265,10 @@ fn steps() -> impl Strategy<Value = Step> {
         1 => (flows(), nodes(), 0..60_u8)
             .prop_map(|(flow, node, replay)| Step::BindRead { flow, node, replay }),
         1 => (flows(), near()).prop_map(|(flow, seq)| Step::CloseTold { flow, seq }),
+        1 => flows().prop_map(|flow| Step::End { flow }),
+        1 => flows().prop_map(|flow| Step::Close { flow }),
+        3 => (flows(), select(CHANGES.to_vec())).prop_map(|(flow, change)| Step::Serve { flow, change }),
+        1 => flows().prop_map(|flow| Step::Seen { flow }),
         2 => times.prop_map(|ms| Step::Pass { ms }),
         1 => (0..80_000_u64).prop_map(|ms| Step::Back { ms }),
         1 => any::<bool>().prop_map(Step::Daemon),
@@ -309,7 +333,7 @@ pub fn blocks() -> impl Strategy<Value = Vec<Step>> {
         [&[syn][..], &frozen, &bound].concat()
     });
     // What chance alone seldom brings about.
-    let rare = (0..6_u8, 0..4_u8, 0..3_u8).prop_map(move |(flow, what, ttl)| {
+    let rare = (0..6_u8, 0..7_u8, 0..3_u8).prop_map(move |(flow, what, ttl)| {
         let packet = |kind, mutation| Step::Packet { flow, from: 0, kind, mutation };
         let bare = |seq| Kind::Segment { flags: ACK, seq, ack: 0, stamps: true, payload: 0 };
         match what {
@@ -330,6 +354,16 @@ pub fn blocks() -> impl Strategy<Value = Vec<Step>> {
                 let syn = packet(Kind::Syn { step: 70_000, options: 15 }, None);
                 let first = Kind::Segment { flags: ACK | PSH, seq: 0, ack: 0, stamps: true, payload: 2 };
                 vec![syn, Step::Pass { ms: 301_000 }, packet(first, None)]
+            }
+            4 => {
+                let syn = || packet(Kind::Syn { step: 70_000, options: 15 }, None);
+                let (first, end) = (packet(bare(0), None), Step::End { flow });
+                vec![syn(), end, first, syn(), Step::Serve { flow, change: Change::None }]
+            }
+            5 => {
+                let packet = |kind| Step::Packet { flow: 5, from: 0, kind, mutation: None };
+                let first = Kind::Segment { flags: ACK | PSH, seq: 0, ack: 0, stamps: true, payload: 8 };
+                vec![Step::Seen { flow: 5 }, packet(Kind::Syn { step: 70_000, options: 15 }), packet(first)]
             }
             _ => {
                 let (first, second) = (segment(4, 0, 2), segment(4, 0, 8));

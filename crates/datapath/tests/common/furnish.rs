@@ -1,6 +1,7 @@
 //! What a world begins with, and how services and pools are made known to programs and model.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 
 use baton_cluster::{NameRules, NodeId, PHttp, PoolId, Protocol, ServiceId};
 use baton_datapath::model::{Pool, Service};
@@ -15,20 +16,47 @@ use super::world::{IMAGES, OTHER, PAGES, PLAIN, QUERY, SELF, TENANTS, THIRD, WEB
 pub const SECURE: PoolId = PoolId(6);
 pub const PLUG: PoolId = PoolId(7);
 
+/// Where the services are.
+pub const PORTS: std::ops::RangeInclusive<u16> = 80..=85;
+
+/// What a changed cluster file may say of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    None,
+    /// It has no routes.
+    Routes,
+    /// They lead to other pools.
+    Pools,
+    /// Whether its pools have different servers, and whether its connections are followed.
+    Follows,
+}
+
+/// A service: what it speaks, its pools and routes, whether it is strict, whether it is followed.
+fn plan(port: u16) -> (Protocol, Vec<PoolId>, Vec<Route>, [bool; 2]) {
+    let tenants = |host: &str| Route { host: HostMatch::named(host), pool: 1, ..Route::default() };
+    let images = Route { path: PathMatch::Prefix("/img/".into()), pool: 1, ..Route::default() };
+    let http = |pools: &[PoolId], routes, decided| (Protocol::Http, pools.to_vec(), routes, decided);
+    match port {
+        80 => http(&[WEB], Vec::new(), [false, true]),
+        81 => http(&[QUERY], Vec::new(), [false, false]),
+        82 => http(&[PAGES, IMAGES], vec![images], [true, true]),
+        83 => {
+            let routes = vec![tenants("*.example.com"), tenants("tenant.example.org")];
+            http(&[PLAIN, TENANTS], routes, [false, true])
+        }
+        84 => (Protocol::Tls, vec![SECURE], Vec::new(), [false, false]),
+        _ => (Protocol::Tcp, vec![PLUG], Vec::new(), [false, false]),
+    }
+}
+
 impl World {
     /// Three nodes, six services, everything alive, and the third slot of Maglev's table empty.
     pub(super) fn furnish(&mut self) -> Result<(), DatapathError> {
         self.programs.set_keys(&keys())?;
         let all = [SELF, OTHER, THIRD];
-        self.service(0, 80, &[WEB], Vec::new(), [false, true])?;
-        self.service(1, 81, &[QUERY], Vec::new(), [false, false])?;
-        let images = Route { path: PathMatch::Prefix("/img/".into()), pool: 1, ..Route::default() };
-        self.service(2, 82, &[PAGES, IMAGES], vec![images], [true, true])?;
-        let tenants = |host: &str| Route { host: HostMatch::named(host), pool: 1, ..Route::default() };
-        let tenants = vec![tenants("*.example.com"), tenants("tenant.example.org")];
-        self.service(3, 83, &[PLAIN, TENANTS], tenants, [false, true])?;
-        self.sealed(4, 84, Protocol::Tls, SECURE)?;
-        self.sealed(5, 85, Protocol::Tcp, PLUG)?;
+        for port in PORTS {
+            self.serve(port, Change::None)?;
+        }
         self.pool(WEB, 0, Key::Path, PHttp::Move, &all)?;
         self.pool(QUERY, 1, Key::PathQuery, PHttp::Stay, &all)?;
         self.pool(PAGES, 2, Key::Path, PHttp::Move, &[SELF, OTHER])?;
@@ -56,9 +84,36 @@ impl World {
         self.rest()
     }
 
-    /// Makes a service known to both, whose bytes say nothing to the programs.
-    fn sealed(&mut self, id: u16, port: u16, protocol: Protocol, pool: PoolId) -> Result<(), DatapathError> {
-        self.any_service(id, port, protocol, &[pool], Vec::new(), [false, false])
+    /// A service of the world, perhaps changed, under a number of its own; the one before is forgotten.
+    pub fn serve(&mut self, port: u16, change: Change) -> Result<(), DatapathError> {
+        let (protocol, mut pools, mut routes, mut decided) = plan(port);
+        match change {
+            Change::None => {}
+            Change::Routes => routes.clear(),
+            Change::Pools => pools.reverse(),
+            // Of other protocols nothing is followed.
+            Change::Follows if protocol == Protocol::Http => decided = decided.map(|is_so| !is_so),
+            Change::Follows => {}
+        }
+        if change != Change::None {
+            self.altered.insert(port);
+        }
+        let before = self.entries.get(&port).map(|entry| entry.id);
+        self.fresh += 1;
+        self.any_service(self.fresh, port, protocol, &pools, routes, decided)?;
+        before.map_or(Ok(()), |id| self.programs.remove_service(id))
+    }
+
+    /// User space has seen a host.
+    pub fn seen(&mut self, port: u16, host: &str) -> Result<(), DatapathError> {
+        self.altered.insert(port);
+        for vip in [VIP, VIP_V6] {
+            if let Some(service) = self.model.tables.services.get_mut(&(vip, port)) {
+                service.hosts.insert(host.to_owned());
+            }
+        }
+        let entry = self.entries.get(&port);
+        entry.map_or(Ok(()), |entry| self.programs.set_host(entry, host))
     }
 
     /// Makes a service of HTTP known to both.
@@ -96,12 +151,29 @@ impl World {
             follows,
         };
         self.programs.set_service(&entry)?;
+        self.entries.insert(port, entry);
         let service =
             Service { id, protocol, rules, pools, strict, follows, ending: false, hosts: HashSet::new() };
         for vip in [VIP, VIP_V6] {
             self.model.tables.services.insert((vip, port), service.clone());
         }
         Ok(())
+    }
+
+    /// A service gives an address up.
+    pub fn end(&mut self, vip: IpAddr, port: u16) -> Result<(), DatapathError> {
+        self.altered.insert(port);
+        if let Some(service) = self.model.tables.services.get_mut(&(vip, port)) {
+            service.ending = true;
+        }
+        self.programs.end_address(vip, port)
+    }
+
+    /// An address is no service's any more.
+    pub fn close(&mut self, vip: IpAddr, port: u16) -> Result<(), DatapathError> {
+        self.altered.insert(port);
+        self.model.tables.services.remove(&(vip, port));
+        self.programs.remove_address(vip, port)
     }
 
     /// Makes a pool known to both.

@@ -1,7 +1,7 @@
 //! One node twice: the loaded programs, and their model. Both are told the same and given the same
 //! packets; what they do must be the same.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -12,13 +12,13 @@ use baton_datapath::model::{
     Tables, Verdict,
 };
 use baton_datapath::{
-    Counters, Datapath, DatapathError, Events, Guide, Live, Roles, Settings, Sizes, target_of,
+    Counters, Datapath, DatapathError, Events, Guide, Live, Roles, ServiceEntry, Settings, Sizes, target_of,
 };
 use baton_http::parse_request;
 use nix::time::{ClockId, clock_gettime};
 
 use super::frames::{checksums_are_right, inner, same_frame};
-use super::furnish::{PLUG, SECURE};
+use super::furnish::{Change, PLUG, SECURE};
 
 pub const HANDOFF_PORT: u16 = 6081;
 /// Twelve seconds into a cookie slot, so that no test crosses into the next by chance.
@@ -88,6 +88,11 @@ pub struct World {
     /// Flows whose bindings are compared after each step.
     pub flows: Vec<Flow>,
     wall_offset: u64,
+    /// The services, by port, and the last number that one of them was given.
+    pub entries: BTreeMap<u16, ServiceEntry>,
+    pub fresh: u16,
+    /// Those that are not as they were.
+    pub altered: BTreeSet<u16>,
     /// What the last step was counted as, for the tests' own statements.
     pub counted: Vec<&'static str>,
     last: Counters,
@@ -169,7 +174,20 @@ impl World {
         let model = Model { settings, tables, stack: Stack::default() };
         let (events, last) = (programs.events()?, programs.counters()?);
         let (flows, counted) = (flows.to_vec(), Vec::new());
-        let mut world = Self { programs, model, events, ways, flows, wall_offset: 0, counted, last };
+        let entries = BTreeMap::new();
+        let mut world = Self {
+            programs,
+            model,
+            events,
+            ways,
+            flows,
+            wall_offset: 0,
+            entries,
+            fresh: 1000,
+            altered: BTreeSet::new(),
+            counted,
+            last,
+        };
         world.furnish()?;
         Ok(world)
     }
@@ -181,6 +199,9 @@ impl World {
         }
         for (pool, target) in self.model.tables.decisions.keys() {
             self.programs.remove_decision(*pool, *target)?;
+        }
+        for port in std::mem::take(&mut self.altered) {
+            self.serve(port, Change::None)?;
         }
         self.programs.follow_none()?;
         self.programs.begin_rotas()?;
