@@ -7,9 +7,9 @@ use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use baton_datapath::constants::{FLAG_HANDED, FLAG_MOVED};
+use baton_datapath::constants::{FLAG_CLOSED, FLAG_FIN_IN, FLAG_HANDED, FLAG_MOVED};
 use baton_datapath::model::Verdict;
-use baton_datapath::model::flag::{ACK, FIN, PSH};
+use baton_datapath::model::flag::{ACK, FIN, PSH, RST};
 use baton_datapath::{Event, State};
 use common::client::case;
 use common::frames::{CLIENT, VIP, checksums_are_right, flow, read};
@@ -117,6 +117,54 @@ fn a_busy_socket_keeps_its_connection() {
         raw.send_to(&ahead.frame()[34..], &SocketAddr::from((VIP, 0)).into()).expect("room");
         c.describe(world, 0, 0, true);
         case(world, "something waits for what is missing", &c.asks(NEXT), Verdict::Stack, busy);
+        c.is_alive();
+    });
+}
+
+/// By one who knows the connection's addresses and ports, but not where its numbers are.
+#[test]
+fn blind_packets_say_nothing_of_the_client() {
+    node(81, |world, mut c| {
+        c.describe(world, 0, 0, false);
+        let says = |flags, ahead: u32, acked: u32, payload: &[u8]| {
+            let mut packet = c.sends(payload);
+            packet.flags = flags;
+            (packet.seq, packet.ack) = (c.seq.wrapping_add(ahead), c.ack.wrapping_add(acked));
+            packet.frame()
+        };
+        const FAR: u32 = 1 << 30;
+        let up = |world: &mut World, sentence: &str, packet: &[u8], counted: &[&str]| {
+            case(world, sentence, packet, Verdict::Stack, counted);
+            let b = world.programs.whole_binding(&c.flow).expect("bindings").expect("known");
+            (b.has(FLAG_FIN_IN), b.has(FLAG_CLOSED))
+        };
+        let none = (false, false);
+        for ahead in [FAR, FAR.wrapping_neg(), 3 * FAR] {
+            let acks = [0, FAR, FAR.wrapping_neg()];
+            for packet in acks.map(|acked| says(FIN | ACK, ahead, acked, b"")) {
+                assert_eq!(up(world, "a FIN from anywhere", &packet, &["owned"]), none);
+            }
+            for packet in acks.map(|acked| says(RST | ACK, ahead, acked, b"")) {
+                assert_eq!(up(world, "a RST from anywhere", &packet, &["owned"]), none);
+            }
+        }
+        for packet in [FAR, FAR.wrapping_neg()].map(|acked| says(FIN | ACK, 0, acked, b"")) {
+            assert_eq!(up(world, "the place, but no idea of the server's", &packet, &["owned"]), none);
+        }
+        for packet in [1, FAR, FAR.wrapping_neg()].map(|acked| says(ACK, 0, acked, b"")) {
+            assert_eq!(up(world, "an ACK of anything", &packet, &["owned"]), none);
+        }
+        up(world, "of all that was sent", &says(ACK, 0, 0, b""), &["owned", "serving_ended"]);
+        for ahead in [FAR, FAR.wrapping_neg(), 0_u32.wrapping_sub(FIRST.len() as u32)] {
+            let packet = says(ACK | PSH, ahead, 0, FIRST);
+            up(world, "data from anywhere, or once more", &packet, &["owned"]);
+        }
+        for packet in [FAR, FAR.wrapping_neg()].map(|acked| says(ACK | PSH, 0, acked, NEXT)) {
+            up(world, "data with any ACK", &packet, &["owned"]);
+        }
+        up(world, "the next request", &says(ACK | PSH, 0, 0, NEXT), &["owned", "serving_started"]);
+        let fin = says(FIN | ACK, 3, 0, b"");
+        assert_eq!(up(world, "the client's, before what it is behind", &fin, &["owned"]), (true, false));
         c.is_alive();
     });
 }
