@@ -373,7 +373,7 @@ struct event {
  */
 enum order_kind {
 	ORDER_BIND_HELD = 1,	/* the held connection belongs to `node` */
-	ORDER_RELEASED = 4,	/* `held` packets were held, and all were given back */
+	ORDER_RELEASED = 4,	/* `held` packets were read: if no more were held, all are back */
 	ORDER_BIND_TOLD = 2,	/* another node says that the flow belongs to `node` */
 	ORDER_FREEZE = 5,	/* the reader is about to hand the connection off */
 	ORDER_BIND_READ = 6,	/* what the reader had belongs to `node`; `held`: replay_end */

@@ -11,7 +11,7 @@ use baton_datapath::constants::{FLAG_CLOSED, FLAG_FIN_IN, FLAG_HANDED, FLAG_MOVE
 use baton_datapath::model::Verdict;
 use baton_datapath::model::flag::{ACK, FIN, PSH, RST};
 use baton_datapath::{Event, State};
-use common::client::case;
+use common::client::{case, state};
 use common::frames::{CLIENT, VIP, checksums_are_right, flow, read};
 use common::served::{FIRST, Served, client_here};
 use common::world::{IMAGES, OTHER, PAGES, SELF, THIRD, WEB, Way, mac};
@@ -202,6 +202,30 @@ fn a_request_of_another_pool_waits_for_a_strict_service() {
         let moved = &["closed", "serving_ended", "moved", "outside_pool"];
         case(world, "but then", &c.asks(NEXT), Verdict::Redirect, moved);
         assert!(c.is_reset());
+    });
+}
+
+/// What is asked about was up here already, as what came too early: it is read twice and counted once.
+#[test]
+fn a_request_that_was_early_before_it_is_asked_about_lets_the_connection_go_on() {
+    node(82, |world, mut c| {
+        let unknown = b"GET /img/c HTTP/1.1\r\nHost: x\r\n\r\n";
+        let mut early = c.sends(unknown);
+        early.ack = c.ack.wrapping_sub(1);
+        let waits = &["held_early", "move_not_idle", "outside_pool"];
+        case(world, "too early", &early.frame(), Verdict::Redirect, waits);
+        let asked = &["held_miss", "outside_pool"];
+        case(world, "again, when it may come", &c.asks(unknown), Verdict::Redirect, asked);
+        let (clock, start) = (world.clock(), c.seq.wrapping_sub(FIRST.len() as u32));
+        assert_eq!(world.programs.decide_asked(&c.flow, c.seq, OTHER).expect("it can be run"), Some(start));
+        assert_eq!(world.model.decide_asked(&c.flow, c.seq, OTHER, clock), Some(start));
+        for (read, is_all) in [(0, false), (2, true), (2, false)] {
+            assert_eq!(world.programs.released(&c.flow, start, read).expect("it can be run"), is_all);
+            assert_eq!(world.model.released(&c.flow, start, read), is_all);
+        }
+        world.settle(clock).expect("equal");
+        assert_eq!(state(world, &c.flow), Some(State::Bound(SELF)), "nothing goes up for its sake any more");
+        c.is_alive();
     });
 }
 
