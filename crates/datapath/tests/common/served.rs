@@ -79,7 +79,7 @@ impl Served {
 
     /// What the stack carries the programs see, too: they are not on its way.
     fn ask_and_answer(&mut self, world: &mut World) {
-        let service = &world.model.tables.services[&(VIP.into(), self.flow.vip_port)];
+        let service = &world.model.tables.services[&(VIP, self.flow.vip_port)];
         let counted = ["owned", "serving_started", "move_decided_here"];
         let counted = if service.follows { &counted[..] } else { &counted[..2] };
         case(world, "the first request", &self.sends(FIRST).frame(), Verdict::Stack, counted);
