@@ -31,6 +31,8 @@ struct Place<'a> {
     outsider: Host,
     frames: Frames,
     page: Content,
+    /// Answered with one packet: its connection is busy once.
+    small: Content,
 }
 
 /// Works on each network, and checks at the end what must hold whatever an outsider does.
@@ -39,11 +41,13 @@ fn everywhere(work: impl Fn(&Place<'_>)) {
         println!("{network}");
         let bed = Testbed::builder().figure(Figure::Five).without_offloads().network(network).build();
         let (files, page) = (DocRoot::shared(), Content::new("page", 3000));
+        let small = Content::new("small", 100);
         files.add(&page);
+        files.add(&small);
         let cluster = Figure::Five.start(&bed, WebServer::nginx, &files, "");
         let outsider = bed.outsider();
         let frames = Frames::on(&outsider, "eth0");
-        let place = Place { bed: &bed, cluster: &cluster, outsider, frames, page };
+        let place = Place { bed: &bed, cluster: &cluster, outsider, frames, page, small };
         // Once, so that what is learnt or allocated once is.
         place.fetch();
         let before: Vec<u64> = cluster.batons.iter().map(resident_kb).collect();
@@ -327,6 +331,10 @@ fn blind_segments_into_a_live_connection() {
             place.cluster.counted("adopted") == place.cluster.counted("closed") + 1
         });
         let closed = place.cluster.counted("closed");
+        wait_until(SOON, "all idle", || {
+            place.cluster.counted("serving_started") == place.cluster.counted("serving_ended")
+        });
+        let mut served = place.cluster.counted("serving_started");
         let segments = (0..60_u32).map(|number| {
             // Not where the connection may be: its numbers are within a megabyte of those of the packets.
             let (seq, ack) = (number.wrapping_mul(0x1234_5679), Some(number.wrapping_mul(0x0765_4321)));
@@ -349,8 +357,13 @@ fn blind_segments_into_a_live_connection() {
                 for segment in &segments {
                     place.frames.send(&place.frames.framed(from, to, segment));
                 }
-                connection.fetch(&place.page).expect("the page, whatever others sent");
+                connection.fetch(&place.small).expect("the page, whatever others sent");
+                served += 1;
+                wait_until(SOON, "idle again", || place.cluster.counted("serving_ended") >= served);
             }
+        }
+        for busy in ["serving_started", "serving_ended"] {
+            assert_eq!(place.cluster.counted(busy), served, "{busy}: by one who did not know its numbers");
         }
         assert_eq!(place.cluster.counted("closed"), closed, "closed by one who did not know its numbers");
         connection.fetch_last(&place.page).expect("the page at last");

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use baton_host::{Change, Finding, HostError, Severity, Undo, Wanted};
+use baton_host::{Change, Finding, HostError, Merges, Severity, Undo, Wanted};
 use baton_node::wanted;
 use clap::Args;
 use serde_json::{Value, json};
@@ -152,6 +152,10 @@ fn describe_change(change: &Change) -> String {
     match change {
         Change::Sysctl { name, was, set } => format!("{name} was {was}, is {set}"),
         Change::Address { interface, address } => format!("{address} is on {interface}"),
+        Change::Merges { interface, was, set } => {
+            let most = |merges: &Merges| merges.ipv6.max(merges.ipv4) - 1;
+            format!("{interface} merged up to {} bytes, merges up to {}", most(was), most(set))
+        }
     }
 }
 

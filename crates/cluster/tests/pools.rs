@@ -1,9 +1,9 @@
 //! Pools and routes of a cluster file: what good ones mean, every refusal with its line, warnings,
 //! and that the digest sees them. In refusals `#!` marks the line that must be named.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-use baton_cluster::{Cluster, ConfigError, NodeId, PHttp, PolicyKind, PoolId, ServiceId};
+use baton_cluster::{Cluster, ConfigError, NodeId, PHttp, PolicyKind, PoolHash, PoolId, ServiceId};
 use baton_http::{HostMatch, Key, PathMatch, Route};
 
 const EXAMPLE: &str = include_str!("../../../examples/pools.toml");
@@ -144,6 +144,24 @@ fn the_example_says_what_it_means() {
         .fold(String::new(), |all, line| all + line + "\n");
     assert_ne!(uncommented, text);
     assert_eq!(parsed(&uncommented).digest(), cluster.digest());
+}
+
+/// Nodes name pools to each other by hashes. By the birthday paradox some 80,000 names have two alike.
+#[test]
+fn pools_that_nodes_could_not_tell_apart() {
+    let mut seen = HashMap::new();
+    let names = (0u32..).map(|n| format!("p{n}"));
+    let mut alike =
+        names.filter_map(|name| Some((seen.insert(PoolHash::of("www", &name), name.clone())?, name)));
+    let (one, other) = alike.next().expect("two alike");
+    assert_ne!(PoolHash::of("ab", "c"), PoolHash::of("a", "bc"));
+    let to = format!("name = \"{one}\"\npolicy = \"lard\"\n[[service.pool]]\nname = \"{other}\" #!");
+    refused(
+        "name = \"site\"",
+        &to,
+        "nodes could not tell this pool from the one on line 27",
+        "by chance their names have the same hash: rename one",
+    );
 }
 
 #[test]

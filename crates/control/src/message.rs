@@ -184,8 +184,8 @@ pub struct End {
     pub start_seq: u32,
 }
 
-/// Server to switch and distributor: flows that have ended (ATC'00 5.2). Lost: the binding leaves
-/// by FIN, RST or age.
+/// Server to switch and distributor: flows that have ended (ATC'00 5.2). Lost: the binding gives
+/// way to the flow's next connection, or leaves by age.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Close {
     /// The ends, at most [`ENDS_MAX`].

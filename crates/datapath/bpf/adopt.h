@@ -28,6 +28,61 @@ inline_always struct bpf_sock *socket_of(struct __sk_buff *skb, const struct flo
 	return bpf_skc_lookup_tcp(skb, &t, sizeof(t.ipv6), BPF_F_CURRENT_NETNS, 0);
 }
 
+/* Within the first window that the client was offered. */
+inline_always bool is_near_start(const struct packet *p, const struct binding *b)
+{
+	return p->seq - b->start_seq <= SYNACK_WINDOW;
+}
+
+/*
+ * What a socket takes: a RST where the next byte is expected (RFC 5961 3.2), perhaps behind a gap;
+ * else something new within its window, by one who knows what it has sent (RFC 9293 3.10.7.4, RFC
+ * 5961 5.2).
+ */
+inline_always bool takes(const struct tcp_sock *tp, const struct packet *p, const struct binding *b)
+{
+	__u32 next = tp->rcv_nxt, end = p->seq + p->payload + (p->flags & FIN ? 1 : 0);
+	__u32 window = tp->rcv_wup + tp->rcv_wnd - next, ahead = p->seq - next;
+
+	if ((__s32)window < 0)
+		window = 0;
+	if (p->flags & RST)
+		return !ahead || (ahead <= window && tp->out_of_order_queue.rb_node);
+	if ((__s32)(end - next) <= 0 || (__s32)(ahead - window) > 0)
+		return false;
+	__u32 oldest = tp->snd_una - tp->max_window, newest = tp->snd_nxt;
+	/* another CPU may be sending: the program has seen it before the socket says so */
+	if ((__s32)(b->snd_end - newest) > 0)
+		newest = b->snd_end;
+	return p->ack - oldest <= newest - oldest;
+}
+
+/*
+ * Whether this node's stack takes what the packet says for its client's. Who knows only the
+ * addresses and ports does not get this right. Without a socket (not made yet, or gone) the
+ * packet must be from the connection's beginning.
+ */
+global int is_taken(struct __sk_buff *skb, const struct packet *p, const struct binding *b)
+{
+	if (!p || !b)
+		return false;
+	bool taken = is_near_start(p, b) &&
+		     (p->flags & RST || p->ack - b->start_ack <= b->snd_end - b->start_ack);
+	struct bpf_sock *sk = socket_of(skb, &p->flow);
+	if (!sk)
+		return taken;
+	if (sk->state == BPF_TCP_TIME_WAIT) {
+		struct tcp_timewait_sock *tw = bpf_skc_to_tcp_timewait_sock(sk);
+		taken |= tw && tw->tw_sk.__tw_common.skc_tw_rcv_nxt == p->seq;
+	} else if (sk->state != BPF_TCP_LISTEN) {
+		struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+		if (tp)
+			taken = takes(tp, p, b);
+	}
+	bpf_sk_release(sk);
+	return taken;
+}
+
 /*
  * Whether a socket is a stale one, of an earlier connection, and if so the sequence number at which
  * a RST ends it. It is ours when its first byte was start_seq: what it expects next, less what it

@@ -121,6 +121,17 @@ inline_always void retire(struct binding *b)
 		count(COUNT_CLOSED);
 }
 
+/*
+ * Whether a packet, if it is the client's, tells more than that the client is there. An
+ * acknowledgement of exactly what was sent nobody can guess who has not seen that.
+ */
+inline_always bool is_news(const struct packet *p, const struct binding *b)
+{
+	if (p->flags & RST || (p->flags & FIN && !(b->flags & FLAG_FIN_IN)))
+		return true;
+	return p->payload && (b->flags & (FLAG_SERVING | FLAG_ANSWERED)) != FLAG_SERVING;
+}
+
 /* Owner: a packet from the client. Busy from a request on; idle when all answers are acknowledged.
  */
 inline_always void track_in(const struct packet *p, struct binding *b)
@@ -134,7 +145,7 @@ inline_always void track_in(const struct packet *p, struct binding *b)
 		start_serving(b);
 		clear_flag(b, FLAG_ANSWERED);
 	} else if ((b->flags & (FLAG_SERVING | FLAG_ANSWERED)) == (FLAG_SERVING | FLAG_ANSWERED) &&
-		   (__s32)(p->ack - b->snd_end) >= 0) {
+		   p->ack == b->snd_end) {
 		end_serving(b);
 	}
 	if (p->flags & FIN)

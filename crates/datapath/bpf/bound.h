@@ -48,20 +48,6 @@ inline_always int up(struct __sk_buff *skb, struct packet *p)
 	return bare(skb, p) ? TC_ACT_OK : drop(COUNT_FAULT_REWRITE);
 }
 
-/* Whether the stack takes this RST: it is where the next byte is expected (RFC 5961 3.2). */
-inline_always bool is_taken(struct __sk_buff *skb, const struct packet *p)
-{
-	struct bpf_sock *sk = socket_of(skb, &p->flow);
-
-	if (!sk)
-		return true;
-	struct tcp_sock *tp = sk->state != BPF_TCP_LISTEN ? bpf_skc_to_tcp_sock(sk) : 0;
-	/* behind a gap it may be right, too */
-	bool taken = !tp || tp->rcv_nxt == p->seq || tp->out_of_order_queue.rb_node;
-	bpf_sk_release(sk);
-	return taken;
-}
-
 /* A packet for a connection that this node owns. */
 function int own(struct __sk_buff *skb, struct packet *p, struct binding *b, bool released)
 {
@@ -84,7 +70,7 @@ function int own(struct __sk_buff *skb, struct packet *p, struct binding *b, boo
 	if (!p->payload && p->service_flags & SERVICE_STRICT)
 		heard(skb, p, b);
 	count(COUNT_OWNED);
-	if (!(p->flags & RST) || is_taken(skb, p))
+	if (!is_news(p, b) || is_taken(skb, p, b))
 		track_in(p, b);
 	return up(skb, p);
 }
@@ -119,9 +105,12 @@ function int elsewhere(struct __sk_buff *skb, struct packet *p, struct binding *
 	__u16 from = sender(skb, p);
 
 	b->seen_ns = bpf_ktime_get_ns();
-	/* Whether a RST is a valid one only the owner's stack can tell; it will say so by a close.
+	/*
+	 * Whether its client has really ended it only the owner's stack can tell, which will say so
+	 * by a close. The load of a short one is given back here already: an error lasts until the
+	 * server's next report.
 	 */
-	if (p->flags & (FIN | RST) && !(set_flag(b, FLAG_FIN_IN) & FLAG_FIN_IN))
+	if (p->flags & (FIN | RST) && is_near_start(p, b) && !(set_flag(b, FLAG_LEFT) & FLAG_LEFT))
 		unassign(b);
 	if (!is_hearsay(b) && p->payload) {
 		/*

@@ -308,7 +308,7 @@ enum binding_flag {
 	FLAG_CONFIRMED = 4, /* the server's socket has spoken */
 	FLAG_SERVING = 8,   /* counted as load */
 	FLAG_ANSWERED = 16, /* the server sent data since the last request */
-	FLAG_FIN_IN = 32,   /* the client's FIN was seen */
+	FLAG_FIN_IN = 32,   /* the client's FIN was seen, by the node that has its socket */
 	FLAG_FIN_OUT = 64,  /* the server's FIN was seen */
 	FLAG_CLOSED = 128,  /* ended; late packets only */
 	FLAG_HANDED = 256,  /* this node has sent the handoff packet */
@@ -316,6 +316,7 @@ enum binding_flag {
 	FLAG_MOVED = 2048,  /* it had another server before; or has had this one */
 	FLAG_REPLAY = 1024, /* its first bytes come from a reader, up to replay_end */
 	FLAG_BEHIND = 4096, /* STATE_READING: what user space still holds goes first */
+	FLAG_LEFT = 8192,   /* forwarder: a FIN or RST came by, the load was given back */
 };
 
 enum tcp_option {
@@ -379,7 +380,7 @@ struct event {
  */
 enum order_kind {
 	ORDER_BIND_HELD = 1,	/* the held connection belongs to `node` */
-	ORDER_RELEASED = 4,	/* `held` packets were held, and all were given back */
+	ORDER_RELEASED = 4,	/* `held` packets were read: if no more were held, all are back */
 	ORDER_BIND_TOLD = 2,	/* another node says that the flow belongs to `node` */
 	ORDER_FREEZE = 5,	/* the reader is about to hand the connection off */
 	ORDER_BIND_READ = 6,	/* what the reader had belongs to `node`; `held`: replay_end */

@@ -59,6 +59,10 @@ struct rb_root {
 
 struct tcp_sock {
 	__u32 rcv_nxt;
+	__u32 rcv_wup; /* what it had acknowledged when it last said its window */
+	__u32 rcv_wnd;
+	__u32 max_window; /* the client's, at its largest */
+	__u32 snd_una;
 	__u32 snd_nxt;
 	__u32 write_seq;
 	__u32 snd_cwnd;

@@ -271,7 +271,8 @@ inline_always void heard(struct __sk_buff *skb, struct packet *p, struct binding
 {
 	struct exchange *x = exchange_of(&p->flow, b);
 
-	if (!x || x->doubt)
+	/* an older acknowledgement says nothing, and more than was sent is not the client's */
+	if (!x || x->doubt || p->ack != b->snd_end)
 		return;
 	read_options(skb, p);
 	x->heard_ack = p->ack;

@@ -113,7 +113,7 @@ function int answer_fin(struct __sk_buff *skb, struct packet *p)
 function int open(struct __sk_buff *skb, struct packet *p, struct binding *b)
 {
 	if (p->flags & RST) {
-		if (p->seq - b->start_seq > SYNACK_WINDOW)
+		if (!is_near_start(p, b))
 			return drop(COUNT_DROP_BLIND_RESET);
 		bpf_map_delete_elem(&bindings, &p->flow);
 		return drop(COUNT_OPEN_RESET);
@@ -142,7 +142,7 @@ function int open(struct __sk_buff *skb, struct packet *p, struct binding *b)
 inline_always int held(struct __sk_buff *skb, struct packet *p, struct binding *b, bool released)
 {
 	if (p->flags & RST) {
-		if (p->seq - b->start_seq > SYNACK_WINDOW)
+		if (!is_near_start(p, b))
 			return drop(COUNT_DROP_BLIND_RESET);
 		bpf_map_delete_elem(&bindings, &p->flow);
 		return drop(COUNT_OPEN_RESET);

@@ -116,7 +116,7 @@ function int reading(struct __sk_buff *skb, struct packet *p, struct binding *b,
 	if (!bare(skb, p))
 		return drop(COUNT_FAULT_REWRITE);
 	b->seen_ns = bpf_ktime_get_ns();
-	if (p->flags & (FIN | RST))
+	if (p->flags & (FIN | RST) && !(b->flags & FLAG_FIN_IN) && is_taken(skb, p, b))
 		set_flag(b, FLAG_FIN_IN);
 	if (b->flags & FLAG_FROZEN) {
 		/* it goes behind the replay */

@@ -140,7 +140,8 @@ impl Datapath {
     }
 
     /// `held` packets of the connection have been read from the hold device, and those that count were
-    /// given back. `false` when more are on their way up: call again when they have been given back.
+    /// given back. `false` when more are on their way up: call again when they have been given back. Those
+    /// that were on their way already when the programs began to count may be among them.
     ///
     /// # Errors
     /// When the program cannot be run.

@@ -7,11 +7,11 @@ use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use baton_datapath::constants::{FLAG_HANDED, FLAG_MOVED};
+use baton_datapath::constants::{FLAG_CLOSED, FLAG_FIN_IN, FLAG_HANDED, FLAG_MOVED};
 use baton_datapath::model::Verdict;
-use baton_datapath::model::flag::{ACK, FIN, PSH};
+use baton_datapath::model::flag::{ACK, FIN, PSH, RST};
 use baton_datapath::{Event, State};
-use common::client::case;
+use common::client::{case, state};
 use common::frames::{CLIENT, VIP, checksums_are_right, flow, read};
 use common::furnish::Change;
 use common::served::{FIRST, Served, client_here};
@@ -122,6 +122,54 @@ fn a_busy_socket_keeps_its_connection() {
     });
 }
 
+/// By one who knows the connection's addresses and ports, but not where its numbers are.
+#[test]
+fn blind_packets_say_nothing_of_the_client() {
+    node(81, |world, mut c| {
+        c.describe(world, 0, 0, false);
+        let says = |flags, ahead: u32, acked: u32, payload: &[u8]| {
+            let mut packet = c.sends(payload);
+            packet.flags = flags;
+            (packet.seq, packet.ack) = (c.seq.wrapping_add(ahead), c.ack.wrapping_add(acked));
+            packet.frame()
+        };
+        const FAR: u32 = 1 << 30;
+        let up = |world: &mut World, sentence: &str, packet: &[u8], counted: &[&str]| {
+            case(world, sentence, packet, Verdict::Stack, counted);
+            let b = world.programs.whole_binding(&c.flow).expect("bindings").expect("known");
+            (b.has(FLAG_FIN_IN), b.has(FLAG_CLOSED))
+        };
+        let none = (false, false);
+        for ahead in [FAR, FAR.wrapping_neg(), 3 * FAR] {
+            let acks = [0, FAR, FAR.wrapping_neg()];
+            for packet in acks.map(|acked| says(FIN | ACK, ahead, acked, b"")) {
+                assert_eq!(up(world, "a FIN from anywhere", &packet, &["owned"]), none);
+            }
+            for packet in acks.map(|acked| says(RST | ACK, ahead, acked, b"")) {
+                assert_eq!(up(world, "a RST from anywhere", &packet, &["owned"]), none);
+            }
+        }
+        for packet in [FAR, FAR.wrapping_neg()].map(|acked| says(FIN | ACK, 0, acked, b"")) {
+            assert_eq!(up(world, "the place, but no idea of the server's", &packet, &["owned"]), none);
+        }
+        for packet in [1, FAR, FAR.wrapping_neg()].map(|acked| says(ACK, 0, acked, b"")) {
+            assert_eq!(up(world, "an ACK of anything", &packet, &["owned"]), none);
+        }
+        up(world, "of all that was sent", &says(ACK, 0, 0, b""), &["owned", "serving_ended"]);
+        for ahead in [FAR, FAR.wrapping_neg(), 0_u32.wrapping_sub(FIRST.len() as u32)] {
+            let packet = says(ACK | PSH, ahead, 0, FIRST);
+            up(world, "data from anywhere, or once more", &packet, &["owned"]);
+        }
+        for packet in [FAR, FAR.wrapping_neg()].map(|acked| says(ACK | PSH, 0, acked, NEXT)) {
+            up(world, "data with any ACK", &packet, &["owned"]);
+        }
+        up(world, "the next request", &says(ACK | PSH, 0, 0, NEXT), &["owned", "serving_started"]);
+        let fin = says(FIN | ACK, 3, 0, b"");
+        assert_eq!(up(world, "the client's, before what it is behind", &fin, &["owned"]), (true, false));
+        c.is_alive();
+    });
+}
+
 #[test]
 fn a_request_of_another_pool_is_asked_for_while_the_socket_is_busy() {
     node(82, |world, mut c| {
@@ -155,6 +203,30 @@ fn a_request_of_another_pool_waits_for_a_strict_service() {
         let moved = &["closed", "serving_ended", "moved", "outside_pool"];
         case(world, "but then", &c.asks(NEXT), Verdict::Redirect, moved);
         assert!(c.is_reset());
+    });
+}
+
+/// What is asked about was up here already, as what came too early: it is read twice and counted once.
+#[test]
+fn a_request_that_was_early_before_it_is_asked_about_lets_the_connection_go_on() {
+    node(82, |world, mut c| {
+        let unknown = b"GET /img/c HTTP/1.1\r\nHost: x\r\n\r\n";
+        let mut early = c.sends(unknown);
+        early.ack = c.ack.wrapping_sub(1);
+        let waits = &["held_early", "move_not_idle", "outside_pool"];
+        case(world, "too early", &early.frame(), Verdict::Redirect, waits);
+        let asked = &["held_miss", "outside_pool"];
+        case(world, "again, when it may come", &c.asks(unknown), Verdict::Redirect, asked);
+        let (clock, start) = (world.clock(), c.seq.wrapping_sub(FIRST.len() as u32));
+        assert_eq!(world.programs.decide_asked(&c.flow, c.seq, OTHER).expect("it can be run"), Some(start));
+        assert_eq!(world.model.decide_asked(&c.flow, c.seq, OTHER, clock), Some(start));
+        for (read, is_all) in [(0, false), (2, true), (2, false)] {
+            assert_eq!(world.programs.released(&c.flow, start, read).expect("it can be run"), is_all);
+            assert_eq!(world.model.released(&c.flow, start, read), is_all);
+        }
+        world.settle(clock).expect("equal");
+        assert_eq!(state(world, &c.flow), Some(State::Bound(SELF)), "nothing goes up for its sake any more");
+        c.is_alive();
     });
 }
 

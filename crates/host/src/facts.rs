@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use serde::{Deserialize, Serialize};
+
 use crate::firewall::Firewall;
 use crate::sysctl::Sysctl;
 
@@ -87,6 +89,17 @@ pub struct Interface {
     pub up: bool,
     /// It is a bridge, or a port of one.
     pub bridged: bool,
+    /// How long the packets are that the kernel merges from those that arrive there, if it says so.
+    pub merges: Option<Merges>,
+}
+
+/// Packets that arrive are merged into less than this, bytes (generic receive offload).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Merges {
+    /// Those of IPv6.
+    pub ipv6: u32,
+    /// Those of IPv4.
+    pub ipv4: u32,
 }
 
 /// An address and where it is.

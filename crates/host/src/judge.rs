@@ -179,6 +179,7 @@ fn links(wanted: &Wanted, facts: &Facts, findings: &mut Vec<Finding>) -> Vec<Int
             Finding::error("interface-up", format!("{name} is down"), format!("ip link set {name} up"))
         });
         findings.push(mtu(interface, wanted.needs_ipv6()));
+        findings.extend(merging(interface));
     }
     interfaces
 }
@@ -195,6 +196,20 @@ fn mtu(interface: &Interface, needs_ipv6: bool) -> Finding {
         let lost = format!("full-size requests of {MTU_MIN} bytes with their handoff metadata are lost");
         Finding::warning("mtu", format!("{carries}: {lost}"), mend)
     }
+}
+
+fn merging(interface: &Interface) -> Option<Finding> {
+    const ID: &str = "merging";
+    let (name, now) = (&interface.name, interface.merges?);
+    let (most, limit) = (now.ipv6.max(now.ipv4) - 1, plan::MERGES_MAX);
+    let merged = format!("packets that arrive on {name} are merged into such of up to {most} bytes");
+    if most < limit {
+        return Some(Finding::ok(ID, merged));
+    }
+    let what = format!("{merged}: the longest are lost on their way to a node behind a router, and repeated");
+    let mend = format!("ip link set dev {name} gro_max_size {limit}");
+    let finding = Finding::warning(ID, what, mend);
+    Some(if plan::merges(interface).is_some() { finding.fixable() } else { finding })
 }
 
 fn ipv6(wanted: &Wanted, facts: &Facts, findings: &mut Vec<Finding>) {

@@ -21,6 +21,7 @@
 //! | `interface` | no interface holds the node's address, or a named interface is missing |
 //! | `interface-up` | an interface of the cluster, or `lo`, is down |
 //! | `mtu` | a full-size request does not fit the link once it carries handoff metadata; or IPv6 is off |
+//! | `merging` | packets are merged into some that cannot be wrapped for another node |
 //! | `tcp-syncookies` | the kernel answers an adoption with a RST to the client |
 //! | `tcp-timestamps`, `tcp-sack`, `tcp-window-scaling` | connections that negotiated it cannot be adopted |
 //! | `tcp-rfc1337` | a client that reuses a port meets the old connection and hangs |
@@ -63,7 +64,7 @@ use std::net::{IpAddr, SocketAddr};
 
 pub use announce::announce;
 pub use error::HostError;
-pub use facts::{Capabilities, Clock, Facts, Held, Interface, Kernel, Listener, Net};
+pub use facts::{Capabilities, Clock, Facts, Held, Interface, Kernel, Listener, Merges, Net};
 pub use firewall::{Firewall, Rule};
 pub use judge::{Finding, Severity, judge};
 pub use link::cluster_interfaces;

@@ -15,7 +15,7 @@ use rtnetlink::packet_route::link::{
 use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
 use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, RouteMessageBuilder};
 
-use crate::facts::{Held, Interface, Net};
+use crate::facts::{Held, Interface, Merges, Net};
 use crate::{HostError, Wanted, address, plan, way};
 
 /// The interfaces of the cluster on this host: those that `wanted` names, or else the one that holds
@@ -115,6 +115,15 @@ impl Links {
         routes.into_iter().next().ok_or_else(none)
     }
 
+    /// Limits what the kernel merges. One message: the limit of IPv6 alone would set that of IPv4, too.
+    pub(crate) async fn set_merges(&self, interface: &Interface, to: Merges) -> Result<(), HostError> {
+        let mut message = LinkUnspec::new_with_index(interface.index).build();
+        message.attributes.push(LinkAttribute::GroMaxSize(to.ipv6));
+        message.attributes.push(LinkAttribute::GroIpv4MaxSize(to.ipv4));
+        let set = self.handle.link().set(message).execute().await;
+        set.map_err(refused(format!("set what {} merges", interface.name)))
+    }
+
     /// Sets the interface up.
     pub(crate) async fn set_up(&self, interface: &Interface) -> Result<(), HostError> {
         let message = LinkUnspec::new_with_index(interface.index).up().build();
@@ -138,17 +147,21 @@ fn refused<E: Display>(what: impl Into<String>) -> impl FnOnce(E) -> HostError {
 fn interface(message: LinkMessage) -> Option<Interface> {
     let mut name = None;
     let (mut mac, mut mtu, mut bridged) = ([0; 6], 0, false);
+    let (mut ipv6, mut ipv4) = (None, None);
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(text) => name = Some(text),
             LinkAttribute::Address(bytes) => mac = bytes.try_into().unwrap_or([0; 6]),
             LinkAttribute::Mtu(bytes) => mtu = bytes,
+            LinkAttribute::GroMaxSize(bytes) => ipv6 = Some(bytes),
+            LinkAttribute::GroIpv4MaxSize(bytes) => ipv4 = Some(bytes),
             LinkAttribute::LinkInfo(infos) => bridged = infos.iter().any(in_bridge),
             _ => {}
         }
     }
     let up = message.header.flags.contains(LinkFlags::Up);
-    Some(Interface { name: name?, index: message.header.index, mac, mtu, up, bridged })
+    let merges = ipv6.zip(ipv4).map(|(ipv6, ipv4)| Merges { ipv6, ipv4 });
+    Some(Interface { name: name?, index: message.header.index, mac, mtu, up, bridged, merges })
 }
 
 fn in_bridge(info: &LinkInfo) -> bool {

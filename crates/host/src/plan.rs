@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::facts::{Held, Interface, Net};
+use crate::facts::{Held, Interface, Merges, Net};
 use crate::judge::Severity;
 use crate::sysctl::Sysctl;
 use crate::{HostError, Wanted, address};
@@ -108,6 +108,19 @@ pub(crate) fn settings(wanted: &Wanted, net: &Net, interfaces: &[Interface]) -> 
         }));
     }
     settings
+}
+
+/// Merged packets shorter than this, bytes, fit an IP packet with the longest wrapping that they may get.
+pub(crate) const MERGES_MAX: u32 = 65_535 - 104 + 1;
+/// The kernel's own limit. More than that the operator has chosen (BIG TCP).
+pub(crate) const MERGES_USUAL: u32 = 65_536;
+
+/// What an interface of the cluster should merge, if it is to be changed.
+pub(crate) fn merges(interface: &Interface) -> Option<Merges> {
+    let less = |bytes: u32| if bytes <= MERGES_USUAL { bytes.min(MERGES_MAX) } else { bytes };
+    let now = interface.merges?;
+    let wanted = Merges { ipv6: less(now.ipv6), ipv4: less(now.ipv4) };
+    (wanted != now).then_some(wanted)
 }
 
 /// The addresses that this node needs, loopback first.

@@ -53,11 +53,14 @@ async fn change(wanted: &Wanted, undo: &Undo) -> Result<(), HostError> {
     let settings = plan::settings(wanted, &net, &interfaces);
     let places = plan::places(wanted, &interfaces);
 
-    undo.revert(|change| !is_wanted(change, &settings, &places)).await?;
+    undo.revert(|change| !is_wanted(change, &settings, &places, &interfaces)).await?;
     // Settings come before addresses, or a server would answer ARP for its VIP for a moment,
     // and an interface without IPv6 would refuse the address.
     for setting in &settings {
         mend(setting, undo)?;
+    }
+    for interface in &interfaces {
+        limit(&links, interface, undo).await?;
     }
     for place in &places {
         hold(&links, &net, place, undo).await?;
@@ -68,12 +71,13 @@ async fn change(wanted: &Wanted, undo: &Undo) -> Result<(), HostError> {
     Ok(())
 }
 
-fn is_wanted(change: &Change, settings: &[Setting], places: &[Place]) -> bool {
+fn is_wanted(change: &Change, settings: &[Setting], places: &[Place], interfaces: &[Interface]) -> bool {
     match change {
         Change::Sysctl { name, .. } => settings.iter().any(|setting| setting.sysctl == *name),
         Change::Address { interface, address } => {
             places.iter().any(|place| place.interface == *interface && place.address == *address)
         }
+        Change::Merges { interface, .. } => interfaces.iter().any(|i| i.name == *interface),
     }
 }
 
@@ -91,6 +95,12 @@ fn mend(setting: &Setting, undo: &Undo) -> Result<(), HostError> {
     let (name, set) = (setting.sysctl.clone(), setting.value.to_owned());
     undo.record(Change::Sysctl { name, was: was.clone(), set })?;
     setting.sysctl.write(setting.value)
+}
+
+async fn limit(links: &Links, interface: &Interface, undo: &Undo) -> Result<(), HostError> {
+    let (Some(set), Some(was)) = (plan::merges(interface), interface.merges) else { return Ok(()) };
+    undo.record(Change::Merges { interface: interface.name.clone(), was, set })?;
+    links.set_merges(interface, set).await
 }
 
 async fn hold(links: &Links, net: &Net, place: &Place, undo: &Undo) -> Result<(), HostError> {

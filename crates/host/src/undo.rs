@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::HostError;
 use crate::address::host_prefix;
+use crate::facts::Merges;
 use crate::link::Links;
 use crate::sysctl::Sysctl;
 
@@ -38,6 +39,15 @@ pub enum Change {
         /// The address.
         address: IpAddr,
     },
+    /// What the kernel merges of what arrives on an interface was limited.
+    Merges {
+        /// The interface.
+        interface: String,
+        /// The limits before.
+        was: Merges,
+        /// Those that were set.
+        set: Merges,
+    },
 }
 
 impl Change {
@@ -46,6 +56,7 @@ impl Change {
         match (self, other) {
             (Self::Sysctl { name: a, .. }, Self::Sysctl { name: b, .. }) => a == b,
             (Self::Address { .. }, Self::Address { .. }) => self == other,
+            (Self::Merges { interface: a, .. }, Self::Merges { interface: b, .. }) => a == b,
             _ => false,
         }
     }
@@ -186,6 +197,16 @@ async fn revert(links: &Links, change: &Change) -> Result<Undone, HostError> {
                 Some(interface) => links.remove(interface, *address).await.map(|()| true)?,
                 // Gone already, with its interface or by the operator's hand.
                 None => !net.holds(interface, *address),
+            }
+        }
+        Change::Merges { interface, was, set } => {
+            let net = links.read().await?;
+            match net.interface(interface).map(|found| (found, found.merges)) {
+                Some((found, Some(now))) if now == *set => {
+                    links.set_merges(found, *was).await.map(|()| true)?
+                }
+                Some((_, now)) => now == Some(*was),
+                None => true,
             }
         }
     };

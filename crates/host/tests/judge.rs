@@ -32,7 +32,15 @@ fn wanted() -> Wanted {
 }
 
 fn interface(name: &str, index: u32, mtu: u32) -> Interface {
-    Interface { name: name.into(), index, mac: [2, 0, 0, 0, 0, 1], mtu, up: true, bridged: false }
+    Interface {
+        name: name.into(),
+        index,
+        mac: [2, 0, 0, 0, 0, 1],
+        mtu,
+        up: true,
+        bridged: false,
+        merges: None,
+    }
 }
 
 fn held(interface: &str, address: IpAddr, prefix: u8) -> Held {

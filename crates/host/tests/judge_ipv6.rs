@@ -46,6 +46,7 @@ fn good() -> Facts {
         mtu,
         up: true,
         bridged: false,
+        merges: None,
     };
     let sysctls = [
         ("net/ipv4/tcp_syncookies", "1"),

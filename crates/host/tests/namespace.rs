@@ -101,6 +101,39 @@ fn what_is_right_already_is_neither_touched_nor_undone() {
 }
 
 #[test]
+fn merged_packets_are_kept_short_enough_to_be_wrapped() {
+    in_namespace(async |dir| {
+        let merges = async || {
+            let interfaces = cluster_interfaces(&server()).await.expect("the interface");
+            let merges = interfaces[0].merges.expect("this kernel says");
+            (merges.ipv6, merges.ipv4)
+        };
+        for (before, judged, after) in [
+            (65_536, Severity::Warning, (65_432, 65_432)),
+            (65_432, Severity::Ok, (65_432, 65_432)),
+            (9000, Severity::Ok, (9000, 9000)),
+            // Beyond the kernel's own limit IPv4 has its own: what the operator wants stays.
+            (200_000, Severity::Warning, (200_000, 9000)),
+        ] {
+            run(&format!("ip link set cluster gro_max_size {before}"));
+            let was = merges().await;
+            let found = found(&server(), "merging").await;
+            let fixable = after != was;
+            assert_eq!(
+                found.iter().map(|f| (f.severity, f.fixable)).collect::<Vec<_>>(),
+                [(judged, fixable)]
+            );
+            let undo = apply(&server(), dir.path()).await.expect("apply");
+            assert_eq!(merges().await, after);
+            apply(&server(), dir.path()).await.expect("apply again");
+            let undone = undo.run().await.expect("undo");
+            assert!(undone.iter().all(|change| matches!(change, Undone::Restored(_))), "{undone:?}");
+            assert_eq!(merges().await, was, "as before");
+        }
+    });
+}
+
+#[test]
 fn a_later_process_undoes_what_a_killed_one_did() {
     in_namespace(async |dir| {
         spoil();

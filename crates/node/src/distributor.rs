@@ -19,7 +19,7 @@ use crate::post::Post;
 use crate::question::{self, Read};
 use crate::reader::{self, Head, Reader, Refusal, Replayed};
 use crate::services::Services;
-use crate::waiting::{Waiting, Waits, release};
+use crate::waiting::{Ticket, Waiting, Waits, release};
 
 /// A question unanswered for this long is decided by the fallback.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
@@ -40,7 +40,7 @@ pub(crate) struct Tally {
 pub(crate) struct Distributor {
     me: NodeId,
     dispatcher: NodeId,
-    batcher: Batcher<Flow>,
+    batcher: Batcher<Ticket>,
     waits: Waits,
     early: Early,
     pub(crate) guides: Guides,
@@ -169,7 +169,7 @@ impl Distributor {
             return Ok(());
         }
         let behind = self.early.take(&flow);
-        let mut cut_seq = asked.cut_seq;
+        let (start_seq, mut cut_seq) = (asked.start_seq, asked.cut_seq);
         let here = service.pools.first().copied().unwrap_or(PoolId(0));
         let read = question::read(service, frame.payload(), self.target_secret);
         let waiting = match read {
@@ -184,13 +184,13 @@ impl Distributor {
             // The end of a request, and the next one behind it: or nothing that could be decided.
             _ => {
                 let waiting = Waiting::of(frame, here, None, tools.now);
-                let mut waiting = Waiting { is_ours: true, cut_seq, ..waiting };
+                let mut waiting = Waiting { start_seq, is_ours: true, cut_seq, ..waiting };
                 waiting.frames.extend(behind);
-                let _ = self.waits.begin(flow, waiting);
-                return self.settle(flow, self.me, tools);
+                let Ok(ticket) = self.waits.begin(flow, waiting) else { return Ok(()) };
+                return self.settle(ticket, self.me, tools);
             }
         };
-        let mut waiting = Waiting { is_ours: true, cut_seq, ..waiting };
+        let mut waiting = Waiting { start_seq, is_ours: true, cut_seq, ..waiting };
         waiting.frames.extend(behind);
         self.ask(flow, waiting, tools)
     }
@@ -199,19 +199,21 @@ impl Distributor {
         let at = waiting.is_ours.then_some(self.me);
         let pool = tools.services.hash(waiting.pool);
         let question = pool.map(|pool| Question { pool, target: waiting.target, at });
-        let rejected = self.waits.begin(flow, waiting);
-        if rejected.is_some() {
-            self.give_up(rejected);
-            return Ok(());
-        }
+        let ticket = match self.waits.begin(flow, waiting) {
+            Ok(ticket) => ticket,
+            Err(rejected) => {
+                self.give_up(Some(*rejected));
+                return Ok(());
+            }
+        };
         let Some(question) = question.filter(|_| tools.peers.is_up(self.dispatcher)) else {
-            return self.decide_alone(flow, tools);
+            return self.decide_alone(ticket, tools);
         };
         self.tally.asked += 1;
-        match self.batcher.ask(question, flow, tools.now) {
+        match self.batcher.ask(question, ticket, tools.now) {
             Ok(Some(ask)) => self.send_batch(ask, tools),
             Ok(None) => Ok(()),
-            Err((flow, _full)) => self.decide_alone(flow, tools),
+            Err((ticket, _full)) => self.decide_alone(ticket, tools),
         }
     }
 
@@ -227,9 +229,9 @@ impl Distributor {
     pub(crate) fn answered(&mut self, answer: Answer, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
         match self.batcher.answered(answer, tools.now) {
             Ok((verdicts, next)) => {
-                for (flow, verdict) in verdicts {
+                for (ticket, verdict) in verdicts {
                     self.tally.answered += 1;
-                    self.verdict(flow, &verdict, tools)?;
+                    self.verdict(ticket, &verdict, tools)?;
                 }
                 next.map_or(Ok(()), |ask| self.send_batch(ask, tools))
             }
@@ -244,22 +246,28 @@ impl Distributor {
         }
     }
 
-    fn verdict(&mut self, flow: Flow, verdict: &Verdict, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
+    fn verdict(
+        &mut self,
+        ticket: Ticket,
+        verdict: &Verdict,
+        tools: &mut Tools<'_>,
+    ) -> Result<(), DatapathError> {
         let Some(server) = verdict.server else {
             // Nobody is there to serve it, or the dispatcher's file has no such pool, yet or any more.
-            return self.decide_alone(flow, tools);
+            return self.decide_alone(ticket, tools);
         };
-        if let (Some(waiting), Some(keep)) = (self.waits.get(&flow), &verdict.keep)
+        if let (Some(waiting), Some(keep)) = (self.waits.get(&ticket), &verdict.keep)
             && let Some(target) = waiting.target
         {
             self.guides.keep(waiting.pool, target, keep, tools.datapath)?;
         }
-        self.settle(flow, server, tools)
+        self.settle(ticket, server, tools)
     }
 
     /// Decides a waiting request for a server and lets its packets go on.
-    fn settle(&mut self, flow: Flow, server: NodeId, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
-        let Some(mut waited) = self.waits.take(&flow) else { return Ok(()) };
+    fn settle(&mut self, ticket: Ticket, server: NodeId, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
+        let Some(mut waited) = self.waits.take(&ticket) else { return Ok(()) };
+        let flow = ticket.flow;
         if let Some(head) = waited.head.take() {
             return self.replay(server, head, waited, tools);
         }
@@ -276,20 +284,20 @@ impl Distributor {
         self.waits.release(flow, waited.seq, &waited, tools.datapath, tools.hold)
     }
 
-    fn decide_alone(&mut self, flow: Flow, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
-        let Some(waiting) = self.waits.get(&flow) else { return Ok(()) };
+    fn decide_alone(&mut self, ticket: Ticket, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
+        let Some(waiting) = self.waits.get(&ticket) else { return Ok(()) };
         let chosen = self.guides.choose_alone(waiting.pool, waiting.target);
         // What is here already may as well stay.
         let stays = waiting.is_ours && self.guides.is_member(waiting.pool, self.me);
         match chosen.filter(|_| !stays).or(stays.then_some(self.me)) {
             Some(server) => {
                 self.tally.fallback += 1;
-                self.settle(flow, server, tools)
+                self.settle(ticket, server, tools)
             }
             None => {
                 // The client repeats its request until somebody is there.
                 self.tally.failed += 1;
-                let waited = self.waits.take(&flow);
+                let waited = self.waits.take(&ticket);
                 self.give_up(waited);
                 Ok(())
             }
@@ -350,6 +358,7 @@ impl Distributor {
             Read::Reader | Read::Unclear => (service.pools.first().copied().unwrap_or(PoolId(0)), None),
         };
         let waiting = Waiting {
+            start_seq: reading.start_seq,
             seq: reading.start_seq,
             pool,
             target,
@@ -401,16 +410,16 @@ impl Distributor {
     pub(crate) fn dispatcher_lost(&mut self, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
         self.guides.named(None);
         self.guides.refresh(tools.peers, tools.datapath)?;
-        for flow in self.batcher.drain() {
-            self.decide_alone(flow, tools)?;
+        for ticket in self.batcher.drain() {
+            self.decide_alone(ticket, tools)?;
         }
         Ok(())
     }
 
     /// Called on every tick: questions and packets that waited too long.
     pub(crate) fn tick(&mut self, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
-        for flow in self.batcher.expire(tools.now) {
-            self.decide_alone(flow, tools)?;
+        for ticket in self.batcher.expire(tools.now) {
+            self.decide_alone(ticket, tools)?;
         }
         for waited in self.waits.expire(tools.now) {
             self.tally.failed += 1;
@@ -425,6 +434,7 @@ impl Distributor {
 impl Waiting {
     fn of(frame: Frame, pool: PoolId, target: Option<baton_cluster::Target>, now: Instant) -> Self {
         Self {
+            start_seq: frame.seq,
             seq: frame.seq,
             pool,
             target,

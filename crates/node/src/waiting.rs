@@ -6,13 +6,22 @@ use std::time::{Duration, Instant};
 
 use baton_cluster::{Flow, PoolId, Target};
 use baton_datapath::constants::HELD_MS;
-use baton_datapath::{Datapath, DatapathError, Frame, Hold, State};
+use baton_datapath::{Binding, Datapath, DatapathError, Frame, Hold, State};
 
 use crate::reader::Head;
+
+/// A request that waits: not another one of the same flow, whose client may have used its port again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    pub(crate) flow: Flow,
+    number: u64,
+}
 
 /// A connection whose packets wait.
 #[derive(Debug)]
 pub(crate) struct Waiting {
+    /// Of its binding: tells it from others of the flow.
+    pub(crate) start_seq: u32,
     /// Sequence number of the request's first byte.
     pub(crate) seq: u32,
     pub(crate) pool: PoolId,
@@ -40,7 +49,9 @@ struct Releasing {
 /// All of them.
 #[derive(Debug)]
 pub(crate) struct Waits {
-    waiting: HashMap<Flow, Waiting>,
+    /// Each under the number of its ticket.
+    waiting: HashMap<Flow, (u64, Waiting)>,
+    next_number: u64,
     releasing: HashMap<Flow, Releasing>,
     packets: usize,
     packets_max: usize,
@@ -50,7 +61,14 @@ pub(crate) struct Waits {
 
 impl Waits {
     pub(crate) fn new(packets_max: usize) -> Self {
-        Self { waiting: HashMap::new(), releasing: HashMap::new(), packets: 0, packets_max, overflowed: 0 }
+        Self {
+            waiting: HashMap::new(),
+            next_number: 0,
+            releasing: HashMap::new(),
+            packets: 0,
+            packets_max,
+            overflowed: 0,
+        }
     }
 
     /// Packets that wait now.
@@ -58,8 +76,9 @@ impl Waits {
         self.packets
     }
 
-    pub(crate) fn get(&self, flow: &Flow) -> Option<&Waiting> {
-        self.waiting.get(flow)
+    /// What waits with this ticket, if it still does.
+    pub(crate) fn get(&self, ticket: &Ticket) -> Option<&Waiting> {
+        self.waiting.get(&ticket.flow).filter(|(number, _)| *number == ticket.number).map(|(_, w)| w)
     }
 
     /// A further packet of a connection that is known here; the packet back if it is not.
@@ -71,7 +90,9 @@ impl Waits {
     ) -> Result<Option<Frame>, DatapathError> {
         let flow = frame.flow;
         // Its own connection may be gone, or may be asked for again.
-        let binding = datapath.binding(&flow)?.filter(|b| is_releasing(b.state));
+        let known = datapath.binding(&flow)?;
+        self.forget_other(&flow, known);
+        let binding = known.filter(|b| is_releasing(b.state));
         if self.releasing.get(&flow).map(|r| r.start_seq) != binding.map(|b| b.start_seq) {
             self.releasing.remove(&flow);
         }
@@ -79,7 +100,7 @@ impl Waits {
             self.pass_on(&frame, start_seq, datapath, hold)?;
             return Ok(None);
         }
-        let Some(waiting) = self.waiting.get_mut(&flow) else { return Ok(Some(frame)) };
+        let Some((_, waiting)) = self.waiting.get_mut(&flow) else { return Ok(Some(frame)) };
         waiting.read += 1;
         if waiting.frames.iter().any(|f| f.seq == frame.seq) {
             return Ok(None);
@@ -91,6 +112,16 @@ impl Waits {
             self.overflowed += 1;
         }
         Ok(None)
+    }
+
+    /// What waits may be of an earlier connection of the flow, whose client is gone: its answer comes to nothing.
+    fn forget_other(&mut self, flow: &Flow, known: Option<Binding>) {
+        let waits = |b: &Binding| matches!(b.state, State::Held | State::Asking | State::Reading);
+        let another =
+            |waiting: &Waiting| known.filter(waits).is_some_and(|b| b.start_seq != waiting.start_seq);
+        if self.waiting.get(flow).is_some_and(|(_, waiting)| another(waiting)) {
+            self.remove(flow);
+        }
     }
 
     /// Gives one packet back at once, and counts it, for it was held.
@@ -117,23 +148,28 @@ impl Waits {
         self.releasing.remove(flow).map_or(0, |r| r.read)
     }
 
-    /// Begins to wait; what was given, when there is no room for it.
-    pub(crate) fn begin(&mut self, flow: Flow, waiting: Waiting) -> Option<Waiting> {
+    /// Begins to wait, in the place of what waited of the flow.
+    ///
+    /// # Errors
+    /// What was given, when there is no room for it.
+    pub(crate) fn begin(&mut self, flow: Flow, waiting: Waiting) -> Result<Ticket, Box<Waiting>> {
         if self.packets >= self.packets_max {
             self.overflowed += 1;
-            return Some(waiting);
+            return Err(Box::new(waiting));
         }
-        self.take(&flow);
+        self.remove(&flow);
         self.packets += waiting.frames.len();
-        self.waiting.insert(flow, waiting);
-        None
+        let number = self.next_number;
+        self.next_number = number.wrapping_add(1);
+        self.waiting.insert(flow, (number, waiting));
+        Ok(Ticket { flow, number })
     }
 
     /// A packet was read that belongs to another queue: it counts all the same.
     pub(crate) fn read_another(&mut self, flow: &Flow, datapath: &Datapath) -> Result<(), DatapathError> {
         if let Some(releasing) = self.releasing.get_mut(flow) {
             releasing.read += 1;
-        } else if let Some(waiting) = self.waiting.get_mut(flow) {
+        } else if let Some((_, waiting)) = self.waiting.get_mut(flow) {
             waiting.read += 1;
         } else if let Some(reading) = datapath.reading(flow)? {
             let releasing = Releasing { start_seq: reading.start_seq, read: 1, cut_seq: None };
@@ -142,9 +178,14 @@ impl Waits {
         self.finish(flow, datapath)
     }
 
-    /// Takes a connection's packets out.
-    pub(crate) fn take(&mut self, flow: &Flow) -> Option<Waiting> {
-        let waiting = self.waiting.remove(flow)?;
+    /// Takes out what waits with this ticket, if it still does.
+    pub(crate) fn take(&mut self, ticket: &Ticket) -> Option<Waiting> {
+        self.get(ticket)?;
+        self.remove(&ticket.flow)
+    }
+
+    fn remove(&mut self, flow: &Flow) -> Option<Waiting> {
+        let (_, waiting) = self.waiting.remove(flow)?;
         self.packets -= waiting.frames.len();
         Some(waiting)
     }
@@ -180,8 +221,8 @@ impl Waits {
     pub(crate) fn expire(&mut self, now: Instant) -> Vec<Waiting> {
         let too_old = Duration::from_millis(u64::from(HELD_MS));
         let stale: Vec<Flow> =
-            self.waiting.iter().filter(|(_, w)| now - w.since > too_old).map(|(f, _)| *f).collect();
-        stale.iter().filter_map(|flow| self.take(flow)).collect()
+            self.waiting.iter().filter(|(_, (_, w))| now - w.since > too_old).map(|(f, _)| *f).collect();
+        stale.iter().filter_map(|flow| self.remove(flow)).collect()
     }
 
     /// Forgets what the kernel no longer counts on: it lets a connection's packets pass by themselves
@@ -217,6 +258,65 @@ pub(crate) fn release(hold: &Hold, frame: &Frame, cut_seq: Option<u32>) {
     for part in parts {
         if let Err(error) = hold.release(&part.bytes) {
             tracing::debug!(%error, flow = %frame.flow, "held packet lost; the client repeats it");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use baton_cluster::NodeId;
+
+    use super::*;
+
+    fn flow() -> Flow {
+        let [client, vip] = [1, 2].map(|last| Ipv4Addr::new(10, 0, 0, last).into());
+        Flow { client, vip, client_port: 40_000, vip_port: 80 }
+    }
+
+    fn waiting(start_seq: u32, seq: u32) -> Waiting {
+        Waiting {
+            start_seq,
+            seq,
+            pool: PoolId(0),
+            target: None,
+            is_ours: start_seq != seq,
+            cut_seq: None,
+            head: None,
+            frames: Vec::new(),
+            read: 1,
+            since: Instant::now(),
+        }
+    }
+
+    #[test]
+    fn an_answer_is_to_its_own_question_alone() {
+        let mut waits = Waits::new(10);
+        let earlier = waits.begin(flow(), waiting(1, 1)).expect("room");
+        let later = waits.begin(flow(), waiting(9, 9)).expect("room");
+        assert!(waits.get(&earlier).is_none() && waits.take(&earlier).is_none(), "the port is used again");
+        assert_eq!(waits.get(&later).map(|w| w.seq), Some(9));
+        assert_eq!(waits.take(&later).map(|w| w.seq), Some(9), "and this one waits on");
+        assert!(waits.take(&later).is_none(), "once");
+        // The same request again, asked about afresh.
+        let again = waits.begin(flow(), waiting(9, 9)).expect("room");
+        assert!(waits.take(&later).is_none());
+        assert!(waits.take(&again).is_some());
+    }
+
+    #[test]
+    fn what_waits_of_an_earlier_connection_is_forgotten() {
+        let known = |state, start_seq| Some(Binding { state, start_seq, ending: false });
+        for (seq, state) in [(1, State::Held), (1, State::Reading), (5, State::Asking)] {
+            let mut waits = Waits::new(10);
+            let ticket = waits.begin(flow(), waiting(1, seq)).expect("room");
+            for same in [known(state, 1), known(State::Bound(NodeId(0)), 9), known(State::Open, 9), None] {
+                waits.forget_other(&flow(), same);
+                assert!(waits.get(&ticket).is_some(), "{same:?}");
+            }
+            waits.forget_other(&flow(), known(state, 9));
+            assert!(waits.get(&ticket).is_none(), "another one waits now, {state:?}");
         }
     }
 }

@@ -4,11 +4,12 @@ use baton_cluster::{Flow, NodeId};
 
 use super::egress::Sent;
 use super::packet::flag::{FIN, RST};
-use super::{Packet, Run};
+use super::{Packet, Reach, Run, Socket};
 use crate::connections::State;
 use crate::constants::{
     FLAG_ADOPTED, FLAG_ANSWERED, FLAG_CLOSED, FLAG_CONFIRMED, FLAG_FIN_IN, FLAG_FIN_OUT, FLAG_REPLAY,
     FLAG_SERVING, FLAG_SYN_SEEN, HALF_CLOSED_MS, HELD_MS, IDLE_MS, LASTING_MS, LINGER_MS, SYN_REACH,
+    SYNACK_WINDOW,
 };
 use crate::counters::Counter;
 use crate::events::Event;
@@ -130,6 +131,24 @@ impl Binding {
     }
 }
 
+/// Whether a socket takes a packet: a RST where it expects the next byte (RFC 5961 3.2), perhaps behind a
+/// gap; else something new within its window, by one who knows what it has sent (RFC 5961 5.2).
+fn takes(socket: &Socket, reach: &Reach, p: &Packet, b: &Binding) -> bool {
+    let ahead = p.seq.wrapping_sub(socket.rcv_nxt);
+    let gap = socket.established.is_some_and(|e| e.out_of_order);
+    if p.has(RST) {
+        return ahead == 0 || (gap && ahead <= reach.window);
+    }
+    let length = p.payload.len() as u32 + u32::from(p.has(FIN));
+    let is_new = ahead.wrapping_add(length).cast_signed() > 0;
+    let sent =
+        if b.snd_end.wrapping_sub(reach.snd_nxt).cast_signed() > 0 { b.snd_end } else { reach.snd_nxt };
+    let oldest = reach.snd_una.wrapping_sub(reach.max_window);
+    is_new
+        && ahead.wrapping_sub(reach.window).cast_signed() <= 0
+        && p.ack.wrapping_sub(oldest) <= sent.wrapping_sub(oldest)
+}
+
 impl Run<'_> {
     /// The flow's binding, unless it has aged.
     pub(super) fn binding_of(&self, flow: &Flow) -> Option<Binding> {
@@ -185,13 +204,36 @@ impl Run<'_> {
         b.has(FLAG_ADOPTED)
     }
 
+    /// Whether the stack takes what a packet says for its client's. Without a socket it must be from the
+    /// connection's beginning.
+    pub(super) fn is_taken(&self, p: &Packet, b: &Binding) -> bool {
+        let sent = b.snd_end.wrapping_sub(b.start_ack);
+        let begins = Self::is_near_start(p, b) && (p.has(RST) || p.ack.wrapping_sub(b.start_ack) <= sent);
+        match self.model.stack.sockets.get(&p.flow) {
+            None => begins,
+            Some(Socket { reach: None, rcv_nxt, .. }) => begins || *rcv_nxt == p.seq,
+            Some(socket @ Socket { reach: Some(reach), .. }) => takes(socket, reach, p, b),
+        }
+    }
+
+    /// Within the first window that the client was offered.
+    pub(super) fn is_near_start(p: &Packet, b: &Binding) -> bool {
+        p.seq.wrapping_sub(b.start_seq) <= SYNACK_WINDOW
+    }
+
+    /// Whether a packet, if it is the client's, tells more than that the client is there.
+    pub(super) fn is_news(p: &Packet, b: &Binding) -> bool {
+        let begins = !p.payload.is_empty() && (!b.has(FLAG_SERVING) || b.has(FLAG_ANSWERED));
+        p.has(RST) || (p.has(FIN) && !b.has(FLAG_FIN_IN)) || begins
+    }
+
     /// The owner hears from the client.
     pub(super) fn track_in(&mut self, p: &Packet, b: &mut Binding) {
         b.seen_ns = self.clock.kernel_ns;
         if p.has(RST) {
             return self.close(p.flow, b);
         }
-        let all_acknowledged = p.ack.wrapping_sub(b.snd_end) as i32 >= 0;
+        let all_acknowledged = p.ack == b.snd_end;
         if !p.payload.is_empty() && !b.has(FLAG_CLOSED) {
             self.start_serving(b);
             b.flags &= !FLAG_ANSWERED;

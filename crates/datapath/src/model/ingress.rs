@@ -8,12 +8,12 @@ use super::packet::flag::{ACK, FIN, RST, SYN, URG};
 use super::request::Read;
 use super::rewrite::{Reply, checksum_is_right};
 use super::{
-    Binding, Established, Packet, Parsed, Run, Socket, Verdict, cookie_age, cookie_of, flow_clock,
+    Binding, Established, Packet, Parsed, Reach, Run, Socket, Verdict, cookie_age, cookie_of, flow_clock,
     maglev_slot,
 };
 use crate::connections::State;
 use crate::constants::{
-    COOKIE_SLOTS_OLD, FLAG_ADOPTED, FLAG_CLOSED, FLAG_CONFIRMED, FLAG_FIN_IN, FLAG_HANDED, FLAG_MOVED,
+    COOKIE_SLOTS_OLD, FLAG_ADOPTED, FLAG_CLOSED, FLAG_CONFIRMED, FLAG_HANDED, FLAG_LEFT, FLAG_MOVED,
     FLAG_SYN_SEEN, OPTION_WSCALE, RCV_WSCALE, RTT_CAP_MS, RTT_UNKNOWN, SYN_REACH, SYNACK_WINDOW, TRIES_MAX,
 };
 use crate::counters::Counter;
@@ -170,24 +170,10 @@ impl Run<'_> {
             self.heard(p, b);
         }
         self.count(Counter::Owned);
-        if !p.has(RST) || self.is_taken(p) {
+        if !Self::is_news(p, b) || self.is_taken(p, b) {
             self.track_in(p, b);
         }
         Verdict::Stack
-    }
-
-    /// Whether the stack takes a RST: where it expects the next byte, or perhaps behind a gap (RFC 5961 3.2).
-    fn is_taken(&self, p: &Packet) -> bool {
-        let socket = self.model.stack.sockets.get(&p.flow);
-        socket.is_none_or(|s| {
-            let gap = s.established.is_some_and(|e| e.out_of_order);
-            s.start_seq.is_none() || s.rcv_nxt == p.seq || gap
-        })
-    }
-
-    /// A RST before the request: within what the client may have sent.
-    fn may_reset(p: &Packet, b: &Binding) -> bool {
-        p.seq.wrapping_sub(b.start_seq) <= SYNACK_WINDOW
     }
 
     /// The first data packet of a connection that this node is to have.
@@ -242,7 +228,9 @@ impl Run<'_> {
         let rcv_nxt = p.seq.wrapping_add(p.payload.len() as u32);
         let (write_seq, snd_nxt) = (b.start_ack, b.start_ack);
         let established = Some(Established { write_seq, snd_nxt, out_of_order: false, cwnd: 0, rtt_ms: 0 });
-        let socket = Socket { start_seq: Some(b.start_seq), rcv_nxt, established };
+        let reach =
+            Reach { window: WINDOW.into(), snd_una: b.start_ack, snd_nxt, max_window: p.window.into() };
+        let socket = Socket { start_seq: Some(b.start_seq), rcv_nxt, reach: Some(reach), established };
         self.model.stack.sockets.insert(p.flow, socket);
         b.clock = self.clock_for(p, b.rtt_ms);
         b.tries = 0;
@@ -267,8 +255,9 @@ impl Run<'_> {
 
     fn elsewhere(&mut self, p: &Packet, mut b: Binding, node: NodeId) -> Verdict {
         b.seen_ns = self.clock.kernel_ns;
-        if (p.has(FIN) || p.has(RST)) && !b.has(FLAG_FIN_IN) {
-            b.flags |= FLAG_FIN_IN;
+        // Its end is the owner's to tell; the load of a short one is given back at once.
+        if (p.has(FIN) || p.has(RST)) && Self::is_near_start(p, &b) && !b.has(FLAG_LEFT) {
+            b.flags |= FLAG_LEFT;
             self.unassign(&b);
         }
         let carries = !p.payload.is_empty() && !b.is_hearsay();
@@ -299,7 +288,7 @@ impl Run<'_> {
 
     fn held(&mut self, p: &Packet, mut b: Binding, released: bool) -> Verdict {
         if p.has(RST) {
-            if !Self::may_reset(p, &b) {
+            if !Self::is_near_start(p, &b) {
                 return self.drop(Counter::DropBlindReset);
             }
             self.model.tables.bindings.remove(&p.flow);
@@ -326,7 +315,7 @@ impl Run<'_> {
 
     fn open(&mut self, p: &Packet, mut b: Binding) -> Verdict {
         if p.has(RST) {
-            if !Self::may_reset(p, &b) {
+            if !Self::is_near_start(p, &b) {
                 return self.drop(Counter::DropBlindReset);
             }
             self.model.tables.bindings.remove(&p.flow);

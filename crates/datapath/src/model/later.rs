@@ -292,7 +292,8 @@ impl Run<'_> {
 
     /// The client acknowledges: that may make the connection idle, which user space may wait for.
     pub(super) fn heard(&mut self, p: &Packet, b: &Binding) {
-        let Some(mut f) = self.followed(&p.flow, b) else { return };
+        // An older acknowledgement says nothing, and more than was sent is not the client's.
+        let Some(mut f) = self.followed(&p.flow, b).filter(|_| p.ack == b.snd_end) else { return };
         f.heard = Heard { ack: p.ack, window: p.window, timestamps: p.options.timestamps };
         self.keep(p.flow, f);
         let responses = f.messages.responses();

@@ -168,8 +168,23 @@ pub struct Socket {
     pub start_seq: Option<u32>,
     /// The sequence number that it expects next.
     pub rcv_nxt: u32,
+    /// What its client may send and acknowledge; `None` for one in TIME_WAIT.
+    pub reach: Option<Reach>,
     /// What moving its connection looks at; `None` in any state but ESTABLISHED.
     pub established: Option<Established>,
+}
+
+/// What a socket takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// Bytes from what it expects next.
+    pub window: u32,
+    /// What of its own the client has acknowledged.
+    pub snd_una: u32,
+    /// The end of what it has sent.
+    pub snd_nxt: u32,
+    /// The client's window at its largest.
+    pub max_window: u32,
 }
 
 /// An established socket.

@@ -22,15 +22,19 @@ impl Model {
         true
     }
 
-    /// What user space held of the connection, so many packets, it has given back.
+    /// What user space has read of the connection, so many packets, it has given back. More of them than are
+    /// counted were on their way when the counting began.
     pub fn released(&mut self, flow: &Flow, start_seq: u32, held: u32) -> bool {
         let Some(b) = self.tables.bindings.get_mut(flow) else { return false };
+        if b.start_seq != start_seq || held.wrapping_sub(b.held).cast_signed() < 0 {
+            return false;
+        }
         match b.state {
-            State::Releasing(node) if b.start_seq == start_seq && b.held == held => {
+            State::Releasing(node) => {
                 b.state = State::Bound(node);
                 true
             }
-            State::Reading if b.start_seq == start_seq && b.held == held && b.has(FLAG_BEHIND) => {
+            State::Reading if b.has(FLAG_BEHIND) => {
                 b.held = 0;
                 b.flags &= !FLAG_BEHIND;
                 true

@@ -20,7 +20,7 @@ impl Run<'_> {
     fn read(&mut self, p: &Packet, b: &mut Binding, released: bool) -> Verdict {
         let carries = !p.payload.is_empty() || p.has(FIN);
         b.seen_ns = self.clock.kernel_ns;
-        if p.has(FIN) || p.has(RST) {
+        if (p.has(FIN) || p.has(RST)) && !b.has(FLAG_FIN_IN) && self.is_taken(p, b) {
             b.flags |= FLAG_FIN_IN;
         }
         if b.has(FLAG_FROZEN) {

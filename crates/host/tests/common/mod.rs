@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, unshare};
 pub const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 99, 0, 1));
 
 /// Runs the test in a network namespace of its own, with `lo` and a pair of Ethernet interfaces up:
-/// `cluster` holds 10.1.0.11/24, `peer` is the far end of its wire. The namespace ends with the thread.
+/// `cluster` holds 10.1.0.11/24 and merges what can be wrapped, `peer` is the far end of its wire. The namespace ends with the thread.
 #[track_caller]
 pub fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce(RunDir) -> F + Send + 'static) {
     let body = move || {
@@ -23,6 +23,7 @@ pub fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce(RunDir) -> F + Sen
         run("ip link set lo up");
         run("ip link add cluster type veth peer name peer");
         run("ip addr add 10.1.0.11/24 dev cluster");
+        run("ip link set cluster gro_max_size 65432");
         run("ip link set cluster up");
         run("ip link set peer up");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
