@@ -240,6 +240,9 @@ impl Service {
     /// The most routes one service may have.
     pub const MAX_ROUTES: usize = 256;
 
+    /// The most methods that one route may name.
+    pub const MAX_METHODS: usize = 16;
+
     /// Whether the service's pools differ in their servers, so that a request must never be served
     /// outside its pool. Otherwise any server may serve any request, and pools differ only in how
     /// they spread theirs. Of HTTP alone: other connections have one pool for good.

@@ -105,8 +105,8 @@ impl Succession {
         });
         let left = current.chain(self.ending.iter().cloned()).filter_map(|was| after.left_of(was));
         after.ending = left.collect();
-        let services = after.cluster.services.len() + after.ending.len();
-        if services > Self::SERVICES_MAX {
+        // Both versions of a service are known for a moment.
+        if after.service_ids().union(&self.service_ids()).count() > Self::SERVICES_MAX {
             return Err(after.crowded());
         }
         Ok((after, changes))

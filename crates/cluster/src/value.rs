@@ -255,6 +255,11 @@ pub(crate) fn methods(list: &Located<Vec<Located<&str>>>, problems: &mut Problem
             "name one, or leave `methods` out for all of them",
         );
     }
+    if list.value.len() > Service::MAX_METHODS {
+        let (count, max) = (list.value.len(), Service::MAX_METHODS);
+        let what = format!("the route names {count} methods, {max} are the most");
+        problems.add(list.line, what, "make it several routes");
+    }
     for Located { value, line } in &list.value {
         let good =
             (1..=METHOD_LEN_MAX).contains(&value.len()) && value.bytes().all(|c| c.is_ascii_uppercase());

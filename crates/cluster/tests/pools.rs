@@ -146,6 +146,20 @@ fn the_example_says_what_it_means() {
     assert_eq!(parsed(&uncommented).digest(), cluster.digest());
 }
 
+#[test]
+fn a_route_has_few_methods() {
+    let methods = |count: u8| {
+        (0..count).map(|i| format!("\"M{}\"", char::from(b'A' + i))).collect::<Vec<_>>().join(", ")
+    };
+    parsed(&GOOD.replacen("\"GET\", \"HEAD\"", &methods(16), 1));
+    refused(
+        "\"GET\", \"HEAD\"]",
+        &format!("{}] #!", methods(17)),
+        "the route names 17 methods, 16 are the most",
+        "make it several routes",
+    );
+}
+
 /// Nodes name pools to each other by hashes. By the birthday paradox some 80,000 names have two alike.
 #[test]
 fn pools_that_nodes_could_not_tell_apart() {

@@ -15,7 +15,7 @@ enum limits {
 	MAX_SERVICES = 16,
 	MAX_VIPS = 64,	  /* of a service */
 	MAX_ROUTES = 256, /* of a service */
-	MAX_METHODS = 16, /* of a route, on average */
+	MAX_METHODS = 16, /* of a route */
 	SEEN_HOSTS = 16384,
 	MAX_REPLICAS = 4, /* servers one cached decision may name */
 	ROTA_SLOTS = 256, /* turns of one service's rota */

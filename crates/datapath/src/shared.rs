@@ -130,6 +130,7 @@ mod tests {
         assert_eq!(constants::MAX_SERVICES, limit(ServiceId::MAX_SERVICES));
         assert_eq!(constants::MAX_VIPS, limit(Service::MAX_VIPS));
         assert_eq!(constants::MAX_ROUTES, limit(Service::MAX_ROUTES));
+        assert_eq!(constants::MAX_METHODS, limit(Service::MAX_METHODS));
         assert_eq!(constants::MAX_POOLS, 2 * limit(PoolId::MAX_POOLS));
     }
 

@@ -47,6 +47,7 @@ impl Daemon {
 
     /// What has no connection left of services that have gone, and the VIPs that were theirs alone.
     pub(crate) async fn forget_ended(&mut self) -> Result<(), NodeError> {
+        self.services.sweep(&self.datapath)?;
         let Some(known) = self.services.count(&self.datapath, Instant::now()) else { return Ok(()) };
         for (vip, port) in self.services.known().addresses().difference(&known.addresses()) {
             tracing::info!(%vip, port, "nothing is left of it");

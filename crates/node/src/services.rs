@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use baton_cluster::{Cluster, Flow, PHttp, Pool, PoolHash, PoolId, Service, Succession};
+use baton_cluster::{Cluster, Flow, PHttp, Pool, PoolHash, PoolId, Service, ServiceId, Succession};
 use baton_datapath::{Datapath, DatapathError, PoolEntry, ServiceEntry};
 use baton_http::Rules;
 
@@ -26,6 +26,8 @@ pub(crate) struct Services {
     /// Since when each address ends, and how many connections it has left.
     left: BTreeMap<(IpAddr, u16), (Instant, u64)>,
     counted: Instant,
+    /// Services and pools whose last address has just gone: packets may be under way by them for a moment.
+    gone: (Vec<ServiceId>, Vec<PoolId>),
 }
 
 impl Services {
@@ -37,7 +39,7 @@ impl Services {
             entry_of(&ending.service, &pools, ending.strict)
         });
         let left = known.ending_addresses().map(|address| (address, (now, 0))).collect();
-        Self { open, ending: ending.collect(), left, counted: now, known }
+        Self { open, ending: ending.collect(), left, counted: now, gone: (Vec::new(), Vec::new()), known }
     }
 
     /// The cluster file in force.
@@ -89,6 +91,7 @@ impl Services {
         datapath: &Datapath,
         now: Instant,
     ) -> Result<(), DatapathError> {
+        self.sweep(datapath)?;
         let before = std::mem::replace(self, Self::new(known, now));
         for (address, left) in &mut self.left {
             *left = before.left.get(address).copied().unwrap_or(*left);
@@ -105,11 +108,17 @@ impl Services {
         for (vip, port) in before.known.addresses().difference(&self.known.addresses()) {
             datapath.remove_address(*vip, *port)?;
         }
-        for service in before.known.service_ids().difference(&self.known.service_ids()) {
-            datapath.remove_service(*service)?;
-        }
-        let stays = |pool: &&Pool| self.known.pools().all(|known| known.id != pool.id);
-        before.known.pools().filter(stays).try_for_each(|pool| datapath.remove_pool(pool.id))
+        let services = before.known.service_ids().difference(&self.known.service_ids()).copied().collect();
+        let is_gone = |pool: &&Pool| self.known.pools().all(|known| known.id != pool.id);
+        self.gone = (services, before.known.pools().filter(is_gone).map(|pool| pool.id).collect());
+        Ok(())
+    }
+
+    /// Called on every tick: removes what no packet can be under way by any more.
+    pub(crate) fn sweep(&mut self, datapath: &Datapath) -> Result<(), DatapathError> {
+        let (services, pools) = std::mem::take(&mut self.gone);
+        services.into_iter().try_for_each(|service| datapath.remove_service(service))?;
+        pools.into_iter().try_for_each(|pool| datapath.remove_pool(pool))
     }
 
     /// Counts what is left of ending services, now and then. What follows when some address has nothing left.
