@@ -13,6 +13,7 @@ use baton_testbed::{
     node_status, wait_until,
 };
 use hello::Hello;
+use nix::sys::signal::Signal;
 
 const SOON: Duration = Duration::from_secs(10);
 const LONG: Duration = Duration::from_secs(60);
@@ -175,6 +176,11 @@ fn each_name_is_served_by_its_pool() {
                 }
             }
             assert!(cluster.counted("held_hello") > 0 && cluster.counted("moved") == 0);
+            // What was decided for a name need not be asked again.
+            let known = |baton: &baton_testbed::Baton<'_>| {
+                node_status(&baton.status(), baton.host().name())["decisions"]["known"].as_u64().unwrap_or(0)
+            };
+            assert!(cluster.batons.iter().map(known).sum::<u64>() >= 5, "{figure:?}");
             // The handshake's own view: the certificate is that of the name, and of the node.
             let seen = s_client(bed, cluster, &["-servername", FIRST]);
             let text = String::from_utf8_lossy(&seen.stdout).into_owned();
@@ -185,6 +191,27 @@ fn each_name_is_served_by_its_pool() {
             assert!(text.contains(&format!("O = node-b, CN = {SECOND}")), "{text}");
         });
     }
+}
+
+/// While no daemon can read names, first packets are dropped and repeated; connections that have a server go on.
+#[test]
+fn a_silent_daemon_delays_a_hello() {
+    with_cluster(Figure::Seven, |bed, cluster, site| {
+        curl(bed, cluster, site, FIRST, "--http1.1");
+        let silent = || cluster.batons.iter().map(baton_testbed::Baton::process);
+        silent().for_each(|process| process.signal(Signal::SIGSTOP));
+        // Before the promise to answer runs out, packets would be held, and the daemons would find them.
+        std::thread::sleep(Duration::from_secs(3));
+        std::thread::scope(|scope| {
+            let served = scope.spawn(|| curl(bed, cluster, site, FIRST, "--http1.1"));
+            std::thread::sleep(Duration::from_secs(1));
+            assert!(!served.is_finished(), "nobody has read the name");
+            silent().for_each(|process| process.signal(Signal::SIGCONT));
+            assert_eq!(served.join().expect("no panic").0, "b");
+        });
+        cluster.wait_formed();
+        assert!(cluster.counted("drop_no_server") >= 1);
+    });
 }
 
 #[test]

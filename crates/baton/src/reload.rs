@@ -50,7 +50,7 @@ impl Reload {
         match reloaded.error {
             None => Ok(()),
             Some(_) if self.json => Err(Failure::told(Exit::Config, String::new())),
-            Some(error) if error.starts_with("error: ") => Err(Failure::told(Exit::Config, error)),
+            Some(error) if error.starts_with("error: ") => Err(Failure::told(Exit::Config, error + "\n")),
             Some(error) => Err(Failure::new(Exit::Config, error)),
         }
     }

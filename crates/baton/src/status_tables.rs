@@ -112,12 +112,22 @@ fn loads(status: &ClusterStatus) -> String {
 fn decisions(status: &ClusterStatus) -> String {
     let rows = playing(status, "distributor").map(|node| {
         let d = &node.decisions;
-        let name = [node.name.clone()];
-        let counts = [d.in_kernel, d.asked, d.answered, d.batches, d.held_now, d.failed, d.fallback];
-        cells(name, counts.map(|n| n.to_string()))
+        let counts = [d.in_kernel, d.known, d.asked, d.answered, d.batches, d.held_now, d.failed, d.fallback];
+        let [a, b, c, d, e, f, g, h] = counts.map(|n| n.to_string());
+        [node.name.clone(), a, b, c, d, e, f, g, h]
     });
     table(
-        ["DISTRIBUTOR", "IN KERNEL", "ASKED", "ANSWERED", "BATCHES", "HELD NOW", "FAILED", "FALLBACK"],
+        [
+            "DISTRIBUTOR",
+            "IN KERNEL",
+            "KNOWN",
+            "ASKED",
+            "ANSWERED",
+            "BATCHES",
+            "HELD NOW",
+            "FAILED",
+            "FALLBACK",
+        ],
         rows,
     )
 }
@@ -196,11 +206,6 @@ fn plays(node: &NodeStatus, role: &str) -> bool {
 
 fn playing<'a>(status: &'a ClusterStatus, role: &'a str) -> impl Iterator<Item = &'a NodeStatus> {
     status.nodes.iter().filter(move |node| node.reachable && plays(node, role))
-}
-
-/// A name's cell and the counts' cells as one row.
-fn cells([name]: [String; 1], [a, b, c, d, e, f, g]: [String; 7]) -> [String; 8] {
-    [name, a, b, c, d, e, f, g]
 }
 
 fn or_dash(value: Option<String>) -> String {

@@ -10,7 +10,7 @@ use std::thread;
 use baton_datapath::Counter;
 use baton_node::status::{
     ClusterStatus, ConnectionState, ConnectionStatus, CounterKind, CounterStatus, DecisionStatus,
-    HandoffStatus, LoadStatus, NodeStatus, ReaderStatus,
+    EndingStatus, HandoffStatus, LoadStatus, NodeStatus, ReaderStatus, Reloaded,
 };
 use common::{Scratch, baton};
 
@@ -63,6 +63,7 @@ fn cluster() -> ClusterStatus {
         loads: vec![load("s1", true), load("s2", false)],
         decisions: DecisionStatus {
             in_kernel: 901,
+            known: 12,
             asked: 52,
             answered: 51,
             batches: 43,
@@ -159,8 +160,8 @@ SERVER  LIVE  WEIGHT  SERVING  + ASSIGNED  ADOPTED  CLOSED  SERVED
 s1      yes   2       3        1           950      947     1.2 MB
 s2      no    2       3        1           -        -       -
 
-DISTRIBUTOR  IN KERNEL  ASKED  ANSWERED  BATCHES  HELD NOW  FAILED  FALLBACK
-front        901        52     51        43       4         5       6
+DISTRIBUTOR  IN KERNEL  KNOWN  ASKED  ANSWERED  BATCHES  HELD NOW  FAILED  FALLBACK
+front        901        12     52     51        43       4         5       6
 
 READER  READING NOW  READ  LEFT  400 / 408 / 431 / 503  ALERTS  REPLAYED  REPEATED  FAILED
 front   1            20    6     2 / 3 / 4 / 5          9       19        7         8
@@ -284,4 +285,69 @@ fn a_node_of_the_largest_cluster_fits_a_status_message() {
     let bound = baton_control::message::STATUS_BYTES_MAX;
     assert!(bytes.len() <= bound, "{} bytes, at most {bound}", bytes.len());
     assert_eq!(postcard::from_bytes::<NodeStatus>(&bytes).expect("postcard"), node);
+}
+
+#[test]
+fn status_tells_of_files_that_differ_and_services_that_end() {
+    let dir = Scratch::new("ending");
+    let node = |name: &str, file: &str, ending: &[(&str, u64)]| NodeStatus {
+        name: name.to_owned(),
+        reachable: true,
+        file: file.to_owned(),
+        ending: ending
+            .iter()
+            .map(|(service, connections)| EndingStatus {
+                service: (*service).to_owned(),
+                connections: *connections,
+            })
+            .collect(),
+        ..NodeStatus::default()
+    };
+    let nodes = vec![node("a", "00aa", &[("old", 7), ("older", 0)]), node("b", "00bb", &[("old", 3)])];
+    let status = ClusterStatus { cluster: "web".to_owned(), asked: "a".to_owned(), nodes };
+    let daemon = daemon(&dir.0.join("a.sock"), json(&status));
+    let told = baton(&dir, &["status", "--run-dir", "."]).exits(0).out;
+    daemon.join().expect("no panic");
+    let expected = "
+NODE  ITS CLUSTER FILE DIFFERS (see `baton reload`)
+a     00aa
+b     00bb
+
+ENDING SERVICE  NODE  CONNECTIONS LEFT
+old             a     7
+older           a     0
+old             b     3
+";
+    assert!(told.ends_with(expected), "{told}");
+}
+
+#[test]
+fn reload_tells_what_has_changed_or_why_not() {
+    let names = |names: &[&str]| -> Vec<String> { names.iter().map(|name| (*name).to_owned()).collect() };
+    let told = |reloaded: &Reloaded, options: &[&str], code| {
+        let dir = Scratch::new("reload");
+        let json = serde_json::to_vec(reloaded).expect("JSON");
+        let daemon = daemon(&dir.0.join("a.sock"), json);
+        let told = baton(&dir, &[&["reload", "--run-dir", "."], options].concat()).exits(code);
+        assert_eq!(daemon.join().expect("no panic"), "reload\n");
+        told
+    };
+    let same = Reloaded { node: "a".to_owned(), ..Reloaded::default() };
+    assert_eq!(told(&same, &[], 0).out, "a goes by that file already\n");
+    let (added, removed) = (names(&["new", "newer"]), names(&["old"]));
+    let other = Reloaded { added, removed, ..same };
+    assert_eq!(told(&other, &[], 0).out, "a goes by the file now; new: new, newer; ending: old\n");
+    let json: Reloaded = serde_json::from_str(&told(&other, &["--json"], 0).out).expect("JSON");
+    assert_eq!(json, other);
+    let refused =
+        Reloaded { error: Some("it changes node a\n  help: do not".to_owned()), ..Reloaded::default() };
+    assert_eq!(told(&refused, &[], 78).err, "error: it changes node a\n  help: do not\n");
+    let json = told(&refused, &["--json"], 78);
+    assert_eq!(
+        (serde_json::from_str::<Reloaded>(&json.out).expect("JSON"), json.err),
+        (refused, String::new())
+    );
+    let mistakes =
+        Reloaded { error: Some("error: no policy\n  --> cluster.toml:3".to_owned()), ..Reloaded::default() };
+    assert_eq!(told(&mistakes, &[], 78).err, "error: no policy\n  --> cluster.toml:3\n");
 }

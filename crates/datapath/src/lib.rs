@@ -6,6 +6,7 @@
 
 mod connections;
 mod counters;
+mod decided;
 mod error;
 mod events;
 mod hold;

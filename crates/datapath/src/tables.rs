@@ -288,7 +288,7 @@ fn mac_key(mac: [u8; 6]) -> u64 {
     u64::from_ne_bytes([mac[0], mac[1], mac[2], mac[3], mac[4], mac[5], 0, 0])
 }
 
-fn decision_key(pool: PoolId, target: Target) -> types::decision_key {
+pub(crate) fn decision_key(pool: PoolId, target: Target) -> types::decision_key {
     types::decision_key { target: target.0, pool: pool.0, pad: [0; 3] }
 }
 

@@ -32,6 +32,7 @@ pub(crate) struct Tally {
     pub(crate) batches: u64,
     pub(crate) failed: u64,
     pub(crate) fallback: u64,
+    pub(crate) known: u64,
     pub(crate) overflowed: u64,
 }
 
@@ -206,6 +207,10 @@ impl Distributor {
                 return Ok(());
             }
         };
+        if let Some(server) = self.known(&ticket, tools)? {
+            self.tally.known += 1;
+            return self.settle(ticket, server, tools);
+        }
         let Some(question) = question.filter(|_| tools.peers.is_up(self.dispatcher)) else {
             return self.decide_alone(ticket, tools);
         };
@@ -214,6 +219,17 @@ impl Distributor {
             Ok(Some(ask)) => self.send_batch(ask, tools),
             Ok(None) => Ok(()),
             Err((ticket, _full)) => self.decide_alone(ticket, tools),
+        }
+    }
+
+    /// The server for a first request by what the dispatcher has said before, as the programs would have
+    /// decided it if they could have read it.
+    fn known(&self, ticket: &Ticket, tools: &Tools<'_>) -> Result<Option<NodeId>, DatapathError> {
+        match self.waits.get(ticket) {
+            Some(waiting) if !waiting.is_ours => {
+                tools.datapath.decided(waiting.pool, waiting.target, clock::monotonic())
+            }
+            _ => Ok(None),
         }
     }
 

@@ -100,6 +100,7 @@ impl Daemon {
                 .map(|c| counters.get(c))
                 .iter()
                 .sum(),
+            known: tally.known,
             asked: tally.asked,
             answered: tally.answered,
             batches: tally.batches,

@@ -154,6 +154,8 @@ pub struct LoadStatus {
 pub struct DecisionStatus {
     /// Decided by the packet path itself, from its decision cache or rota.
     pub in_kernel: u64,
+    /// Decided by the daemon as the packet path would have, had it been able to read the request.
+    pub known: u64,
     /// Questions put to the dispatcher.
     pub asked: u64,
     /// Questions that the dispatcher answered.
