@@ -1,6 +1,6 @@
 //! The cluster file.
 
-use baton_cluster::{Cluster, NodeId, PoolId, ServiceId};
+use baton_cluster::{Changes, Cluster, NodeId, PoolId, ServiceId, Succession};
 use baton_http::parse_request;
 
 /// Any text as a cluster file: a cluster that keeps its promises, or problems that point into the text.
@@ -11,6 +11,7 @@ pub fn cluster_file(bytes: &[u8]) -> bool {
             keeps_its_promises(&cluster);
             let again = Cluster::parse(text).expect("the same text");
             assert_eq!(again.digest(), cluster.digest());
+            may_be_reloaded(cluster, again);
             true
         }
         Err(problems) => {
@@ -19,6 +20,22 @@ pub fn cluster_file(bytes: &[u8]) -> bool {
             assert!(problems.0.iter().all(|p| p.line.is_none_or(|line| (1..=lines).contains(&line))));
             false
         }
+    }
+}
+
+/// The same file changes nothing, and one service less is that.
+fn may_be_reloaded(cluster: Cluster, mut again: Cluster) {
+    let known = Succession::new(cluster);
+    let (same, changes) = known.reload(again.clone()).expect("the same file");
+    assert_eq!((changes, same.service_ids()), (Changes::default(), known.service_ids()));
+    if again.has_switch()
+        && again.services.len() > 1
+        && let Some(gone) = again.services.pop()
+    {
+        again.pools.retain(|pool| pool.service != gone.id);
+        let (after, changes) = known.reload(again).expect("fewer");
+        assert_eq!(changes.removed, [gone.name]);
+        assert_eq!(after.addresses(), known.addresses());
     }
 }
 
