@@ -1,9 +1,14 @@
 //! Sequence numbers and clocks that pass 2^32 within a connection.
 
-use baton_testbed::get;
-use baton_testbed::rawtcp::{ACK, RawTcp, SYN};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::field::{Field, answered, contents, fetch, play};
+use baton_cluster::{Cluster, Flow};
+use baton_datapath::model::{Clock, flow_clock};
+use baton_testbed::rawtcp::{ACK, RawTcp, SYN};
+use baton_testbed::{DocRoot, Figure, Testbed, WebServer, get};
+
+use crate::field::{Field, NODES, answered, contents, fetch, play, two_pools};
 use crate::streams::upload;
 
 /// The client's clock wraps at each step of the connection's life.
@@ -109,4 +114,73 @@ fn the_servers_sequence_numbers_wrap() {
             raw.close();
         }
     });
+}
+
+fn wall_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_millis() as u64
+}
+
+/// A cluster file, and a client's port whose flow's clock passes 2^32 between these times from now, in
+/// milliseconds. Clocks begin where the cluster's keys say: of many secrets the one.
+fn about_to_wrap(config: &str, flow: Flow, from: u64, to: u64) -> (String, u16) {
+    let clock = Clock { kernel_ns: 0, wall_ns: wall_ms() * 1_000_000 };
+    let secret = config.lines().find(|line| line.starts_with("secret = ")).expect("there is one");
+    for number in 0..1000 {
+        let text = config.replace(secret, &format!("secret = \"6f1c0a9be47d82355ac4e09d17b86f3e{number:08}\""));
+        let keys = Cluster::parse(&text).expect("a good file").keys();
+        let wraps = |port: &u16| {
+            let left = flow_clock(&keys, &Flow { client_port: *port, ..flow }, clock).wrapping_neg();
+            (from..to).contains(&u64::from(left))
+        };
+        if let Some(port) = (2000..60_000).find(wraps) {
+            return (text, port);
+        }
+    }
+    panic!("no clock of 58,000,000 was so near to 2^32");
+}
+
+/// The servers' clock wraps, which is the flow's and goes on from node to node: before and behind it the
+/// connection moves.
+#[test]
+fn the_servers_clock_wraps() {
+    let figure = Figure::Seven;
+    let pages = contents("page", 3000);
+    for patience in [9_000, 18_000, 36_000] {
+        let bed = Testbed::builder().figure(figure).one_cpu().without_offloads().build();
+        let raw = bed.raw_client(0);
+        let (client, vip) = (raw.address(), figure.vips(&bed)[0]);
+        let flow = Flow { client, client_port: 0, vip, vip_port: 80 };
+        let config = figure.config(&bed, &two_pools());
+        let begun = wall_ms();
+        let (config, port) = about_to_wrap(&config, flow, patience, patience + 3_000);
+        let cluster = figure.start_with(&bed, WebServer::nginx, &DocRoot::shared(), &config);
+        if wall_ms() > begun + patience - 1_000 {
+            // A slow machine: the clock may have wrapped already.
+            continue;
+        }
+        let (pages, service) = (&pages, cluster.service());
+        let seen = bed.client(0).inside(move || {
+            let mut tcp = raw.tcp(port, service);
+            let before = tcp.open().timestamps().expect("as offered").0;
+            fetch(&mut tcp, &pages[0]);
+            fetch(&mut tcp, &pages[1]);
+            while wall_ms() < begun + patience + 3_100 {
+                thread::sleep(Duration::from_millis(500));
+                fetch(&mut tcp, &pages[1]);
+            }
+            tcp.write(&get(&pages[0], false));
+            let after =
+                tcp.expect("the answer", |s| !s.payload.is_empty()).timestamps().expect("as before").0;
+            assert_eq!(tcp.answer_of(&pages[0]), NODES[0]);
+            fetch(&mut tcp, &pages[1]);
+            tcp.close();
+            (before, after)
+        });
+        assert!(seen.0 > u32::MAX - 60_000 && seen.1 < 60_000, "{seen:?}");
+        assert_eq!((cluster.counted("fault_map"), cluster.counted("move_doubt")), (0, 0));
+        assert!(cluster.counted("moved") >= 3);
+        cluster.stop();
+        return;
+    }
+    panic!("the cluster never started within 35 s");
 }
