@@ -126,7 +126,8 @@ fn about_to_wrap(config: &str, flow: Flow, from: u64, to: u64) -> (String, u16) 
     let clock = Clock { kernel_ns: 0, wall_ns: wall_ms() * 1_000_000 };
     let secret = config.lines().find(|line| line.starts_with("secret = ")).expect("there is one");
     for number in 0..1000 {
-        let text = config.replace(secret, &format!("secret = \"6f1c0a9be47d82355ac4e09d17b86f3e{number:08}\""));
+        let text =
+            config.replace(secret, &format!("secret = \"6f1c0a9be47d82355ac4e09d17b86f3e{number:08}\""));
         let keys = Cluster::parse(&text).expect("a good file").keys();
         let wraps = |port: &u16| {
             let left = flow_clock(&keys, &Flow { client_port: *port, ..flow }, clock).wrapping_neg();
