@@ -309,6 +309,7 @@ enum binding_flag {
 	FLAG_MOVED = 2048,  /* it had another server before; or has had this one */
 	FLAG_REPLAY = 1024, /* its first bytes come from a reader, up to replay_end */
 	FLAG_BEHIND = 4096, /* STATE_READING: what user space still holds goes first */
+	FLAG_REPLACED = 8192, /* a packet of the flow's next connection is putting that in its place */
 };
 
 enum tcp_option {
