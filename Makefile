@@ -17,7 +17,7 @@ AS_ROOT := $(if $(SUDO),env "CARGO_TARGET_$(HOST)_RUNNER=$(SUDO)")
 TEST_THREADS ?= 1
 # `make test` runs everything over IPv4 on one link, and then these suites over the other networks.
 OTHER_NETWORKS ?= ipv6 ipv4-routed ipv6-routed
-NETWORK_SUITES ?= figures moves slow_path adversity
+NETWORK_SUITES ?= figures moves slow_path
 # For each target of `make fuzz`.
 FUZZ_SECONDS ?= 60
 # KEEP=1 leaves the demo's cluster running.
