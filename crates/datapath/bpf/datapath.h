@@ -317,6 +317,7 @@ enum binding_flag {
 	FLAG_REPLAY = 1024, /* its first bytes come from a reader, up to replay_end */
 	FLAG_BEHIND = 4096, /* STATE_READING: what user space still holds goes first */
 	FLAG_LEFT = 8192,   /* forwarder: a FIN or RST came by, the load was given back */
+	FLAG_REPLACED = 16384, /* a packet of the flow's next connection is putting that in its place */
 };
 
 enum tcp_option {

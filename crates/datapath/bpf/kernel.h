@@ -111,6 +111,8 @@ enum { INITIAL_CWND = 10 }; /* RFC 6928, and the kernel's own */
 
 enum { CHECKSUM_NONE = 0, CHECKSUM_PARTIAL = 3 };
 
+enum { EEXIST = 17 };
+
 enum { FAMILY_IPV4 = 2, FAMILY_IPV6 = 10 }; /* AF_INET, AF_INET6 */
 
 enum { FIN = 1, SYN = 2, RST = 4, PSH = 8, ACK = 16, URG = 32 };

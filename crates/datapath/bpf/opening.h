@@ -182,7 +182,16 @@ function int unknown(struct __sk_buff *skb, struct packet *p, __u16 from)
 	}
 	if (!(settings.roles & ROLE_DISTRIBUTOR))
 		return drop(COUNT_DROP_UNKNOWN_FLOW);
+	/*
+	 * The ACK and the request behind it may be here at once, on two CPUs. What the request was
+	 * decided for the ACK must not take back: it gives way to a binding that it has not seen
+	 * go, and of an earlier connection's only one of them takes the place.
+	 */
 	struct binding *old = bpf_map_lookup_elem(&bindings, &p->flow);
+	if (old && old->start_seq == p->seq && old->start_ack == p->ack && binding_of(&p->flow))
+		old = 0;
+	if (old && set_flag(old, FLAG_REPLACED) & FLAG_REPLACED)
+		return drop(COUNT_DROP_BUSY);
 	if (old)
 		retire(old);
 	read_options(skb, p);
@@ -195,8 +204,13 @@ function int unknown(struct __sk_buff *skb, struct packet *p, __u16 from)
 			return answer_fin(skb, p);
 		count(COUNT_HANDSHAKE_ACK);
 	}
-	if (bpf_map_update_elem(&bindings, &p->flow, b, BPF_ANY))
+	long failed = bpf_map_update_elem(&bindings, &p->flow, b,
+					  p->payload || old ? BPF_ANY : BPF_NOEXIST);
+	if (failed && failed != -EEXIST) {
+		if (old)
+			clear_flag(old, FLAG_REPLACED);
 		return drop(COUNT_FAULT_MAP);
+	}
 	if (!p->payload)
 		return TC_ACT_SHOT;
 	struct binding *fresh = bpf_map_lookup_elem(&bindings, &p->flow);

@@ -9,10 +9,10 @@ use baton_cluster::{Flow, NodeId};
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 
 use crate::constants::{
-    FLAG_CLOSED, FLAG_FIN_IN, FLAG_SERVING, HALF_CLOSED_MS, IDLE_MS, OPTION_TIMESTAMPS, ORDER_BIND_HELD,
-    ORDER_BIND_READ, ORDER_BIND_TOLD, ORDER_CLOSE_TOLD, ORDER_DECIDE_ASKED, ORDER_FREEZE, ORDER_READ_HELD,
-    ORDER_RELEASED, PHASE_START, STATE_ASKING, STATE_BOUND, STATE_HELD, STATE_OPEN, STATE_READING,
-    STATE_RELEASING,
+    FLAG_CLOSED, FLAG_FIN_IN, FLAG_LEFT, FLAG_SERVING, HALF_CLOSED_MS, IDLE_MS, OPTION_TIMESTAMPS,
+    ORDER_BIND_HELD, ORDER_BIND_READ, ORDER_BIND_TOLD, ORDER_CLOSE_TOLD, ORDER_DECIDE_ASKED, ORDER_FREEZE,
+    ORDER_READ_HELD, ORDER_RELEASED, PHASE_START, STATE_ASKING, STATE_BOUND, STATE_HELD, STATE_OPEN,
+    STATE_READING, STATE_RELEASING,
 };
 use crate::error::DatapathError;
 use crate::programs::Datapath;
@@ -317,9 +317,10 @@ fn is_idle(x: &types::exchange) -> bool {
         && x.doubt == 0
 }
 
-/// Whether the connection goes on, as far as its binding tells (`binding_of` in `bpf/binding.h`).
+/// Whether the connection goes on, as far as its binding tells (`binding_of` in `bpf/binding.h`); but of one that
+/// a forwarder has seen leave, it is not known for as long as the binding stays: its end is not always told.
 fn is_live(b: &types::binding, now_ns: u64) -> bool {
-    let limit_ms = if b.flags & FLAG_FIN_IN != 0 { HALF_CLOSED_MS } else { IDLE_MS };
+    let limit_ms = if b.flags & (FLAG_FIN_IN | FLAG_LEFT) != 0 { HALF_CLOSED_MS } else { IDLE_MS };
     b.flags & FLAG_CLOSED == 0 && now_ns.saturating_sub(b.seen_ns) <= u64::from(limit_ms) * 1_000_000
 }
 

@@ -459,7 +459,9 @@ impl Run<'_> {
         if !roles.distributor {
             return self.drop(Counter::DropUnknownFlow);
         }
-        if let Some(mut old) = self.model.tables.bindings.get(&p.flow).copied() {
+        let is_same = |b: &Binding| (b.start_seq, b.start_ack) == (p.seq, p.ack);
+        let there = self.binding_of(&p.flow).is_some_and(|b| is_same(&b));
+        if let Some(mut old) = self.model.tables.bindings.get(&p.flow).copied().filter(|_| !there) {
             self.retire(&mut old);
             self.put(p.flow, old);
         }
@@ -470,7 +472,9 @@ impl Run<'_> {
         if p.has(FIN) {
             return self.answer_fin(p);
         }
-        self.put(p.flow, b);
+        if !there {
+            self.put(p.flow, b);
+        }
         self.drop(Counter::HandshakeAck)
     }
 

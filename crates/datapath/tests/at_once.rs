@@ -1,0 +1,57 @@
+//! Two packets of one connection at once, on two CPUs: which one the programs finish with first must not
+//! matter. Needs root, and two CPUs to fail.
+
+mod common;
+
+use std::sync::Barrier;
+use std::thread;
+
+use baton_datapath::model::flag::{ACK, SYN};
+use baton_datapath::{Counter, Guide, Hold, State};
+use common::client::{Client, state};
+use common::frames::{flow, read};
+use common::world::{OTHER, WEB};
+use common::{Tcp, World, in_netns};
+
+const ROUNDS: u32 = 4000;
+
+/// The ACK that ends the handshake does not take back what the request behind it was decided for: neither
+/// of a fresh flow, nor of one that had a connection before.
+#[test]
+fn the_ack_of_the_handshake_and_the_request() {
+    in_netns(|| {
+        let wires = ["tap0", "tap1"].map(|name| Hold::create(name).expect("a TAP device"));
+        let mut world = World::try_new("d", &[], wires[0].index()).expect("the kernel takes the programs");
+        wires.iter().for_each(|wire| world.programs.attach(wire.index()).expect("tcx"));
+        world.guide(WEB, Guide::Rota, &[OTHER], 1);
+        let (flow, mut dropped_before) = (flow(40_000), 0);
+        for reused in [false, true] {
+            let mut taken_back = 0;
+            for round in 1..=ROUNDS {
+                if !reused {
+                    world.programs.remove_binding(&flow).expect("bindings");
+                }
+                let isn = round * 1_000_000;
+                let said = world.programs.run_ingress(&Tcp::new(flow, SYN, isn, 0).frame()).expect("a run");
+                let ack = read(&said.frame).sequence_number.wrapping_add(1);
+                let client = Client { flow, seq: isn + 1, ack, tsval: 0 };
+                let frames = [client.sends(ACK).frame(), client.requests().frame()];
+                let start = &Barrier::new(frames.len());
+                thread::scope(|scope| {
+                    for (wire, frame) in wires.iter().zip(&frames) {
+                        scope.spawn(move || {
+                            start.wait();
+                            wire.release(frame).expect("room in the device");
+                        });
+                    }
+                });
+                // Or the request was dropped, since the ACK was taking the old connection's place.
+                let dropped = world.programs.counters().expect("counters").get(Counter::DropBusy);
+                let bound = state(&world, &flow) == Some(State::Bound(OTHER));
+                taken_back += u32::from(!bound && dropped == dropped_before);
+                dropped_before = dropped;
+            }
+            assert_eq!(taken_back, 0, "of {ROUNDS}, reused: {reused}");
+        }
+    });
+}
