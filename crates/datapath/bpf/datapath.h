@@ -516,7 +516,7 @@ _Static_assert(sizeof(struct order) == 64, "order has no hidden padding");
 	  "request of another pool came before the answer to the one before; the client repeats "  \
 	  "it")                                                                                    \
 	C(DROP_GAP, drop, "what comes before it is missing and matters; the client repeats it")    \
-	C(DROP_BUSY, drop, "another packet of the connection is being followed")                   \
+	C(DROP_BUSY, drop, "another packet of the connection is being looked at")                   \
 	C(DROP_FROZEN, drop, "the reader is handing the connection off")                           \
 	C(DROP_MOVED_AWAY, drop, "sent by a socket whose connection another node owns")            \
 	C(DROP_NO_READER, drop, "the reader does not listen")                                      \

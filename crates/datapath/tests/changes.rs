@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use baton_cluster::{Flow, NodeId, PoolId, Service, ServiceId};
-use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CLOSED, FLAG_FIN_IN};
+use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CLOSED, FLAG_FIN_IN, FLAG_LEFT};
 use baton_datapath::model::flag::{ACK, PSH, RST, SYN};
 use baton_datapath::model::{Binding, Verdict};
 use baton_datapath::{Guide, ServiceEntry, State};
@@ -254,7 +254,9 @@ fn the_connections_of_an_address_are_counted_while_they_live() {
             (4, Binding { state: State::Held, ..bound(0, 0) }),
             (5, Binding { state: State::Reading, ..bound(0, 0) }),
             (6, bound(FLAG_FIN_IN, 299_000)),
+            (10, bound(FLAG_LEFT, 299_000)),
             // Those have ended, or are forgotten.
+            (11, bound(FLAG_LEFT, 301_000)),
             (7, bound(FLAG_CLOSED, 0)),
             (8, bound(FLAG_FIN_IN, 301_000)),
             (9, bound(0, 7_201_000)),
@@ -264,7 +266,7 @@ fn the_connections_of_an_address_are_counted_while_they_live() {
         world.bind(at(VIP, 81, 1), bound(0, 0));
         let addresses = [(VIP, 81), (VIP, 80), (VIP_V6, 80), (VIP, 1)];
         let known = world.programs.connections_at(&addresses, Duration::from_nanos(now));
-        assert_eq!(known, [1, 6, 0, 0]);
+        assert_eq!(known, [1, 7, 0, 0]);
         assert!(world.programs.connections_at(&[], Duration::from_nanos(now)).is_empty());
     });
 }
