@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use baton_cluster::Flow;
 use baton_datapath::DatapathError;
+use baton_datapath::constants::{FLAG_LEFT, HALF_CLOSED_MS};
 use baton_datapath::model::Binding;
 
 use super::play::Play;
@@ -43,7 +44,13 @@ impl Play<'_> {
         let known = self.world.programs.connections_at(&addresses, Duration::from_nanos(now));
         let bindings = &self.world.model.tables.bindings;
         let live = |(vip, port): &(IpAddr, u16)| {
-            let is_there = |f: &Flow, b: &Binding| (f.vip, f.vip_port) == (*vip, *port) && b.is_live(now);
+            let has_left = |b: &Binding| {
+                let minutes = u64::from(HALF_CLOSED_MS) * 1_000_000;
+                b.flags & FLAG_LEFT != 0 && now.saturating_sub(b.seen_ns) > minutes
+            };
+            let is_there = |f: &Flow, b: &Binding| {
+                (f.vip, f.vip_port) == (*vip, *port) && b.is_live(now) && !has_left(b)
+            };
             bindings.iter().filter(|(f, b)| is_there(f, b)).count() as u64
         };
         let said: Vec<_> = addresses.iter().map(live).collect();
