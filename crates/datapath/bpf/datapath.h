@@ -317,7 +317,8 @@ enum binding_flag {
 	FLAG_REPLAY = 1024, /* its first bytes come from a reader, up to replay_end */
 	FLAG_BEHIND = 4096, /* STATE_READING: what user space still holds goes first */
 	FLAG_LEFT = 8192,   /* forwarder: a FIN or RST came by, the load was given back */
-	FLAG_REPLACED = 16384, /* a packet of the flow's next connection is putting that in its place */
+	FLAG_REPLACED =
+		16384, /* a packet of the flow's next connection is putting that in its place */
 };
 
 enum tcp_option {
@@ -516,7 +517,7 @@ _Static_assert(sizeof(struct order) == 64, "order has no hidden padding");
 	  "request of another pool came before the answer to the one before; the client repeats "  \
 	  "it")                                                                                    \
 	C(DROP_GAP, drop, "what comes before it is missing and matters; the client repeats it")    \
-	C(DROP_BUSY, drop, "another packet of the connection is being looked at")                   \
+	C(DROP_BUSY, drop, "another packet of the connection is being looked at")                  \
 	C(DROP_FROZEN, drop, "the reader is handing the connection off")                           \
 	C(DROP_MOVED_AWAY, drop, "sent by a socket whose connection another node owns")            \
 	C(DROP_NO_READER, drop, "the reader does not listen")                                      \
