@@ -70,7 +70,7 @@ fn services_come_change_and_go() {
         let bed = Testbed::builder().figure(figure).build();
         let files = DocRoot::shared();
         let [page, picture] = [Content::new("page", 3000), Content::new("picture", 200_000)];
-        [&page, &picture].map(|content| files.add(content));
+        [&page, &picture].iter().for_each(|content| drop(files.add(content)));
         let one = figure.config(&bed, "");
         let cluster = figure.start_with(&bed, WebServer::nginx, &files, &one);
         let client = bed.client(0);
