@@ -36,6 +36,10 @@ fn binary_near(program: &Path) -> Option<PathBuf> {
     program.ancestors().skip(1).take(2).map(|dir| dir.join("baton")).find(|file| file.is_file())
 }
 
+fn ready_file(host: &Host) -> String {
+    format!("{}.ready", host.name())
+}
+
 /// A running `baton node`; killed when dropped, ended properly by [`Baton::stop`].
 #[derive(Debug)]
 pub struct Baton<'a> {
@@ -57,24 +61,48 @@ impl<'a> Baton<'a> {
         Self::start_binary(&baton_binary(), host, config)
     }
 
+    /// [`Baton::start`] on several machines side by side; in their order.
+    ///
+    /// # Panics
+    /// See [`Baton::start`].
+    #[track_caller]
+    pub fn start_all(hosts: impl IntoIterator<Item = &'a Host>, config: &Path) -> Vec<Self> {
+        let binary = baton_binary();
+        let hosts = hosts.into_iter();
+        let mut all: Vec<Self> = hosts.map(|host| Self::launch(&binary, host, config)).collect();
+        all.iter_mut().for_each(Self::wait_ready);
+        all
+    }
+
     /// [`Baton::start`] with another binary: of another version, or a stand-in.
     ///
     /// # Panics
     /// See [`Baton::start`].
     #[track_caller]
     pub fn start_binary(binary: &Path, host: &'a Host, config: &Path) -> Self {
+        let mut baton = Self::launch(binary, host, config);
+        baton.wait_ready();
+        baton
+    }
+
+    #[track_caller]
+    fn launch(binary: &Path, host: &'a Host, config: &Path) -> Self {
         // The same one after a restart: the daemon may keep in it what it wants to find again.
         let run_dir = host.scratch().path().join("baton");
         std::fs::create_dir_all(&run_dir).unwrap_or_else(|error| panic!("cannot make {run_dir:?}: {error}"));
-        let ready = run_dir.join(format!("{}.ready", host.name()));
         // Left by one that was killed.
-        let _ = std::fs::remove_file(&ready);
+        let _ = std::fs::remove_file(run_dir.join(ready_file(host)));
         let mut command = host.command(&binary.display().to_string());
         command.arg("node").arg("--config").arg(config).args(["--node", host.name()]);
         command.arg("--run-dir").arg(&run_dir);
-        let mut process = host.start("baton", command);
-        process.wait_ready(READY, || ready.exists());
+        let process = host.start("baton", command);
         Self { host, binary: binary.to_owned(), run_dir, process, config: config.to_owned() }
+    }
+
+    #[track_caller]
+    fn wait_ready(&mut self) {
+        let ready = self.run_dir.join(ready_file(self.host));
+        self.process.wait_ready(READY, || ready.exists());
     }
 
     /// The machine that it runs on.

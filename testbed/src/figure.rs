@@ -170,7 +170,7 @@ impl Figure {
         let (roles, router) = self.roles();
         let hosts = bed.nodes().iter().take(roles.len());
         let hosts = hosts.chain((!router.is_empty()).then(|| bed.router()));
-        let batons: Vec<Baton<'a>> = hosts.map(|host| Baton::start(host, &config)).collect();
+        let batons = Baton::start_all(hosts, &config);
         let cluster = Cluster { figure: self, vips: self.vips(bed), servers, batons };
         cluster.wait_formed();
         cluster

@@ -40,8 +40,7 @@
 //! pages.iter().for_each(|page| drop(files.add(page)));
 //! let _servers: Vec<_> = bed.nodes().iter().map(|node| WebServer::nginx(node, &files)).collect();
 //! let config = bed.router().scratch().write("cluster.toml", config);
-//! let batons: Vec<_> =
-//!     bed.nodes().iter().chain([bed.router()]).map(|host| Baton::start(host, &config)).collect();
+//! let batons = Baton::start_all(bed.nodes().iter().chain([bed.router()]), &config);
 //!
 //! let capture = Capture::start(bed.client(0), 80);
 //! let losses = [bed.lose(3.0, Packets::FromClients), bed.lose(3.0, Packets::ToClients)];

@@ -6,7 +6,7 @@
 //! `ip netns exec` instead would need no unsafe, but it mounts a fresh `/sys` and so hides bpffs,
 //! cannot set the parent-death signal, and costs a second exec for each of some hundred commands.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
@@ -63,6 +63,48 @@ pub(crate) fn pin_to(cpu: usize) -> nix::Result<()> {
 pub(crate) fn allowed_cpus() -> Vec<usize> {
     let allowed = sched_getaffinity(Pid::from_raw(0)).expect("a thread may ask for its own CPUs");
     (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false)).collect()
+}
+
+/// A CPU that no other testbed on this machine is pinned to, until this is dropped: what tests on one CPU
+/// measure must not depend on whether others run at the same time.
+#[derive(Debug)]
+pub(crate) struct OwnCpu {
+    number: usize,
+    _lock: File,
+}
+
+impl OwnCpu {
+    /// Takes one of those that the calling thread may use, once there is one.
+    ///
+    /// # Panics
+    /// When there is none for longer than tests take.
+    #[track_caller]
+    pub(crate) fn take() -> Self {
+        let cpus = allowed_cpus();
+        let deadline = Instant::now() + Duration::from_secs(600);
+        loop {
+            if let Some(own) = cpus.iter().find_map(|cpu| Self::try_take(*cpu)) {
+                return own;
+            }
+            let late = Instant::now() >= deadline;
+            assert!(!late, "no CPU of its own: does this test build two testbeds of one CPU at once?");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn try_take(number: usize) -> Option<Self> {
+        let path = format!("/tmp/baton-testbed.cpu{number}.lock");
+        let lock = File::create(path).expect("/tmp can be written to");
+        match lock.try_lock() {
+            Ok(()) => Some(Self { number, _lock: lock }),
+            Err(TryLockError::WouldBlock) => None,
+            Err(TryLockError::Error(error)) => panic!("a file can be locked: {error}"),
+        }
+    }
+
+    pub(crate) fn number(&self) -> usize {
+        self.number
+    }
 }
 
 /// The calling thread is pinned to one CPU until this is dropped (by the same thread).

@@ -23,7 +23,7 @@ use crate::host::Host;
 use crate::line::Line;
 use crate::netns::Namespace;
 use crate::network::{Family, Network, on_client_link};
-use crate::process::{Pinned, allowed_cpus};
+use crate::process::{OwnCpu, Pinned};
 
 /// The most nodes, and the most clients, of one testbed: names are letters.
 const MACHINES_MAX: usize = 26;
@@ -87,7 +87,8 @@ impl Builder {
         Self { wire: true, ..self }
     }
 
-    /// Pins all that runs in the testbed, and the thread that builds it, to one CPU. A veth device
+    /// Pins all that runs in the testbed, and the thread that builds it, to one CPU that no other testbed
+    /// on this machine is pinned to; building waits while there is none. A veth device
     /// hands packets over on the CPU that sent them, so with two CPUs a flow whose sender migrates
     /// is reordered, and TCP retransmits without a loss. On one CPU packets keep their order: needed by
     /// tests that count retransmissions.
@@ -113,7 +114,8 @@ impl Builder {
     pub fn build(&self) -> Testbed {
         let machines = 1..=MACHINES_MAX;
         assert!(machines.contains(&self.nodes.len()) && machines.contains(&self.clients), "1 to 26 of each");
-        let cpu = self.one_cpu.then(some_cpu);
+        let own_cpu = self.one_cpu.then(OwnCpu::take);
+        let cpu = own_cpu.as_ref().map(OwnCpu::number);
         let network = self.network.unwrap_or_else(Network::from_environment);
         let place = Place { cpu, network };
         let router = place.host("router".into(), network.nodes, place.on_node_link(0, 1));
@@ -128,7 +130,7 @@ impl Builder {
         // server may send then.
         let pinned = cpu.map(|cpu| Pinned::to(cpu).expect("a thread may be pinned to a CPU that it was on"));
         let lines = self.lines(wire.as_ref());
-        let bed = Testbed { lines, clients, nodes, wire, router, network, cpu, _pinned: pinned };
+        let bed = Testbed { lines, clients, nodes, wire, router, network, _pinned: pinned, own_cpu };
         if self.one_cpu {
             bed.clients
                 .iter()
@@ -241,8 +243,9 @@ pub struct Testbed {
     wire: Option<Namespace>,
     router: Host,
     network: Network,
-    cpu: Option<usize>,
     _pinned: Option<Pinned>,
+    /// Until everything that runs on it has gone.
+    own_cpu: Option<OwnCpu>,
 }
 
 impl Testbed {
@@ -262,7 +265,7 @@ impl Testbed {
 
     /// The one CPU that it runs on, if it runs on one.
     pub(crate) fn cpu(&self) -> Option<usize> {
-        self.cpu
+        self.own_cpu.as_ref().map(OwnCpu::number)
     }
 
     /// What its networks are like.
@@ -431,11 +434,4 @@ fn bridged_packets_skip_ip_rules(namespace: &Namespace) {
     for family in ["iptables", "ip6tables", "arptables"] {
         namespace.sysctl_if_there(&format!("net.bridge.bridge-nf-call-{family}"), "0");
     }
-}
-
-/// One of the CPUs that this process may use; not the same one for each process, so that test
-/// processes that run at once spread.
-fn some_cpu() -> usize {
-    let cpus = allowed_cpus();
-    cpus[std::process::id() as usize % cpus.len()]
 }
