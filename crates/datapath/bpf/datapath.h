@@ -303,22 +303,22 @@ enum binding_state {
 };
 
 enum binding_flag {
-	FLAG_SYN_SEEN = 1,  /* a newer SYN of the same flow came: see syn_isn */
-	FLAG_ADOPTED = 2,   /* this node gave the connection to its server */
-	FLAG_CONFIRMED = 4, /* the server's socket has spoken */
-	FLAG_SERVING = 8,   /* counted as load */
-	FLAG_ANSWERED = 16, /* the server sent data since the last request */
-	FLAG_FIN_IN = 32,   /* the client's FIN was seen, by the node that has its socket */
-	FLAG_FIN_OUT = 64,  /* the server's FIN was seen */
-	FLAG_CLOSED = 128,  /* ended; late packets only */
-	FLAG_HANDED = 256,  /* this node has sent the handoff packet */
-	FLAG_FROZEN = 512,  /* the reader is about to hand it off: nothing passes, either way */
-	FLAG_MOVED = 2048,  /* it had another server before; or has had this one */
-	FLAG_REPLAY = 1024, /* its first bytes come from a reader, up to replay_end */
-	FLAG_BEHIND = 4096, /* STATE_READING: what user space still holds goes first */
-	FLAG_LEFT = 8192,   /* forwarder: a FIN or RST came by, the load was given back */
-	FLAG_REPLACED =
-		16384, /* a packet of the flow's next connection is putting that in its place */
+	FLAG_SYN_SEEN = 1,     /* a newer SYN of the same flow came: see syn_isn */
+	FLAG_ADOPTED = 2,      /* this node gave the connection to its server */
+	FLAG_CONFIRMED = 4,    /* the server's socket has spoken */
+	FLAG_SERVING = 8,      /* counted as load */
+	FLAG_ANSWERED = 16,    /* the server sent data since the last request */
+	FLAG_FIN_IN = 32,      /* the client's FIN was seen, by the node that has its socket */
+	FLAG_FIN_OUT = 64,     /* the server's FIN was seen */
+	FLAG_CLOSED = 128,     /* ended; late packets only */
+	FLAG_HANDED = 256,     /* this node has sent the handoff packet */
+	FLAG_FROZEN = 512,     /* the reader is about to hand it off: nothing passes, either way */
+	FLAG_MOVED = 2048,     /* it had another server before; or has had this one */
+	FLAG_REPLAY = 1024,    /* its first bytes come from a reader, up to replay_end */
+	FLAG_BEHIND = 4096,    /* STATE_READING: what user space still holds goes first */
+	FLAG_LEFT = 8192,      /* forwarder: a FIN or RST came by, the load was given back */
+	FLAG_CLAIMED = 32768,  /* its first request is being decided */
+	FLAG_REPLACED = 16384, /* its flow's next connection is taking its place */
 };
 
 enum tcp_option {

@@ -35,8 +35,7 @@ inline_always void describe(struct packet *p, struct binding *b)
 /* No verdict yet: the binding says whose packet it is now. */
 enum { DECIDED = -2 };
 
-/* The first request of a connection: decide and bind. */
-function int first_request(struct __sk_buff *skb, struct packet *p, struct binding *b)
+inline_always int decide_first(struct __sk_buff *skb, struct packet *p, struct binding *b)
 {
 	enum counter why = COUNT_HELD_HEAD;
 	struct scratch *s = scratch();
@@ -91,6 +90,24 @@ function int first_request(struct __sk_buff *skb, struct packet *p, struct bindi
 	if (server == settings.self)
 		count(COUNT_HANDOFF_LOCAL);
 	return DECIDED;
+}
+
+inline_always bool may_be_decided(const struct binding *b)
+{
+	return b->state == STATE_OPEN || (b->state == STATE_HELD && held_too_long(b));
+}
+
+/*
+ * The first request of a connection: decide and bind. Its packet may be here twice at once, on two
+ * CPUs: two servers must not both get it.
+ */
+function int first_request(struct __sk_buff *skb, struct packet *p, struct binding *b)
+{
+	if (set_flag(b, FLAG_CLAIMED) & FLAG_CLAIMED)
+		return drop(COUNT_DROP_BUSY);
+	int verdict = may_be_decided(b) ? decide_first(skb, p, b) : drop(COUNT_DROP_BUSY);
+	clear_flag(b, FLAG_CLAIMED);
+	return verdict;
 }
 
 /* A FIN before any request: nobody else will answer it. */
@@ -183,9 +200,9 @@ function int unknown(struct __sk_buff *skb, struct packet *p, __u16 from)
 	if (!(settings.roles & ROLE_DISTRIBUTOR))
 		return drop(COUNT_DROP_UNKNOWN_FLOW);
 	/*
-	 * The ACK and the request behind it may be here at once, on two CPUs. What the request was
-	 * decided for the ACK must not take back: it gives way to a binding that it has not seen
-	 * go, and of an earlier connection's only one of them takes the place.
+	 * The ACK and the request behind it, or either twice, may be here at once, on two CPUs.
+	 * What the request was decided for none must take back: each goes on with the binding that
+	 * is there first, and of an earlier connection's only one of them takes the place.
 	 */
 	struct binding *old = bpf_map_lookup_elem(&bindings, &p->flow);
 	if (old && old->start_seq == p->seq && old->start_ack == p->ack && binding_of(&p->flow))
@@ -204,8 +221,7 @@ function int unknown(struct __sk_buff *skb, struct packet *p, __u16 from)
 			return answer_fin(skb, p);
 		count(COUNT_HANDSHAKE_ACK);
 	}
-	long failed = bpf_map_update_elem(&bindings, &p->flow, b,
-					  p->payload || old ? BPF_ANY : BPF_NOEXIST);
+	long failed = bpf_map_update_elem(&bindings, &p->flow, b, old ? BPF_ANY : BPF_NOEXIST);
 	if (failed && failed != -EEXIST) {
 		if (old)
 			clear_flag(old, FLAG_REPLACED);
@@ -216,7 +232,7 @@ function int unknown(struct __sk_buff *skb, struct packet *p, __u16 from)
 	struct binding *fresh = bpf_map_lookup_elem(&bindings, &p->flow);
 	if (!fresh)
 		return drop(COUNT_FAULT_MAP);
-	return first_request(skb, p, fresh);
+	return fresh->start_seq == p->seq ? first_request(skb, p, fresh) : drop(COUNT_DROP_BUSY);
 }
 
 function int syn(struct __sk_buff *skb, struct packet *p, struct binding *b)

@@ -106,7 +106,7 @@ int apply_order(struct order *o)
 		fresh->node = o->node;
 		fresh->distributor = o->distributor;
 		fresh->state = STATE_BOUND;
-		if (bpf_map_update_elem(&bindings, &flow, fresh, BPF_ANY))
+		if (bpf_map_update_elem(&bindings, &flow, fresh, b ? BPF_ANY : BPF_NOEXIST))
 			return 0;
 	}
 	o->done = 1;

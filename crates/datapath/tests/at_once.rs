@@ -10,7 +10,7 @@ use baton_datapath::model::flag::{ACK, SYN};
 use baton_datapath::{Counter, Guide, Hold, State};
 use common::client::{Client, state};
 use common::frames::{flow, read};
-use common::world::{OTHER, WEB};
+use common::world::{OTHER, THIRD, WEB};
 use common::{Tcp, World, in_netns};
 
 const ROUNDS: u32 = 4000;
@@ -52,6 +52,46 @@ fn the_ack_of_the_handshake_and_the_request() {
                 dropped_before = dropped;
             }
             assert_eq!(taken_back, 0, "of {ROUNDS}, reused: {reused}");
+        }
+    });
+}
+
+/// A first request that the network doubled is decided once: two servers would answer one connection.
+#[test]
+fn the_same_request_twice() {
+    in_netns(|| {
+        let wires = ["tap0", "tap1"].map(|name| Hold::create(name).expect("a TAP device"));
+        let mut world = World::try_new("d", &[], wires[0].index()).expect("the kernel takes the programs");
+        wires.iter().for_each(|wire| world.programs.attach(wire.index()).expect("tcx"));
+        world.guide(WEB, Guide::Rota, &[OTHER, THIRD], 1);
+        let flow = flow(40_000);
+        let decided = |world: &World| world.programs.counters().expect("counters").get(Counter::DecidedRota);
+        for open in [false, true] {
+            let mut twice = 0;
+            for round in 1..=ROUNDS {
+                world.programs.remove_binding(&flow).expect("bindings");
+                let isn = round * 1_000_000;
+                let said = world.programs.run_ingress(&Tcp::new(flow, SYN, isn, 0).frame()).expect("a run");
+                let ack = read(&said.frame).sequence_number.wrapping_add(1);
+                let client = Client { flow, seq: isn + 1, ack, tsval: 0 };
+                if open {
+                    world.programs.run_ingress(&client.sends(ACK).frame()).expect("a run");
+                }
+                let (request, before) = (client.requests().frame(), decided(&world));
+                let start = &Barrier::new(wires.len());
+                thread::scope(|scope| {
+                    for wire in &wires {
+                        let request = &request;
+                        scope.spawn(move || {
+                            start.wait();
+                            wire.release(request).expect("room in the device");
+                        });
+                    }
+                });
+                twice += decided(&world) - before - 1;
+                assert!(matches!(state(&world, &flow), Some(State::Bound(_))));
+            }
+            assert_eq!(twice, 0, "of {ROUNDS}, open: {open}");
         }
     });
 }
