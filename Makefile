@@ -12,18 +12,27 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
 HOST := $$(rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)
 AS_ROOT := $(if $(SUDO),env "CARGO_TARGET_$(HOST)_RUNNER=$(SUDO)")
 
-# Tests at once: a cluster under test keeps two CPUs busy, and one that waits for a CPU for longer than
-# TCP's patience sends again what was not lost.
-TEST_THREADS ?= 1
-# `make test` runs everything over IPv4 on one link, and then these suites over the other networks.
+# `make test` runs each suite of the testbed over IPv4 on one link, and these over the other networks too. Not
+#   outsider wire long_haul networks  which choose their networks themselves, mostly all four;
+#   long                              what a connection's age brings is above the network, and takes minutes;
+#   stress                            keeps every CPU busy for minutes over one;
+#   daemon h1spec                     have no cluster, or run only when asked for.
 OTHER_NETWORKS ?= ipv6 ipv4-routed ipv6-routed
-NETWORK_SUITES ?= figures moves slow_path
+NETWORK_SUITES ?= figures moves slow_path deciding clients adversity direct tls tcp real_tcp reload \
+  conformance servers lifetimes
+# The longest first: what is left over at the end is short.
+SUITES ?= long outsider $(filter-out $(ALONE) long outsider,$(patsubst testbed/tests/%.rs,%,$(wildcard testbed/tests/*.rs)))
+# By itself: it leaves no CPU to others.
+ALONE ?= stress
+# A cluster under test waits half of the time. Those that measure on one CPU wait for one that no other such
+# test has; two at once keep two CPUs busy, and a third one what these leave.
+AT_ONCE ?= 3
 # For each target of `make fuzz`.
 FUZZ_SECONDS ?= 60
 # KEEP=1 leaves the demo's cluster running.
 KEEP ?=
 
-.PHONY: help setup rust demo test bench lint fuzz
+.PHONY: help setup rust demo test test-crates test-suites test-alone bench lint fuzz
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -41,14 +50,30 @@ test: setup rust ## every test, against the kernel's own TCP, nginx and Apache
 	@scripts/setup test
 	@echo "== building Baton and its tests"
 	cargo test --workspace --no-run
-	@echo "== running the tests, $(TEST_THREADS) at once"
-	@status=0; export RUST_TEST_THREADS=$(TEST_THREADS); \
-	$(AS_ROOT) cargo test --workspace --no-fail-fast || status=1; \
-	for network in $(OTHER_NETWORKS); do \
-	  echo "== once more over $$network: $(NETWORK_SUITES)"; \
-	  BATON_NETWORK=$$network $(AS_ROOT) cargo test --package baton-testbed --no-fail-fast \
-	    $(addprefix --test ,$(NETWORK_SUITES)) || status=1; \
-	done; exit $$status
+	cargo test --package baton-testbed --no-run
+	@$(MAKE) --no-print-directory --keep-going test-crates test-suites test-alone
+
+test-crates:
+	@echo "== the tests of the crates"
+	@status=0; export RUST_TEST_THREADS=1; \
+	$(AS_ROOT) cargo test --workspace --exclude baton-testbed --no-fail-fast || status=1; \
+	$(AS_ROOT) cargo test --package baton-testbed --lib || status=1; \
+	$(AS_ROOT) cargo test --package baton-testbed --doc || status=1; \
+	exit $$status
+
+test-suites:
+	@echo "== the suites of the testbed, $(AT_ONCE) at once"
+	@$(MAKE) --no-print-directory --keep-going --jobs $(AT_ONCE) --output-sync=target \
+	  $(addprefix run/ipv4/,$(SUITES)) \
+	  $(foreach network,$(OTHER_NETWORKS),$(addprefix run/$(network)/,$(NETWORK_SUITES)))
+
+test-alone: $(addprefix run/ipv4/,$(ALONE))
+
+# One suite over one network: `make run/ipv6-routed/figures`.
+run/%:
+	@echo "== $(@F) over $(notdir $(@D))"
+	@BATON_NETWORK=$(notdir $(@D)) $(AS_ROOT) \
+	  cargo test --quiet --package baton-testbed --test $(@F) -- --test-threads=1
 
 bench: rust ## compare with bare nginx, HAProxy, and nginx as a proxy
 	@scripts/setup bench
