@@ -14,8 +14,10 @@ use crate::clock;
 /// An address ends for this long at least, for as long as it may take an operator to give all nodes the
 /// new file: a node without it could not take what another still hands it.
 const ENDS_FOR: Duration = Duration::from_secs(30);
-/// How often what is left of ending services is counted.
+/// What is left of ending services is counted at most this often. It takes longer the more connections there
+/// are, and nothing else is done meanwhile: so the rest is this many times as long.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
+const COUNT_SHARE: u32 = 50;
 
 /// The services of this node.
 #[derive(Debug)]
@@ -25,7 +27,7 @@ pub(crate) struct Services {
     ending: Vec<ServiceEntry>,
     /// Since when each address ends, and how many connections it has left.
     left: BTreeMap<(IpAddr, u16), (Instant, u64)>,
-    counted: Instant,
+    count_at: Instant,
     /// Services and pools whose last address has just gone: packets may be under way by them for a moment.
     gone: (Vec<ServiceId>, Vec<PoolId>),
 }
@@ -39,7 +41,7 @@ impl Services {
             entry_of(&ending.service, &pools, ending.strict)
         });
         let left = known.ending_addresses().map(|address| (address, (now, 0))).collect();
-        Self { open, ending: ending.collect(), left, counted: now, gone: (Vec::new(), Vec::new()), known }
+        Self { open, ending: ending.collect(), left, count_at: now, gone: (Vec::new(), Vec::new()), known }
     }
 
     /// The cluster file in force.
@@ -96,7 +98,7 @@ impl Services {
         for (address, left) in &mut self.left {
             *left = before.left.get(address).copied().unwrap_or(*left);
         }
-        self.counted = before.counted;
+        self.count_at = before.count_at;
 
         self.set_pools(datapath)?;
         for service in self.open.iter().filter(|s| before.open.iter().all(|known| known.id != s.id)) {
@@ -123,12 +125,12 @@ impl Services {
 
     /// Counts what is left of ending services, now and then. What follows when some address has nothing left.
     pub(crate) fn count(&mut self, datapath: &Datapath, now: Instant) -> Option<Succession> {
-        if self.left.is_empty() || now - self.counted < COUNT_EVERY {
+        if self.left.is_empty() || now < self.count_at {
             return None;
         }
-        self.counted = now;
         let addresses: Vec<_> = self.left.keys().copied().collect();
         let counts = datapath.connections_at(&addresses, clock::monotonic());
+        self.count_at = now + COUNT_EVERY.max((Instant::now() - now) * COUNT_SHARE);
         for ((_, connections), count) in self.left.values_mut().zip(counts) {
             *connections = count;
         }
