@@ -74,8 +74,6 @@ pub struct Datapath {
     speaks: bool,
     pub(crate) target_secret: Cell<u64>,
     pub(crate) written: RefCell<Written>,
-    /// What the switch's table holds now; empty before it is first written.
-    pub(crate) maglev: Vec<u16>,
 }
 
 impl Datapath {
@@ -109,14 +107,7 @@ impl Datapath {
         open.maps.exchanges.set_max_entries(exchanges).map_err(failed)?;
         open.maps.decisions.set_max_entries(sizes.decisions).map_err(failed)?;
         let skel = open.load().map_err(failed)?;
-        Ok(Self {
-            skel,
-            links: Vec::new(),
-            speaks,
-            target_secret: Cell::new(0),
-            written: RefCell::default(),
-            maglev: Vec::new(),
-        })
+        Ok(Self { skel, links: Vec::new(), speaks, target_secret: Cell::new(0), written: RefCell::default() })
     }
 
     /// Attaches to one of the node's interfaces, both directions.

@@ -125,19 +125,19 @@ impl Datapath {
     ///
     /// # Errors
     /// When it has more slots than the map.
-    pub fn set_maglev(&mut self, slots: &[Option<NodeId>]) -> Result<(), DatapathError> {
+    pub fn set_maglev(&self, slots: &[Option<NodeId>]) -> Result<(), DatapathError> {
         let limit = MAGLEV_SLOTS as usize;
         if slots.len() != limit {
             return Err(DatapathError::TooMany { what: "Maglev slots", given: slots.len(), limit });
         }
-        for (slot, node) in slots.iter().enumerate() {
-            let value = node.map_or(NO_NODE as u16, |n| n.0);
-            // The map begins as zeroes, which name node 0: written in full the first time.
-            if self.maglev.get(slot) != Some(&value) {
-                put(&self.skel.maps.maglev, "maglev", &(slot as u32), &value)?;
-            }
-        }
-        self.maglev = slots.iter().map(|n| n.map_or(NO_NODE as u16, |n| n.0)).collect();
+        // In one call: one for each slot would keep the daemon from all else for a noticeable time.
+        let (keys, values): (Vec<_>, Vec<_>) = (0_u32..)
+            .zip(slots)
+            .map(|(slot, node)| (slot.to_ne_bytes(), node.map_or(NO_NODE as u16, |n| n.0).to_ne_bytes()))
+            .unzip();
+        let (map, any) = (&self.skel.maps.maglev, MapFlags::ANY);
+        map.update_batch(keys.as_flattened(), values.as_flattened(), MAGLEV_SLOTS, any, any)
+            .map_err(failed("maglev"))?;
         Ok(())
     }
 
