@@ -19,8 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// connections that they have go on (`baton status` counts them). Services and their pools may change;
 /// everything else in the file lasts until the node is restarted.
 ///
-/// Give all nodes the file, then run this on each: of a new service first on its servers, of one that goes
-/// last. While files differ, nodes choose among servers without the dispatcher for pools that it does not
+/// Give all nodes the file, then run this on each: on its servers first where a service is new, and last where one
+/// goes. While files differ, nodes choose among servers without the dispatcher for pools that it does not
 /// know. SIGHUP does the same, and tells it to the daemon's log.
 #[derive(Args)]
 #[command(after_help = "\
