@@ -12,39 +12,50 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
 HOST := $$(rustc -vV | sed -n 's/^host: //p' | tr a-z- A-Z_)
 AS_ROOT := $(if $(SUDO),env "CARGO_TARGET_$(HOST)_RUNNER=$(SUDO)")
 
-# `make test` runs each suite of the testbed over IPv4 on one link, and these over the other networks too. Not
-#   outsider wire long_haul networks  which choose their networks themselves, mostly all four;
-#   long                              what a connection's age brings is above the network, and takes minutes;
-#   stress                            keeps every CPU busy for minutes over one;
-#   daemon h1spec                     have no cluster, or run only when asked for.
-OTHER_NETWORKS ?= ipv6 ipv4-routed ipv6-routed
-NETWORK_SUITES ?= figures moves slow_path deciding clients adversity direct tls tcp real_tcp reload \
-  conformance servers lifetimes
+# `make test` runs each suite of the testbed over IPv4 on one link, most of them also over the network that is
+# least like it, and the heart of them over the other two. Not over others than the first:
+#   outsider wire long_haul networks flooded  which choose their networks themselves, mostly all four;
+#   long                                      what a connection's age brings is above the network, and takes minutes;
+#   stress floods                             keep every CPU busy over one;
+#   pipelining                                counts what clients repeat, so nothing else may keep a CPU from the daemons;
+#   undisturbed                               is about daemons, whatever the network;
+#   daemon h1spec                             have no cluster, or run only when asked for.
+OTHER_NETWORKS ?= ipv6 ipv4-routed
+NETWORK_SUITES ?= figures moves slow_path direct tls
+# Over IPv6 with each node behind a router.
+ROUTED_SUITES ?= $(NETWORK_SUITES) pools deciding clients adversity tcp real_tcp reload conformance servers \
+  lifetimes differential owners unknown
+# And these over a link that gives every frame to every node.
+FLOODED_SUITES ?= figures moves adversity
 # The longest first: what is left over at the end is short.
 SUITES ?= long outsider $(filter-out $(ALONE) long outsider,$(patsubst testbed/tests/%.rs,%,$(wildcard testbed/tests/*.rs)))
-# By itself: it leaves no CPU to others.
-ALONE ?= stress
+# By themselves: they leave no CPU to others, or need it.
+ALONE ?= pipelining floods stress
+ROUTED_ALONE ?= pipelining
 # A cluster under test waits half of the time. Those that measure on one CPU wait for one that no other such
-# test has; two at once keep two CPUs busy, and a third one what these leave.
-AT_ONCE ?= 3
+# test has; two at once keep two CPUs busy.
+AT_ONCE ?= 2
 # For each target of `make fuzz`.
 FUZZ_SECONDS ?= 60
 # KEEP=1 leaves the demo's cluster running.
 KEEP ?=
 
-.PHONY: help setup rust demo test test-crates test-suites test-alone bench lint fuzz
+# `make test-fresh` makes these, in a new Debian; with SUITES, ALONE and their like as they are given here.
+FRESH ?= setup demo test
+
+.PHONY: help setup rust demo quick test test-fresh test-crates test-suites test-alone bench lint fuzz
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
 setup: ## install what building, testing and the demo need, but for Rust
 	@scripts/setup
 
 demo: setup rust ## a cluster of four nodes at work, for about a minute; KEEP=1 leaves it running
 	@echo "== building Baton"
-	cargo build --release --package baton
+	cargo build --release --package baton --package baton-demo
 	@echo "== the demo"
-	$(SUDO) $(TARGET)/release/baton demo $(if $(KEEP),--keep)
+	$(SUDO) $(TARGET)/release/baton-demo $(if $(KEEP),--keep)
 
 test: setup rust ## every test, against the kernel's own TCP, nginx and Apache
 	@scripts/setup test
@@ -52,6 +63,11 @@ test: setup rust ## every test, against the kernel's own TCP, nginx and Apache
 	cargo test --workspace --no-run
 	cargo test --package baton-testbed --no-run
 	@$(MAKE) --no-print-directory --keep-going test-crates test-suites test-alone
+
+test-fresh: rust ## the same on a machine that has nothing but git, make and Rust: a minimal Debian in a folder
+	@scripts/setup fresh
+	$(SUDO) scripts/test-fresh $(FRESH) $(foreach given,SUITES ALONE ROUTED_SUITES ROUTED_ALONE FLOODED_SUITES OTHER_NETWORKS AT_ONCE,\
+	  $(if $(filter command environment,$(firstword $(origin $(given)))),$(given)='$($(given))'))
 
 test-crates:
 	@echo "== the tests of the crates"
@@ -65,15 +81,23 @@ test-suites:
 	@echo "== the suites of the testbed, $(AT_ONCE) at once"
 	@$(MAKE) --no-print-directory --keep-going --jobs $(AT_ONCE) --output-sync=target \
 	  $(addprefix run/ipv4/,$(SUITES)) \
-	  $(foreach network,$(OTHER_NETWORKS),$(addprefix run/$(network)/,$(NETWORK_SUITES)))
+	  $(foreach network,$(OTHER_NETWORKS),$(addprefix run/$(network)/,$(NETWORK_SUITES))) \
+	  $(addprefix run/ipv6-routed/,$(ROUTED_SUITES)) $(addprefix run/ipv4-flooded/,$(FLOODED_SUITES))
 
-test-alone: $(addprefix run/ipv4/,$(ALONE))
+test-alone: $(addprefix run/ipv4/,$(ALONE)) $(addprefix run/ipv6-routed/,$(ROUTED_ALONE))
 
 # One suite over one network: `make run/ipv6-routed/figures`.
 run/%:
 	@echo "== $(@F) over $(notdir $(@D))"
 	@BATON_NETWORK=$(notdir $(@D)) $(AS_ROOT) \
 	  cargo test --quiet --package baton-testbed --test $(@F) -- --test-threads=1
+
+quick: setup rust ## what needs no root and under three minutes: form, the pure crates, the searches, the fuzz corpus
+	cargo fmt --all --check
+	cargo test --quiet --package baton-http --package baton-tls --package baton-cluster --package baton-dispatcher \
+	  --package baton-control --package baton-fuzz
+	cargo test --quiet --package baton-datapath --lib --test moves
+	cargo test --quiet --package baton-node --lib
 
 bench: rust ## compare with bare nginx, HAProxy, and nginx as a proxy
 	@scripts/setup bench
@@ -89,6 +113,7 @@ lint: rust ## form: rustfmt, clippy, clang-format
 	$$(scripts/newest clang-format) --dry-run -Werror crates/datapath/bpf/*.[ch]
 
 fuzz: setup rust ## everything that reads others' bytes, FUZZ_SECONDS each
+	@scripts/setup fuzz
 	@cargo fuzz --version >/dev/null 2>&1 || { echo "== installing cargo-fuzz"; cargo install --locked cargo-fuzz; }
 	@# The sanitizer's flags are unstable; the compiler need not be. What is found goes into the first folder.
 	set -e; for target in $$(cargo fuzz list); do \

@@ -57,7 +57,7 @@ impl Sides {
     /// # Panics
     /// When not root, or something is not installed or does not start.
     pub fn build() -> Self {
-        let bed = Testbed::builder().nodes(3).network(Network::IPV4).build();
+        let bed = Testbed::builder().unobserved("it measures").nodes(3).network(Network::IPV4).build();
         let files = DocRoot::shared();
         Load::ALL.iter().flat_map(|load| load.files()).for_each(|file| drop(files.add(&file)));
         // Tens of thousands of connections a second from one address: as many ports as there are.

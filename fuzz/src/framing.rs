@@ -48,6 +48,7 @@ fn ends(mut exchange: Exchange, asked: usize, stream: &[u8]) -> Vec<usize> {
     let mut ends = Vec::new();
     let mut at = 0;
     while let Some(rest) = stream.get(at..).filter(|rest| !rest.is_empty()) {
+        let before = exchange;
         let (fed, used) = if asked == 0 {
             exchange.one_request(at as u32, rest)
         } else {
@@ -58,7 +59,11 @@ fn ends(mut exchange: Exchange, asked: usize, stream: &[u8]) -> Vec<usize> {
         }
         at += used;
         let follower = if asked == 0 { exchange.requests() } else { exchange.responses() };
-        if follower.is_between_messages() {
+        // Empty lines before a request are none.
+        let empty = asked == 0
+            && before.requests().is_between_messages()
+            && before.outstanding() == exchange.outstanding();
+        if follower.is_between_messages() && !empty {
             ends.push(at);
         }
     }
@@ -82,6 +87,9 @@ fn walk(stream: &[u8], asked: usize, head: bool) -> Vec<usize> {
 }
 
 fn request(bytes: &[u8]) -> Option<(usize, bool)> {
+    // httparse takes fewer of the empty lines before a request.
+    let empty = bytes.iter().take_while(|c| matches!(c, b'\r' | b'\n')).count();
+    let bytes = bytes.get(empty..)?;
     let mut headers = vec![httparse::EMPTY_HEADER; bytes.len() / 4 + 1];
     let mut request = httparse::Request::new(&mut headers);
     let httparse::Status::Complete(head) = request.parse(bytes).ok()? else { return None };
@@ -90,7 +98,7 @@ fn request(bytes: &[u8]) -> Option<(usize, bool)> {
         Announced::Length(length) => length,
         Announced::Chunks => chunks(bytes.get(head..)?)?,
     };
-    Some((head.checked_add(body)?, true))
+    Some((empty.checked_add(head)?.checked_add(body)?, true))
 }
 
 fn response(bytes: &[u8], to_head: bool) -> Option<(usize, bool)> {

@@ -40,19 +40,29 @@ pub fn request_head(bytes: &[u8]) -> bool {
 }
 
 fn agree(sent: &[u8], ours: &Request<'_>, length: usize) {
+    // httparse wants UTF-8 in targets, and takes fewer of the empty lines before a request.
+    if str::from_utf8(ours.raw_path).is_err() || ours.query.is_some_and(|q| str::from_utf8(q).is_err()) {
+        return;
+    }
+    let empty = sent.iter().take_while(|c| matches!(c, b'\r' | b'\n')).count();
+    let (sent, length) = (sent.get(empty..).unwrap_or_default(), length - empty);
     // A header line has at least four bytes: `a:`, CR and LF.
     let mut headers = vec![httparse::EMPTY_HEADER; sent.len() / 4 + 1];
     let mut theirs = httparse::Request::new(&mut headers);
     assert_eq!(theirs.parse(sent), Ok(httparse::Status::Complete(length)));
     assert_eq!(theirs.method, Some(ours.method));
-    let target = [Some(ours.raw_path), ours.query].into_iter().flatten().collect::<Vec<_>>().join("?");
-    assert_eq!(theirs.path, Some(&*target));
+    let target = [Some(ours.raw_path), ours.query].into_iter().flatten().collect::<Vec<_>>().join(&b'?');
+    let theirs_whole = theirs.path.unwrap_or_default();
+    let authority = theirs_whole.as_bytes().strip_suffix(&*target).expect("path and query are its end");
+    assert_eq!(ours.absolute, !authority.is_empty());
     assert_eq!(theirs.version, Some(u8::from(ours.version == Version::Http11)));
     // httparse keeps the tabs behind a value.
     let trimmed = theirs.headers.iter().map(|h| (h.name.as_bytes(), h.value.trim_ascii()));
     assert!(ours.headers().eq(trimmed));
     let mut hosts = theirs.headers.iter().filter(|h| h.name.eq_ignore_ascii_case("host"));
-    let host = hosts.next().and_then(|host| host_of(host.value.trim_ascii()));
+    let header = hosts.next().map(|host| host.value.trim_ascii());
+    let named = authority.rsplit(|c| *c == b'/').next().filter(|_| ours.absolute);
+    let host = named.or(header).and_then(host_of);
     assert!(hosts.next().is_none(), "two hosts are never clear");
     assert_eq!(ours.host.as_deref(), host.as_deref());
 }
@@ -72,8 +82,12 @@ fn host_of(value: &[u8]) -> Option<String> {
 }
 
 fn is_consistent(request: &Request<'_>) {
-    assert_eq!(normalise(request.raw_path).as_ref(), Some(&request.path));
-    assert!(is_normal(&request.path));
+    match normalise(request.raw_path) {
+        Some(normal) => assert_eq!(normal, request.path),
+        // A URI that ends with its host, or OPTIONS about the server.
+        None => assert!(matches!((request.raw_path, &*request.path), (b"", "/" | "*") | (b"*", "*"))),
+    }
+    assert!(is_normal(&*request.path) || request.path == "*");
     let keys =
         [Key::Path, Key::PathQuery, Key::Query("a".into()), Key::Header("a".into()), Key::Cookie("a".into())];
     for key in keys {

@@ -7,12 +7,13 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::host::Host;
+use crate::observer;
 use crate::process::Process;
 
 /// For the daemon to be ready.
-const READY: Duration = Duration::from_secs(10);
+const READY: Duration = Duration::from_secs(30);
 /// For the daemon to undo what it did to its machine, and end.
-const STOP: Duration = Duration::from_secs(10);
+const STOP: Duration = Duration::from_secs(30);
 
 /// The `baton` binary: `$BATON_BIN`, or the one that was built with the running test.
 ///
@@ -87,6 +88,7 @@ impl<'a> Baton<'a> {
 
     #[track_caller]
     fn launch(binary: &Path, host: &'a Host, config: &Path) -> Self {
+        observer::resume(host);
         // The same one after a restart: the daemon may keep in it what it wants to find again.
         let run_dir = host.scratch().path().join("baton");
         std::fs::create_dir_all(&run_dir).unwrap_or_else(|error| panic!("cannot make {run_dir:?}: {error}"));
@@ -155,6 +157,7 @@ impl<'a> Baton<'a> {
     /// When it has not ended after ten seconds, or not with exit code 0.
     #[track_caller]
     pub fn stop(mut self) {
+        observer::pause(self.host);
         self.process.signal(Signal::SIGTERM);
         let status = self.process.wait(STOP);
         let log = self.process.log_tail();
@@ -164,8 +167,16 @@ impl<'a> Baton<'a> {
     /// Kills it, as a crash would.
     #[track_caller]
     pub fn kill(mut self) {
+        observer::pause(self.host);
         self.process.signal(Signal::SIGKILL);
         self.process.wait(STOP);
+    }
+}
+
+/// Also at the end of a test that does not stop it.
+impl Drop for Baton<'_> {
+    fn drop(&mut self) {
+        observer::pause(self.host);
     }
 }
 

@@ -166,10 +166,15 @@ impl Figure {
     #[track_caller]
     fn start_daemons<'a>(self, bed: &'a Testbed, servers: Vec<WebServer>, config: &str) -> Cluster<'a> {
         let config = bed.router().scratch().write("cluster.toml", config);
+        let mine = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&config, mine).expect("an own file");
         self.route_vips(bed);
         let (roles, router) = self.roles();
         let hosts = bed.nodes().iter().take(roles.len());
         let hosts = hosts.chain((!router.is_empty()).then(|| bed.router()));
+        if !router.is_empty() {
+            bed.router_joins();
+        }
         let batons = Baton::start_all(hosts, &config);
         let cluster = Cluster { figure: self, vips: self.vips(bed), servers, batons };
         cluster.wait_formed();

@@ -80,13 +80,20 @@ impl Frames {
     /// # Panics
     /// When none has come after `patience`; `what` then says what was waited for.
     #[track_caller]
-    pub fn find<T>(&self, patience: Duration, what: &str, mut pick: impl FnMut(&[u8]) -> Option<T>) -> T {
+    pub fn find<T>(&self, patience: Duration, what: &str, pick: impl FnMut(&[u8]) -> Option<T>) -> T {
+        self.look_for(patience, pick).unwrap_or_else(|| panic!("after {patience:?} no frame with {what}"))
+    }
+
+    /// As above; `None` when none has come.
+    pub fn look_for<T>(&self, patience: Duration, mut pick: impl FnMut(&[u8]) -> Option<T>) -> Option<T> {
         let deadline = Instant::now() + patience;
         loop {
             if let Some(found) = self.next().as_deref().and_then(&mut pick) {
-                return found;
+                return Some(found);
             }
-            assert!(Instant::now() < deadline, "after {patience:?} no frame with {what}");
+            if Instant::now() >= deadline {
+                return None;
+            }
         }
     }
 

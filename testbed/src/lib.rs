@@ -25,6 +25,9 @@
 //! assert_eq!(capture.stop().resets(), 0);
 //! ```
 //!
+//! conntrack observes every node and the router, as a stateful firewall there would. When a testbed goes, it must
+//! have called no packet invalid; a test that sends broken ones on purpose builds it `unobserved`, and says why.
+//!
 //! Which network all this is on, `BATON_NETWORK` says unless the builder does (see [`Network`]): IPv4 or
 //! IPv6, nodes on one link or with a router between them. A test that names no address, but asks the
 //! testbed, its machines or the cluster for them, runs over all.
@@ -70,6 +73,7 @@ mod load;
 mod loss;
 mod netns;
 mod network;
+mod observer;
 mod origin;
 mod outsider;
 mod pcap;
@@ -78,6 +82,7 @@ pub mod rawtcp;
 mod scratch;
 mod served;
 mod servers;
+mod telling;
 mod tools;
 mod topology;
 mod webserver;
@@ -99,6 +104,7 @@ pub use load::{Load, Summary};
 pub use loss::{Loss, Packets};
 pub use netns::Namespace;
 pub use network::{Family, Layout, Network};
+pub use observer::Invalid;
 pub use origin::Origin;
 pub use process::Process;
 pub use scratch::Scratch;

@@ -65,6 +65,9 @@ impl Family {
 pub enum Layout {
     /// All on one link, with one subnet.
     OneLink,
+    /// The same, on a link that gives every frame to everybody: a switch does so with frames for an
+    /// address that it has forgotten, a hub with all.
+    Flooded,
     /// Each on a link and a subnet of its own, with the router between them.
     Routed,
 }
@@ -91,9 +94,19 @@ impl Network {
     /// IPv6 throughout, a router between the nodes.
     pub const IPV6_ROUTED: Self = Self::of(Family::Ipv6, Layout::Routed);
 
-    /// Those that have a word in the environment.
+    /// IPv4 throughout, the nodes on one link that floods.
+    pub const IPV4_FLOODED: Self = Self::of(Family::Ipv4, Layout::Flooded);
+
+    /// Each family in each layout of an orderly network.
     pub const ALL: [Self; 4] = [Self::IPV4, Self::IPV6, Self::IPV4_ROUTED, Self::IPV6_ROUTED];
-    const WORDS: [&str; 4] = ["ipv4", "ipv6", "ipv4-routed", "ipv6-routed"];
+    /// Those that have a word in the environment.
+    const WORDS: [(&str, Self); 5] = [
+        ("ipv4", Self::IPV4),
+        ("ipv6", Self::IPV6),
+        ("ipv4-routed", Self::IPV4_ROUTED),
+        ("ipv6-routed", Self::IPV6_ROUTED),
+        ("ipv4-flooded", Self::IPV4_FLOODED),
+    ];
 
     const fn of(family: Family, layout: Layout) -> Self {
         Self { nodes: family, vips: family, layout }
@@ -104,21 +117,21 @@ impl Network {
         Self { vips, ..self }
     }
 
-    /// The one that `BATON_NETWORK` names: `ipv4` (if it names none), `ipv6`, `ipv4-routed` or
-    /// `ipv6-routed`.
+    /// The one that `BATON_NETWORK` names: `ipv4` (if it names none), `ipv6`, `ipv4-routed`,
+    /// `ipv6-routed` or `ipv4-flooded`.
     ///
     /// # Panics
     /// When it is another word.
     #[track_caller]
     pub fn from_environment() -> Self {
         let word = std::env::var(VARIABLE).unwrap_or_default();
-        let known = || panic!("{VARIABLE} is {word:?}, but must be one of {:?}", Self::WORDS);
+        let words = Self::WORDS.map(|(word, _)| word);
+        let known = || panic!("{VARIABLE} is {word:?}, but must be one of {words:?}");
         if word.is_empty() { Self::IPV4 } else { Self::named(&word).unwrap_or_else(known) }
     }
 
     fn named(word: &str) -> Option<Self> {
-        let place = Self::WORDS.iter().position(|known| *known == word)?;
-        Some(Self::ALL[place])
+        Self::WORDS.iter().find(|(known, _)| *known == word).map(|(_, network)| *network)
     }
 
     /// Whether a router is between the nodes.
@@ -156,8 +169,8 @@ impl Network {
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let alike = Self { vips: self.nodes, ..*self };
-        let place = Self::ALL.iter().position(|known| *known == alike).unwrap_or_default();
-        f.write_str(Self::WORDS[place])?;
+        let word = Self::WORDS.iter().find(|(_, known)| *known == alike).map_or("unnamed", |(word, _)| word);
+        f.write_str(word)?;
         if self.vips == self.nodes { Ok(()) } else { write!(f, " with {:?} VIPs", self.vips) }
     }
 }
@@ -217,8 +230,8 @@ mod tests {
 
     #[test]
     fn every_network_has_a_word() {
-        for network in Network::ALL {
-            assert_eq!(Network::named(&network.to_string()), Some(network));
+        for (word, network) in Network::WORDS {
+            assert_eq!((Network::named(word), network.to_string()), (Some(network), word.to_owned()));
         }
         assert_eq!(Network::named("ipx"), None);
         let mixed = Network::IPV6.with_vips(Family::Ipv4);

@@ -77,8 +77,12 @@ impl WebServer {
 }
 
 fn filled(config: &str, node: &Host, files: &DocRoot) -> String {
-    let config = config.replace("@NODE@", node.name()).replace("@DIR@", &dir(node));
-    config.replace("@FILES@", &files.path().display().to_string())
+    placed(config, node).replace("@FILES@", &files.path().display().to_string())
+}
+
+/// A configuration of this node.
+pub(crate) fn placed(config: &str, node: &Host) -> String {
+    config.replace("@NODE@", node.name()).replace("@DIR@", &dir(node))
 }
 
 /// It closes a persistent connection after 100 requests unless told otherwise. Its second socket is for

@@ -9,8 +9,19 @@ use std::time::{Duration, Instant};
 /// How often a condition is looked at while it is waited for.
 const POLL: Duration = Duration::from_millis(5);
 
-/// Which Debian package brings which tool.
+/// Which Debian package brings which tool: all that tests, demo and benchmarks call by name. `scripts/setup`
+/// installs each of them, but for those that every Debian has.
 const PACKAGES: &[(&str, &str)] = &[
+    ("sh", "dash"),
+    ("timeout", "coreutils"),
+    ("apt-get", "apt"),
+    ("setpriv", "util-linux"),
+    ("unshare", "util-linux"),
+    ("sysctl", "procps"),
+    ("kill", "procps"),
+    ("iptables", "iptables"),
+    ("ip6tables", "iptables"),
+    ("haproxy", "haproxy"),
     ("ip", "iproute2"),
     ("chrt", "util-linux"),
     ("ss", "iproute2"),
@@ -23,6 +34,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("curl", "curl"),
     ("openssl", "openssl"),
     ("lighttpd", "lighttpd"),
+    ("haproxy", "haproxy"),
+    ("python3", "python3"),
     ("caddy", "caddy"),
     ("node", "nodejs"),
     ("wget", "wget"),
@@ -61,7 +74,9 @@ pub(crate) fn tool(name: &str) -> PathBuf {
     let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
     let found =
         std::env::split_paths(&path).chain(sbin).map(|dir| dir.join(name)).find(|file| file.is_file());
-    let package = PACKAGES.iter().find(|(tool, _)| *tool == name).map_or(name, |(_, package)| package);
+    // Whoever develops has everything; a new machine has what is listed.
+    let package = PACKAGES.iter().find(|(tool, _)| *tool == name).map(|(_, package)| *package);
+    let package = package.unwrap_or_else(|| panic!("name the package of `{name}` in testbed/src/tools.rs"));
     found.unwrap_or_else(|| panic!("`{name}` is not installed: install {package} (apt install {package})"))
 }
 
@@ -100,14 +115,35 @@ pub(crate) fn tail(file: &Path, lines: usize) -> String {
 mod tests {
     use super::{PACKAGES, tool};
 
+    /// Packages that every Debian has.
+    const ESSENTIAL: [&str; 4] = ["dash", "coreutils", "util-linux", "apt"];
+    /// What only benchmarks need.
+    const OPTIONAL: [&str; 1] = ["haproxy"];
+
     #[test]
     fn tools_are_found_wherever_they_are() {
-        PACKAGES.iter().for_each(|(name, _)| assert!(tool(name).is_absolute()));
+        let needed = PACKAGES.iter().filter(|(_, package)| !OPTIONAL.contains(package));
+        needed.for_each(|(name, _)| assert!(tool(name).is_absolute()));
     }
 
     #[test]
-    #[should_panic(expected = "install no-such-tool")]
-    fn a_missing_tool_says_what_to_install() {
+    fn what_is_called_here_a_new_machine_is_given() {
+        let setup = include_str!("../../scripts/setup");
+        for (name, package) in PACKAGES.iter().filter(|(_, package)| !ESSENTIAL.contains(package)) {
+            let installs = |line: &str| {
+                let mut words = line.split_whitespace();
+                words.next() == Some("need") && words.skip(1).any(|word| word.starts_with(package))
+            };
+            assert!(
+                setup.lines().any(installs),
+                "scripts/setup does not install {package}, which brings {name}"
+            );
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "name the package of `no-such-tool`")]
+    fn a_tool_that_a_new_machine_would_not_have_is_not_called() {
         tool("no-such-tool");
     }
 }

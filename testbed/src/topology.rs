@@ -15,6 +15,7 @@
 //! spelt alike: `fd02:<k>::2`, `fd01::10`, `fd01:<n>::10` ([`crate::network`] has the plan).
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::counters::Counters;
@@ -22,7 +23,8 @@ use crate::disturb::Disturb;
 use crate::host::Host;
 use crate::line::Line;
 use crate::netns::Namespace;
-use crate::network::{Family, Network, on_client_link};
+use crate::network::{Family, Layout, Network, on_client_link};
+use crate::observer::{Invalid, invalid, observe};
 use crate::process::{OwnCpu, Pinned};
 
 /// The most nodes, and the most clients, of one testbed: names are letters.
@@ -39,6 +41,7 @@ pub struct Builder {
     network: Option<Network>,
     node_mtu: Option<u16>,
     line: Option<Disturb>,
+    observed: bool,
 }
 
 impl Builder {
@@ -79,6 +82,13 @@ impl Builder {
     /// packets of clients then; the line can.
     pub fn line(self, line: Disturb) -> Self {
         Self { line: Some(line), wire: true, ..self }
+    }
+
+    /// Without conntrack as an observer on nodes and router: for what measures, and for tests that send broken
+    /// packets on purpose, or none of whose machines is as it should be. `reason` is for who reads the test.
+    pub fn unobserved(self, reason: &str) -> Self {
+        assert!(!reason.is_empty(), "say why");
+        Self { observed: false, ..self }
     }
 
     /// Puts a wire on the clients' links, on which [`Testbed::lose`] can lose packets. It costs a
@@ -122,6 +132,9 @@ impl Builder {
         forwards(&router);
         if !network.is_routed() {
             bridge_of_nodes(&router, place.on_node_link(0, 1));
+            if network.layout == Layout::Flooded {
+                router.ip("link set br0 type bridge ageing_time 0");
+            }
         }
         let nodes = (0..self.nodes.len()).map(|i| self.node(i, place, &router)).collect();
         let wire = self.wire.then(|| wire(cpu));
@@ -130,7 +143,22 @@ impl Builder {
         // server may send then.
         let pinned = cpu.map(|cpu| Pinned::to(cpu).expect("a thread may be pinned to a CPU that it was on"));
         let lines = self.lines(wire.as_ref());
-        let bed = Testbed { lines, clients, nodes, wire, router, network, _pinned: pinned, own_cpu };
+        let bed = Testbed {
+            lines,
+            clients,
+            nodes,
+            wire,
+            router,
+            network,
+            observed: self.observed,
+            router_is_member: AtomicBool::new(false),
+            _pinned: pinned,
+            own_cpu,
+        };
+        if self.observed {
+            bed.nodes.iter().for_each(|node| observe(node, false));
+            observe(&bed.router, true);
+        }
         if self.one_cpu {
             bed.clients
                 .iter()
@@ -243,6 +271,10 @@ pub struct Testbed {
     wire: Option<Namespace>,
     router: Host,
     network: Network,
+    observed: bool,
+    /// The router takes part in the cluster: its programs forward packets before conntrack sees them, so that it
+    /// sees answers alone.
+    router_is_member: AtomicBool,
     _pinned: Option<Pinned>,
     /// Until everything that runs on it has gone.
     own_cpu: Option<OwnCpu>,
@@ -260,7 +292,15 @@ impl Testbed {
             network: None,
             node_mtu: None,
             line: None,
+            observed: true,
         }
+    }
+
+    /// What conntrack has called invalid so far, on those of the nodes and the router where it was anything.
+    pub fn invalid(&self) -> Vec<Invalid> {
+        let router = [&self.router].into_iter().filter(|_| !self.router_is_member.load(Ordering::Relaxed));
+        let hosts = self.nodes.iter().chain(router).filter(|_| self.observed);
+        hosts.filter_map(invalid).filter(|seen| seen.own + seen.passed > 0).collect()
     }
 
     /// The one CPU that it runs on, if it runs on one.
@@ -315,6 +355,11 @@ impl Testbed {
     /// The router between clients and nodes. A switch may run on it.
     pub fn router(&self) -> &Host {
         &self.router
+    }
+
+    /// The router runs a switch from now on.
+    pub(crate) fn router_joins(&self) {
+        self.router_is_member.store(true, Ordering::Relaxed);
     }
 
     /// The router's interfaces to the nodes' networks: one to each node if each has its own.
@@ -385,6 +430,17 @@ impl Testbed {
     #[track_caller]
     pub fn port_of(&self, node: &Host) -> Counters {
         self.router.counters(&format!("to-{}", node.name()))
+    }
+}
+
+/// Nothing was invalid: what a testbed's end shows, unless a test has failed already.
+impl Drop for Testbed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let invalid: Vec<String> = self.invalid().iter().map(ToString::to_string).collect();
+        assert!(invalid.is_empty(), "packets that a stateful firewall would drop: {}", invalid.join("; "));
     }
 }
 

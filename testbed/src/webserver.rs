@@ -11,7 +11,7 @@ use crate::host::Host;
 use crate::process::Process;
 
 /// For a server to listen.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Where the cache behind Apache listens.
 const CACHE_PORT: u16 = 8081;
 
@@ -112,7 +112,7 @@ impl WebServer {
     }
 
     #[track_caller]
-    fn start_apache(node: &Host, site: &str) -> Self {
+    pub(crate) fn start_apache(node: &Host, site: &str) -> Self {
         let config = APACHE.replace("@SITE@", site);
         let config = config.replace("@NODE@", node.name()).replace("@DIR@", &dir(node));
         let config = node.scratch().write("apache.conf", config);

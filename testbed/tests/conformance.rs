@@ -31,7 +31,9 @@ fn shown(transcript: &Transcript) -> String {
 }
 
 fn transcripts_are_the_same(name: &str, server: StartServer) {
-    let bed = Testbed::builder().figure(Figure::Five).build();
+    let bed = Testbed::builder().figure(Figure::Five);
+    // Half-closes behind the request among them.
+    let bed = bed.unobserved("a node that has not seen the SYN is given a first packet with a FIN").build();
     let files = DocRoot::shared();
     files.add(&Content::new("page", 3000));
     let cluster = Figure::Five.start(&bed, server, &files, "policy = \"wrr\"");

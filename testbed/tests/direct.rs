@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use baton_testbed::{
-    Capture, Content, Dial, Disturb, DocRoot, Fault, Host, Load, Origin, Packets, Testbed, WebServer, get,
-    wait_until,
+    Capture, Content, Dial, Disturb, DocRoot, Fault, Frames, Host, Load, Origin, Packets, Tcp, Testbed,
+    WebServer, get, tcp_packet, wait_until,
 };
 
 const SOON: Duration = Duration::from_secs(5);
@@ -355,4 +355,25 @@ fn a_bad_line_loses_reorders_and_doubles_and_is_good_again() {
     let (_, [lost, ..]) = bad(Disturb::new(1).lose(2.0));
     assert!(lost > 0 && bed.node(0).kernel_counter("RetransSegs") > before, "{lost}");
     run();
+}
+
+/// conntrack counts what belongs to no connection, and a testbed does not end well with it.
+#[test]
+fn invalid_packets_are_seen() {
+    let (bed, quiet) = (Testbed::builder().build(), Testbed::builder().unobserved("to compare").build());
+    for bed in [&bed, &quiet] {
+        let frames = Frames::on(bed.client(0), "eth0");
+        let router = Frames::on(bed.router(), &bed.client_port(0)).mac();
+        let (from, to) = (bed.client(0).at(50_000), bed.node(0).at(80));
+        frames.send_packet(
+            router,
+            &tcp_packet(from, to, Tcp { ack: Some(1), payload: b"x", ..Tcp::default() }),
+        );
+    }
+    wait_until(SOON, "an invalid packet on the router", || !bed.invalid().is_empty());
+    assert!(bed.invalid().iter().all(|seen| seen.host == "router" && seen.passed > 0), "{:?}", bed.invalid());
+    assert!(bed.invalid().iter().all(|seen| seen.packets.contains("50000")), "{:?}", bed.invalid());
+    assert!(quiet.invalid().is_empty());
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(bed)));
+    assert!(ended.is_err(), "it says so");
 }

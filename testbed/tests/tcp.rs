@@ -62,7 +62,11 @@ fn tcp_service(bed: &Testbed, figure: Figure, policy: &str) -> String {
 }
 
 fn with_cluster(policy: &str, work: impl Fn(&Testbed, &Cluster<'_>)) {
-    for figure in FIGURES {
+    with_clusters(&FIGURES, policy, work);
+}
+
+fn with_clusters(figures: &[Figure], policy: &str, work: impl Fn(&Testbed, &Cluster<'_>)) {
+    for &figure in figures {
         let bed = Testbed::builder().figure(figure).build();
         let servers = bed.nodes().iter().enumerate().filter(|(i, _)| figure.has_role(*i, "server"));
         servers.for_each(|(_, node)| serve_echo(node, PORT));
@@ -236,7 +240,7 @@ policy = "least-loaded"
 /// connections that have a server go on.
 #[test]
 fn a_silent_daemon_stops_nothing() {
-    with_cluster("least-loaded", |bed, cluster| {
+    with_clusters(&[Figure::Five], "least-loaded", |bed, cluster| {
         let mut before = open(bed, cluster);
         let node = node_of(&mut before);
         let silent = || cluster.batons.iter().map(baton_testbed::Baton::process);
@@ -250,5 +254,31 @@ fn a_silent_daemon_stops_nothing() {
         silent().for_each(|process| process.signal(Signal::SIGCONT));
         cluster.wait_formed();
         assert!(cluster.counted("decided_alone") >= 6);
+    });
+}
+
+/// A distributor that its switch may have given up decides nothing. Who has a server goes on, who comes waits, and
+/// nobody is refused.
+#[test]
+fn silent_daemons_behind_a_switch_delay_who_comes() {
+    with_clusters(&[Figure::Seven], "least-loaded", |bed, cluster| {
+        let mut before = open(bed, cluster);
+        node_of(&mut before);
+        let daemons = || cluster.batons.iter().map(baton_testbed::Baton::process);
+        daemons().for_each(|process| process.signal(Signal::SIGSTOP));
+        thread::sleep(Duration::from_secs(3));
+        thread::scope(|scope| {
+            let comes = scope.spawn(|| node_of(&mut open(bed, cluster)));
+            before.write_all(b"more").expect("sent");
+            let mut answer = [0; 4];
+            before.read_exact(&mut answer).expect("answered");
+            assert_eq!(&answer, b"more");
+            thread::sleep(Duration::from_secs(1));
+            assert!(!comes.is_finished(), "nobody may decide it");
+            daemons().for_each(|process| process.signal(Signal::SIGCONT));
+            assert_eq!(comes.join().expect("no panic").len(), 1);
+        });
+        cluster.wait_formed();
+        assert_eq!(cluster.counted("reset_no_distributor"), 0);
     });
 }

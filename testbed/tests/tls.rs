@@ -210,7 +210,8 @@ fn a_silent_daemon_delays_a_hello() {
             assert_eq!(served.join().expect("no panic").0, "b");
         });
         cluster.wait_formed();
-        assert!(cluster.counted("drop_no_server") >= 1);
+        // Behind a switch nobody may decide, nor does anybody here know of a server.
+        assert!(["drop_no_server", "drop_no_lease"].iter().any(|name| cluster.counted(name) > 0));
     });
 }
 

@@ -36,7 +36,8 @@ struct Place<'a> {
 fn everywhere(work: impl Fn(&Place<'_>)) {
     for network in networks() {
         println!("{network}");
-        let bed = Testbed::builder().figure(Figure::Five).without_offloads().network(network).build();
+        let bed = Testbed::builder().figure(Figure::Five).without_offloads().network(network);
+        let bed = bed.unobserved("packets are made by hand, broken ones among them").build();
         let (files, page) = (DocRoot::shared(), Content::new("page", 30_000));
         files.add(&page);
         let cluster = Figure::Five.start(&bed, WebServer::nginx, &files, "");
@@ -155,7 +156,9 @@ fn tshark_reads_what_nodes_send(place: &Place<'_>) {
     let others = sniffer.dissect("udp.port == 6081 && !(geneve && tcp)", &["frame.number"]);
     assert!(others.is_empty(), "{network}: {others:?}");
     let odd = "_ws.malformed || _ws.expert.severity == error || _ws.expert.severity == warning";
-    let odd = sniffer.dissect(odd, &["frame.number", "_ws.expert.message", "_ws.malformed"]);
+    let mut odd = sniffer.dissect(odd, &["frame.number", "_ws.expert.message", "_ws.malformed"]);
+    // A client that is not answered at once repeats its last segment; then it came twice (RFC 2883).
+    odd.retain(|packet| packet[1..] != ["D-SACK Sequence", ""]);
     assert!(odd.is_empty(), "{network}: {odd:?}");
 }
 
@@ -180,7 +183,7 @@ fn a_service_of_both_families() {
             let text = text.replace(&one, &format!("vips = [\"{}\", \"{}\"]", vips[0], vips[1]));
             for vip in vips {
                 match network.layout {
-                    Layout::OneLink => bed.vip_on_link(vip),
+                    Layout::OneLink | Layout::Flooded => bed.vip_on_link(vip),
                     Layout::Routed => bed.route_vip(vip, bed.node(0)),
                 }
             }

@@ -52,8 +52,13 @@ impl Check {
     }
 }
 
+/// What the file says, and how it lies there.
+fn warnings(file: &Path, cluster: &Cluster) -> Vec<Warning> {
+    cluster.warnings().into_iter().chain(config::exposed(file)).collect()
+}
+
 fn describe(file: &Path, cluster: &Cluster) -> String {
-    let warnings = cluster.warnings();
+    let warnings = warnings(file, cluster);
     let mut told = String::new();
     for Warning { what, help } in &warnings {
         told.push_str(&format!("warning: {what}\n   = help: {help}\n\n"));
@@ -206,7 +211,7 @@ fn list(vips: &[String]) -> String {
 
 fn as_json(file: &Path, parsed: &Result<Cluster, baton_cluster::ConfigErrors>) -> Value {
     let problems: Vec<_> = parsed.as_ref().err().into_iter().flat_map(|errors| &errors.0).collect();
-    let warnings = parsed.as_ref().map(Cluster::warnings).unwrap_or_default();
+    let warnings = parsed.as_ref().map(|cluster| warnings(file, cluster)).unwrap_or_default();
     json!({
         "file": file.display().to_string(),
         "ok": parsed.is_ok(),

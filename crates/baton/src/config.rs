@@ -1,22 +1,56 @@
 //! Reading the cluster file for every command that takes one, and telling what is wrong with it.
 
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
-use baton_cluster::{Cluster, ConfigError, ConfigErrors, Node};
+use baton_cluster::{Cluster, ConfigError, ConfigErrors, Node, Warning};
+use nix::fcntl::OFlag;
 
 use crate::exit::{Exit, Failure};
 
+/// No cluster file is longer: of the largest cluster it has some 100 kB.
+const BYTES_MAX: u64 = 1 << 20;
+
 /// The file's text.
 pub fn text(file: &Path, exit: Exit) -> Result<String, Failure> {
-    fs::read_to_string(file).map_err(|error| {
+    read(file).map_err(|error| {
         let help = "write one with `baton init`, or name the right one";
         Failure::new(
             exit,
             format!("cannot read the cluster file {}: {error}\n  help: {help}", file.display()),
         )
     })
+}
+
+/// Reads a file that is one, as far as it can be a cluster file: no device, pipe or folder, which may never end.
+fn read(path: &Path) -> io::Result<String> {
+    // Of a pipe that nobody writes into, opening it would not end.
+    let file = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let mut text = String::new();
+    file.take(BYTES_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > BYTES_MAX {
+        return Err(io::Error::other(format!("it is longer than {BYTES_MAX} bytes")));
+    }
+    Ok(text)
+}
+
+/// What to say of a file that users of this machine may read or change who are neither its owner nor of its group.
+pub fn exposed(path: &Path) -> Option<Warning> {
+    let mode = fs::metadata(path).ok()?.permissions().mode();
+    let file = path.display();
+    let others = match mode & 0o6 {
+        0 => return None,
+        0o4 => "read",
+        _ => "change",
+    };
+    let what = format!("every user of this machine may {others} {file}, which has the cluster's secret");
+    Some(Warning { what, help: format!("chmod o-rwx {file}") })
 }
 
 /// The cluster that a file describes.

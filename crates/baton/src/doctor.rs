@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use baton_cluster::Warning;
 use baton_host::{Change, Finding, HostError, Merges, Severity, Undo, Wanted};
 use baton_node::wanted;
 use clap::Args;
@@ -81,7 +82,14 @@ impl Doctor {
             }
             changed.retain(|change| !before.contains(change));
         }
-        let findings = baton_host::judge(wanted, &baton_host::read(wanted).await?);
+        let mut findings = baton_host::judge(wanted, &baton_host::read(wanted).await?);
+        findings.extend(config::exposed(&self.config).map(|Warning { what, help }| Finding {
+            id: "cluster-file",
+            severity: Severity::Warning,
+            what,
+            mend: Some(help),
+            fixable: false,
+        }));
         Ok(Report { node: wanted.node.clone(), findings, changed, fix_error })
     }
 }

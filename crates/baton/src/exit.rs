@@ -1,6 +1,7 @@
 //! How every command ends: the exit codes, and the one place that prints why.
 
 use std::fmt;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 /// The exit codes, for `--help`. 77 and 78 are EX_NOPERM and EX_CONFIG of sysexits.h: a service
@@ -10,7 +11,7 @@ Exit codes:
    0  done; of `node`: stopped as asked, by SIGTERM or SIGINT
    1  failed; of `check` and `doctor`: there are problems
    2  wrong usage
-  77  of `node`, `status`, `reload` and `demo`: missing privileges
+  77  of `node`, `status` and `reload`: missing privileges
   78  of `node`, `doctor` and `reload`: the cluster file is wrong, or has no such node";
 
 /// Why a command did not do what it was asked. (Wrong usage is found by clap, which exits with 2,
@@ -57,7 +58,8 @@ pub fn code(outcome: Result<(), Failure>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprint!("{}", failure.text);
+            // When nobody can hear it, the code says it still.
+            let _ = io::stderr().write_all(failure.text.as_bytes());
             ExitCode::from(failure.exit as u8)
         }
     }

@@ -3,18 +3,17 @@
 mod check;
 mod config;
 mod daemon;
-mod demo;
 mod doctor;
-mod exit;
 mod init;
+mod log;
 mod node;
-mod output;
 mod reload;
 mod status;
 mod status_tables;
 
 use std::process::ExitCode;
 
+use baton_cli::{exit, output};
 use clap::{Parser, Subcommand};
 
 /// Content-aware load balancing by TCP handoff to unmodified web servers.
@@ -30,7 +29,6 @@ struct Cli {
 
 const START: &str = "\
 To begin:
-  baton demo                                           watch a cluster at work on this machine
   baton init                                           write cluster.toml; then edit its nodes
   baton check cluster.toml                             is the file right?
   baton doctor --config cluster.toml --node s1         is this machine right?
@@ -42,7 +40,6 @@ To begin:
 enum Command {
     Init(init::Init),
     Check(check::Check),
-    Demo(demo::Demo),
     Doctor(doctor::Doctor),
     // Boxed for its log filter, the largest of all.
     Node(Box<node::Node>),
@@ -54,7 +51,6 @@ fn main() -> ExitCode {
     exit::code(match Cli::parse().command {
         Command::Init(command) => command.run(),
         Command::Check(command) => command.run(),
-        Command::Demo(command) => command.run(),
         Command::Doctor(command) => command.run(),
         Command::Node(command) => command.run(),
         Command::Reload(command) => command.run(),

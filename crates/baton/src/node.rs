@@ -1,11 +1,11 @@
 //! `baton node`: runs the roles of this node until it is asked to stop.
 
 use std::fs;
-use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::str::FromStr;
 
+use baton_cluster::Warning;
 use baton_host::{Capabilities, Facts, Severity, Wanted, judge};
 use baton_node::{Reread, wanted};
 use clap::Args;
@@ -13,8 +13,8 @@ use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 use tracing_subscriber::EnvFilter;
 
-use crate::config;
 use crate::exit::{Exit, Failure};
+use crate::{config, log};
 
 /// Run the roles of this node until SIGTERM or SIGINT; SIGHUP reloads the cluster file
 ///
@@ -54,7 +54,11 @@ impl Node {
     pub fn run(self) -> Result<(), Failure> {
         let (cluster, node) = config::node(&self.config, &self.node)?;
         check_privileges(&wanted(&cluster, &node))?;
-        tracing_subscriber::fmt().with_env_filter(self.log).with_writer(io::stderr).init();
+        // To the end: a panic's story is in it, too.
+        let _log = log::begin(self.log);
+        if let Some(Warning { what, help }) = config::exposed(&self.config) {
+            tracing::warn!("{what}; {help}");
+        }
         let file = self.config;
         let reread = move || config::cluster(&file).map_err(|failure| failure.to_string());
         let options = baton_node::Options {

@@ -1,6 +1,8 @@
 //! The tables that `baton status` prints. Pure.
 
-use baton_node::status::{ClusterStatus, ConnectionState, CounterKind, NodeStatus, ReaderStatus};
+use baton_node::status::{
+    ClusterStatus, ConnectionState, CounterKind, NodeStatus, ReaderStatus, TroubleStatus, UnknownStatus,
+};
 
 use crate::output::table;
 
@@ -13,6 +15,7 @@ pub fn describe(status: &ClusterStatus) -> String {
         loads(status),
         decisions(status),
         reader(status),
+        unknown(status),
         decided(status),
         handoffs(status),
         files(status),
@@ -164,6 +167,20 @@ fn reader(status: &ClusterStatus) -> String {
     )
 }
 
+/// Nodes that have had packets of connections that they did not know.
+fn unknown(status: &ClusterStatus) -> String {
+    let rows = status.nodes.iter().filter(|node| node.unknown != UnknownStatus::default()).map(|node| {
+        let u = &node.unknown;
+        let counts = [u.asking_now, u.asked, u.found, u.reset, u.begun, u.unanswered, u.coming, u.overflowed];
+        let [a, b, c, d, e, f, g, h] = counts.map(|n| n.to_string());
+        [node.name.clone(), a, b, c, d, e, f, g, h]
+    });
+    table(
+        ["UNKNOWN", "ASKING NOW", "ASKED", "FOUND", "RESET", "BEGUN", "UNANSWERED", "COMING", "OVERFLOWED"],
+        rows,
+    )
+}
+
 fn decided(status: &ClusterStatus) -> String {
     let rows = playing(status, "dispatcher").map(|node| {
         let d = &node.decisions;
@@ -197,7 +214,12 @@ fn troubles(status: &ClusterStatus) -> String {
             counter.text.clone(),
         ])
     });
-    table(["NODE", "WHAT", "COUNT", "REASON", "MEANS"], rows)
+    let errors = status.nodes.iter().filter(|node| node.troubles.errors > 0).map(|node| {
+        let TroubleStatus { errors, last, .. } = &node.troubles;
+        let last = last.as_ref().map(|last| format!("of the daemon, which went on; the last: {last}"));
+        [node.name.clone(), "FAULT".to_owned(), errors.to_string(), "errors".to_owned(), or_dash(last)]
+    });
+    table(["NODE", "WHAT", "COUNT", "REASON", "MEANS"], rows.chain(errors))
 }
 
 fn plays(node: &NodeStatus, role: &str) -> bool {

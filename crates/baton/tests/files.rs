@@ -283,6 +283,42 @@ fn check_says_what_cannot_be_read() {
     baton(&dir, &["check", "bytes.toml"]).exits(1);
 }
 
+/// What never ends, or is not the file that was meant, is refused before it is read.
+#[test]
+fn check_reads_nothing_but_files_of_a_size() {
+    let dir = Scratch::new("not-files");
+    nix::unistd::mkfifo(&dir.0.join("pipe"), nix::sys::stat::Mode::S_IRWXU).expect("an own folder");
+    fs::create_dir(dir.0.join("folder")).expect("an own folder");
+    let large = fs::File::create(dir.0.join("large.toml")).expect("an own folder");
+    large.set_len(1 << 40).expect("a file with a hole");
+    for file in ["/dev/zero", "/dev/null", "pipe", "folder"] {
+        let refused = baton(&dir, &["check", file]).exits(1).err;
+        assert!(refused.contains("not a regular file"), "{file}: {refused}");
+    }
+    let refused = baton(&dir, &["check", "large.toml"]).exits(1).err;
+    assert!(refused.contains("longer than 1048576 bytes"), "{refused}");
+    let refused = baton(&dir, &["doctor", "--config", "pipe", "--node", "n1"]).exits(78).err;
+    assert!(refused.contains("not a regular file"), "{refused}");
+}
+
+#[test]
+fn check_warns_of_a_secret_that_others_may_read() {
+    let dir = Scratch::new("exposed");
+    let file = dir.one_node();
+    for (mode, may) in [(0o600, None), (0o640, None), (0o644, Some("read")), (0o606, Some("change"))] {
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("an own file");
+        let said = baton(&dir, &["check", "one.toml"]).exits(0).out;
+        let warns = said.contains("every user of this machine may");
+        assert_eq!(warns, may.is_some(), "{mode:o}: {said}");
+        let names = |may: &str| {
+            said.contains(&format!("may {may} one.toml")) && said.contains("chmod o-rwx one.toml")
+        };
+        assert!(may.is_none_or(names), "{mode:o}: {said}");
+        let warnings = baton(&dir, &["check", "--json", "one.toml"]).exits(0).json()["warnings"].clone();
+        assert_eq!(warnings.as_array().map(Vec::len), Some(usize::from(may.is_some())), "{warnings}");
+    }
+}
+
 #[test]
 fn help_teaches() {
     let dir = Scratch::new("help");

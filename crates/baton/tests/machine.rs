@@ -167,9 +167,21 @@ struct Daemon(Child);
 impl Daemon {
     fn start(dir: &Scratch, script: &str) -> Self {
         let log = fs::File::create(dir.0.join("log")).expect("an own folder");
+        Self::logging_to(dir, script, log)
+    }
+
+    fn logging_to(dir: &Scratch, script: &str, log: impl Into<Stdio>) -> Self {
         let mut command = in_namespace(dir, script);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         Self(command.spawn().expect("unshare is installed"))
+    }
+
+    fn wait_ready(&mut self, dir: &Scratch) {
+        wait_until("ready", || {
+            let log = || fs::read_to_string(dir.0.join("log")).unwrap_or_default();
+            assert!(self.0.try_wait().expect("a child").is_none(), "it ended: {}", log());
+            dir.0.join("n1.ready").exists().then_some(())
+        });
     }
 
     fn end(mut self, signal: &str) -> ExitStatus {
@@ -205,7 +217,115 @@ fn node_runs_answers_status_and_exits_with_0_when_asked_to_stop() {
 
         let ended = daemon.end(signal);
         assert_eq!(ended.code(), Some(0), "{ended}: {}", log());
-        let left: Vec<_> = ["n1.sock", "n1.ready", "n1.undo"].map(|name| dir.0.join(name).exists()).into();
-        assert_eq!(left, [false; 3], "socket, ready file, journal");
+        assert_eq!(left(&dir), [""; 0], "socket, ready file, journal");
     }
+}
+
+const NODE: &str = "exec $BATON node --config one.toml --node n1 --run-dir .";
+
+/// What a daemon leaves in its run folder.
+fn left(dir: &Scratch) -> Vec<&'static str> {
+    ["n1.sock", "n1.ready", "n1.undo", "n1.lock"]
+        .into_iter()
+        .filter(|name| dir.0.join(name).exists())
+        .collect()
+}
+
+/// A full disk, and a reader that has left, or does not read.
+#[test]
+fn a_log_that_nobody_takes_does_not_end_the_node() {
+    let full = fs::File::options().write(true).open("/dev/full").expect("every Linux has it");
+    let (gone, nobody) = std::io::pipe().expect("a pipe");
+    drop(gone);
+    let (_stalled, slow) = std::io::pipe().expect("a pipe");
+    // Until it takes no more.
+    nix::fcntl::fcntl(&slow, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).expect("a pipe");
+    let mut writer = &slow;
+    while std::io::Write::write(&mut writer, &[b'x'; 4096]).is_ok() {}
+    nix::fcntl::fcntl(&slow, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty())).expect("a pipe");
+    for (name, log) in [("full", Stdio::from(full)), ("gone", nobody.into()), ("slow", slow.into())] {
+        let dir = Scratch::new(&format!("log-{name}"));
+        dir.one_node();
+        let mut daemon = Daemon::logging_to(&dir, &format!("{NODE} --log debug"), log);
+        daemon.wait_ready(&dir);
+        let status = baton(&dir, &["status", "--run-dir", ".", "--json"]).exits(0).json();
+        assert_eq!(status["nodes"][0]["reachable"], true, "{status}");
+        assert_eq!(daemon.end("-TERM").code(), Some(0), "{name}");
+        assert_eq!(left(&dir), [""; 0], "{name}");
+    }
+}
+
+#[test]
+fn a_second_daemon_of_a_node_says_who_is_it_and_leaves_it_alone() {
+    let dir = Scratch::new("twice");
+    dir.one_node();
+    let mut first = Daemon::start(&dir, NODE);
+    first.wait_ready(&dir);
+    let second = in_fresh_namespace(&dir, NODE).exits(1);
+    let who = format!("n1 already runs here, pid {}", first.0.id());
+    assert!(second.err.contains(&who), "{}", second.err);
+    assert_eq!(left(&dir), ["n1.sock", "n1.ready", "n1.undo", "n1.lock"], "all of it is the first one's");
+    baton(&dir, &["status", "--run-dir", "."]).exits(0);
+    assert_eq!(first.end("-KILL").code(), None);
+    // Nobody has to clean up after one that was killed, but who waits for this file.
+    fs::remove_file(dir.0.join("n1.ready")).expect("left by the first one");
+    let mut third = Daemon::start(&dir, NODE);
+    third.wait_ready(&dir);
+    assert_eq!(third.end("-TERM").code(), Some(0));
+    assert_eq!(left(&dir), [""; 0]);
+}
+
+/// What the second one did to the host before it failed is undone, and nothing of what the first one did.
+#[test]
+fn one_network_namespace_is_one_node() {
+    let dir = Scratch::new("same-net");
+    dir.one_node();
+    dir.write(
+        "two.toml",
+        &fs::read_to_string(dir.one_node()).expect("written").replace("10.99.0.1", "10.99.0.2"),
+    );
+    let script = "$BATON node --config one.toml --node n1 --run-dir . & first=$!
+                  for i in $(seq 1000); do [ -e n1.ready ] && break; sleep 0.01; done
+                  $BATON node --config two.toml --node n1 --run-dir ./other && exit 9
+                  ip -o address show to 10.99.0.0/24 | grep -o '10.99.0.[0-9]*/'
+                  ls other; kill $first; wait $first";
+    let ran = in_fresh_namespace(&dir, script).exits(0);
+    assert!(ran.err.contains("another node of Baton runs in this network namespace"), "{}", ran.err);
+    assert_eq!(ran.out.trim(), "10.99.0.1/", "{}{}", ran.out, ran.err);
+}
+
+#[test]
+fn doctor_and_node_warn_of_a_secret_that_others_may_read() {
+    let dir = Scratch::new("open");
+    let file = dir.one_node();
+    fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("an own file");
+    let doctor = "$BATON doctor --config one.toml --node n1 --run-dir . --json || true";
+    let report = in_fresh_namespace(&dir, doctor).exits(0).json();
+    assert_eq!(findings(&report)["cluster-file"], "warning", "{report}");
+    let mut daemon = Daemon::start(&dir, NODE);
+    daemon.wait_ready(&dir);
+    assert_eq!(daemon.end("-TERM").code(), Some(0));
+    let log = fs::read_to_string(dir.0.join("log")).expect("a log");
+    assert!(log.contains("WARN") && log.contains("chmod o-rwx one.toml"), "{log}");
+    assert!(!log.contains('\u{1b}'), "colours are for terminals: {log:?}");
+}
+
+/// Connections cannot be adopted into it: the node says so, whichever of the two was there first.
+#[test]
+fn node_warns_of_a_web_server_that_speaks_mptcp() {
+    let serve = "setpriv --pdeathsig KILL python3 -c 'import socket, time
+s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind((\"\", 80)); s.listen(); open(\"listens\", \"w\"); time.sleep(60)'";
+    let dir = Scratch::new("mptcp");
+    dir.one_node();
+    let script = format!(
+        "sysctl -qw net.mptcp.enabled=1 || exit 9; {serve} & while [ ! -e listens ]; do sleep 0.01; done; {NODE}"
+    );
+    let mut daemon = Daemon::start(&dir, &script);
+    daemon.wait_ready(&dir);
+    let log = || fs::read_to_string(dir.0.join("log")).unwrap_or_default();
+    wait_until("said", || log().contains("speaks MPTCP").then_some(()));
+    assert!(log().contains("WARN") && log().contains("net.mptcp.enabled=0"), "{}", log());
+    assert_eq!(daemon.end("-TERM").code(), Some(0));
 }

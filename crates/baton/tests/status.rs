@@ -10,7 +10,8 @@ use std::thread;
 use baton_datapath::Counter;
 use baton_node::status::{
     ClusterStatus, ConnectionState, ConnectionStatus, CounterKind, CounterStatus, DecisionStatus,
-    EndingStatus, HandoffStatus, LoadStatus, NodeStatus, ReaderStatus, Reloaded,
+    EndingStatus, HandoffStatus, LoadStatus, NodeStatus, ReaderStatus, Reloaded, TroubleStatus,
+    UnknownStatus,
 };
 use common::{Scratch, baton};
 
@@ -87,6 +88,16 @@ fn cluster() -> ClusterStatus {
             repeated: 7,
             failed: 8,
         },
+        unknown: UnknownStatus {
+            asking_now: 1,
+            asked: 30,
+            found: 20,
+            reset: 5,
+            begun: 6,
+            unanswered: 3,
+            coming: 2,
+            overflowed: 4,
+        },
         handoffs: vec![HandoffStatus { to: "s1".to_owned(), count: 950 }],
         counters: vec![
             counter("syn_answered", CounterKind::Normal, 1000),
@@ -110,6 +121,7 @@ fn cluster() -> ClusterStatus {
         adopted: 950,
         closed: 947,
         bytes_served: 1_234_567,
+        troubles: TroubleStatus { errors: 3, last: Some("a load: no room".to_owned()), icmp_held_back: 0 },
         ..NodeStatus::default()
     };
     let s2 = NodeStatus {
@@ -166,6 +178,9 @@ front        901        12     52     51        43       4         5       6
 READER  READING NOW  READ  LEFT  400 / 408 / 431 / 503  ALERTS  REPLAYED  REPEATED  FAILED
 front   1            20    6     2 / 3 / 4 / 5          9       19        7         8
 
+UNKNOWN  ASKING NOW  ASKED  FOUND  RESET  BEGUN  UNANSWERED  COMING  OVERFLOWED
+front    1           30     20     5      6      3           2       4
+
 DISPATCHER  DECIDED  MOVES  TARGETS
 front       57       8      99
 
@@ -176,6 +191,7 @@ NODE   WHAT     COUNT  REASON       MEANS
 front  dropped  11     drop_loop    drop_loop, in a sentence
 front  refused  12     no_listener  no_listener, in a sentence
 front  FAULT    13     broken       broken, in a sentence
+s1     FAULT    3      errors       of the daemon, which went on; the last: a load: no room
 ";
     assert_eq!(status.out, expected);
 }
@@ -279,6 +295,11 @@ fn a_node_of_the_largest_cluster_fits_a_status_message() {
                 text: counter.text().to_owned(),
             })
             .collect(),
+        troubles: TroubleStatus {
+            errors: u64::MAX,
+            last: Some("e".repeat(TroubleStatus::ERROR_BYTES_MAX)),
+            icmp_held_back: u64::MAX,
+        },
         ..NodeStatus::default()
     };
     let bytes = postcard::to_stdvec(&node).expect("postcard");

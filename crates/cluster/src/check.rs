@@ -1,12 +1,9 @@
 //! What the parts of a cluster file mean together: names and addresses that clash, roles that
 //! nobody has, tables that would overflow. Called by `parse`, once everything has been read.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::hash::Hash;
-
-use crate::parse::{Draft, NodeDraft};
+use crate::draft::{Draft, NodeDraft};
 use crate::read::{Located, Problems};
+use crate::unique::{Seen, unique_names};
 use crate::{NodeId, Roles, ServiceId, pool_check};
 
 /// Reports everything that is wrong between parts of the file.
@@ -17,26 +14,6 @@ pub(crate) fn together(draft: &Draft, problems: &mut Problems) {
     ports(draft, problems);
     roles(&draft.nodes, problems);
     pool_check::together(draft, problems);
-}
-
-/// What was seen so far, and on which line first.
-pub(crate) struct Seen<T>(HashMap<T, usize>);
-
-impl<T: Eq + Hash> Seen<T> {
-    pub(crate) fn new() -> Self {
-        Self(HashMap::new())
-    }
-
-    /// The line where an equal value stood before; remembers this one if there was none.
-    pub(crate) fn before(&mut self, value: T, line: usize) -> Option<usize> {
-        match self.0.entry(value) {
-            Entry::Occupied(first) => Some(*first.get()),
-            Entry::Vacant(place) => {
-                place.insert(line);
-                None
-            }
-        }
-    }
 }
 
 fn counts(draft: &Draft, problems: &mut Problems) {
@@ -60,21 +37,6 @@ fn names(draft: &Draft, problems: &mut Problems) {
     unique_names("service", draft.services.iter().map(|service| &service.name), problems);
 }
 
-/// Reports each name that was given before; `of` says what is named.
-pub(crate) fn unique_names<'d>(
-    of: &str,
-    names: impl Iterator<Item = &'d Option<Located<String>>>,
-    problems: &mut Problems,
-) {
-    let mut seen = Seen::new();
-    for Located { value, line } in names.flatten() {
-        if let Some(first) = seen.before(value, *line) {
-            let what = format!("a second {of} is named \"{value}\"; the first is on line {first}");
-            problems.add(*line, what, format_args!("give each {of} a name of its own"));
-        }
-    }
-}
-
 fn addresses(draft: &Draft, problems: &mut Problems) {
     let mut of_nodes = Seen::new();
     for Located { value, line } in draft.nodes.iter().filter_map(|node| node.address) {
@@ -94,7 +56,7 @@ fn addresses(draft: &Draft, problems: &mut Problems) {
     let mut of_services = Seen::new();
     for service in &draft.services {
         for Located { value: vip, line } in &service.vips {
-            if let Some(node) = of_nodes.0.get(vip) {
+            if let Some(node) = of_nodes.line_of(vip) {
                 let what = format!("VIP {vip} is the address of the node on line {node}");
                 problems.add(*line, what, "choose a VIP that no machine has as its own");
             }

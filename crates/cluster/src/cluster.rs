@@ -138,10 +138,11 @@ pub struct Limits {
     /// Connections whose request heads user space reads, because one packet did not hold enough of
     /// them. 16 to 65,536, default 1,024.
     pub reader_connections: u32,
-    /// The longest request head that is read, in bytes; a longer one is answered 431. 1,024 to 65,536,
+    /// The longest request head that is read, in bytes; a longer one is answered 431 where pools differ in servers, and
+    /// handed off as it is elsewhere. 1,024 to 65,536,
     /// default 65,536.
     pub head_bytes: u32,
-    /// A request head that is not complete after this time is answered 408. 100 ms to 10 min, default
+    /// A request head that is not complete after this time is answered 408, or handed off as it is. 100 ms to 10 min, default
     /// 10 s.
     pub head_timeout: Duration,
 }

@@ -5,6 +5,7 @@
 mod check;
 mod cluster;
 mod digest;
+mod draft;
 mod error;
 mod fresh;
 mod id;
@@ -17,6 +18,7 @@ mod protocol;
 mod protocol_draft;
 mod read;
 mod succession;
+mod unique;
 mod value;
 mod warning;
 

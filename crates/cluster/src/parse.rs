@@ -2,22 +2,21 @@
 //! holds the sections and their keys; `value` judges single values, `check` what they mean
 //! together.
 
-use std::net::IpAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use toml::de::{DeTable, Error};
 
 use crate::check;
+use crate::draft::{Draft, NodeDraft, ServiceDraft};
 use crate::keys::Secret;
-use crate::pool_draft::{self, PoolDraft, RouteDraft, read_pools, read_routes};
+use crate::pool_draft::{self, read_pools, read_routes};
 use crate::protocol_draft::{self, read_default_pool, read_protocol};
 use crate::read::Give::{Advice, Value};
 use crate::read::{KnownKey, Located, Problems, Section};
 use crate::value;
 use crate::{
-    Cluster, ConfigErrors, Forwarding, Limits, NameRules, Node, NodeId, Pool, PoolId, Protocol, Roles,
-    Service, ServiceId,
+    Cluster, ConfigErrors, Forwarding, Limits, NameRules, Node, NodeId, Pool, PoolId, Protocol, Service,
+    ServiceId,
 };
 
 /// The longest text that is read: a full cluster, well commented, takes a tenth of it.
@@ -72,37 +71,6 @@ const LIMITS: &[KnownKey] = &[
     ("head_bytes", Value("65536")),
     ("head_timeout_ms", Value("10000")),
 ];
-
-/// A cluster file as read, before its parts are compared: what could not be read is `None`.
-pub(crate) struct Draft {
-    pub(crate) control_port: Located<u16>,
-    pub(crate) nodes: Vec<NodeDraft>,
-    pub(crate) services: Vec<ServiceDraft>,
-}
-
-/// A `[[node]]` as read.
-pub(crate) struct NodeDraft {
-    pub(crate) line: usize,
-    pub(crate) name: Option<Located<String>>,
-    pub(crate) address: Option<Located<IpAddr>>,
-    pub(crate) roles: Option<Located<Roles>>,
-    interfaces: Vec<String>,
-    weight: u16,
-    announce: bool,
-    pressure_file: Option<PathBuf>,
-}
-
-/// A `[[service]]` as read.
-pub(crate) struct ServiceDraft {
-    pub(crate) line: usize,
-    pub(crate) name: Option<Located<String>>,
-    pub(crate) vips: Vec<Located<IpAddr>>,
-    pub(crate) port: Option<Located<u16>>,
-    pub(crate) protocol: Protocol,
-    pub(crate) default_pool: Option<Located<String>>,
-    pub(crate) pools: Vec<PoolDraft>,
-    pub(crate) routes: Vec<RouteDraft>,
-}
 
 /// The `[cluster]` section as read.
 struct Header {

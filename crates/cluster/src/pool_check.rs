@@ -6,10 +6,10 @@ use std::collections::hash_map::Entry;
 
 use baton_http::{HostMatch, PathMatch};
 
-use crate::check::{Seen, unique_names};
-use crate::parse::{Draft, NodeDraft, ServiceDraft};
+use crate::draft::{Draft, NodeDraft, ServiceDraft};
 use crate::pool_draft::{PoolDraft, Takes};
 use crate::read::{Located, Problems};
+use crate::unique::{Seen, unique_names};
 use crate::value::quoted;
 use crate::{PoolHash, PoolId, Protocol, Service};
 

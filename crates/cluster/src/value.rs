@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use baton_http::{HostMatch, Key, KeyError, PathMatch, is_normal};
+use baton_http::{HostMatch, Key, KeyError, PathMatch, is_method, is_normal};
 
 use crate::read::{Located, Problems};
 use crate::{Roles, Service};
@@ -17,8 +17,6 @@ const INTERFACES_MAX: usize = 16;
 /// RFC 1035 2.3.4.
 const HOST_LEN_MAX: usize = 253;
 const LABEL_LEN_MAX: usize = 63;
-/// The longest that a clear request head may have.
-const METHOD_LEN_MAX: usize = 15;
 /// Less than Linux's PATH_MAX.
 const FILE_LEN_MAX: usize = 1024;
 /// What to do about a bad secret, or none.
@@ -261,11 +259,9 @@ pub(crate) fn methods(list: &Located<Vec<Located<&str>>>, problems: &mut Problem
         problems.add(list.line, what, "make it several routes");
     }
     for Located { value, line } in &list.value {
-        let good =
-            (1..=METHOD_LEN_MAX).contains(&value.len()) && value.bytes().all(|c| c.is_ascii_uppercase());
-        if !good {
+        if !is_method(value) {
             let what = format!("{} is not a method", quoted(value));
-            problems.add(*line, what, "write 1 to 15 capital letters, such as \"GET\"");
+            problems.add(*line, what, "write 1 to 31 capital letters, such as \"GET\", or what else a method may have but small ones");
         } else if *value == "CONNECT" {
             let what = "no route takes CONNECT: such a connection stays with the service's first pool";
             problems.add(*line, what, "take it out of the list");

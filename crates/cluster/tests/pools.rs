@@ -353,12 +353,16 @@ fn bad_routes() {
     }
     let both = "path = \"/a\"\npath_exact = \"/b\" #!";
     route(both, "a route with both `path` and `path_exact`", "give one of them, or write two routes");
-    for method in ["get", "", "GET ", "ABCDEFGHIJKLMNOP", "M-SEARCH"] {
+    for method in ["M-SEARCH", "VERSION-CONTROL", "ABCDEFGHIJKLMNOPQRSTUVWXYZABCDE", "PURGE2"] {
+        let named = format!("path = \"/a\"\nmethods = [\"{method}\"]");
+        parsed(&GOOD.replace("host = \"Img.example.com\"", &named));
+    }
+    for method in ["get", "", "GET ", "Get", "ABCDEFGHIJKLMNOPQRSTUVWXYZABCDEF", "GE(T"] {
         let what = format!("\"{method}\" is not a method");
         route(
             &format!("methods = [\"{method}\"] #!"),
             &what,
-            "write 1 to 15 capital letters, such as \"GET\"",
+            "write 1 to 31 capital letters, such as \"GET\", or what else a method may have but small ones",
         );
     }
     route("methods = [] #!", "the route takes no method", "name one, or leave `methods` out for all of them");

@@ -2,20 +2,17 @@
 //! Called by the session; knows no connection. Every limit of `message` is kept here, in both
 //! directions, so that nothing behind it meets a list that is too long or a node that cannot be.
 
-use std::fmt;
-use std::marker::PhantomData;
-
 use baton_cluster::{NodeId, PoolHash};
 use serde::Serialize;
-use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error as _, SeqAccess, Visitor};
+use serde::de::DeserializeOwned;
 
 use crate::error::Error;
 use crate::message::{
-    Answer, Ask, CHANGES_MAX, Close, ENDS_MAX, Guidance, Guide, Kind, Live, Load, MESSAGE_BYTES_MAX,
-    MOVES_MAX, Message, PROTOCOL_VERSION, Push, QUESTIONS_MAX, ROTA_MAX, SERVERS_MAX, STATUS_BYTES_MAX,
-    StatusReply, StatusRequest, Taken, Update,
+    Answer, Ask, CHANGES_MAX, Close, ENDS_MAX, Grant, Guidance, Guide, Heir, Kind, LOST_MAX, Live, Load,
+    MESSAGE_BYTES_MAX, MOVES_MAX, Message, Owned, PROTOCOL_VERSION, Push, QUESTIONS_MAX, ROTA_MAX,
+    SERVERS_MAX, STATUS_BYTES_MAX, StatusReply, StatusRequest, Taken, Term, Update, Whose,
 };
-use crate::session::{Bye, Heartbeat, Hello, NAME_BYTES_MAX};
+use crate::word::{Bye, Heartbeat, Hello, NAME_BYTES_MAX};
 
 /// How many choices a [`Guide`] has.
 const GUIDES: u32 = 3;
@@ -59,6 +56,11 @@ impl Message {
             Message::StatusRequest(body) => put(Kind::StatusRequest, body, out),
             Message::StatusReply(body) => put(Kind::StatusReply, body, out),
             Message::Taken(body) => put(Kind::Taken, body, out),
+            Message::Term(body) => put(Kind::Term, body, out),
+            Message::Grant(body) => put(Kind::Grant, body, out),
+            Message::Heir(body) => put(Kind::Heir, body, out),
+            Message::Whose(body) => put(Kind::Whose, body, out),
+            Message::Owned(body) => put(Kind::Owned, body, out),
         }
     }
 
@@ -115,6 +117,11 @@ impl Word {
             Kind::StatusRequest => Word::Message(Message::StatusRequest(take::<StatusRequest>(kind, body)?)),
             Kind::StatusReply => Word::Message(Message::StatusReply(take::<StatusReply>(kind, body)?)),
             Kind::Taken => Word::Message(Message::Taken(take::<Taken>(kind, body)?)),
+            Kind::Term => Word::Message(Message::Term(take::<Term>(kind, body)?)),
+            Kind::Grant => Word::Message(Message::Grant(take::<Grant>(kind, body)?)),
+            Kind::Heir => Word::Message(Message::Heir(take::<Heir>(kind, body)?)),
+            Kind::Whose => Word::Message(Message::Whose(take::<Whose>(kind, body)?)),
+            Kind::Owned => Word::Message(Message::Owned(take::<Owned>(kind, body)?)),
         };
         match &word {
             Word::Hello(hello) => check_hello(hello)?,
@@ -129,7 +136,8 @@ impl Word {
 fn put<T: Serialize>(kind: Kind, body: &T, out: &mut Vec<u8>) -> Result<(), Error> {
     let start = out.len();
     out.extend([PROTOCOL_VERSION, kind as u8]);
-    let written = postcard::to_io(body, &mut *out).map(|_| ()).map_err(|cause| Error::Field { kind, cause });
+    let written =
+        postcard::to_io(body, &mut *out).map(|_| ()).map_err(|source| Error::Field { kind, source });
     let bytes = out.len() - start;
     let fits = written.and(if bytes > MESSAGE_BYTES_MAX { Err(Error::TooLong { bytes }) } else { Ok(()) });
     if fits.is_err() {
@@ -144,7 +152,7 @@ fn take<T: DeserializeOwned>(kind: Kind, bytes: &[u8]) -> Result<T, Error> {
         // Custom refusals while reading are those of `at_most`, and serde's for a choice that does
         // not exist; the only kinds with choices have no list, or name it by its choice.
         postcard::Error::SerdeDeCustom => no_choice(kind, bytes).unwrap_or(Error::TooMany { kind }),
-        cause => Error::Field { kind, cause },
+        source => Error::Field { kind, source },
     })?;
     if rest.is_empty() { Ok(body) } else { Err(Error::LeftOver { kind, bytes: rest.len() }) }
 }
@@ -190,12 +198,22 @@ fn check(message: &Message) -> Result<(), Error> {
             })
         }
         Message::Close(close) => few(kind, close.ends.len(), ENDS_MAX),
+        Message::Whose(whose) => few(kind, whose.lost.len(), LOST_MAX),
+        Message::Owned(owned) => {
+            few(kind, owned.claims.len(), LOST_MAX)?;
+            owned.claims.iter().flatten().try_for_each(|claim| node(kind, claim.owner))
+        }
         Message::Live(live) => nodes(kind, &live.nodes, NodeId::MAX_NODES),
         Message::StatusReply(reply) => few(kind, reply.body.len(), STATUS_BYTES_MAX),
         Message::Load(load) if load.pressure > PERCENT_MAX => {
             Err(Error::BadPercent { kind, percent: load.pressure })
         }
-        Message::Load(_) | Message::StatusRequest(_) | Message::Taken(_) => Ok(()),
+        Message::Load(_)
+        | Message::StatusRequest(_)
+        | Message::Taken(_)
+        | Message::Term(_)
+        | Message::Grant(_)
+        | Message::Heir(_) => Ok(()),
     }
 }
 
@@ -216,58 +234,6 @@ fn nodes(kind: Kind, list: &[NodeId], max: usize) -> Result<(), Error> {
 
 fn node(kind: Kind, id: NodeId) -> Result<(), Error> {
     if id.index() < NodeId::MAX_NODES { Ok(()) } else { Err(Error::BadNode { kind, id: id.0 }) }
-}
-
-/// Deserializes a list of at most `MAX` items, setting aside memory for no more than that however
-/// long the list claims to be.
-pub(crate) fn at_most<'de, const MAX: usize, T, D>(deserializer: D) -> Result<Vec<T>, D::Error>
-where
-    T: Deserialize<'de>,
-    D: Deserializer<'de>,
-{
-    struct AtMost<const MAX: usize, T>(PhantomData<T>);
-
-    impl<'de, const MAX: usize, T: Deserialize<'de>> Visitor<'de> for AtMost<MAX, T> {
-        type Value = Vec<T>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(f, "at most {MAX} items")
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
-            let expected = items.size_hint().unwrap_or(0);
-            if expected > MAX {
-                return Err(A::Error::custom("too many"));
-            }
-            let mut list = Vec::with_capacity(expected);
-            while let Some(item) = items.next_element()? {
-                if list.len() == MAX {
-                    return Err(A::Error::custom("too many"));
-                }
-                list.push(item);
-            }
-            Ok(list)
-        }
-    }
-
-    deserializer.deserialize_seq(AtMost::<MAX, T>(PhantomData))
-}
-
-/// [`at_most`] for a list that may be absent.
-pub(crate) fn maybe_at_most<'de, const MAX: usize, T, D>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
-where
-    T: Deserialize<'de>,
-    D: Deserializer<'de>,
-{
-    struct Bounded<const MAX: usize, T>(Vec<T>);
-
-    impl<'de, const MAX: usize, T: Deserialize<'de>> Deserialize<'de> for Bounded<MAX, T> {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            at_most::<MAX, T, D>(deserializer).map(Bounded)
-        }
-    }
-
-    Ok(Option::<Bounded<MAX, T>>::deserialize(deserializer)?.map(|bounded| bounded.0))
 }
 
 #[cfg(test)]

@@ -1,11 +1,39 @@
 //! What can go wrong between two nodes, in words for the operator. [`enum@Error`] ends a connection (a
 //! damaged or foreign stream cannot be resynchronised); [`SendError`] is only told to the sender.
 
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use baton_cluster::NodeId;
 
 use crate::message::{Kind, MESSAGE_BYTES_MAX, PROTOCOL_VERSION};
+
+/// The operating system's error, which several are told.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct SocketError(Arc<io::Error>);
+
+impl SocketError {
+    /// What kind of error it is.
+    pub fn kind(&self) -> io::ErrorKind {
+        self.0.kind()
+    }
+}
+
+impl From<io::Error> for SocketError {
+    fn from(error: io::Error) -> Self {
+        Self(Arc::new(error))
+    }
+}
+
+impl PartialEq for SocketError {
+    fn eq(&self, other: &Self) -> bool {
+        (self.kind(), self.0.raw_os_error()) == (other.kind(), other.0.raw_os_error())
+    }
+}
+
+impl Eq for SocketError {}
 
 /// Why a connection to a peer ended, or what is wrong with the bytes that came over it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,12 +66,12 @@ pub enum Error {
         number: u8,
     },
     /// A field that cannot be read or written.
-    #[error("{kind}: a field is damaged or missing ({cause})")]
+    #[error("{kind}: a field is damaged or missing ({source})")]
     Field {
         /// The message's kind.
         kind: Kind,
         /// What the encoding says.
-        cause: postcard::Error,
+        source: postcard::Error,
     },
     /// A list above its limit.
     #[error("{kind}: a list or name is longer than allowed")]
@@ -175,10 +203,32 @@ pub enum Error {
     },
     /// The operating system's word on the socket.
     #[error("the socket: {0}")]
-    Socket(String),
+    Socket(#[source] SocketError),
     /// The cryptographic library refused, by no fault of the peer.
     #[error("the secure channel could not be made: {0}")]
     Channel(String),
+}
+
+impl Error {
+    /// Whether the peer's end of the connection is closed, by the peer or with it, or both ends know that it ends.
+    pub fn is_end(&self) -> bool {
+        matches!(
+            self,
+            Self::Closed
+                | Self::HungUp
+                | Self::Stopping
+                | Self::Restarted
+                | Self::Duplicate
+                | Self::Socket(_)
+        )
+    }
+
+    /// Whether the peer does nothing any more that it had been granted on an open connection: it has ended, is
+    /// ending, or has begun another life. One that closes a connection for a reason of its own does so only
+    /// when that has run out.
+    pub fn has_ended(&self) -> bool {
+        matches!(self, Self::Closed | Self::Stopping | Self::Restarted)
+    }
 }
 
 /// Why a message was not taken for sending. The sender goes on without it.

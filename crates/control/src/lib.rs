@@ -9,20 +9,24 @@
 //! The wire is drawn in `docs/control-protocol.md`.
 
 pub mod batch;
+mod bounded;
 mod channel;
 mod codec;
 pub mod error;
 pub mod frame;
 pub mod link;
 pub mod message;
+mod pace;
 pub mod queue;
 pub mod session;
+pub mod word;
 
 pub use batch::{BatchError, BatchLimits, Batcher};
-pub use error::{Error, SendError};
+pub use error::{Error, SendError, SocketError};
 pub use link::{DownReason, Event, Mesh, MeshConfig, PeerState, PeerStatus};
 pub use message::{
-    Answer, Ask, Change, Close, End, Guidance, Guide, Kind, Live, Load, Message, Move, Push, Question,
-    StatusReply, StatusRequest, Taken, Update, Verdict,
+    Answer, Ask, Change, Claim, Close, End, Grant, Guidance, Guide, Heir, Kind, Live, Load, Lost, Message,
+    Move, Owned, Push, Question, StatusReply, StatusRequest, Taken, Term, Update, Verdict, Whose,
 };
-pub use session::Hello;
+pub use pace::Pace;
+pub use word::Hello;

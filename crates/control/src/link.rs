@@ -5,22 +5,26 @@
 mod connection;
 mod dial;
 mod peers;
+mod places;
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use baton_cluster::NodeId;
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinError, JoinSet};
 
 use self::peers::{Peer, Shared};
 use crate::error::{Error, SendError};
 use crate::message::Message;
-use crate::session::{Hello, Identity};
+use crate::session::Identity;
+use crate::word::Hello;
 
 /// Why a peer is down: the error that ended its connection.
 pub type DownReason = Error;
@@ -112,39 +116,45 @@ pub struct PeerStatus {
     pub last_error: Option<Error>,
 }
 
-/// This node's connections to all others. Cheap to clone; the connections end with
-/// [`Mesh::stop`], or when the last clone is dropped (then without a goodbye).
+/// This node's connections to all others, on a thread of their own: whatever keeps the caller busy, peers are heard and
+/// hear this node. Cheap to clone; the connections end with [`Mesh::stop`], or when the last clone is dropped (then without
+/// a goodbye).
 #[derive(Clone, Debug)]
 pub struct Mesh {
     shared: Arc<Shared>,
-    tasks: Arc<Mutex<JoinSet<()>>>,
+    /// Kept, so that the thread sees the last clone go.
+    _alive: Arc<watch::Sender<()>>,
+    /// Whose other end the thread has.
+    ended: watch::Receiver<()>,
 }
 
 impl Mesh {
-    /// Listens, and begins to dial every peer. Must be called within a tokio runtime.
+    /// Listens, and begins to dial every peer, in the network namespace of the calling thread.
     ///
     /// Events arrive in the returned receiver, which must be read: while it is full, peers are not
     /// read from either. When it is dropped, connections end.
     ///
     /// # Errors
-    /// The listening socket could not be had.
+    /// The listening socket could not be had, or the thread.
     pub fn start(config: MeshConfig) -> io::Result<(Mesh, mpsc::Receiver<Event>)> {
-        let listener = dial::listen(config.listen)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let listener = {
+            let _entered = runtime.enter();
+            dial::listen(config.listen)?
+        };
         let listen = listener.local_addr()?;
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         let peers: Vec<_> = config.peers.iter().copied().filter(|(node, _)| *node != config.me).collect();
         let shared = Arc::new(Shared::new(config.identity(), listen, &peers, sender, Instant::now()));
-        let mut tasks = JoinSet::new();
-        tasks.spawn(dial::accept_for_ever(shared.clone(), listener));
-        for (node, _) in peers {
-            let shared = shared.clone();
-            tasks.spawn(async move {
-                if let Some(peer) = shared.peers.get(&node) {
-                    dial::dial_for_ever(&shared, peer).await;
-                }
-            });
-        }
-        Ok((Mesh { shared, tasks: Arc::new(Mutex::new(tasks)) }, events))
+        let (alive, last_clone) = watch::channel(());
+        let (ends, ended) = watch::channel(());
+        let running = connections(shared.clone(), listener, last_clone);
+        thread::Builder::new().name("baton-control".to_owned()).spawn(move || {
+            // Dropped at the end of the thread, however that comes.
+            let _ends = ends;
+            runtime.block_on(running);
+        })?;
+        Ok((Mesh { shared, _alive: Arc::new(alive), ended }, events))
     }
 
     /// Sends a message to a peer that is up. Never waits: the message is queued.
@@ -153,6 +163,13 @@ impl Mesh {
     /// See [`SendError`]; the message is then not sent.
     pub fn send(&self, node: NodeId, message: &Message) -> Result<(), SendError> {
         self.shared.peers.get(&node).ok_or(SendError::NoSuchPeer(node))?.send(message)
+    }
+
+    /// A moment at or after which a peer is sure to have heard this node on their present connection, and how many
+    /// times the peer had come up with that one: so many [`Event::Up`] have been told. `None`: not yet, or it is
+    /// down.
+    pub fn heard_by(&self, node: NodeId) -> Option<(u64, Instant)> {
+        self.shared.peers.get(&node)?.heard_by()
     }
 
     /// How every peer is doing, in the order of their numbers.
@@ -170,11 +187,49 @@ impl Mesh {
     /// is room for it.
     pub async fn stop(&self) {
         self.shared.stop.send_replace(true);
-        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
-        let all = async { while tasks.join_next().await.is_some() {} };
-        if timeout(STOP_TIMEOUT, all).await.is_err() {
-            tasks.shutdown().await;
-        }
+        self.ended().await;
+    }
+
+    /// Waits until there are no connections any more, nor will be: after [`Mesh::stop`], or because of a mistake in this
+    /// crate, without which they last.
+    pub async fn ended(&self) {
+        // Nothing is ever sent: the error is the news.
+        while self.ended.clone().changed().await.is_ok() {}
+    }
+}
+
+/// Dials and accepts, until all has been closed in order, or the last [`Mesh`] is gone.
+async fn connections(shared: Arc<Shared>, listener: TcpListener, mut last_clone: watch::Receiver<()>) {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(dial::accept_for_ever(shared.clone(), listener));
+    let nodes: Vec<NodeId> = shared.peers.keys().copied().collect();
+    for node in nodes {
+        let shared = shared.clone();
+        tasks.spawn(async move {
+            if let Some(peer) = shared.peers.get(&node) {
+                dial::dial_for_ever(&shared, peer).await;
+            }
+        });
+    }
+    let mut stop = shared.stop.subscribe();
+    let all = async { while tasks.join_next().await.map(fails_together).is_some() {} };
+    let too_late = async {
+        peers::stopped(&mut stop).await;
+        tokio::time::sleep(STOP_TIMEOUT).await;
+    };
+    tokio::select! {
+        () = all => (),
+        () = too_late => (),
+        _ = last_clone.changed() => (),
+    }
+}
+
+/// A task that panics ends its thread: a node with half of its connections would be worse than one that stops.
+fn fails_together(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        resume_unwind(error.into_panic());
     }
 }
 

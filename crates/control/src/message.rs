@@ -10,11 +10,11 @@ use std::fmt;
 use baton_cluster::{Flow, NodeId, PoolHash, Target};
 use serde::{Deserialize, Serialize};
 
-use crate::codec::at_most;
+use crate::bounded::{at_most, maybe_at_most};
 
 /// The version of everything on the wire. Two nodes talk only if theirs are equal: a cluster is
 /// upgraded node by node, and a node that is not yet upgraded counts as down to those that are.
-pub const PROTOCOL_VERSION: u8 = 1;
+pub const PROTOCOL_VERSION: u8 = 2;
 
 /// The longest encoded message, in bytes. Below the 65,535 that one Noise message can hold, so that
 /// one message is always one frame; a bulk message therefore never delays a heartbeat by more.
@@ -38,6 +38,9 @@ pub const MOVES_MAX: usize = 960;
 
 /// The most ends of one [`Close`].
 pub const ENDS_MAX: usize = 1280;
+
+/// The most connections of one [`Whose`], hence claims of one [`Owned`].
+pub const LOST_MAX: usize = 1024;
 
 /// The longest body of a [`StatusReply`], in bytes: leaves room for its head in one frame.
 pub const STATUS_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64;
@@ -74,7 +77,7 @@ pub struct Verdict {
     pub server: Option<NodeId>,
     /// `Some`: the servers that the distributor may remember for this target and choose from by
     /// itself from now on, best first, at most [`SERVERS_MAX`]. `None`: ask again next time.
-    #[serde(deserialize_with = "crate::codec::maybe_at_most::<SERVERS_MAX, _, _>")]
+    #[serde(deserialize_with = "maybe_at_most::<SERVERS_MAX, _, _>")]
     pub keep: Option<Vec<NodeId>>,
 }
 
@@ -213,6 +216,79 @@ pub struct Taken {
     pub start_seq: u32,
 }
 
+/// Distributor to switch, when the switch comes up and when its own word has run out: the number that
+/// cookies of handshakes which come by this switch are made with from now on. Lost only with the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Term {
+    /// The number, random.
+    pub term: u32,
+}
+
+/// Switch to distributor, in answer to a [`Term`]: whether the distributor may decide connections of that term
+/// while the switch hears it. If not they have been left to others, and it needs another term. Lost only with
+/// the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// The term.
+    pub term: u32,
+    /// Whether it is granted.
+    pub granted: bool,
+}
+
+/// Switch to distributor: another distributor decides no connections of this term any more. Those that come by
+/// the sender are left to the receiver. Lost: it takes them for connections of nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heir {
+    /// The term.
+    pub term: u32,
+}
+
+/// A connection that the asking node does not know, as a packet of its client shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// The client connection.
+    pub flow: Flow,
+    /// The packet's sequence number.
+    pub seq: u32,
+    /// What it acknowledges: tells whether the client has heard of a server yet.
+    pub ack: u32,
+}
+
+/// Any distributor or server to all others: who has these connections? Lost: the asker asks again when the
+/// client repeats its packet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Whose {
+    /// The batch's number, to recognise its answers. Wraps around.
+    pub batch: u32,
+    /// The connections, at most [`LOST_MAX`].
+    #[serde(deserialize_with = "at_most::<LOST_MAX, _, _>")]
+    pub lost: Vec<Lost>,
+}
+
+/// A node has a connection, or is about to hand it off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// Where its packets belong: to the node that says so; or to the asker, whose handoff packet is on its way.
+    pub owner: NodeId,
+    /// The `start_seq` of its binding; of a socket without binding the packet's sequence number.
+    pub start_seq: u32,
+    /// As in [`Move`]; 0 where nobody knows: any decision is later.
+    pub issued: u64,
+    /// The connection has ended. The owner's stack answers what still comes, unless another node has a
+    /// connection of the same addresses and ports.
+    pub ended: bool,
+}
+
+/// The answer to a [`Whose`]. Lost: the asker gives up after a while, and never takes silence for "nobody".
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owned {
+    /// The number of the batch that is answered.
+    pub batch: u32,
+    /// For each connection, in the questions' order, what the sender has of it.
+    #[serde(deserialize_with = "at_most::<LOST_MAX, _, _>")]
+    pub claims: Vec<Option<Claim>>,
+}
+
 /// Any node to any node: tell me how you are. Lost: whoever asked times out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusRequest {
@@ -245,6 +321,11 @@ pub enum Message {
     StatusRequest(StatusRequest),
     StatusReply(StatusReply),
     Taken(Taken),
+    Term(Term),
+    Grant(Grant),
+    Heir(Heir),
+    Whose(Whose),
+    Owned(Owned),
 }
 
 /// What kind of message: its number is the second byte on the wire and never changes its meaning.
@@ -266,11 +347,16 @@ pub enum Kind {
     StatusRequest = 24,
     StatusReply = 25,
     Taken = 26,
+    Term = 27,
+    Grant = 28,
+    Whose = 29,
+    Owned = 30,
+    Heir = 31,
 }
 
 impl Kind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Kind; 14] = [
+    pub const ALL: [Kind; 19] = [
         Kind::Hello,
         Kind::Heartbeat,
         Kind::Bye,
@@ -285,6 +371,11 @@ impl Kind {
         Kind::StatusRequest,
         Kind::StatusReply,
         Kind::Taken,
+        Kind::Term,
+        Kind::Grant,
+        Kind::Whose,
+        Kind::Owned,
+        Kind::Heir,
     ];
 
     /// The kind with this number, if there is one.
@@ -300,7 +391,7 @@ impl Kind {
     /// Whether the receiver would be wrong for ever without it. When its queue is full such a
     /// message is not dropped: the connection is closed, and the next one starts from the truth.
     pub fn is_state(self) -> bool {
-        matches!(self, Kind::Push | Kind::Guide | Kind::Live)
+        matches!(self, Kind::Push | Kind::Guide | Kind::Live | Kind::Term | Kind::Grant | Kind::Heir)
     }
 }
 
@@ -325,6 +416,11 @@ impl Message {
             Message::StatusRequest(_) => Kind::StatusRequest,
             Message::StatusReply(_) => Kind::StatusReply,
             Message::Taken(_) => Kind::Taken,
+            Message::Term(_) => Kind::Term,
+            Message::Grant(_) => Kind::Grant,
+            Message::Heir(_) => Kind::Heir,
+            Message::Whose(_) => Kind::Whose,
+            Message::Owned(_) => Kind::Owned,
         }
     }
 }

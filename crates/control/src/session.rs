@@ -20,16 +20,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use baton_cluster::NodeId;
-use serde::{Deserialize, Serialize};
 
 use crate::channel::Channel;
 use crate::codec::Word;
 use crate::error::Error;
 use crate::frame::{FRAME_BYTES_MAX, FrameReader};
 use crate::message::{Kind, Message};
-
-/// The longest cluster name or software version in a [`Hello`], in bytes.
-pub const NAME_BYTES_MAX: usize = 128;
+use crate::word::{Bye, Echo, Heartbeat, Hello};
 
 /// The longest frame that is taken from someone who has not proved to hold the secret.
 const GREETING_BYTES_MAX: usize = 128;
@@ -42,52 +39,6 @@ const HEARTBEATS_PER_TIMEOUT: u32 = 4;
 
 /// No further heartbeat is added while this much is waiting to be written.
 const PENDING_BYTES_ENOUGH: usize = 64 * 1024;
-
-/// The first word in each direction of a connection: who is speaking.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hello {
-    /// The cluster's name; both must agree.
-    pub cluster: String,
-    /// The speaker.
-    pub node: NodeId,
-    /// The digest of what lasts of the speaker's cluster file; both must agree.
-    pub digest: [u8; 32],
-    /// The speaker's MAC address on the cluster's network.
-    pub mac: [u8; 6],
-    /// A random number made when the speaker started.
-    pub boot: u64,
-    /// The speaker's software version, for people.
-    pub software: String,
-}
-
-/// A sign of life, which also measures the round trip.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Heartbeat {
-    /// Counts the heartbeats of this connection and direction, from 0.
-    pub sequence: u64,
-    /// When it was sent, in microseconds of a clock of the sender's own.
-    pub sent_us: u64,
-    /// The last heartbeat received from the other side.
-    pub echo: Option<Echo>,
-}
-
-/// What a heartbeat says of the last one that came the other way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Echo {
-    /// Its `sent_us`.
-    pub sent_us: u64,
-    /// How long it has lain here since, in microseconds.
-    pub held_us: u64,
-}
-
-/// The last word on a connection: why the speaker closes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Bye {
-    /// There is another connection between the two nodes already.
-    Duplicate,
-    /// The node is stopping.
-    Stopping,
-}
 
 /// What a node says and expects on each of its connections.
 #[derive(Clone)]
@@ -187,6 +138,8 @@ pub struct Session {
     /// The peer's last heartbeat: its clock, and when it came.
     last_heartbeat: Option<(u64, Instant)>,
     rtt_us: Option<u64>,
+    /// When the last heartbeat was sent that the peer has said to have heard.
+    heard_by_peer: Option<Instant>,
 }
 
 impl Session {
@@ -224,6 +177,7 @@ impl Session {
             heartbeats: 0,
             last_heartbeat: None,
             rtt_us: None,
+            heard_by_peer: None,
         }
     }
 
@@ -372,6 +326,10 @@ impl Session {
             let away_us = micros(self.started, now).checked_sub(echo.sent_us);
             // An impossible echo is no measurement.
             self.rtt_us = away_us.and_then(|away| away.checked_sub(echo.held_us)).or(self.rtt_us);
+            if away_us.is_some() {
+                let sent = self.started + Duration::from_micros(echo.sent_us);
+                self.heard_by_peer = self.heard_by_peer.max(Some(sent));
+            }
         }
     }
 
@@ -431,6 +389,12 @@ impl Session {
     /// The last measured round trip, in microseconds.
     pub fn rtt_us(&self) -> Option<u64> {
         self.rtt_us
+    }
+
+    /// A moment at or after which the peer is sure to have heard this end, on this connection: the time at which
+    /// the last heartbeat was sent that it has repeated.
+    pub fn heard_by_peer(&self) -> Option<Instant> {
+        self.heard_by_peer
     }
 
     /// Whether messages may be sent.

@@ -366,3 +366,67 @@ async fn events_that_nobody_reads_hold_the_peer_back_but_do_not_lose_it() {
     assert_eq!((zero.peers()[0].state, zero.peers()[0].messages_in), (PeerState::Up, COUNT.into()));
     until("a round trip", || one.peers()[0].rtt_us.is_some()).await;
 }
+
+/// Whatever the node does with its thread, its peers hear it: here it does nothing else for three times the time
+/// after which a silent peer is down.
+#[test]
+fn a_node_that_is_busy_is_heard_all_the_same() {
+    let failure_timeout = Duration::from_millis(500);
+    let all = addresses(2);
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let (busy, other) = (runtime(), runtime());
+    let (zero, mut at_zero) =
+        busy.block_on(async { Mesh::start(config(0, 1, &all, failure_timeout)).expect("a mesh") });
+    let (one, mut at_one) =
+        other.block_on(async { Mesh::start(config(1, 1, &all, failure_timeout)).expect("a mesh") });
+    busy.block_on(up(&mut at_zero));
+    other.block_on(up(&mut at_one));
+    // Neither does the node take its events, of which there are more than have room.
+    for count in 0..5_000 {
+        one.send(NodeId(0), &load(count)).expect("room in the queue");
+    }
+    busy.block_on(async { std::thread::sleep(3 * failure_timeout) });
+    assert_eq!(one.peers()[0].ups, 1, "{:?}", one.peers());
+    assert_eq!((zero.peers()[0].ups, zero.peers()[0].state), (1, PeerState::Up));
+    other.block_on(async {
+        assert!(timeout(Duration::ZERO, at_one.recv()).await.is_err(), "nothing has happened");
+    });
+    busy.block_on(async {
+        for count in 0..5_000 {
+            assert_eq!(next(&mut at_zero).await, Event::Message { node: NodeId(1), message: load(count) });
+        }
+    });
+}
+
+/// Strangers that hold all the connections that they can get, and say nothing.
+#[tokio::test]
+async fn silent_strangers_keep_no_peer_out() {
+    let (mesh, mut events) = lonely(NEVER);
+    let mut strangers = Vec::new();
+    // Fewer than the kernel's backlog has room for.
+    for n in 0..200 {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket
+            .bind(SocketAddr::from(([127, 0, 1, (n % 100) as u8 + 1], 0)))
+            .expect("loopback is a large net");
+        let connecting = timeout(DEADLINE, socket.connect(mesh.local_addr()));
+        strangers.push(within("a handshake", connecting.await).expect("the mesh listens"));
+    }
+    let mut honest = Puppet::dial(&mesh, 1, [9; 32]).await;
+    honest.open().await.expect("an open connection");
+    up(&mut events).await;
+    for mut stranger in strangers {
+        let mut said = Vec::new();
+        let end = within("the end", timeout(DEADLINE, stranger.read_to_end(&mut said)).await);
+        assert!(said.is_empty(), "{said:?}, {end:?}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_waits_for_the_end_of_a_mesh_is_told_of_it() {
+    let (mesh, _events) = lonely(NEVER);
+    assert!(timeout(Duration::from_millis(50), mesh.ended()).await.is_err(), "it runs");
+    mesh.stop().await;
+    within("the end", timeout(DEADLINE, mesh.ended()).await);
+    mesh.stop().await; // once more does no harm
+}

@@ -7,7 +7,8 @@ use std::time::Duration;
 use baton_cluster::NodeId;
 use baton_control::Error;
 use baton_control::message::{Message, StatusRequest};
-use baton_control::session::{Bye, Heard, Settlement, settle};
+use baton_control::session::{Heard, Settlement, settle};
+use baton_control::word::Bye;
 use pair::{FAILURE_TIMEOUT, Pair, identity, load};
 use proptest::prelude::*;
 

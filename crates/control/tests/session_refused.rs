@@ -81,7 +81,7 @@ fn a_stranger_is_refused_at_its_first_bytes() {
         (&[0, 0], Error::FrameLength { bytes: 0 }),
         (&[0, 3, 1, 2, 3], Error::NotBaton),
         (&[0, 5, b'B', b'A', b'T', b'S', 1], Error::NotBaton),
-        (&[0, 5, b'B', b'A', b'T', b'N', 1], Error::WrongSecret),
+        (&[0, 5, b'B', b'A', b'T', b'N', PROTOCOL_VERSION], Error::WrongSecret),
     ] {
         let mut listener =
             End::new(Session::listen(Arc::new(identity(0)), Instant::now()).expect("a session"));

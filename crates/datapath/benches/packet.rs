@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use baton_cluster::{Flow, NodeId, PoolId};
 use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CONFIRMED};
-use baton_datapath::model::flag::{ACK, PSH, SYN};
-use baton_datapath::model::{Binding, Handoff, Offer, Options, cookie_of};
-use baton_datapath::test_run::Run;
 use baton_datapath::{Counter, DatapathError, Guide, State};
 use baton_http::{HostMatch, PathMatch, Route};
+use baton_packet_model::flag::{ACK, PSH, SYN};
+use baton_packet_model::test_run::Run;
+use baton_packet_model::{Binding, Handoff, Offer, Options, cookie_of, flow_clock};
 use common::frames::{MSS, SACK, WSCALE, flow, timestamps};
 use common::served::{FIRST, Served, client_here};
 use common::world::{HANDOFF_PORT, OTHER, PLAIN, QUERY, SELF, WEB, address, keys};
@@ -141,9 +141,11 @@ fn ns(d: Duration) -> u64 {
 
 /// The client's packet after a handshake with this cluster.
 fn established(world: &World, f: Flow, flags: u8) -> Tcp {
-    let offer = Offer::of(&Options { mss: Some(1460), wscale: Some(9), sack: true, timestamps: None }, false);
-    let cookie = cookie_of(&keys(), &f, 1000, offer, world.clock());
-    Tcp::new(f, flags, 1001, cookie.wrapping_add(1)).options(&[&[1, 1], &timestamps(5, 6)])
+    let offer =
+        Offer::of(&Options { mss: Some(1460), wscale: Some(9), sack: true, timestamps: Some((5, 6)) }, false);
+    let cookie = cookie_of(&keys(), &f, 1000, offer, 0, world.clock());
+    Tcp::new(f, flags, 1001, cookie.wrapping_add(1))
+        .options(&[&[1, 1], &timestamps(5, flow_clock(&keys(), &f, world.clock()))])
 }
 
 fn ack(world: &World, f: Flow) -> Vec<u8> {
@@ -296,7 +298,7 @@ fn server(rows: Vec<Row>) -> Vec<Row> {
 fn switch(rows: Vec<Row>) -> Vec<Row> {
     let mut b = Bench::new("w", rows);
     let slots = vec![Some(OTHER); 65_537];
-    b.world.programs.set_maglev(&slots).expect("maglev");
+    b.world.spread(&slots).expect("tables");
     b.ingress("switch: spread by Maglev", Counter::ForwardedDistributor, ack);
     let issued = b.world.clock().wall_ns;
     for f in flows() {

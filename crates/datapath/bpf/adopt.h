@@ -107,18 +107,30 @@ inline_always bool is_stale(struct bpf_sock *sk, const struct binding *b, __u32 
 /*
  * The packet comes again behind the RST that it is turned into, and finds the way clear. The RST
  * says no time: to a socket in TIME_WAIT that of another client behind the same address may seem to
- * be past.
+ * be past. A firewall may have forgotten the socket's connection: the mark tells it whose RST it
+ * is.
  */
 function int end_stale_socket(struct __sk_buff *skb, const struct packet *p, struct binding *b,
 			      __u32 rst_seq)
 {
 	struct reply r = {.seq = rst_seq, .ack = p->ack, .flags = RST | ACK, .plain = true};
 
-	/* the RST can be refused (net.ipv4.tcp_rfc1337=1): never try for ever */
+	/*
+	 * The RST can be refused (net.ipv4.tcp_rfc1337=1), or get lost: not with each packet, but
+	 * again after a while, or the connection would never begin.
+	 */
+	__u64 now = bpf_ktime_get_ns();
+	if (b->tries >= TRIES_MAX && now - b->since_ns > (__u64)TRIES_MS * MS) {
+		b->tries = 0;
+		b->since_ns = now;
+	}
 	if (b->tries >= TRIES_MAX)
 		return drop(COUNT_DROP_STALE_SOCKET);
 	b->tries++;
-	if (bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS) || renumber(skb, p, &r))
+	set_mark(skb, MARK_AGAIN);
+	long failed = bpf_clone_redirect(skb, skb->ifindex, BPF_F_INGRESS);
+	set_mark(skb, MARK_LOCAL_RESET);
+	if (failed || renumber(skb, p, &r))
 		return drop(COUNT_FAULT_REWRITE);
 	count(COUNT_STALE_SOCKET_ENDED);
 	return TC_ACT_OK;
@@ -175,7 +187,12 @@ function int adopt(struct __sk_buff *skb, struct packet *p, struct binding *b, _
 	}
 	b->clock = tsval;
 	b->tries = 0;
-	b->since_ns = bpf_ktime_get_ns();
+	/*
+	 * Repeated, it does not make the binding young again: what the stack says of a connection
+	 * that never comes about (a firewall's RST) has to reach the client in the end.
+	 */
+	if (!(b->flags & FLAG_ADOPTED))
+		b->since_ns = bpf_ktime_get_ns();
 	b->snd_end = b->start_ack;
 	set_flag(b, FLAG_ADOPTED);
 	count(COUNT_ADOPTED);

@@ -13,7 +13,7 @@
  *   3. not bound        switch: to the distributor of its Maglev slot.
  *   4. held, open       distributor: wait for the decision; read the first request, decide, bind.
  *   5. unknown          a cookie proves a finished handshake: open. A socket of ours: to the stack.
- *                       Anything else is dropped or refused, and counted.
+ *                       Anything else is held while user space asks the other nodes.
  *
  * No state is kept for a client before its ACK has proved its address. A packet that another member
  * forwarded is never given to a switch again, nor sent back where it came from.
@@ -21,6 +21,7 @@
 #include "order.h"
 #include "outgoing.h"
 #include "received.h"
+#include "sweep.h"
 
 /*
  * While user space gives back what it held, nothing may overtake that: the server's node would drop
@@ -65,39 +66,45 @@ inline_always int undecided(struct __sk_buff *skb, struct packet *p)
 	if (b && (p->flags & SYN || (b->flags & FLAG_SYN_SEEN && b->start_seq != b->syn_isn + 1 &&
 				     p->seq - b->syn_isn - 1 < SYN_REACH)))
 		b = 0;
-	/* Told that the connection is ours: without its handoff packet we cannot own it. */
-	/* nobody is told that what it has not taken is its own */
-	if (b && is_decided(b) && b->node == settings.self && is_hearsay(b))
+	if (b && is_nobody(b))
 		b = 0;
 	if (b && b->state == STATE_READING)
 		return reading(skb, p, b, released);
-	if (b && is_decided(b) && may_pass(p, b, released))
-		return b->node == settings.self ? own(skb, p, b, released) : elsewhere(skb, p, b);
+	if (b && is_decided(b) && may_pass(p, b, released)) {
+		if (b->node == settings.self)
+			return own(skb, p, b, released);
+		return is_unheard(skb, p, b) ? decide_again(skb, p, b) : elsewhere(skb, p, b);
+	}
 
-	if (settings.roles & ROLE_SWITCH || !(settings.roles & ROLE_DISTRIBUTOR))
+	if (settings.has_switch || settings.roles & ROLE_SWITCH ||
+	    !(settings.roles & ROLE_DISTRIBUTOR))
 		from = sender(skb, p);
 	/* whose server is known needs no distributor, which may have forgotten it */
 	if (settings.roles & ROLE_SWITCH && from == NO_NODE && !(b && is_decided(b))) {
-		__u16 to = maglev_choice(&p->flow);
+		if (p->flags & SYN)
+			note_syn(p);
+		__u16 to = choice_for(skb, p);
 		if (to == NO_NODE)
-			return drop(COUNT_DROP_NO_DISTRIBUTOR);
+			return p->flags & SYN && refuses()
+				       ? refuse_syn(skb, p, COUNT_RESET_NO_DISTRIBUTOR)
+				       : drop(COUNT_DROP_NO_DISTRIBUTOR);
 		if (to != settings.self)
 			return forward(skb, p, to, COUNT_FORWARDED_DISTRIBUTOR);
 	}
 	if (p->flags & SYN)
-		return syn(skb, p, b);
+		return syn(skb, p, from);
 	if (b)
 		return b->state != STATE_OPEN && !held_too_long(b) ? held(skb, p, b, released)
 								   : open(skb, p, b);
 	if (!(settings.roles & (ROLE_DISTRIBUTOR | ROLE_SERVER)))
 		return drop(COUNT_DROP_NO_ROLE);
-	return unknown(skb, p, from);
+	return unknown(skb, p, from, released);
 }
 
 /* The packet that its connection was decided with. */
 inline_always int decided(struct __sk_buff *skb, struct packet *p)
 {
-	struct binding *b = bpf_map_lookup_elem(&bindings, &p->flow);
+	struct binding *b = find_binding(&p->flow);
 
 	if (!b)
 		return drop(COUNT_FAULT_MAP);
@@ -106,9 +113,38 @@ inline_always int decided(struct __sk_buff *skb, struct packet *p)
 	return b->node == settings.self ? own(skb, p, b, false) : hand_off(skb, p, b);
 }
 
+/*
+ * Whether the network gave the frame to this host. A switch floods what it does not know the way
+ * of, and every node sees it: only one may act on it. Broadcasts and multicasts are no TCP
+ * (RFC 9293 3.9.2.3), and a tagged frame belongs to a VLAN, whose own device shows it untagged.
+ * What has tag 0, a priority (IEEE 802.1Q 9.6), the kernel takes for untagged: the tag goes, or the
+ * answer would have it too.
+ *
+ * What a program or user space lets arrive again was for this host when it came first, perhaps by
+ * an interface with another address.
+ */
+inline_always bool is_for_this_host(struct __sk_buff *skb)
+{
+	__u32 mark = skb->mark;
+
+	if (mark == MARK_RELEASED || mark == MARK_LOCAL_RESET || mark == MARK_AGAIN) {
+		if (mark == MARK_AGAIN)
+			set_mark(skb, 0);
+		return skb->pkt_type == FOR_THIS_HOST || !bpf_skb_change_type(skb, FOR_THIS_HOST);
+	}
+	if (skb->pkt_type != FOR_THIS_HOST)
+		return false;
+	if (!skb->vlan_present)
+		return true;
+	bool is_ip = skb->protocol == bpf_htons(ETH_P_IP) || skb->protocol == bpf_htons(ETH_P_IPV6);
+	return is_ip && !(skb->vlan_tci & VLAN_NUMBER) && !bpf_skb_vlan_pop(skb);
+}
+
 SEC("tcx/ingress")
 int ingress(struct __sk_buff *skb)
 {
+	if (!is_for_this_host(skb))
+		return NEXT_PROGRAM;
 	struct packet *p = this_packet();
 	struct scratch *s = scratch();
 	int verdict;

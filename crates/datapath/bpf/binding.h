@@ -17,10 +17,49 @@ inline_always __u32 clear_flag(struct binding *b, __u32 flag)
 	return __sync_fetch_and_and(&b->flags, ~flag);
 }
 
+/* The flow's binding, whatever its age: nearly always one look-up. */
+inline_always struct binding *find_binding(const struct flow_key *flow)
+{
+	struct binding *b = bpf_map_lookup_elem(&bindings, flow);
+
+	if (b)
+		return b;
+	b = bpf_map_lookup_elem(&aside, flow);
+	return b && b->state != STATE_NONE ? b : 0;
+}
+
+/* Forgets the flow. */
+inline_always void forget_binding(const struct flow_key *flow)
+{
+	if (!bpf_map_delete_elem(&bindings, flow))
+		count_population(POPULATION_REMOVED);
+	bpf_map_delete_elem(&aside, flow);
+}
+
+/*
+ * A connection has got an owner, and leaves those aside: first it is in the other table, which is
+ * looked at first, then no more in this one. So no packet finds it undecided, or not at all, in
+ * between. What stays behind says that it was decided here: who found it before must not decide it
+ * again. `copy` is room for it. false: the flow is in the other table already, by a later word.
+ */
+inline_always bool promote(const struct flow_key *flow, struct binding *b, struct binding *copy)
+{
+	if (!b->aside)
+		return true;
+	__builtin_memcpy(copy, b, sizeof(*copy));
+	copy->aside = 0;
+	copy->flags &= ~FLAG_CLAIMED;
+	if (bpf_map_update_elem(&bindings, flow, copy, BPF_NOEXIST))
+		return false;
+	b->state = STATE_NONE;
+	count_population(POPULATION_MADE);
+	return true;
+}
+
 /* The flow's binding, if it has one that has not aged. */
 inline_always struct binding *binding_of(const struct flow_key *flow)
 {
-	struct binding *b = bpf_map_lookup_elem(&bindings, flow);
+	struct binding *b = find_binding(flow);
 
 	if (!b)
 		return 0;
@@ -45,10 +84,24 @@ inline_always bool is_decided(const struct binding *b)
 	return b->state == STATE_BOUND || b->state == STATE_RELEASING || b->state == STATE_ASKING;
 }
 
+/* The time of a decision that comes behind the connection's last one, whatever the clocks say. */
+inline_always __u64 issued_after(const struct binding *b)
+{
+	__u64 now = wall_ns();
+
+	return (__s64)(now - b->issued) > 0 ? now : b->issued + 1;
+}
+
 /* Known by another node's word alone: whose it is, but not what its handshake agreed on. */
 inline_always bool is_hearsay(const struct binding *b)
 {
 	return b->mss == 0;
+}
+
+/* Told that the connection is this node's own: without its handoff packet it is nobody's here. */
+inline_always bool is_nobody(const struct binding *b)
+{
+	return is_decided(b) && b->node == settings.self && is_hearsay(b);
 }
 
 inline_always void tell(const struct flow_key *flow, const struct binding *b, enum event_kind kind)

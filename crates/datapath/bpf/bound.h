@@ -12,28 +12,27 @@
  * repeats a handoff packet's wrapping on each) goes up behind the first: by then the stack has made
  * the socket.
  */
-inline_always int take(struct __sk_buff *skb, struct packet *p, struct binding *b, bool released)
+inline_always int take(struct __sk_buff *skb, struct packet *p, struct binding *b)
 {
 	struct scratch *s = scratch();
 	bool adopted = b->flags & FLAG_ADOPTED;
+	struct exchange *x = 0;
 
 	if (!s)
 		return drop(COUNT_FAULT_MAP);
-	/* a client that repeats its request may have put the next one behind it */
-	if (!adopted && !follow_from(skb, p, b)) {
-		if (released)
-			return drop(COUNT_DROP_EARLY_REQUEST);
-		if (b->state == STATE_ASKING && !held_too_long(b))
-			return hold(skb, p, b, COUNT_HELD_MORE);
-		b->state = STATE_ASKING;
-		b->since_ns = bpf_ktime_get_ns();
-		b->held = 0;
-		return hold(skb, p, b, COUNT_HELD_PIPELINED);
+	if (p->service_flags & SERVICE_STRICT && set_flag(b, FLAG_FOLLOWED) & FLAG_FOLLOWED) {
+		x = exchange_of(&p->flow, b);
+		/* the same packet, on another CPU */
+		if (!x)
+			return drop(COUNT_DROP_BUSY);
+	} else if (!adopted && !follow_from(skb, p, b)) {
+		/* what comes behind the request may not be this server's: user space parts them */
+		clear_flag(b, FLAG_FOLLOWED);
+		return daemon_listens() ? hold(skb, p, b, COUNT_HELD_EARLY)
+					: drop(COUNT_DROP_EARLY_REQUEST);
 	}
 	/* again, and longer, before the socket has spoken: it may be the next request that is new
 	 */
-	struct exchange *x =
-		adopted && p->service_flags & SERVICE_STRICT ? exchange_of(&p->flow, b) : 0;
 	if (x && !x->doubt && (__s32)(p->seq + p->payload - x->requests.at) > 0)
 		return drop(COUNT_DROP_EARLY_REQUEST);
 	int verdict = adopt(skb, p, b, s->has_clock ? s->clock : clock_for(p, b->rtt_ms));
@@ -48,6 +47,36 @@ inline_always int up(struct __sk_buff *skb, struct packet *p)
 	return bare(skb, p) ? TC_ACT_OK : drop(COUNT_FAULT_REWRITE);
 }
 
+/*
+ * Whether the packet came before the one that makes the socket, on another CPU, or while the stack
+ * has no room for one. Its listener would answer with a RST.
+ */
+inline_always bool is_ahead_of_adoption(struct __sk_buff *skb, const struct packet *p,
+					const struct binding *b)
+{
+	if (b->flags & (FLAG_CONFIRMED | FLAG_CLOSED) || p->flags & RST ||
+	    (!p->payload && !(p->flags & FIN)) ||
+	    bpf_ktime_get_ns() - b->since_ns > (__u64)HANDOFF_AGE_MS * MS)
+		return false;
+	struct bpf_sock *sk = socket_of(skb, &p->flow);
+	bool none = !sk || sk->state == BPF_TCP_LISTEN;
+	if (sk)
+		bpf_sk_release(sk);
+	return none;
+}
+
+/* Whether the stack has made a socket of the connection's first packet, which another CPU may have.
+ */
+function bool is_made(struct __sk_buff *skb, const struct packet *p)
+{
+	struct bpf_sock *sk = socket_of(skb, &p->flow);
+	bool made = sk && sk->state != BPF_TCP_LISTEN;
+
+	if (sk)
+		bpf_sk_release(sk);
+	return made;
+}
+
 /* A packet for a connection that this node owns. */
 function int own(struct __sk_buff *skb, struct packet *p, struct binding *b, bool released)
 {
@@ -55,8 +84,29 @@ function int own(struct __sk_buff *skb, struct packet *p, struct binding *b, boo
 		if (p->ack != b->start_ack)
 			return drop(COUNT_DROP_EARLY_SEGMENT);
 		read_options(skb, p);
-		return take(skb, p, b, released);
+		return take(skb, p, b);
 	}
+	/* the first one is about to be adopted: what comes behind it waits */
+	if (p->payload && p->service_flags & SERVICE_STRICT &&
+	    !(b->flags & (FLAG_CONFIRMED | FLAG_CLOSED)) && !is_made(skb, p)) {
+		struct exchange *x = exchange_of(&p->flow, b);
+		if (x && x->doubt != DOUBT_ALL && daemon_listens())
+			return hold_early(skb, p, b, x);
+		return released || !daemon_listens() ? drop(COUNT_DROP_EARLY_SEGMENT)
+						     : hold(skb, p, b, COUNT_HELD_MORE);
+	}
+	if (p->service_flags & SERVICE_STRICT) {
+		/* of what user space gives back it has said so before */
+		if (!released || !p->payload)
+			heard(skb, p, b);
+		if (!p->payload && p->flags & FIN && b->state != STATE_ASKING &&
+		    is_early_fin(p, b)) {
+			struct exchange *x = exchange_of(&p->flow, b);
+			return x ? hold_early(skb, p, b, x) : TC_ACT_OK;
+		}
+	}
+	if (is_ahead_of_adoption(skb, p, b))
+		return drop(COUNT_DROP_EARLY_SEGMENT);
 	if (p->payload && p->service_flags & SERVICE_FOLLOWS) {
 		if (b->state == STATE_ASKING) {
 			if (!held_too_long(b))
@@ -67,8 +117,6 @@ function int own(struct __sk_buff *skb, struct packet *p, struct binding *b, boo
 		if (verdict != TC_ACT_OK || b->state == STATE_READING)
 			return verdict;
 	}
-	if (!p->payload && p->service_flags & SERVICE_STRICT)
-		heard(skb, p, b);
 	count(COUNT_OWNED);
 	if (!is_news(p, b) || is_taken(skb, p, b))
 		track_in(p, b);
@@ -117,7 +165,8 @@ function int elsewhere(struct __sk_buff *skb, struct packet *p, struct binding *
 		 * Whoever sent it: its owner-to-be, too, when the handoff packet was lost. Not with
 		 * another ack: it would not be the packet that the move was made of.
 		 */
-		if (p->seq == b->start_seq && p->ack == b->start_ack)
+		struct load *owner = load_of(b->node);
+		if (p->seq == b->start_seq && p->ack == b->start_ack && !(owner && owner->gone))
 			return hand_off(skb, p, b);
 		/* what the socket here had taken: its ACK was lost, and nobody else has one for it
 		 */
@@ -126,5 +175,9 @@ function int elsewhere(struct __sk_buff *skb, struct packet *p, struct binding *
 	}
 	if (from == b->node)
 		return drop(COUNT_DROP_LOOP);
+	/* its owner hears nothing any more, and will not tell the client so */
+	struct load *l = load_of(b->node);
+	if (l && l->gone && (p->flags & (ACK | RST)) == ACK)
+		return refuse(skb, p, COUNT_RESET_NODE_GONE);
 	return forward(skb, p, b->node, COUNT_FORWARDED_BINDING);
 }

@@ -24,21 +24,56 @@ enum limits {
 	HEAD_MAX = 512,	 /* bytes of a request that the kernel looks at at once */
 	PATH_MAX = 128,	 /* bytes of a path that the kernel compares with routes */
 	HOSTS_MAX = 4,	 /* host patterns that one host may match */
-	METHOD_MAX = 16, /* bytes of a method that the kernel accepts */
 	TRIES_MAX = 3,	 /* stale sockets that one adoption may end */
 	HOPS_MAX = 4,	 /* times one handoff packet may be handed on */
+	/*
+	 * What is forwarded unwrapped has at most so long to live: it stays on one link, and a
+	 * binding that leads back, or a link that doubles frames, must not let it circle.
+	 */
+	TTL_BETWEEN = 8,
 	NO_NODE = 0xffff,
-	SYN_REACH = 65536, /* sequence numbers behind a SYN that are its connection's */
+	NODE_READER = 0xfffe, /* a later request is this node's reader's, which has to answer it */
+	SYN_REACH = 65536,    /* sequence numbers behind a SYN that are its connection's */
+	/* sent before anything was acknowledged: ten segments (RFC 6928) of 1460 bytes, and more */
+	BEGUN_REACH = 16384,
+	LEASES_MAX = 16,      /* terms that a distributor knows cookies of */
+	SPREADS_MAX = 8,      /* tables of the switch: the one in force, and those before it */
+	MAKERS_MAX = 1024,    /* terms of distributors that these tables name */
+	LATEST_SYNS = 131072, /* of which a switch remembers the sequence number */
+	NO_SPREAD = 0xff,
+	SOON_SPREAD = 0xfe, /* there will be one */
+	HEIRS_MAX = 4,	    /* heirs of heirs that are followed */
+	/*
+	 * Wrong cookies without timestamps that one CPU looks at in a second; beyond that, packets
+	 * without timestamps prove nothing for the rest of it.
+	 */
+	GUESSES_MAX = 5000,
+	/* packets of unknown connections that user space is asked about in one window of time */
+	UNKNOWN_MAX = 512,
+	UNKNOWN_PREFIX_MAX = 128, /* of them, from one prefix of clients */
+	UNKNOWN_SLOTS = 1024,	  /* prefixes that are counted apart */
 };
 
 enum times {
+	/* ktime >> 28: a new window of time each 268 ms */
+	UNKNOWN_WINDOW_SHIFT = 28,
 	COOKIE_SLOT_SHIFT = 36, /* wall_ns >> 36: a new cookie slot each 68.7 s */
+	COOKIE_LIFE_MS = 40000, /* a cookie proves for so long at least, a slot longer at most */
+	COOKIE_SKEW_MS = 10000, /* how far the clock of the node that made it may be ahead */
 	COOKIE_SLOTS_OLD = 8,	/* slots looked back to tell "expired" from "never ours" */
-	HELD_MS = 3000,		/* a connection held longer is decided afresh */
-	YOUNG_MS = 2000,	/* how long after adoption a stray RST of our own stack is eaten */
-	CWND_FRESH_MS = 1000,	/* a congestion window is carried when it was in use so lately */
-	LASTING_MS = 10,	/* a connection that lives longer is worth an update and a close */
-	LINGER_MS = 60000,	/* a closed binding still leads late packets to the old owner */
+	COOKIE_LONGEST_MS = 110000, /* no cookie proves for longer: life and slot */
+	HELD_MS = 3000,		    /* a connection held longer is decided afresh */
+	DEAF_MS = 150,		    /* a node that is down and lives would have answered by then */
+	YOUNG_MS = 2000, /* how long after adoption a stray RST of our own stack is eaten */
+	/*
+	 * An adoption may end TRIES_MAX stale sockets in so long. A socket that its process works
+	 * with takes a RST only afterwards: so not longer than until the client repeats its packet.
+	 */
+	TRIES_MS = 150,
+	CWND_FRESH_MS = 1000, /* a congestion window is carried when it was in use so lately */
+	QUIET_MS = 2000,      /* an ended connection without a packet for so long is put aside */
+	LASTING_MS = 10,      /* a connection that lives longer is worth an update and a close */
+	LINGER_MS = 60000,    /* a closed binding still leads late packets to the old owner */
 	HALF_CLOSED_MS = 300000,
 	IDLE_MS = 7200000,
 	RTT_UNKNOWN = 0xffff,
@@ -54,6 +89,16 @@ enum marks {
 	MARK_RELEASED = 0xba700001,    /* skb->mark of what user space gives back, until ingress */
 	MARK_ANSWER = 0xba700003,      /* of what a program itself says to a client, until egress */
 	MARK_LOCAL_RESET = 0xba700002, /* of a RST that ends this node's own socket */
+	/* the first four bytes of a held frame, its destination: nobody here knows the connection
+	 */
+	UNKNOWN_MAC = 0x02ba7001,
+	HEIR_MAC = 0x02ba7002, /* as above, and it is this node's to decide if nobody has it */
+	/*
+	 * The first four bytes of such a frame's source, if it came wrapped: the other two are the
+	 * number of the node that sent it. So much is known when user space gives it back.
+	 */
+	SENDER_MAC = 0x02ba7003,
+	MARK_AGAIN = 0xba700004, /* of a packet that a program lets arrive once more */
 };
 
 enum offer {
@@ -90,8 +135,13 @@ enum phase {
 	PHASE_CHUNK_DATA = 23,
 	PHASE_CHUNK_CR = 24,
 	PHASE_CHUNK_LF = 25,
-	PHASE_HOST = 26,  /* a value, of which the reading is kept */
+	PHASE_HOST = 26,
 	PHASE_DOUBT = 27, /* for ever */
+	PHASE_SCHEME = 28,
+	PHASE_AUTHORITY = 29,
+	PHASE_ASTERISK = 30,
+	PHASE_OPTIONS = 40,
+	PHASE_UPGRADE = 41,
 };
 
 /* A message being scanned. */
@@ -99,10 +149,11 @@ struct scan {
 	__u64 left;   /* bytes of the body or chunk to come; or its length while that is read */
 	__u16 status; /* of a response */
 	__u8 phase;   /* enum phase */
-	__u8 count;   /* bytes of the method, name, literal or number so far */
+	__u8 count;   /* bytes of the method, name, literal or number so far; enum host_part */
 	__u8 words;   /* those that the bytes so far begin, a bit each */
 	__u8 seen;
-	__u16 pad;
+	__u8 hop; /* what Connection and Upgrade have said so far */
+	__u8 pad;
 };
 
 /* One direction of a connection. */
@@ -112,10 +163,18 @@ struct follower {
 	__u32 boundary; /* where the present or next message begins */
 };
 
+/* Why a connection's messages are not followed as they should be. */
+enum doubt {
+	DOUBT_ALL = 1,	     /* nothing is followed any more */
+	DOUBT_RESPONSES = 2, /* strict: the responses cannot be read, the requests can */
+	DOUBT_BROKEN = 3,    /* strict: nobody knows where the request that the server has ends */
+	DOUBT_REFUSED = 4,   /* strict: the server has taken up a protocol that it may not */
+};
+
 /*
  * What the owner follows of a connection whose requests may move: which requests were asked, and
- * whether all have been answered. Ingress alone writes `requests`, `asked` and `heads`, egress
- * alone `responses` and `answered`.
+ * whether all have been answered. Ingress alone writes `requests`, `asked`, `heads` and `upgrades`,
+ * egress alone `responses` and, before there is doubt, `answered`.
  */
 struct exchange {
 	struct follower requests;
@@ -125,20 +184,27 @@ struct exchange {
 	__u32 answered;	   /* final responses that have ended */
 	__u32 heads;	   /* of the unanswered requests, which are HEAD requests: a bit each */
 	__u32 decided_seq; /* the request that `decided` is about */
-	__u32 cut_seq;	   /* with `cut`: where the next request in the packet held begins */
+	__u32 cut_seq;	   /* with `cut`: what begins here in the packet held may not go along */
 	__u32 cut;
 	__u32 busy;    /* a packet of the client is being followed */
 	__u16 decided; /* the server that user space names for a request */
-	__u8 doubt;    /* not followed any more */
-	__u8 early;    /* user space has packets from early_seq on, until the connection is idle */
+	__u8 doubt;    /* enum doubt */
+	__u8 early;    /* user space has packets from early_seq on, until the connection takes them
+			*/
 	__u32 early_seq;
-	/* strict services: what the client's last packet without payload said */
+	__u32 early_end; /* the end of what it has been given */
+	__u32 upgrades;	 /* as `heads`: which ask for another protocol, other than HTTP/2 */
+	/* strict services: what the client has said last */
 	__u32 heard_ack;
 	__u32 heard_tsval;
 	__u32 heard_tsecr;
 	__u16 heard_window;
 	__u8 heard_timestamps;
-	__u8 pad;
+	__u8 closing; /* a request, or a final response, has said that the connection ends with it
+		       */
+	/* strict services: what the server's socket had when a packet was missing; or none was */
+	__u32 taken_ack;
+	__u32 taken_window; /* bytes */
 };
 
 enum role {
@@ -175,6 +241,8 @@ enum service_flag {
 	SERVICE_TLS = 32,     /* user space reads the ClientHello */
 	SERVICE_TCP = 64,     /* nobody reads anything */
 	SERVICE_ENDING = 128, /* the address is not the service's any more: no new connections */
+	/* strict: behind which byte of a path capital letters mean nothing to its routes; 8 bits */
+	SERVICE_LOUD_SHIFT = 24,
 };
 
 struct service {
@@ -204,7 +272,7 @@ struct pool {
 	__u32 pad;
 };
 
-/* By the hash of a host, host_step() in scan.h: which host patterns it matches, the most specific
+/* By the hash of a host, secret_step() in hash.h: which host patterns it matches, the most specific
  * first; 0, any host, ends the list. */
 struct host_key {
 	__u64 hash;
@@ -221,7 +289,7 @@ struct route_key {
 	__u32 prefixlen;
 	__u16 service;
 	__u16 host;   /* pattern; 0: any */
-	__u32 method; /* hash; 0: any */
+	__u64 method; /* by its hash, secret_step() in hash.h; 0: any */
 	__u8 path[PATH_MAX];
 };
 
@@ -263,7 +331,9 @@ struct load {
 	__u32 assigned; /* handed to it by this distributor since */
 	__u16 weight;
 	__u16 least_weight; /* of all servers: theirs is the load that limits are given for */
-	__u32 live;
+	__u8 live;
+	__u8 gone; /* its machine answers nobody: nothing that is sent there arrives */
+	__u16 pad;
 };
 
 struct node {
@@ -284,6 +354,41 @@ struct live {
 	__u16 follows;	/* some service's requests may move */
 };
 
+enum lease_kind {
+	LEASE_NONE = 0, /* this entry and those behind it are empty */
+	LEASE_OWN = 1,	/* cookies of this term are this node's */
+	LEASE_HEIR = 2, /* made by a distributor that decides no more: left to this node */
+};
+
+/*
+ * A distributor decides only while the switch that a packet came by is sure to leave its flow to
+ * it: docs/decisions/0012. The first entry is for packets that came by no switch.
+ */
+struct lease {
+	__u64 until_ns; /* it decides until then; 0: not yet granted */
+	__u32 term;	/* the number that cookies were made with */
+	__u16 from;	/* the switch; NO_NODE: none */
+	__u8 kind;	/* enum lease_kind */
+	__u8 pad;
+};
+
+/* Who made cookies of one term, as a switch knows it. */
+struct maker {
+	__u32 term;
+	__u16 node;
+	__u8 over;  /* it decides no more: what it made cookies for is its heirs' */
+	__u8 heirs; /* with `over`: the table that names them, or NO_SPREAD */
+};
+
+/* The tables of the switch, the one in force first. */
+struct spread {
+	__u64 unsettled_ns; /* until then a cookie may be of an earlier table */
+	__u64 refuse_ns;    /* without a distributor, SYNs are refused from then on */
+	__u32 count;
+	__u8 tables[SPREADS_MAX];
+	__u32 pad;
+};
+
 struct keys {
 	__u64 cookie[2];
 	__u64 clock[2];
@@ -292,39 +397,56 @@ struct keys {
 	__u64 pad;
 };
 
+/* Packets of unknown connections that were given to user space: see whose.h. */
+struct budget {
+	__u32 window; /* of time: the one that `count` is about */
+	__u32 count;
+};
+
 enum binding_state {
-	STATE_OPEN = 1,	   /* handshake complete, no request yet */
-	STATE_HELD = 2,	   /* its request waits in user space for a decision */
-	STATE_BOUND = 3,   /* packets belong to `node` */
-	STATE_ASKING = 5,  /* owned, but a request of it waits in user space for a decision */
-	STATE_READING = 6, /* this node's reader has the connection */
-	STATE_RELEASING =
-		4, /* decided for `node`; what user space holds goes there before anything else */
+	STATE_NONE = 0,	     /* decided meanwhile: its place in the other table is empty */
+	STATE_OPEN = 1,	     /* handshake complete, no request yet */
+	STATE_HELD = 2,	     /* its request waits in user space for a decision */
+	STATE_READING = 3,   /* this node's reader has the connection */
+	STATE_RELEASING = 4, /* decided for `node`; what user space holds goes there first */
+	STATE_BOUND = 5,     /* packets belong to `node` */
+	STATE_ASKING = 6,    /* owned, but a request of it waits in user space for a decision */
 };
 
 enum binding_flag {
-	FLAG_SYN_SEEN = 1,     /* a newer SYN of the same flow came: see syn_isn */
-	FLAG_ADOPTED = 2,      /* this node gave the connection to its server */
-	FLAG_CONFIRMED = 4,    /* the server's socket has spoken */
-	FLAG_SERVING = 8,      /* counted as load */
-	FLAG_ANSWERED = 16,    /* the server sent data since the last request */
-	FLAG_FIN_IN = 32,      /* the client's FIN was seen, by the node that has its socket */
-	FLAG_FIN_OUT = 64,     /* the server's FIN was seen */
-	FLAG_CLOSED = 128,     /* ended; late packets only */
-	FLAG_HANDED = 256,     /* this node has sent the handoff packet */
-	FLAG_FROZEN = 512,     /* the reader is about to hand it off: nothing passes, either way */
-	FLAG_MOVED = 2048,     /* it had another server before; or has had this one */
-	FLAG_REPLAY = 1024,    /* its first bytes come from a reader, up to replay_end */
-	FLAG_BEHIND = 4096,    /* STATE_READING: what user space still holds goes first */
-	FLAG_LEFT = 8192,      /* forwarder: a FIN or RST came by, the load was given back */
-	FLAG_CLAIMED = 32768,  /* its first request is being decided */
-	FLAG_REPLACED = 16384, /* its flow's next connection is taking its place */
+	FLAG_SYN_SEEN = 1,	/* a newer SYN of the same flow came: see syn_isn */
+	FLAG_ADOPTED = 2,	/* this node gave the connection to its server */
+	FLAG_CONFIRMED = 4,	/* the server's socket has spoken */
+	FLAG_SERVING = 8,	/* counted as load */
+	FLAG_ANSWERED = 16,	/* the server sent data since the last request */
+	FLAG_FIN_IN = 32,	/* the client's FIN was seen, by the node that has its socket */
+	FLAG_FIN_OUT = 64,	/* the server's FIN was seen */
+	FLAG_CLOSED = 128,	/* ended; late packets only */
+	FLAG_HANDED = 256,	/* this node has sent the handoff packet */
+	FLAG_FROZEN = 512,	/* the reader is about to hand it off: nothing passes, either way */
+	FLAG_MOVED = 2048,	/* it had another server before; or has had this one */
+	FLAG_REPLAY = 1024,	/* its first bytes come from a reader, up to replay_end */
+	FLAG_BEHIND = 4096,	/* STATE_READING: what user space still holds goes first */
+	FLAG_LEFT = 8192,	/* forwarder: a FIN or RST came by, the load was given back */
+	FLAG_CLAIMED = 32768,	/* its first request is being decided */
+	FLAG_ASKED = 131072,	/* inherited, and no other node has it: it may be decided */
+	FLAG_REPLACED = 16384,	/* its flow's next connection is taking its place */
+	FLAG_FOLLOWED = 262144, /* strict: its first packet has been followed, or is just now */
+	FLAG_ASKED_AGAIN = 65536, /* handed off once more, since since_ns, to a node that is down */
 };
 
 enum tcp_option {
 	OPTION_WSCALE = 1,
 	OPTION_SACK = 2,
 	OPTION_TIMESTAMPS = 4,
+};
+
+/* What a sweep over the table of live connections has found. */
+struct sweep {
+	__u32 live;    /* stay */
+	__u32 ended;   /* stay for now: they have ended just now */
+	__u32 aside;   /* have ended, and were put aside */
+	__u32 removed; /* were too old */
 };
 
 /* Where packets of one client connection go now, and what is known of it. */
@@ -353,17 +475,26 @@ struct binding {
 	__u8 options; /* enum tcp_option: what both sides agreed on */
 	__u8 snd_wscale;
 	__u8 tries; /* stale sockets ended for this adoption */
-	__u32 pad;
+	__u32 term; /* before it is decided: of its cookie; see struct lease */
+	__u8 aside; /* it is in the table of those that may be forgotten */
+	__u8 pad[7];
+};
+
+/* Of the table of live connections, per CPU: with what a sweep finds, they tell what was displaced.
+ */
+enum population {
+	POPULATION_MADE = 0,	/* entries made */
+	POPULATION_REMOVED = 1, /* entries removed, but for those that a sweep removes */
+	POPULATION_MAX = 2,
 };
 
 enum event_kind {
 	EVENT_BOUND = 1,   /* this node's server has taken the flow */
-	EVENT_IDLE = 4,	   /* what came too early may come now */
+	EVENT_CLOSED = 2,  /* the flow ended at this server; told of what may have been updated */
 	EVENT_TAKEN = 3,   /* this node's server has acknowledged what a reader replayed */
+	EVENT_IDLE = 4,	   /* what came too early may come now */
 	EVENT_TOO_BIG = 5, /* start_seq: of a packet that the way to `node` is too narrow for;
 			      issued: how big it may be, bytes */
-	EVENT_CLOSED =
-		2, /* the flow ended at this server; told of flows that may have been updated */
 };
 
 struct event {
@@ -382,13 +513,26 @@ struct event {
  */
 enum order_kind {
 	ORDER_BIND_HELD = 1,	/* the held connection belongs to `node` */
-	ORDER_RELEASED = 4,	/* `held` packets were read: if no more were held, all are back */
 	ORDER_BIND_TOLD = 2,	/* another node says that the flow belongs to `node` */
-	ORDER_FREEZE = 5,	/* the reader is about to hand the connection off */
-	ORDER_BIND_READ = 6,	/* what the reader had belongs to `node`; `held`: replay_end */
+	ORDER_BIND_FOUND = 3,	/* `node` was asked about a flow nobody knows here, and owns it */
+	ORDER_BIND_READ = 4,	/* what the reader had belongs to `node`; `held`: replay_end */
+	ORDER_READ_HELD = 5,	/* the reader shall have the held connection */
+	ORDER_RELEASED = 6,	/* `held` packets were read: if no more were held, all are back */
 	ORDER_DECIDE_ASKED = 7, /* the request that waits at its owner belongs to `node` */
-	ORDER_READ_HELD = 8,	/* the reader shall have the held connection */
-	ORDER_CLOSE_TOLD = 3,	/* another node says that the connection has ended */
+	ORDER_FREEZE = 8,	/* the reader is about to hand the connection off */
+	ORDER_CLOSE_TOLD = 9,	/* another node says that the connection has ended */
+};
+
+/*
+ * Whether a packet that nobody knows is of a connection that has just begun: its first packets were
+ * lost, and the client will repeat them.
+ */
+struct begun {
+	struct flow_key flow;
+	__u32 seq, ack;
+	__u32 tsecr;
+	__u16 timestamps; /* it has them */
+	__u16 answer;	  /* 1: it has */
 };
 
 struct order {
@@ -452,9 +596,29 @@ struct wrapping {
 _Static_assert(sizeof(struct flow_key) == 36, "flow_key has no padding");
 _Static_assert(sizeof(struct handoff_option) == 48, "handoff option is 48 bytes");
 _Static_assert(sizeof(struct wrapping) == WRAPPING_V6, "wrapping is 104 bytes");
-_Static_assert(sizeof(struct binding) == 80, "binding has no hidden padding");
-_Static_assert(sizeof(struct exchange) == 104, "exchange has no hidden padding");
+_Static_assert(sizeof(struct binding) == 88, "binding has no hidden padding");
+_Static_assert(sizeof(struct exchange) == 120, "exchange has no hidden padding");
+_Static_assert(sizeof(struct service_key) == 20, "service_key has no hidden padding");
+_Static_assert(sizeof(struct service) == 8, "service has no hidden padding");
+_Static_assert(sizeof(struct pool) == 40, "pool has no hidden padding");
+_Static_assert(sizeof(struct host_key) == 16, "host_key has no hidden padding");
+_Static_assert(sizeof(struct hosts) == 8, "hosts has no hidden padding");
+_Static_assert(sizeof(struct route_key) == 144, "route_key has no hidden padding");
+_Static_assert(sizeof(struct route) == 4, "route has no hidden padding");
+_Static_assert(sizeof(struct guide) == 16, "guide has no hidden padding");
+_Static_assert(sizeof(struct decision_key) == 16, "decision_key has no hidden padding");
+_Static_assert(sizeof(struct decision) == 24, "decision has no hidden padding");
+_Static_assert(sizeof(struct load) == 16, "load has no hidden padding");
+_Static_assert(sizeof(struct node) == 24, "node has no hidden padding");
+_Static_assert(sizeof(struct live) == 24, "live has no hidden padding");
+_Static_assert(sizeof(struct keys) == 64, "keys has no hidden padding");
+_Static_assert(sizeof(struct budget) == 8, "budget has no hidden padding");
+_Static_assert(sizeof(struct lease) == 16, "lease has no hidden padding");
+_Static_assert(sizeof(struct maker) == 8, "maker has no hidden padding");
+_Static_assert(sizeof(struct spread) == 32, "spread has no hidden padding");
+_Static_assert(sizeof(struct sweep) == 16, "sweep has no hidden padding");
 _Static_assert(sizeof(struct event) == 56, "event has no hidden padding");
+_Static_assert(sizeof(struct begun) == 52, "begun has no hidden padding");
 _Static_assert(sizeof(struct order) == 64, "order has no hidden padding");
 
 /*
@@ -464,6 +628,7 @@ _Static_assert(sizeof(struct order) == 64, "order has no hidden padding");
 #define COUNTERS(C)                                                                                \
 	C(SYN_ANSWERED, normal, "SYN answered with a cookie")                                      \
 	C(HANDSHAKE_ACK, normal, "handshake completed by the client's ACK")                        \
+	C(DECIDED_AGAIN, normal, "first request decided again: its server's node is down")         \
 	C(REQUEST_FIRST, normal, "first request of a connection read")                             \
 	C(DECIDED_CACHE, normal, "decided in the kernel by a cached decision")                     \
 	C(DECIDED_ROTA, normal, "decided in the kernel by the rota")                               \
@@ -478,6 +643,7 @@ _Static_assert(sizeof(struct order) == 64, "order has no hidden padding");
 	  "held: request of another pool came before the answer to the one before")                \
 	C(HELD_BUSY, normal, "held: the socket is not as idle as its messages say")                \
 	C(HELD_MORE, normal, "held: further packet of a held connection")                          \
+	C(HELD_UNKNOWN, normal, "held: nobody here knows the connection, other nodes are asked")   \
 	C(HANDOFF_SENT, normal, "handed off to another node")                                      \
 	C(HANDOFF_AGAIN, normal, "handoff sent again for a retransmitted first packet")            \
 	C(HANDOFF_LOCAL, normal, "handed off to this node's own server")                           \
@@ -497,6 +663,7 @@ _Static_assert(sizeof(struct order) == 64, "order has no hidden padding");
 	C(SERVING_ENDED, normal, "connection became idle or ended")                                \
 	C(BYTES_SERVED, normal, "bytes of payload sent by this node's server")                     \
 	C(FIN_ANSWERED, normal, "FIN of a connection without request answered")                    \
+	C(LAST_ACK, normal, "last ACK of a connection that ended without a request")               \
 	C(KEEPALIVE_ANSWERED, normal, "keepalive of a connection without request answered")        \
 	C(OPEN_RESET, normal, "client reset a connection before its request")                      \
 	C(RELEASED, normal, "given back by user space, after a decision")                          \
@@ -511,18 +678,26 @@ _Static_assert(sizeof(struct order) == 64, "order has no hidden padding");
 	C(MOVE_SOCKET_BUSY, normal, "later request stayed: the socket is not as its messages say") \
 	C(MOVE_DOUBT, normal, "messages of a connection are in doubt: it is not moved any more")   \
 	C(OUTSIDE_POOL, normal, "later request of a pool that this node is not in")                \
+	C(MOVE_CLOSING, normal, "later request stayed: the connection ends with the one before")   \
 	C(OLD_ANSWERED, normal, "bytes answered that were taken before the connection moved")      \
 	C(REPLAY_TAKEN, normal, "server has acknowledged what a reader replayed")                  \
 	C(DROP_EARLY_REQUEST, drop,                                                                \
 	  "request of another pool came before the answer to the one before; the client repeats "  \
 	  "it")                                                                                    \
+	C(DROP_DOUBT, drop, "behind something that cannot be read, in a strict service")           \
 	C(DROP_GAP, drop, "what comes before it is missing and matters; the client repeats it")    \
 	C(DROP_BUSY, drop, "another packet of the connection is being looked at")                  \
 	C(DROP_FROZEN, drop, "the reader is handing the connection off")                           \
 	C(DROP_MOVED_AWAY, drop, "sent by a socket whose connection another node owns")            \
 	C(DROP_NO_READER, drop, "the reader does not listen")                                      \
-	C(DROP_NO_POOL_SERVER, drop, "no live server in the request's pool")                       \
 	C(DROP_HELD_ACK, drop, "bare ACK of a held connection")                                    \
+	C(DROP_NO_LEASE, drop,                                                                     \
+	  "this distributor may not decide: the switch that it came by may not hear it")           \
+	C(COOKIE_LIMITED, normal,                                                                  \
+	  "not looked at: too many wrong cookies without timestamps in this second")               \
+	C(SPREAD_EARLIER, normal,                                                                  \
+	  "forwarded by the switch to who answered the handshake, or its heir")                    \
+	C(TWO_OWNERS, fault, "a connection of this node was decided again, for another")           \
 	C(DROP_FRAGMENT, drop, "IP fragment for a service")                                        \
 	C(DROP_IP_OPTIONS, drop, "IP options or IPv6 extension headers, for a service")            \
 	C(DROP_ICMP_UNKNOWN, drop, "ICMP error about a connection that nobody here knows")         \
@@ -530,6 +705,8 @@ _Static_assert(sizeof(struct order) == 64, "order has no hidden padding");
 	C(DROP_FLAGS, drop, "TCP flags that no connection has")                                    \
 	C(DROP_CHECKSUM, drop, "SYN with a wrong checksum")                                        \
 	C(DROP_UNKNOWN_FLOW, drop, "packet of a connection that nobody here knows")                \
+	C(DROP_UNKNOWN_RATE, drop,                                                                 \
+	  "packet of a connection that nobody here knows: too many such packets")                  \
 	C(DROP_BLIND_RESET, drop, "RST where the connection's next byte is not")                   \
 	C(DROP_UNKNOWN_RESET, drop, "RST of a connection that nobody here knows")                  \
 	C(DROP_EARLY_SEGMENT, drop, "later segment came before the first; the client repeats it")  \
@@ -545,13 +722,20 @@ _Static_assert(sizeof(struct order) == 64, "order has no hidden padding");
 	C(DROP_HANDOFF_STALE, drop, "handoff packet too old, or older than what is known")         \
 	C(DROP_TOO_BIG, drop,                                                                      \
 	  "packet that wrapped would exceed the path's MTU; its sender is told")                   \
+	C(RESET_NO_DISTRIBUTOR, reset, "SYN at a switch that has had no live distributor for 3 s") \
+	C(RESET_NO_SERVER, reset, "no live server to decide for, and user space is silent")        \
+	C(RESET_NODE_GONE, reset, "connection of a node that is gone")                             \
 	C(RESET_ENDING, reset, "SYN for an address that is no service's any more")                 \
 	C(RESET_EXPIRED, reset, "request came after the handshake's cookie had expired")           \
+	C(RESET_UNKNOWN, reset, "packet of a connection that no node has")                         \
 	C(RESET_NO_LISTENER, reset, "no web server listens on the service's port")                 \
+	C(RESET_DOUBT, reset,                                                                      \
+	  "request of a strict service behind something that could not be read")                   \
 	C(RESET_REFUSED, reset, "the kernel refused the adoption (see baton doctor)")              \
 	C(EVENT_LOST, fault, "user space was too slow to hear of a binding or a close")            \
 	C(FAULT_REWRITE, fault, "a packet could not be rewritten; it was dropped")                 \
-	C(FAULT_MAP, fault, "a table could not take an entry")
+	C(FAULT_MAP, fault, "a table could not take an entry")                                     \
+	C(FAULT_ORDER, fault, "user space gave an order that the programs do not know")
 
 #define COUNTER_ENUM(name, kind, text) COUNT_##name,
 enum counter { COUNTERS(COUNTER_ENUM) COUNTERS_MAX };

@@ -5,8 +5,10 @@
  */
 #pragma once
 
-#include "route.h"
+#include "exchange.h"
 #include "wrap.h"
+
+enum { PASSED_OVER_MAX = 8 }; /* turns of a rota, for one request */
 
 inline_always bool daemon_listens(void)
 {
@@ -31,6 +33,26 @@ inline_always __u16 take_turn(const struct packet *p, const struct guide *g)
 	__u32 *turn = bpf_map_lookup_elem(&turns, &pool);
 
 	return turn ? rota_at(p, g, __sync_fetch_and_add(turn, 1)) : NO_NODE;
+}
+
+/*
+ * User space is silent: any server of the pool may serve the request, and the same target keeps to
+ * the same one. Who has died since the rota was made is passed over.
+ */
+inline_always __u16 decide_alone(const struct packet *p, const struct guide *g, __u64 target,
+				 bool known)
+{
+	__u32 pool = p->pool, place = target;
+	__u32 *turn = bpf_map_lookup_elem(&turns, &pool);
+
+	if (!known)
+		place = turn ? __sync_fetch_and_add(turn, 1) : 0;
+	for (int i = 0; i < PASSED_OVER_MAX; i++) {
+		__u16 server = rota_at(p, g, place + i);
+		if (server != NO_NODE)
+			return server;
+	}
+	return NO_NODE;
 }
 
 /*
@@ -116,9 +138,8 @@ inline_always __u16 decide(const struct packet *p, struct scratch *s, enum count
 	if (!g)
 		return NO_NODE;
 	if (!daemon_listens()) {
-		/* any server of the pool may serve it: the same target keeps to the same one */
 		*why = COUNT_DECIDED_ALONE;
-		return known ? rota_at(p, g, target) : take_turn(p, g);
+		return decide_alone(p, g, target, known);
 	}
 	if (g->kind == GUIDE_ROTA) {
 		__u16 server = take_turn(p, g);

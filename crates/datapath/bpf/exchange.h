@@ -7,7 +7,7 @@
 #pragma once
 
 #include "binding.h"
-#include "scan.h"
+#include "route.h"
 
 enum { OUTSTANDING_MAX = 32 };
 
@@ -44,19 +44,24 @@ inline_always void head_done(struct scratch *s, struct follower *f)
 
 	if (!s->responses) {
 		__u32 bit = 1U << (s->asked % OUTSTANDING_MAX);
+		bool upgrade = (m->hop & (HOP_UPGRADE | HOP_H2C)) == HOP_UPGRADE;
 		if (s->asked - s->answered >= OUTSTANDING_MAX) {
 			m->phase = PHASE_DOUBT;
 			return;
 		}
 		s->heads = m->seen & SEEN_HEAD ? s->heads | bit : s->heads & ~bit;
+		s->upgrades = upgrade ? s->upgrades | bit : s->upgrades & ~bit;
+		s->closing |= is_last(m);
 		s->asked++;
 		if (s->capture) {
 			s->reading.flags |= READ_HEAD;
 			s->capture = 0;
+			s->judged = s->judge;
 		}
 		enter_body(m);
 		return;
 	}
+	s->closing |= !is_interim(m) && is_last(m);
 	/* RFC 9112 6.3, as far as a length is known */
 	if (m->status == 204 || m->status == 304 || is_interim(m) ||
 	    s->heads & (1U << (s->answered % OUTSTANDING_MAX))) {
@@ -67,6 +72,30 @@ inline_always void head_done(struct scratch *s, struct follower *f)
 	} else {
 		m->phase = PHASE_DOUBT; /* lasts until the connection is closed */
 	}
+}
+
+inline_always void begin_reading(struct scratch *s)
+{
+	struct reading *r = &s->reading;
+	struct keys *k = cluster_keys();
+
+	if (!k)
+		return;
+	s->capture = 1;
+	r->flags = 0;
+	r->hash = r->hash_all = r->host = r->method = FNV_OFFSET ^ k->target;
+	r->secret = mix(k->target) | 1;
+	r->path_len = r->begin = 0;
+	r->loud = ~0U;
+	r->segment = SEGMENT_OTHER;
+	r->high = r->host_last = 0;
+}
+
+/* What begins here must not go along with what is before it. */
+inline_always void cut_at(struct scratch *s, __u32 at)
+{
+	s->reading.flags |= READ_AGAIN;
+	s->reading.cut = at;
 }
 
 static long byte_step(__u32 step, void *context)
@@ -83,11 +112,21 @@ static long byte_step(__u32 step, void *context)
 			f->scan.phase = PHASE_DOUBT; /* the server speaks unasked */
 			return 1;
 		}
-		/* not the packet's first byte, or behind something that has not come */
-		if ((s->used + i || !s->capture) && !(s->reading.flags & READ_AGAIN)) {
+		if (s->judge && !ends_line(c)) {
+			s->begun = s->used + i;
+			if (s->asked - s->answered >= OUTSTANDING_MAX) {
+				cut_at(s, s->begun);
+				return 1;
+			}
+			begin_reading(s);
+		}
+		/* not the packet's first request, or behind something that has not come */
+		if (!s->judge && !s->capture && !ends_line(c) && !(s->reading.flags & READ_AGAIN)) {
 			s->reading.flags |= READ_AGAIN;
 			s->reading.cut = s->used + i;
 		}
+		if (s->capture && !ends_line(c))
+			s->reading.begin = s->used + i;
 	}
 	scan_byte(&f->scan, c, s->responses);
 	if (f->scan.phase == PHASE_DOUBT)
@@ -103,7 +142,45 @@ static long byte_step(__u32 step, void *context)
 		return 1;
 	}
 	note_end(s, f);
-	return s->line_only && s->reading.flags & READ_LINE;
+	return s->judged || (s->line_only && s->reading.flags & READ_LINE);
+}
+
+/* Whether this node's server may have the request that s->reading is of. */
+function bool is_own(struct scratch *s, const struct packet *p)
+{
+	__u16 of = choose_pool(p, s);
+	struct pool *pool = of == POOL_UNKNOWN ? 0 : pool_of(of);
+
+	return pool && is_member(pool, settings.self);
+}
+
+/*
+ * Whether the request that is read is the packet's first one, about which is decided elsewhere.
+ * Empty lines before it are for the server that has the connection; before a connection's first
+ * request they are a part of it.
+ */
+inline_always bool is_first(const struct scratch *s)
+{
+	return s->opens && !s->saved && (!s->begun || s->fresh);
+}
+
+/* The head of a request that is judged is whole. false: nothing goes along from there on. */
+inline_always bool judge(struct scratch *s)
+{
+	struct packet *p = this_packet_again();
+
+	s->judged = 0;
+	if (!p)
+		return false;
+	if (is_first(s)) {
+		s->first = s->reading;
+		s->saved = 1;
+		return true;
+	}
+	if (is_own(s, p))
+		return true;
+	cut_at(s, s->begun);
+	return false;
 }
 
 struct walk {
@@ -128,7 +205,8 @@ static long piece_step(__u32 step, void *context)
 	struct follower *f = &s->follower;
 
 	if (s->used >= w->length || f->scan.phase == PHASE_DOUBT ||
-	    (s->line_only && s->reading.flags & READ_LINE))
+	    (s->line_only && s->reading.flags & READ_LINE) ||
+	    (s->judge && s->reading.flags & READ_AGAIN))
 		return 1;
 	__u32 rest = w->length - s->used;
 	__u64 run = skippable(&f->scan);
@@ -153,7 +231,36 @@ static long piece_step(__u32 step, void *context)
 	s->end = n;
 	bpf_loop(HEAD_MAX + 1, byte_step, &s, 0);
 	s->used += s->at;
-	return 0;
+	return s->judged && !judge(s);
+}
+
+/* What of a packet that was judged may pass: all, or what is before s->reading.cut. */
+inline_always int judgement(struct scratch *s, __u32 length)
+{
+	bool first = is_first(s);
+
+	if (!(s->reading.flags & READ_AGAIN)) {
+		if (s->capture) {
+			/* its head is not whole, or in doubt */
+			if (first)
+				return s->follower.scan.phase == PHASE_DOUBT ? FED_DOUBT
+									     : FED_FOLLOWED;
+			cut_at(s, s->begun);
+		} else if (s->follower.scan.phase == PHASE_DOUBT) {
+			/* the server whose request it is may say so */
+			if (s->used + 1 < length)
+				cut_at(s, s->used + 1);
+			else
+				s->broken = 1;
+		}
+	}
+	if (s->saved) {
+		__u32 again = s->reading.flags & READ_AGAIN, cut = s->reading.cut;
+		s->reading = s->first;
+		s->reading.flags |= again;
+		s->reading.cut = cut;
+	}
+	return FED_FOLLOWED;
 }
 
 /*
@@ -165,9 +272,8 @@ static long piece_step(__u32 step, void *context)
 __noinline int follow_bytes(struct __sk_buff *skb, __u32 seq, __u32 from, __u32 length)
 {
 	struct scratch *s = scratch();
-	struct keys *k = cluster_keys();
 
-	if (!s || !k)
+	if (!s)
 		return FED_DOUBT;
 	struct follower *f = &s->follower;
 	__u32 ahead = seq - f->at, behind = f->at - seq;
@@ -176,8 +282,10 @@ __noinline int follow_bytes(struct __sk_buff *skb, __u32 seq, __u32 from, __u32 
 	if (f->scan.phase == PHASE_DOUBT)
 		return FED_DOUBT;
 	s->used = 0;
-	s->capture = 0;
+	s->capture = s->judged = s->saved = s->broken = 0;
+	s->begun = 0;
 	s->reading.flags = 0;
+	s->opens = !s->responses && ahead == 0 && between_messages(f);
 	if (ahead == 0 || ahead >= 1U << 31) {
 		if (behind >= length)
 			return FED_OLD;
@@ -187,17 +295,11 @@ __noinline int follow_bytes(struct __sk_buff *skb, __u32 seq, __u32 from, __u32 
 	} else {
 		return FED_GAP;
 	}
-	if (!s->responses && ahead == 0 && between_messages(f)) {
-		struct reading *r = &s->reading;
-		s->capture = 1;
-		r->hash = r->hash_all = r->host = FNV_OFFSET ^ k->target;
-		r->secret = mix(k->target) | 1;
-		r->method = 2166136261U;
-		r->path_len = 0;
-		r->segment = SEGMENT_OTHER;
-		r->high = r->host_at = r->host_last = 0;
-	}
+	if (s->opens)
+		begin_reading(s);
 	bpf_loop(70000, piece_step, &w, 0);
+	if (s->judge)
+		return judgement(s, length);
 	return f->scan.phase == PHASE_DOUBT ? FED_DOUBT : FED_FOLLOWED;
 }
 
@@ -214,9 +316,24 @@ inline_always struct exchange *exchange_of(const struct flow_key *flow, const st
 	return x && x->start_seq == b->start_seq ? x : 0;
 }
 
+/*
+ * A response cannot be read. In a strict service the requests can be followed all the same. Another
+ * protocol is the client's and this server's own affair from now on, if the client has asked for
+ * it; but never HTTP/2, whose requests nobody would see.
+ */
+inline_always enum doubt doubt_of_response(struct packet *p, const struct scratch *s, bool upgrades)
+{
+	struct service *service = service_of(p);
+
+	if (!service || !(service->flags & SERVICE_STRICT))
+		return DOUBT_ALL;
+	if (s->follower.scan.status != 101)
+		return DOUBT_RESPONSES;
+	return upgrades ? DOUBT_ALL : DOUBT_REFUSED;
+}
+
 /* A packet of the server. */
-inline_always void follow_response(struct __sk_buff *skb, const struct packet *p,
-				   const struct binding *b)
+inline_always void follow_response(struct __sk_buff *skb, struct packet *p, const struct binding *b)
 {
 	struct exchange *x = exchange_of(&p->flow, b);
 	struct scratch *s = scratch();
@@ -228,11 +345,33 @@ inline_always void follow_response(struct __sk_buff *skb, const struct packet *p
 	s->answered = x->answered;
 	s->heads = x->heads;
 	s->responses = 1;
+	s->closing = s->judge = 0;
+	bool upgrades = x->upgrades & (1U << (s->answered % OUTSTANDING_MAX));
+	bool was_full = s->asked - s->answered > OUTSTANDING_MAX / 2;
 	enum fed fed = follow(skb, p);
 	if (fed == FED_OLD)
 		return;
 	x->responses = s->follower;
 	x->answered = s->answered;
+	if (s->closing)
+		x->closing = 1;
 	if (fed != FED_FOLLOWED)
-		x->doubt = 1;
+		x->doubt = doubt_of_response(p, s, upgrades);
+	else if (x->early && was_full && s->asked - s->answered <= OUTSTANDING_MAX / 2)
+		tell(&p->flow, b, EVENT_IDLE); /* there is room for what waits in user space */
+}
+
+/* Reads the first request of a connection from its first packet, as far as its service needs. */
+inline_always enum fed read_first(struct __sk_buff *skb, const struct packet *p, struct scratch *s)
+{
+	__builtin_memset(&s->follower, 0, sizeof(s->follower));
+	s->follower.at = s->follower.boundary = p->seq;
+	s->asked = s->answered = s->heads = 0;
+	s->responses = 0;
+	s->judge = s->closing = 0;
+	s->whole_head = !!(p->service_flags & (SERVICE_HOSTS | SERVICE_STRICT));
+	s->line_only = !s->whole_head;
+	enum fed fed = follow(skb, p);
+	s->line_only = 0;
+	return fed;
 }

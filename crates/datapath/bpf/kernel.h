@@ -53,6 +53,8 @@ struct tcp_timewait_sock {
 
 struct rb_node;
 
+struct bpf_map;
+
 struct rb_root {
 	struct rb_node *rb_node;
 };
@@ -112,6 +114,9 @@ enum { INITIAL_CWND = 10 }; /* RFC 6928, and the kernel's own */
 enum { CHECKSUM_NONE = 0, CHECKSUM_PARTIAL = 3 };
 
 enum { EEXIST = 17 };
+
+enum { FOR_THIS_HOST = 0 };   /* PACKET_HOST, of skb->pkt_type */
+enum { VLAN_NUMBER = 0xfff }; /* of skb->vlan_tci; the rest is the priority */
 
 enum { FAMILY_IPV4 = 2, FAMILY_IPV6 = 10 }; /* AF_INET, AF_INET6 */
 

@@ -17,6 +17,7 @@ const volatile struct {
 	__u32 cluster_ifindex;
 	__u32 hold_ifindex;
 	__u32 has_switch; /* somewhere in the cluster, to be told of bindings and ends */
+	__u32 others;	  /* some other node may own connections */
 } settings = {};
 
 #define TABLE(kind, entries, k, v, map_name)                                                       \
@@ -39,25 +40,45 @@ TABLE(BPF_MAP_TYPE_ARRAY, MAX_POOLS, __u32, struct guide, guides);
 TABLE(BPF_MAP_TYPE_ARRAY, MAX_POOLS *ROTA_SLOTS, __u32, __u16, rota);
 TABLE(BPF_MAP_TYPE_ARRAY, MAX_NODES, __u32, struct node, nodes);
 TABLE(BPF_MAP_TYPE_HASH, MAX_NODES, __u64, __u16, members); /* MAC address -> node */
-TABLE(BPF_MAP_TYPE_ARRAY, MAGLEV_SLOTS, __u32, __u16, maglev);
+/* the switch's tables one behind the other: slot -> maker */
+TABLE(BPF_MAP_TYPE_ARRAY, SPREADS_MAX *MAGLEV_SLOTS, __u32, __u16, maglev);
+TABLE(BPF_MAP_TYPE_ARRAY, 1, __u32, struct spread, spreads);
+TABLE(BPF_MAP_TYPE_ARRAY, MAKERS_MAX, __u32, struct maker, makers);
+TABLE(BPF_MAP_TYPE_ARRAY, LEASES_MAX, __u32, struct lease, leases);
+/* of a switch, by a flow's hash: half of that hash, and its latest SYN's sequence number */
+TABLE(BPF_MAP_TYPE_ARRAY, LATEST_SYNS, __u32, __u64, latest_syns);
 TABLE(BPF_MAP_TYPE_LRU_HASH, 262144, struct decision_key, struct decision, decisions);
 TABLE(BPF_MAP_TYPE_ARRAY, 1, __u32, struct live, live);
 TABLE(BPF_MAP_TYPE_ARRAY, 1, __u32, struct keys, keys);
 
-/* both write: programs bind, user space binds what it decided and what it was told */
+/*
+ * both write: programs bind, user space binds what it decided and what it was told. Live
+ * connections that have an owner are in `bindings`, those that have none yet, or have ended, in
+ * `aside`: however many there are of these, they displace none of those.
+ */
 TABLE(BPF_MAP_TYPE_LRU_HASH, 262144, struct flow_key, struct binding, bindings);
+TABLE(BPF_MAP_TYPE_LRU_HASH, 131072, struct flow_key, struct binding, aside);
 /* both write: user space sets `reported` and clears `assigned`, programs add to `assigned` */
 TABLE(BPF_MAP_TYPE_ARRAY, MAX_NODES, __u32, struct load, loads);
 
 /* programs write, user space reads */
+struct guesses {
+	__u64 second;
+	__u64 wrong;
+};
+TABLE(BPF_MAP_TYPE_PERCPU_ARRAY, 1, __u32, struct guesses, guesses);
 TABLE(BPF_MAP_TYPE_PERCPU_ARRAY, COUNTERS_MAX, __u32, __u64, counters);
 TABLE(BPF_MAP_TYPE_PERCPU_ARRAY, MAX_NODES, __u32, __u64, handed_to);
+TABLE(BPF_MAP_TYPE_PERCPU_ARRAY, POPULATION_MAX, __u32, __u64, population);
 TABLE(BPF_MAP_TYPE_ARRAY, MAX_POOLS, __u32, __u32, turns);
 TABLE(BPF_MAP_TYPE_LRU_HASH, 262144, struct flow_key, struct exchange, exchanges);
+/* the last one counts all */
+TABLE(BPF_MAP_TYPE_ARRAY, UNKNOWN_SLOTS + 1, __u32, struct budget, unknowns);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
-	__uint(max_entries, 2 * MAX_SERVICES * MAX_ROUTES * MAX_METHODS);
+	/* of strict services those with capital letters are there in small ones too */
+	__uint(max_entries, 4 * MAX_SERVICES * MAX_ROUTES * MAX_METHODS);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct route_key);
 	__type(value, struct route);
@@ -75,23 +96,37 @@ enum read_flag {
 	READ_ODD_PATH = 8, /* not its own normal form */
 	READ_HOST = 16,	   /* there is a host */
 	READ_ODD_HOST = 32,
-	READ_AGAIN = 64, /* another request begins in the same packet */
+	READ_AGAIN = 64,   /* another request begins in the same packet; of one that is judged: what
+			      begins at `cut` may not go along with what is before it */
+	READ_UNLIKE = 128, /* web servers may take the path for different ones */
 };
 
 enum segment { SEGMENT_EMPTY, SEGMENT_DOT, SEGMENT_DOTS, SEGMENT_OTHER };
-enum host_part { HOST_BEFORE, HOST_NAME, HOST_PORT, HOST_AFTER };
+enum host_part {
+	HOST_BEFORE,  /* nothing, or blanks */
+	HOST_NAME,    /* behind a byte of a name that is no dot */
+	HOST_DOT,     /* behind one that is */
+	HOST_OPEN,    /* behind the bracket that opens an IPv6 address */
+	HOST_ADDRESS, /* in the address */
+	HOST_CLOSED,  /* behind the bracket that closes it */
+	HOST_PORT,    /* behind the colon */
+	HOST_AFTER,   /* in the blanks behind it */
+	HOST_NOT,     /* no host has such a byte there */
+};
 
 /* What the first request of a packet asks for, as far as the kernel looks at it. */
 struct reading {
-	__u64 secret;	/* of the host's hash */
+	__u64 secret;	/* of the host's and the method's hash */
 	__u64 hash;	/* of the path */
 	__u64 hash_all; /* and the query */
 	__u64 host;
-	__u32 method;
+	__u64 method;
 	__u32 path_len;
 	__u32 flags; /* enum read_flag */
 	__u32 cut;   /* with READ_AGAIN: where in the payload */
-	__u8 segment, high, host_at, host_last;
+	__u32 loud;  /* where in the path the first capital letter is */
+	__u32 begin; /* where in the payload it begins itself, behind empty lines */
+	__u8 segment, high, host_last;
 	__u8 path[PATH_MAX];
 };
 
@@ -107,15 +142,24 @@ struct scratch {
 	struct exchange exchange;
 	struct follower follower;
 	struct reading reading;
+	struct reading first; /* with `saved`: of the request that begins the packet */
 	struct route_key route;
 	struct binding told; /* apply_order's own: a packet may interrupt it */
 	__u8 head[2 * HEAD_MAX];
-	__u32 used, piece, pieces; /* of a payload being followed */
-	__u32 clock;		   /* with has_clock: what the node that handed off says */
+	__u32 used;  /* of a payload being followed */
+	__u32 clock; /* with has_clock: what the node that handed off says */
 	__u32 why;
 	__u16 to;
 	__u8 has_clock;
 	__u8 responses, capture, line_only, whole_head;
+	/*
+	 * A packet of a strict service is judged: may this node's server have each request in it?
+	 * But for the one that begins the packet, of which more is asked.
+	 */
+	__u8 judge, opens, judged, saved, broken, closing;
+	__u8 fresh;  /* the connection's first packet: its first request is this node's */
+	__u32 begun; /* where in the payload the last request begins */
+	__u32 upgrades;
 	__u32 asked, answered, heads;
 	__u8 options[64];
 	__u32 at, end;
@@ -139,6 +183,14 @@ inline_always void count_many(enum counter which, __u64 n)
 	__u64 *v = bpf_map_lookup_elem(&counters, &i);
 	if (v)
 		*v += n;
+}
+
+inline_always void count_population(enum population which)
+{
+	__u32 i = which;
+	__u64 *v = bpf_map_lookup_elem(&population, &i);
+	if (v)
+		*v += 1;
 }
 
 inline_always int drop(enum counter why)

@@ -10,9 +10,18 @@
 #include "decide.h"
 #include "reader.h"
 
+/* What the client has said last, for user space to repeat; the packet's options have been read. */
+inline_always void note_heard(struct exchange *x, const struct packet *p)
+{
+	x->heard_tsval = p->tsval;
+	x->heard_tsecr = p->tsecr;
+	x->heard_window = p->window;
+	x->heard_timestamps = !!(p->found & FOUND_TIMESTAMPS);
+}
+
 /*
- * Begins to follow a connection with its first packet. false: another request begins in that, and
- * whose it is must be seen first.
+ * Begins to follow a connection with its first packet, whose first request is this node's. false:
+ * something comes behind it, from x->cut_seq on, that may be another's.
  */
 function bool follow_from(struct __sk_buff *skb, const struct packet *p, const struct binding *b)
 {
@@ -26,35 +35,63 @@ function bool follow_from(struct __sk_buff *skb, const struct packet *p, const s
 	x->requests.at = x->requests.boundary = b->start_seq;
 	x->responses.at = x->responses.boundary = b->start_ack;
 	x->decided = NO_NODE;
+	x->heard_ack = p->ack;
+	note_heard(x, p);
 	s->follower = x->requests;
-	s->asked = s->answered = s->heads = 0;
-	s->responses = 0;
-	if (follow(skb, p) != FED_FOLLOWED) {
-		x->doubt = 1;
+	s->asked = s->answered = s->heads = s->upgrades = 0;
+	s->responses = s->closing = 0;
+	s->judge = !!(p->service_flags & SERVICE_STRICT);
+	s->fresh = 1;
+	enum fed fed = follow(skb, p);
+	s->fresh = 0;
+	bool whole = fed != FED_FOLLOWED || !s->judge || !(s->reading.flags & READ_AGAIN);
+	if (fed != FED_FOLLOWED || s->broken) {
+		x->doubt = s->broken ? DOUBT_BROKEN : DOUBT_ALL;
 		count(COUNT_MOVE_DOUBT);
 	}
-	bool whole = !(p->service_flags & SERVICE_STRICT) || !(s->reading.flags & READ_AGAIN);
+	/* user space may have what comes behind this, which it has cut off */
+	struct exchange *before = exchange_of(&p->flow, b);
+	if (before && before->early) {
+		x->early = 1;
+		x->early_seq = before->early_seq;
+		x->early_end = before->early_end;
+	}
 	if (whole) {
 		x->requests = s->follower;
 		x->asked = s->asked;
 		x->heads = s->heads;
+		x->upgrades = s->upgrades;
+		x->closing = s->closing;
+		if ((__s32)(x->requests.at - x->early_end) >= 0)
+			x->early = 0;
 	} else {
 		x->cut_seq = p->seq + s->reading.cut;
 		x->cut = 1;
+		x->early = 1;
+		x->early_seq = p->seq;
+		x->early_end = p->seq + p->payload;
 	}
 	bpf_map_update_elem(&exchanges, &p->flow, x, BPF_ANY);
 	return whole;
 }
 
-/* Whether the server's socket has everything that comes before this packet. */
-function bool has_all_before(struct __sk_buff *skb, const struct packet *p)
+/*
+ * Whether the server's socket has everything up to this sequence number. What it has is noted for
+ * user space in `x`, if there is one.
+ */
+function bool has_all_before(struct __sk_buff *skb, const struct packet *p, __u32 seq,
+			     struct exchange *x)
 {
 	struct bpf_sock *sk = socket_of(skb, &p->flow);
 
 	if (!sk)
 		return false;
 	struct tcp_sock *tp = sk->state != BPF_TCP_LISTEN ? bpf_skc_to_tcp_sock(sk) : 0;
-	bool all = tp && (__s32)(tp->rcv_nxt - p->seq) >= 0;
+	bool all = tp && (__s32)(tp->rcv_nxt - seq) >= 0;
+	if (tp && x) {
+		x->taken_ack = tp->rcv_nxt;
+		x->taken_window = tp->rcv_wup + tp->rcv_wnd - tp->rcv_nxt;
+	}
 	bpf_sk_release(sk);
 	return all;
 }
@@ -101,7 +138,6 @@ inline_always bool end_own_socket(struct __sk_buff *skb, const struct packet *p)
 /* The copy that end_own_socket() has made. */
 inline_always int local_reset(struct __sk_buff *skb, struct packet *p)
 {
-	set_mark(skb, 0);
 	int parsed = parse(skb, p, skb->protocol);
 	if (parsed != PARSED_UDP)
 		return TC_ACT_OK;
@@ -119,12 +155,18 @@ inline_always int local_reset(struct __sk_buff *skb, struct packet *p)
  */
 function int move_to(struct __sk_buff *skb, struct packet *p, struct binding *b, __u16 to)
 {
-	__u64 now = wall_ns();
+	__u64 now = wall_ns(), since = b->since_ns;
+	__u8 state = b->state;
 
+	/* nothing that another CPU forwards may overtake the handoff packet */
+	b->since_ns = bpf_ktime_get_ns();
+	b->state = STATE_RELEASING;
 	b->node = to;
 	set_flag(b, FLAG_HANDED);
 	if (!socket_is_idle(skb, p, b)) {
 		b->node = settings.self;
+		b->state = state;
+		b->since_ns = since;
 		clear_flag(b, FLAG_HANDED);
 		count(COUNT_MOVE_SOCKET_BUSY);
 		return -1;
@@ -133,7 +175,6 @@ function int move_to(struct __sk_buff *skb, struct packet *p, struct binding *b,
 	clear_flag(b, ~FLAG_SYN_SEEN);
 	b->start_seq = p->seq;
 	b->start_ack = p->ack;
-	b->state = STATE_BOUND;
 	b->issued = (__s64)(now - b->issued) > 0 ? now : b->issued + 1;
 	b->seen_ns = b->since_ns = bpf_ktime_get_ns();
 	if (!end_own_socket(skb, p))
@@ -146,7 +187,12 @@ function int move_to(struct __sk_buff *skb, struct packet *p, struct binding *b,
 	b->tries = 0;
 	set_flag(b, FLAG_HANDED | FLAG_MOVED);
 	read_options(skb, p);
-	return send_handoff(skb, p, b);
+	int sent = send_handoff(skb, p, b);
+	/* it has not left yet: the next one takes the way up and down, which ends this state */
+	b->held = 0;
+	b->state = p->service_flags & SERVICE_STRICT && daemon_listens() ? STATE_RELEASING
+									 : STATE_BOUND;
+	return sent;
 }
 
 /* What becomes of a later request. */
@@ -164,17 +210,20 @@ function enum later place(struct packet *p, struct scratch *s, struct exchange *
 	enum counter why;
 	__u32 need = p->service_flags & (SERVICE_HOSTS | SERVICE_STRICT) ? READ_HEAD : READ_LINE;
 
-	if (strict && s->reading.flags & READ_AGAIN) {
-		if (!idle)
-			return LATER_WAITS;
-		x->cut_seq = p->seq + s->reading.cut;
-		x->cut = 1;
-		s->why = COUNT_HELD_PIPELINED;
-		return LATER_ASKED;
-	}
+	/*
+	 * Empty lines are for the server that has the connection: many take none before a
+	 * connection's first request, which this one would be elsewhere.
+	 */
+	if (s->reading.begin)
+		return LATER_STAYS;
 	if (!(s->reading.flags & need)) {
 		count(COUNT_MOVE_NOT_READ);
 		return !strict ? LATER_STAYS : idle ? LATER_READ : LATER_WAITS;
+	}
+	if (x->closing) {
+		/* RFC 9112 9.6: nobody is to serve it, and who has the connection knows that */
+		count(COUNT_MOVE_CLOSING);
+		return !strict || is_own(s, p) ? LATER_STAYS : LATER_WAITS;
 	}
 	if (x->decided != NO_NODE && x->decided_seq == p->seq) {
 		s->to = x->decided;
@@ -216,6 +265,8 @@ function enum later place(struct packet *p, struct scratch *s, struct exchange *
 		if (s->to == NO_NODE)
 			return LATER_ASKED;
 	}
+	if (s->to == NODE_READER)
+		return idle ? LATER_READ : LATER_WAITS;
 	if (s->to == settings.self) {
 		count(COUNT_MOVE_DECIDED_HERE);
 		return LATER_STAYS;
@@ -224,19 +275,68 @@ function enum later place(struct packet *p, struct scratch *s, struct exchange *
 }
 
 /* Keeps what was followed of this packet, which the server gets. */
-inline_always void keep(struct exchange *x, const struct scratch *s)
+inline_always void keep(const struct packet *p, const struct binding *b, struct exchange *x,
+			const struct scratch *s, bool released)
 {
 	x->requests = s->follower;
 	x->heads = s->heads;
+	x->upgrades = s->upgrades;
 	x->asked = s->asked;
-	x->early = 0;
+	x->cut = 0;
+	if (s->closing)
+		x->closing = 1;
+	if (s->broken) {
+		x->doubt = DOUBT_BROKEN;
+		count(COUNT_MOVE_DOUBT);
+	}
+	if ((__s32)(x->requests.at - x->early_end) >= 0)
+		x->early = 0;
+	/* what user space has may go on where this packet ends */
+	if (x->early && !released)
+		tell(&p->flow, b, EVENT_IDLE);
 }
 
 inline_always int outside_messages(struct exchange *x, const struct packet *p)
 {
-	x->doubt = 1;
+	x->doubt = DOUBT_ALL;
 	count(COUNT_MOVE_DOUBT);
 	return TC_ACT_OK;
+}
+
+/* For user space, which gives it back when the connection can take it. */
+inline_always int hold_early(struct __sk_buff *skb, struct packet *p, struct binding *b,
+			     struct exchange *x)
+{
+	__u32 end = p->seq + p->payload + (p->flags & FIN ? 1 : 0);
+
+	if (!x->early) {
+		x->early_seq = p->seq;
+		x->early_end = end;
+	}
+	if ((__s32)(p->seq - x->early_seq) < 0)
+		x->early_seq = p->seq;
+	if ((__s32)(end - x->early_end) > 0)
+		x->early_end = end;
+	x->early = 1;
+	return hold(skb, p, b, COUNT_HELD_EARLY);
+}
+
+/*
+ * Ends the connection, because nobody can tell any more where a request begins, or whether the
+ * answer to the one before is whole: no other server may go on with it, and this one is not in the
+ * pool of what may come. `idle`: not before its socket has nothing more to say. -1: not yet.
+ */
+function int condemn(struct __sk_buff *skb, struct packet *p, struct binding *b, bool idle)
+{
+	struct reply rst = {.seq = p->ack, .flags = RST};
+
+	if (idle && !socket_is_idle(skb, p, b))
+		return -1;
+	close_binding(&p->flow, b);
+	if (!end_own_socket(skb, p))
+		count(COUNT_FAULT_REWRITE);
+	count(COUNT_RESET_DOUBT);
+	return answer(skb, p, &rst);
 }
 
 /*
@@ -244,13 +344,18 @@ inline_always int outside_messages(struct exchange *x, const struct packet *p)
  * is idle it would come back at once, for ever.
  */
 inline_always int wait_for_idle(struct __sk_buff *skb, struct packet *p, struct binding *b,
-				struct exchange *x, bool idle)
+				struct exchange *x, bool idle, bool released)
 {
+	if (x->doubt == DOUBT_RESPONSES && !released) {
+		int ended = condemn(skb, p, b, true);
+		if (ended >= 0)
+			return ended;
+	}
 	if (idle || !daemon_listens())
 		return drop(COUNT_DROP_EARLY_REQUEST);
-	x->early = 1;
-	x->early_seq = p->seq;
-	return hold(skb, p, b, COUNT_HELD_EARLY);
+	x->cut_seq = p->seq;
+	x->cut = 1;
+	return hold_early(skb, p, b, x);
 }
 
 /* User space is to say whose the request is. */
@@ -266,23 +371,48 @@ inline_always int ask(struct __sk_buff *skb, struct packet *p, struct binding *b
 	return hold(skb, p, b, s ? s->why : COUNT_HELD_ASK);
 }
 
-/* The client acknowledges: that may make the connection idle, which user space may wait for. */
+/*
+ * What the client says of what it has got: user space repeats it in what it gives back. It may also
+ * make the connection idle, which user space may wait for.
+ */
 inline_always void heard(struct __sk_buff *skb, struct packet *p, struct binding *b)
 {
 	struct exchange *x = exchange_of(&p->flow, b);
 
-	/* an older acknowledgement says nothing, and more than was sent is not the client's */
-	if (!x || x->doubt || p->ack != b->snd_end)
+	if (!x || x->doubt == DOUBT_ALL || p->seq - x->requests.boundary >= EARLY_MAX)
 		return;
+	/* an older acknowledgement says nothing, and more than was sent is not the client's */
+	__u32 before = x->heard_ack;
+	if (p->ack - before > b->snd_end - before)
+		return;
+	/* nor must one take back what another CPU has heard meanwhile */
+	if (__sync_val_compare_and_swap(&x->heard_ack, before, p->ack) != before) {
+		before = x->heard_ack;
+		if (p->ack - before > b->snd_end - before ||
+		    __sync_val_compare_and_swap(&x->heard_ack, before, p->ack) != before)
+			return;
+	}
 	read_options(skb, p);
-	x->heard_ack = p->ack;
-	x->heard_tsval = p->tsval;
-	x->heard_tsecr = p->tsecr;
-	x->heard_window = p->window;
-	x->heard_timestamps = !!(p->found & FOUND_TIMESTAMPS);
-	if (x->early && x->asked == x->answered && between_messages(&x->responses) &&
-	    p->ack == x->responses.at)
+	note_heard(x, p);
+	/* of a packet that carries something user space hears by getting it */
+	if (x->early && !p->payload && !x->doubt && !x->closing && x->asked == x->answered &&
+	    between_messages(&x->responses) && p->ack == x->responses.at)
 		tell(&p->flow, b, EVENT_IDLE);
+}
+
+/*
+ * In a strict service, behind what nobody can read: nothing of it is for this server. What its
+ * socket has had before may come again.
+ */
+inline_always int behind_doubt(struct __sk_buff *skb, struct packet *p, struct binding *b,
+			       const struct exchange *x, bool released)
+{
+	/* the byte that brought the doubt went along */
+	__u32 end = x->requests.at + (x->doubt == DOUBT_BROKEN ? 1 : 0);
+
+	if ((__s32)(p->seq + p->payload - end) <= 0)
+		return TC_ACT_OK;
+	return released ? drop(COUNT_DROP_DOUBT) : condemn(skb, p, b, false);
 }
 
 /* A packet with payload of a connection that is followed: to the server, unless it moves. */
@@ -290,56 +420,64 @@ inline_always int later_packet(struct __sk_buff *skb, struct packet *p, struct b
 			       struct exchange *x, bool released)
 {
 	struct scratch *s = scratch();
+	bool strict = p->service_flags & SERVICE_STRICT;
 
 	if (!s)
 		return TC_ACT_OK;
+	if (x->doubt == DOUBT_BROKEN || x->doubt == DOUBT_REFUSED)
+		return behind_doubt(skb, p, b, x, released);
+	if (x->doubt == DOUBT_RESPONSES)
+		x->answered = x->asked; /* nobody knows better */
 	s->follower = x->requests;
 	s->asked = x->asked;
 	s->answered = x->answered;
 	s->heads = x->heads;
-	s->responses = 0;
+	s->upgrades = x->upgrades;
+	s->responses = s->closing = 0;
+	s->judge = strict;
 	/* user space has had it, and has said all that it can */
 	bool answered = released && x->decided != NO_NODE && x->decided_seq == p->seq;
-	x->cut = 0;
 	bool boundary = p->seq == x->requests.at && between_messages(&x->requests);
-	bool idle = boundary && x->asked == x->answered && between_messages(&x->responses) &&
-		    p->ack == x->responses.at;
+	bool idle = boundary && !x->doubt && !x->closing && x->asked == x->answered &&
+		    between_messages(&x->responses) && p->ack == x->responses.at;
 	enum fed fed = follow(skb, p);
 	if (fed == FED_OLD)
 		return TC_ACT_OK;
 	if (fed == FED_GAP) {
-		if (x->early && p->seq - x->early_seq < EARLY_MAX)
-			return hold(skb, p, b, COUNT_HELD_EARLY);
 		/* nobody will repeat it: it came while the service did not follow */
-		return has_all_before(skb, p) ? outside_messages(x, p) : drop(COUNT_DROP_GAP);
+		if (has_all_before(skb, p, p->seq, x))
+			return outside_messages(x, p);
+		if (strict && p->seq - x->requests.at < EARLY_MAX && daemon_listens())
+			return hold_early(skb, p, b, x);
+		return drop(COUNT_DROP_GAP);
 	}
-	if (fed == FED_DOUBT && !(boundary && p->service_flags & SERVICE_STRICT))
+	bool cut = strict && s->reading.flags & READ_AGAIN;
+	if (fed == FED_DOUBT && !strict)
 		return outside_messages(x, p);
-	if (!boundary) {
-		if (!(p->service_flags & SERVICE_STRICT) || !(s->reading.flags & READ_AGAIN)) {
-			keep(x, s);
-			return TC_ACT_OK;
-		}
-		/* the end of one request, and the next one with it */
-		if (answered)
-			return drop(COUNT_DROP_EARLY_REQUEST);
-		x->cut_seq = p->seq + s->reading.cut;
-		x->cut = 1;
-		b->state = STATE_ASKING;
-		b->since_ns = bpf_ktime_get_ns();
-		b->held = 0;
-		return hold(skb, p, b, COUNT_HELD_PIPELINED);
+	/* empty lines, and no request behind them yet: whoever has the connection may have them */
+	if (fed == FED_FOLLOWED && s->capture && between_messages(&s->follower)) {
+		x->requests = s->follower;
+		x->cut = 0;
+		if ((__s32)(x->requests.at - x->early_end) >= 0)
+			x->early = 0;
+		/* they bring no answer that says so: what user space has may go on behind them */
+		if (x->early)
+			tell(&p->flow, b, EVENT_IDLE);
+		return TC_ACT_OK;
 	}
-	enum later then =
-		fed == FED_DOUBT ? (idle ? LATER_READ : LATER_WAITS) : place(p, s, x, idle);
+	enum later then = LATER_STAYS;
+	if (boundary && cut && !s->reading.cut)
+		then = LATER_WAITS; /* too many are unanswered */
+	else if (boundary)
+		then = fed == FED_DOUBT ? (idle ? LATER_READ : LATER_WAITS) : place(p, s, x, idle);
 	if (then == LATER_ASKED && answered)
-		then = p->service_flags & SERVICE_STRICT ? LATER_WAITS : LATER_STAYS;
+		then = strict ? LATER_WAITS : LATER_STAYS;
 	switch (then) {
 	case LATER_MOVES: {
 		int sent = move_to(skb, p, b, s->to);
 		if (sent >= 0)
 			return sent;
-		if (p->service_flags & SERVICE_STRICT) {
+		if (strict) {
 			/* its server's CPU may be about to say so: once more, after the way up and
 			 * down */
 			if (answered)
@@ -352,29 +490,61 @@ inline_always int later_packet(struct __sk_buff *skb, struct packet *p, struct b
 	case LATER_ASKED:
 		return ask(skb, p, b, x);
 	case LATER_WAITS:
-		return wait_for_idle(skb, p, b, x, idle);
+		return wait_for_idle(skb, p, b, x, idle, released);
 	case LATER_READ:
 		return read_later(skb, p, b);
 	default:
 		break;
 	}
-	keep(x, s);
+	if (cut) {
+		/* its beginning may pass: user space parts them */
+		if (!daemon_listens())
+			return drop(COUNT_DROP_EARLY_REQUEST);
+		x->cut_seq = p->seq + s->reading.cut;
+		x->cut = 1;
+		return hold_early(skb, p, b, x);
+	}
+	keep(p, b, x, s, released);
 	return TC_ACT_OK;
 }
 
-/* As above, one packet of a connection at a time. */
-function int later(struct __sk_buff *skb, struct packet *p, struct binding *b, bool released)
+/* Another packet of the connection is being looked at: this one comes again, by way of user space.
+ */
+inline_always int once_more(struct __sk_buff *skb, struct packet *p, struct binding *b)
 {
+	return daemon_listens() ? hold(skb, p, b, COUNT_HELD_MORE) : drop(COUNT_DROP_BUSY);
+}
+
+/* As above, one packet of a connection at a time. verifier: it is the largest part of the program.
+ */
+global int later(struct __sk_buff *skb, struct packet *p, struct binding *b, __u32 released)
+{
+	if (!p || !b)
+		return TC_ACT_OK;
 	struct exchange *x = exchange_of(&p->flow, b);
 
-	if (!x || x->doubt)
+	/* it has moved meanwhile, on another CPU: its socket here must not have any more of it */
+	if (!x && b->node != settings.self)
+		return once_more(skb, p, b);
+	/* a server that has ended its side answers nothing any more: its stack knows what to say */
+	if (!x || x->doubt == DOUBT_ALL || b->flags & FLAG_FIN_OUT)
 		return TC_ACT_OK;
+	/* the other one needs microseconds, the client's repetition of what is dropped 200 ms */
 	if (__sync_lock_test_and_set(&x->busy, 1))
-		return drop(COUNT_DROP_BUSY);
+		return once_more(skb, p, b);
 	/* another CPU may have moved it meanwhile */
 	int verdict = b->node == settings.self && x->start_seq == b->start_seq
 			      ? later_packet(skb, p, b, x, released)
-			      : drop(COUNT_DROP_BUSY);
+			      : once_more(skb, p, b);
 	x->busy = 0;
 	return verdict;
+}
+
+/* A FIN behind what waits in user space: in front of that the socket would not be idle. */
+inline_always bool is_early_fin(const struct packet *p, const struct binding *b)
+{
+	struct exchange *x = exchange_of(&p->flow, b);
+
+	return x && x->early && x->doubt != DOUBT_ALL && !(b->flags & FLAG_FIN_OUT) &&
+	       p->seq != x->requests.at && p->seq - x->requests.at < EARLY_MAX && daemon_listens();
 }

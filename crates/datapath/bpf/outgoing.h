@@ -14,6 +14,15 @@ inline_always bool is_stray_reset(__u8 flags, const struct binding *b)
 	       bpf_ktime_get_ns() - b->since_ns < (__u64)YOUNG_MS * MS;
 }
 
+/*
+ * What a reader repeats comes to a connection that has been answered and closed meanwhile. The
+ * client has heard all of it, and the next connection of its port may be on its way.
+ */
+inline_always bool is_answer_to_replay(const struct packet *p, const struct binding *b)
+{
+	return b->replay_end && p->seq == b->start_ack && b->snd_end != b->start_ack;
+}
+
 /* The server's timestamp, where Linux puts it in a segment: behind two NOPs (RFC 7323, appendix A).
  */
 inline_always void note_clock(struct __sk_buff *skb, const struct packet *p, struct binding *b)
@@ -41,6 +50,8 @@ int egress(struct __sk_buff *skb)
 		set_mark(skb, 0);
 		return NEXT_PROGRAM;
 	}
+	if (skb->vlan_present) /* seen before, where it left the VLAN's own device */
+		return NEXT_PROGRAM;
 	if (skb->protocol == bpf_htons(ETH_P_IP)) {
 		if (!read_v4(skb, &p, &ip))
 			return NEXT_PROGRAM;
@@ -55,7 +66,7 @@ int egress(struct __sk_buff *skb)
 	p.flow.client = client;
 	p.flow.client_port = tcp.dest;
 	p.flow.vip_port = tcp.source;
-	struct binding *b = bpf_map_lookup_elem(&bindings, &p.flow);
+	struct binding *b = find_binding(&p.flow);
 	if (!b)
 		return NEXT_PROGRAM;
 	if (b->flags & FLAG_FROZEN)
@@ -67,6 +78,9 @@ int egress(struct __sk_buff *skb)
 	/* a socket of ours that has not heard yet that its connection has moved */
 	if (b->node != settings.self)
 		return drop(COUNT_DROP_MOVED_AWAY);
+	/* nor that it has come back: it is about to be ended for the next one */
+	if (!(b->flags & FLAG_ADOPTED) && !is_hearsay(b) && !(tcp_flags(&tcp) & RST))
+		return drop(COUNT_DROP_MOVED_AWAY);
 	p.header = tcp.doff * 4;
 	if (p.header < TCP_MIN || skb->len < p.l4 + p.header)
 		return NEXT_PROGRAM;
@@ -75,7 +89,7 @@ int egress(struct __sk_buff *skb)
 	p.ack = bpf_ntohl(tcp.ack_seq);
 	p.flags = tcp_flags(&tcp);
 	/* the socket may have spoken meanwhile */
-	if (!(b->flags & FLAG_CLOSED) && is_stray_reset(p.flags, b))
+	if (is_stray_reset(p.flags, b) && (!(b->flags & FLAG_CLOSED) || is_answer_to_replay(&p, b)))
 		return drop(COUNT_DROP_OVERTAKEN_RESET);
 	if (requests_move()) {
 		note_clock(skb, &p, b);

@@ -58,6 +58,14 @@ inline_always struct packet *this_packet(void)
 	return p;
 }
 
+/* As it has been read. */
+inline_always struct packet *this_packet_again(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&packets, &zero);
+}
+
 enum found {
 	FOUND_MSS = 1,
 	FOUND_WSCALE = 2,

@@ -68,8 +68,8 @@ function int first_alone(struct __sk_buff *skb, struct packet *p, struct binding
 		return drop(COUNT_DROP_BUSY);
 	s->follower = x->requests;
 	s->asked = x->asked;
-	s->answered = s->heads = 0;
-	s->responses = 0;
+	s->answered = s->heads = s->upgrades = 0;
+	s->responses = s->judge = s->closing = 0;
 	bool over = x->asked && between_messages(&x->requests);
 	int verdict = TC_ACT_OK;
 	enum fed fed = follow(skb, p);
@@ -78,6 +78,7 @@ function int first_alone(struct __sk_buff *skb, struct packet *p, struct binding
 		/* user space keeps it for whoever gets the connection */
 		x->early = 1;
 		x->early_seq = end;
+		x->early_end = p->seq + p->payload;
 		verdict = hold(skb, p, b, COUNT_HELD_EARLY);
 	} else if (fed == FED_GAP) {
 		verdict = drop(COUNT_DROP_GAP);
@@ -156,7 +157,7 @@ function int reading(struct __sk_buff *skb, struct packet *p, struct binding *b,
 	struct bpf_sock *listener = reader_listener(skb, p);
 	if (!listener)
 		return drop(COUNT_DROP_NO_READER);
-	__u32 clock = clock_for(p, b->rtt_ms);
+	__u32 clock = clock_after(p, b);
 	int refused = listener->state != BPF_TCP_LISTEN || assign(skb, p, b, listener, clock);
 	bpf_sk_release(listener);
 	if (refused)
@@ -176,7 +177,7 @@ inline_always void read_now(struct binding *b)
 {
 	b->node = settings.self;
 	b->state = STATE_READING;
-	b->issued = wall_ns();
+	b->issued = issued_after(b);
 }
 
 /* A later request is: the server's socket ends, the reader goes on with the connection. */

@@ -4,18 +4,6 @@
 
 #include "opening.h"
 
-/* The switch's choice for a flow without binding; NO_NODE when there is none. */
-inline_always __u16 maglev_choice(const struct flow_key *f)
-{
-	struct keys *k = cluster_keys();
-
-	if (!k)
-		return NO_NODE;
-	__u32 slot = flow_hash(f, k->clock, DOMAIN_MAGLEV, 0) % MAGLEV_SLOTS;
-	__u16 *node = bpf_map_lookup_elem(&maglev, &slot);
-	return node ? *node : NO_NODE;
-}
-
 /* What a handoff packet says of its connection. */
 inline_always void learn(struct binding *b, const struct handoff_option *o, const struct packet *p)
 {
@@ -45,6 +33,7 @@ inline_always int handoff(struct __sk_buff *skb, struct packet *p, struct scratc
 	/* repeated, and what it began was over when this node's reader got the connection */
 	if (b && b->state == STATE_READING && !later)
 		return drop(COUNT_DROP_HANDOFF_STALE);
+	bool aside_too = b && b->aside;
 	if (b && !is_decided(b))
 		b = 0;
 	count(COUNT_HANDOFF_RECEIVED);
@@ -84,8 +73,13 @@ inline_always int handoff(struct __sk_buff *skb, struct packet *p, struct scratc
 		fresh->node = settings.self;
 		fresh->state = STATE_BOUND;
 		learn(fresh, o, p);
+		bool there = bpf_map_lookup_elem(&bindings, &p->flow);
 		if (bpf_map_update_elem(&bindings, &p->flow, fresh, BPF_ANY))
 			return drop(COUNT_FAULT_MAP);
+		if (!there)
+			count_population(POPULATION_MADE);
+		if (aside_too)
+			bpf_map_delete_elem(&aside, &p->flow);
 		b = bpf_map_lookup_elem(&bindings, &p->flow);
 		if (!b)
 			return drop(COUNT_FAULT_MAP);
@@ -106,7 +100,7 @@ function int icmp(struct __sk_buff *skb, struct packet *p)
 	else if (b)
 		to = settings.self;
 	else if (settings.roles & ROLE_SWITCH && from == NO_NODE)
-		to = maglev_choice(&p->flow);
+		to = choice(&p->flow);
 	if (to == NO_NODE || (to == settings.self && !b))
 		return drop(COUNT_DROP_ICMP_UNKNOWN);
 	if (to != settings.self)

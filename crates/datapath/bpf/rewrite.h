@@ -35,6 +35,8 @@ inline_always __u16 sender(struct __sk_buff *skb, const struct packet *p)
 		return p->from;
 	if (bpf_skb_load_bytes(skb, ETH_ALEN, &mac, ETH_ALEN))
 		return NO_NODE;
+	if ((__u32)mac == bpf_htonl(SENDER_MAC))
+		return bpf_ntohs((__u16)(mac >> 32));
 	__u16 *node = bpf_map_lookup_elem(&members, &mac);
 	return node ? *node : NO_NODE;
 }
@@ -57,7 +59,10 @@ inline_always int forward_wrapped(struct __sk_buff *skb, const struct packet *p,
 	return wrap(skb, p, to);
 }
 
-/* Sends the packet on to another node as it is: new MAC addresses, one hop less to live. */
+/*
+ * Sends the packet on to another node as it is: new MAC addresses, and a time to live that is one
+ * less, and short: there is no router on the way.
+ */
 global int forward(struct __sk_buff *skb, const struct packet *p, __u32 to, __u32 why)
 {
 	struct node *n = node_of(to);
@@ -70,7 +75,8 @@ global int forward(struct __sk_buff *skb, const struct packet *p, __u32 to, __u3
 	}
 	if (p->ttl <= 1)
 		return drop(COUNT_DROP_TTL);
-	if (set_ttl(skb, p, p->ttl - 1))
+	__u8 ttl = p->ttl - 1;
+	if (set_ttl(skb, p, ttl < TTL_BETWEEN ? ttl : TTL_BETWEEN))
 		return drop(COUNT_FAULT_REWRITE);
 	count(why);
 	return redirect_to(n);
@@ -214,12 +220,22 @@ global int answer(struct __sk_buff *skb, struct packet *p, const struct reply *r
 	else
 		a.tcp.check = ~fold(pseudo + bpf_csum_diff(0, 0, (__be32 *)&a, sizeof(a), 0));
 
-	if (length < TCP_MIN || length > sizeof(a) || !bare(skb, p) ||
-	    !resize(skb, p->l4 + length) || store_ip(skb, p, length) ||
-	    bpf_skb_store_bytes(skb, p->l4, &a, length, 0))
+	/* a jumbo packet's header (packet.h) is not repeated */
+	const __u32 l4 = L3 + (p->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
+	if (length < TCP_MIN || length > sizeof(a) || !bare(skb, p) || !resize(skb, l4 + length) ||
+	    store_ip(skb, p, length) || bpf_skb_store_bytes(skb, l4, &a, length, 0))
 		return drop(COUNT_FAULT_REWRITE);
 	set_mark(skb, MARK_ANSWER);
 	return bpf_redirect_neigh(skb->ifindex, 0, 0, 0);
+}
+
+/* Refuses a SYN, as at a port where nobody listens (RFC 9293 3.10.7.1). */
+inline_always int refuse_syn(struct __sk_buff *skb, struct packet *p, enum counter why)
+{
+	struct reply closed = {.ack = p->seq + 1 + p->payload, .flags = RST | ACK};
+
+	count(why);
+	return answer(skb, p, &closed);
 }
 
 /* Flags, sequence and acknowledgement numbers changed in place, payload and options kept. */
@@ -250,9 +266,10 @@ global int renumber(struct __sk_buff *skb, const struct packet *p, const struct 
 }
 
 /*
- * Refuses the connection: the packet becomes a RST to its sender, sequence number where the sender
- * expects it (RFC 9293 3.10.7.1). In place with its payload, because a decapsulated packet cannot
- * be shortened (bpf_skb_change_tail refuses it).
+ * Refuses the connection: the client gets a RST, sequence number where it expects it (RFC 9293
+ * 3.10.7.1), and without what it sent. Only a packet that has been merged and unwrapped on this
+ * machine keeps its payload: the kernel refuses to shorten it, and the device that takes it apart
+ * again would not understand less.
  */
 global int refuse(struct __sk_buff *skb, struct packet *p, __u32 why)
 {
@@ -262,8 +279,12 @@ global int refuse(struct __sk_buff *skb, struct packet *p, __u32 why)
 	__be16 ports[2] = {p->flow.vip_port, p->flow.client_port};
 
 	count(why);
+	if (!bare(skb, p))
+		return drop(COUNT_FAULT_REWRITE);
+	if (!skb->gso_size || !bpf_skb_change_tail(skb, p->l4 + TCP_MIN, 0))
+		return answer(skb, p, &r);
 	/* swapping addresses and ports leaves every checksum as it was */
-	if (!bare(skb, p) || renumber(skb, p, &r) || set_ttl(skb, p, 64) ||
+	if (renumber(skb, p, &r) || set_ttl(skb, p, 64) ||
 	    bpf_skb_store_bytes(skb, p->l4, ports, 4, 0))
 		return drop(COUNT_FAULT_REWRITE);
 	if (p->v6) {

@@ -5,7 +5,7 @@
  */
 #pragma once
 
-#include "exchange.h"
+#include "scan.h"
 
 enum { POOL_UNKNOWN = 0xffff };
 
@@ -23,7 +23,7 @@ inline_always bool is_member(const struct pool *pool, __u16 node)
 inline_always struct route *route_for(struct scratch *s, __u16 pattern)
 {
 	s->route.host = pattern;
-	s->route.method = s->reading.method;
+	s->route.method = mix(s->reading.method);
 	struct route *named = bpf_map_lookup_elem(&routes, &s->route);
 	s->route.method = 0;
 	struct route *any = bpf_map_lookup_elem(&routes, &s->route);
@@ -42,6 +42,9 @@ inline_always __u16 choose_pool(const struct packet *p, struct scratch *s)
 	if (!(p->service_flags & SERVICE_ROUTES))
 		return p->pool;
 	if (r->flags & READ_ODD_PATH)
+		return POOL_UNKNOWN;
+	if (p->service_flags & SERVICE_STRICT &&
+	    (r->flags & READ_UNLIKE || r->loud < p->service_flags >> SERVICE_LOUD_SHIFT))
 		return POOL_UNKNOWN;
 	if (p->service_flags & SERVICE_HOSTS) {
 		if (!(r->flags & READ_HEAD) || r->flags & READ_ODD_HOST)
@@ -66,7 +69,7 @@ inline_always __u16 choose_pool(const struct packet *p, struct scratch *s)
 		n = PATH_MAX;
 	}
 	s->route.service = p->service;
-	s->route.prefixlen = (8 + n) * 8;
+	s->route.prefixlen = (__builtin_offsetof(struct route_key, path) - 4 + n) * 8;
 	__builtin_memcpy(s->route.path, r->path, PATH_MAX);
 	for (int i = 0; i <= HOSTS_MAX; i++) {
 		__u16 pattern = i < HOSTS_MAX ? found.patterns[i] : 0;
@@ -90,18 +93,4 @@ inline_always bool target_of(const struct packet *p, const struct scratch *s, __
 		return false;
 	*target = mix(pool->key == KEY_PATH ? r->hash : r->hash_all);
 	return true;
-}
-
-/* Reads the first request of a connection from its first packet, as far as its service needs. */
-inline_always enum fed read_first(struct __sk_buff *skb, const struct packet *p, struct scratch *s)
-{
-	__builtin_memset(&s->follower, 0, sizeof(s->follower));
-	s->follower.at = s->follower.boundary = p->seq;
-	s->asked = s->answered = s->heads = 0;
-	s->responses = 0;
-	s->whole_head = !!(p->service_flags & (SERVICE_HOSTS | SERVICE_STRICT));
-	s->line_only = !s->whole_head;
-	enum fed fed = follow(skb, p);
-	s->line_only = 0;
-	return fed;
 }

@@ -10,7 +10,7 @@
 #include "hash.h"
 #include "packet.h"
 
-enum { METHOD_LETTERS = 15, LENGTH_DIGITS = 18, CHUNK_DIGITS = 15 };
+enum { METHOD_LETTERS = 31, LENGTH_DIGITS = 18, CHUNK_DIGITS = 15 };
 
 enum seen {
 	SEEN_LENGTH = 1,
@@ -21,13 +21,22 @@ enum seen {
 	SEEN_TRAILER = 32,
 };
 
-enum { WORDS = 3, WORD_MAX = 32 };
-enum { WORD_HEAD = 1, WORD_CONNECT = 2 };
-static const char METHODS[WORDS][WORD_MAX] = {"HEAD", "CONNECT", ""};
-enum { WORD_LENGTH = 1, WORD_CODING = 2, WORD_HOST = 4 };
-static const char NAMES[WORDS][WORD_MAX] = {"content-length", "transfer-encoding", "host"};
+/* of Connection and Upgrade */
+enum hop { HOP_CLOSE = 1, HOP_KEEP = 2, HOP_UPGRADE = 4, HOP_H2C = 8 };
+
+enum { WORDS = 5, WORD_MAX = 32 };
+enum { WORD_HEAD = 1, WORD_CONNECT = 2, WORD_OPTIONS = 4 };
+/* methods have no lower-case letters, so that words which compare in any case compare exactly here
+ */
+static const char METHODS[WORDS][WORD_MAX] = {"HEAD", "CONNECT", "OPTIONS", "", ""};
+enum { WORD_LENGTH = 1, WORD_CODING = 2, WORD_HOST = 4, WORD_CONNECTION = 8, WORD_UPGRADE = 16 };
+static const char NAMES[WORDS][WORD_MAX] = {"content-length", "transfer-encoding", "host",
+					    "connection", "upgrade"};
+enum { WORD_CLOSE = 1, WORD_KEEP = 2, WORD_H2C = 4 };
+static const char TOKENS[WORDS][WORD_MAX] = {"close", "keep-alive", "h2c", "", ""};
 static const char CHUNKED[8] = "chunked";
 static const char VERSION[8] = "HTTP/1.";
+static const char SCHEME[8] = {'h', 't', 't', 'p', 's', ':', '/', '/'};
 
 inline_always bool is_digit(__u8 c)
 {
@@ -50,6 +59,12 @@ inline_always bool is_token(__u8 c)
 	return is_letter(c) || is_digit(c) || c == '!' || (c >= '#' && c <= '\'') || c == '*' ||
 	       c == '+' || c == '-' || c == '.' || c == '^' || c == '_' || c == '`' || c == '|' ||
 	       c == '~';
+}
+
+/* Some servers take `get` for `GET`. */
+inline_always bool is_method(__u8 c)
+{
+	return is_token(c) && !(c >= 'a' && c <= 'z');
 }
 
 inline_always bool is_value(__u8 c)
@@ -125,16 +140,23 @@ inline_always __u8 next_chunk(struct scan *m)
 	return PHASE_CHUNK_SIZE;
 }
 
+inline_always bool ends_line(__u8 c)
+{
+	return c == '\r' || c == '\n';
+}
+
 inline_always __u8 start(struct scan *m, __u8 c, bool responses)
 {
 	m->left = 0;
 	m->status = 0;
-	m->count = m->words = m->seen = 0;
+	m->count = m->words = m->seen = m->hop = 0;
 	if (responses) {
 		m->count = 1;
 		return c == 'H' ? PHASE_STATUS : PHASE_DOUBT;
 	}
-	if (c < 'A' || c > 'Z')
+	if (ends_line(c))
+		return PHASE_START; /* RFC 9112 2.2: empty lines before a request are ignored */
+	if (!is_method(c))
 		return PHASE_DOUBT;
 	begin_word(m, METHODS, c);
 	return PHASE_METHOD;
@@ -148,10 +170,88 @@ inline_always __u8 method(struct scan *m, __u8 c)
 			m->seen |= SEEN_HEAD;
 		return which == WORD_CONNECT ? PHASE_DOUBT : PHASE_TARGET;
 	}
-	if (c < 'A' || c > 'Z' || m->count == METHOD_LETTERS)
+	if (!is_method(c) || m->count == METHOD_LETTERS)
 		return PHASE_DOUBT;
 	match_word(m, METHODS, c);
 	return PHASE_METHOD;
+}
+
+/* RFC 9112 3.2: the origin form, the absolute form, or the asterisk. */
+inline_always __u8 target(struct scan *m, __u8 c)
+{
+	if (c == '/')
+		return PHASE_PATH;
+	/* the method is still the word that was compared last */
+	if (c == '*')
+		return word(m, METHODS) == WORD_OPTIONS ? PHASE_ASTERISK : PHASE_DOUBT;
+	m->count = 1;
+	return lower(c) == 'h' ? PHASE_SCHEME : PHASE_DOUBT;
+}
+
+/* http:// or https://, in any case (RFC 3986 3.1) */
+inline_always __u8 scheme(struct scan *m, __u8 c)
+{
+	__u8 at = m->count == 4 && c == ':' ? 5 : m->count; /* the s may be left out */
+
+	if (letter(SCHEME, at, 8) != lower(c))
+		return PHASE_DOUBT;
+	m->count = at + 1;
+	if (at < 7)
+		return PHASE_SCHEME;
+	m->count = HOST_BEFORE;
+	return PHASE_AUTHORITY;
+}
+
+/* The next byte of a host with its port, as narrow as hosts are in practice (RFC 3986 3.2.2). */
+inline_always __u8 host_step(__u8 at, __u8 c)
+{
+	bool name = is_letter(c) || is_digit(c) || c == '-' || c == '_';
+
+	if (at == HOST_PORT)
+		return is_digit(c) ? HOST_PORT : HOST_NOT;
+	if (c == ':' && (at == HOST_NAME || at == HOST_DOT || at == HOST_CLOSED))
+		return HOST_PORT;
+	if (at <= HOST_DOT && name)
+		return HOST_NAME;
+	if (at == HOST_NAME && c == '.')
+		return HOST_DOT;
+	if (at == HOST_BEFORE && c == '[')
+		return HOST_OPEN;
+	if ((at == HOST_OPEN || at == HOST_ADDRESS) && (hex(c) < 16 || c == ':' || c == '.'))
+		return HOST_ADDRESS;
+	return at == HOST_ADDRESS && c == ']' ? HOST_CLOSED : HOST_NOT;
+}
+
+inline_always bool ends_host(__u8 at)
+{
+	return at == HOST_NAME || at == HOST_DOT || at >= HOST_CLOSED;
+}
+
+/* Host and port of the absolute form. */
+inline_always __u8 authority(struct scan *m, __u8 c)
+{
+	if (ends_host(m->count) && (c == '/' || c == '?' || c == ' ')) {
+		m->count = 0;
+		return c == '/' ? PHASE_PATH : c == '?' ? PHASE_QUERY : PHASE_VERSION;
+	}
+	m->count = host_step(m->count, c);
+	return m->count == HOST_NOT ? PHASE_DOUBT : PHASE_AUTHORITY;
+}
+
+/* The value of Host: nothing, or host and port with blanks around them. */
+inline_always __u8 host(struct scan *m, __u8 c)
+{
+	bool may_end = m->count == HOST_BEFORE || ends_host(m->count);
+
+	if (may_end && c == '\r')
+		return PHASE_LINE_END;
+	if (may_end && (c == ' ' || c == '\t')) {
+		if (m->count != HOST_BEFORE)
+			m->count = HOST_AFTER;
+		return PHASE_HOST;
+	}
+	m->count = host_step(m->count, c);
+	return m->count == HOST_NOT ? PHASE_DOUBT : PHASE_HOST;
 }
 
 inline_always __u8 version(struct scan *m, __u8 c)
@@ -198,6 +298,7 @@ inline_always __u8 header(struct scan *m)
 	__u8 which = m->seen & SEEN_TRAILER ? 0 : word(m, NAMES);
 
 	m->count = 0;
+	m->words = 255;
 	if (which == WORD_LENGTH) {
 		if (m->seen & (SEEN_LENGTH | SEEN_CODING))
 			return PHASE_DOUBT;
@@ -216,7 +317,34 @@ inline_always __u8 header(struct scan *m)
 		m->seen |= SEEN_HOST;
 		return PHASE_HOST;
 	}
-	return PHASE_VALUE;
+	return which == WORD_CONNECTION ? PHASE_OPTIONS
+	       : which == WORD_UPGRADE	? PHASE_UPGRADE
+					: PHASE_VALUE;
+}
+
+/* A byte of a list of words, which end at commas and blanks. */
+inline_always __u8 token(struct scan *m, __u8 c)
+{
+	__u8 at = m->phase;
+
+	if (c != '\r' && c != ',' && c != ' ' && c != '\t') {
+		match_word(m, TOKENS, c);
+		return text(c, at, PHASE_LINE_END);
+	}
+	__u8 which = word(m, TOKENS);
+	if (at == PHASE_OPTIONS)
+		m->hop |= which == WORD_CLOSE ? HOP_CLOSE : which == WORD_KEEP ? HOP_KEEP : 0;
+	else if (m->count)
+		m->hop |= which == WORD_H2C ? HOP_UPGRADE | HOP_H2C : HOP_UPGRADE;
+	m->count = 0;
+	m->words = 255;
+	return text(c, at, PHASE_LINE_END);
+}
+
+/* Whether the connection ends with this message (RFC 9112 9.3), as its head says. */
+inline_always bool is_last(const struct scan *m)
+{
+	return m->hop & HOP_CLOSE || (m->seen & SEEN_HTTP10 && !(m->hop & HOP_KEEP));
 }
 
 inline_always __u8 name(struct scan *m, __u8 c)
@@ -302,14 +430,24 @@ inline_always void scan_byte(struct scan *m, __u8 c, bool responses)
 		then = method(m, c);
 		break;
 	case PHASE_TARGET:
-		then = c == '/' ? PHASE_PATH : PHASE_DOUBT;
+		then = target(m, c);
+		break;
+	case PHASE_SCHEME:
+		then = scheme(m, c);
+		break;
+	case PHASE_AUTHORITY:
+		then = authority(m, c);
+		break;
+	case PHASE_ASTERISK:
+		m->count = 0;
+		then = c == ' ' ? PHASE_VERSION : PHASE_DOUBT;
 		break;
 	case PHASE_PATH:
 	case PHASE_QUERY:
 		if (c == ' ') {
 			m->count = 0;
 			then = PHASE_VERSION;
-		} else if (c > 0x20 && c < 0x7f) {
+		} else if (c > 0x20 && c != 0x7f && c != '#') {
 			then = at == PHASE_QUERY ? PHASE_QUERY
 			       : c == '%'	 ? PHASE_ESCAPE_HIGH
 			       : c == '?'	 ? PHASE_QUERY
@@ -338,8 +476,14 @@ inline_always void scan_byte(struct scan *m, __u8 c, bool responses)
 		then = name(m, c);
 		break;
 	case PHASE_HOST:
+		then = host(m, c);
+		break;
 	case PHASE_VALUE:
-		then = text(c, at, PHASE_LINE_END);
+		then = text(c, PHASE_VALUE, PHASE_LINE_END);
+		break;
+	case PHASE_OPTIONS:
+	case PHASE_UPGRADE:
+		then = token(m, c);
 		break;
 	case PHASE_LENGTH:
 		then = length(m, c);
@@ -408,11 +552,20 @@ inline_always void note(struct reading *r, const struct scan *m, __u8 from, __u8
 
 	if (from == PHASE_START || from == PHASE_METHOD) {
 		if (to == PHASE_METHOD)
-			r->method = (r->method ^ c) * 16777619; /* FNV-1a, 32 bits */
+			r->method = secret_step(r->method, c, r->secret);
 		return;
 	}
-	bool in_path = from == PHASE_TARGET || from == PHASE_PATH || from == PHASE_ESCAPE_HIGH ||
-		       from == PHASE_ESCAPE_LOW;
+	/* a host in the target, and a target without a path, are left to user space */
+	if (to == PHASE_SCHEME || to == PHASE_AUTHORITY || to == PHASE_ASTERISK) {
+		r->flags |= to == PHASE_ASTERISK ? READ_ODD_PATH : READ_ODD_HOST;
+		return;
+	}
+	if (from == PHASE_AUTHORITY && to != PHASE_PATH) {
+		r->flags |= READ_ODD_PATH;
+		return;
+	}
+	bool in_path = from == PHASE_TARGET || from == PHASE_AUTHORITY || from == PHASE_PATH ||
+		       from == PHASE_ESCAPE_HIGH || from == PHASE_ESCAPE_LOW;
 	if (in_path || from == PHASE_QUERY) {
 		if (to == PHASE_VERSION || (from != PHASE_QUERY && to == PHASE_QUERY)) {
 			/* the path ends here, if it has not before */
@@ -426,6 +579,9 @@ inline_always void note(struct reading *r, const struct scan *m, __u8 from, __u8
 		r->hash_all = fnv(r->hash_all, c);
 		if (!in_path || to == PHASE_QUERY)
 			return;
+		if (r->loud == ~0U && c >= 'A' && c <= 'Z' && from != PHASE_ESCAPE_HIGH &&
+		    from != PHASE_ESCAPE_LOW)
+			r->loud = r->path_len;
 		if (r->path_len < PATH_MAX)
 			r->path[r->path_len & (PATH_MAX - 1)] = c;
 		r->path_len++;
@@ -442,8 +598,16 @@ inline_always void note(struct reading *r, const struct scan *m, __u8 from, __u8
 			r->high = hex(c);
 		if ((from == PHASE_ESCAPE_HIGH || from == PHASE_ESCAPE_LOW) && c >= 'a')
 			r->flags |= READ_ODD_PATH;
-		if (from == PHASE_ESCAPE_LOW && is_unreserved(r->high << 4 | hex(c)))
+		if (c >= 0x80)
 			r->flags |= READ_ODD_PATH;
+		__u8 meant = from == PHASE_ESCAPE_LOW ? r->high << 4 | hex(c) : c;
+		if (from == PHASE_ESCAPE_LOW && is_unreserved(meant))
+			r->flags |= READ_ODD_PATH;
+		/* crates/http/src/readings.rs */
+		if (c == ';' || c == '\\' ||
+		    (from == PHASE_ESCAPE_LOW &&
+		     (meant == '/' || meant == '\\' || meant == 0 || meant == '?' || meant == '#')))
+			r->flags |= READ_UNLIKE;
 		return;
 	}
 	if (from == PHASE_VERSION && to == PHASE_LINE_END)
@@ -451,27 +615,16 @@ inline_always void note(struct reading *r, const struct scan *m, __u8 from, __u8
 	if (to == PHASE_LINE && r->flags & READ_LINE_CR)
 		r->flags |= READ_LINE;
 	if (from == PHASE_HOST && to == PHASE_HOST) {
-		/* name, then port, then blanks: anything else is left to user space */
-		bool blank = c == ' ' || c == '\t';
-		if (r->host_at == HOST_BEFORE && blank)
-			return;
-		if (r->host_at <= HOST_NAME && (is_letter(c) || is_digit(c) || c == '-' ||
-						c == '_' || (c == '.' && r->host_last != '.'))) {
-			r->host_at = HOST_NAME;
-			r->host = host_step(r->host, lower(c), r->secret);
+		/* names alone; anything else is left to user space */
+		if (m->count == HOST_NAME || m->count == HOST_DOT) {
+			r->host = secret_step(r->host, lower(c), r->secret);
 			r->host_last = c;
-		} else if (r->host_at == HOST_NAME && c == ':') {
-			r->host_at = HOST_PORT;
-		} else if (r->host_at == HOST_PORT && is_digit(c)) {
-			return;
-		} else if (blank) {
-			r->host_at = HOST_AFTER;
-		} else {
+		} else if (m->count == HOST_OPEN) {
 			r->flags |= READ_ODD_HOST;
 		}
 	}
 	if (from == PHASE_HOST && to == PHASE_LINE_END) {
-		if (r->host_at != HOST_BEFORE)
+		if (m->count != HOST_BEFORE)
 			r->flags |= READ_HOST;
 		if (r->host_last == '.')
 			r->flags |= READ_ODD_HOST;

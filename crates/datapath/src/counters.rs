@@ -41,7 +41,7 @@ impl Counter {
 }
 
 /// All counters at one moment, summed over CPUs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters(pub(crate) Vec<u64>);
 
 impl Counters {

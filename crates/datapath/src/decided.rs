@@ -4,12 +4,14 @@
 use std::time::Duration;
 
 use baton_cluster::{NodeId, PoolId, Target};
+use libbpf_rs::{MapCore, MapFlags};
 
 use crate::constants::{GUIDE_CACHED, GUIDE_ROTA, ROTA_SLOTS};
 use crate::error::DatapathError;
+use crate::map::{failed, get, nanoseconds, put, remove_bytes};
 use crate::programs::Datapath;
-use crate::shared::types;
-use crate::tables::{decision_key, get, nanoseconds, put};
+use crate::shared::{from_bytes, types};
+use crate::tables::decision_key;
 
 impl Datapath {
     /// The server for a connection's first request at `now`, by the monotonic clock; `None` when the dispatcher
@@ -32,6 +34,25 @@ impl Datapath {
             }
             _ => Ok(None),
         }
+    }
+
+    /// Forgets the cached decisions that name a server, and says how many. Reads the whole table, in few calls.
+    ///
+    /// # Errors
+    /// When the map refuses; some may be left then.
+    pub fn forget_server(&self, server: NodeId) -> Result<usize, DatapathError> {
+        let names = |bytes: &Vec<u8>| {
+            let decision = from_bytes::<types::decision>(bytes);
+            decision.is_some_and(|d| d.servers.iter().take(usize::from(d.count)).any(|s| *s == server.0))
+        };
+        let map = &self.skel.maps.decisions;
+        // All at once: the kernel ends a batch early when the next bucket does not fit, and the library takes
+        // a short batch for the last one.
+        let all =
+            map.lookup_batch(map.max_entries(), MapFlags::ANY, MapFlags::ANY).map_err(failed("decisions"))?;
+        let its: Vec<Vec<u8>> = all.filter(|(_, value)| names(value)).map(|(key, _)| key).collect();
+        its.iter().try_for_each(|key| remove_bytes(map, "decisions", key))?;
+        Ok(its.len())
     }
 
     /// Not atomic with the programs' own turns: two may be one.

@@ -6,17 +6,17 @@
 pub enum DatapathError {
     /// The kernel refused the programs.
     #[error(
-        "the kernel refused the eBPF programs: {cause}\n  {log}\n  help: run `baton doctor`; Linux 6.11 or newer, root (or CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN) are needed"
+        "the kernel refused the eBPF programs: {source}\n  {log}\n  help: run `baton doctor`; Linux 6.9 or newer, root (or CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN) are needed"
     )]
     Load {
         /// libbpf's word on it.
-        cause: String,
+        source: libbpf_rs::Error,
         /// The end of the verifier's log, when there is one.
         log: String,
     },
     /// A program could not be attached to an interface.
     #[error(
-        "cannot attach the {program} program to interface {ifindex}: {cause}\n  help: Linux 6.6 or newer has tcx; is the interface still there?"
+        "cannot attach the {program} program to interface {ifindex}: {source}\n  help: Linux 6.6 or newer has tcx; is the interface still there?"
     )]
     Attach {
         /// Which program.
@@ -24,25 +24,25 @@ pub enum DatapathError {
         /// The interface's number.
         ifindex: u32,
         /// The system's error.
-        cause: std::io::Error,
+        source: std::io::Error,
     },
     /// The device that holds packets could not be made.
     #[error(
-        "cannot make the hold device {name}: {cause}\n  help: /dev/net/tun and CAP_NET_ADMIN are needed (modprobe tun)"
+        "cannot make the hold device {name}: {source}\n  help: /dev/net/tun and CAP_NET_ADMIN are needed (modprobe tun)"
     )]
     Hold {
         /// Its name.
         name: String,
         /// The system's error.
-        cause: std::io::Error,
+        source: std::io::Error,
     },
     /// A map refused a read or a write.
-    #[error("table {table}: {cause}")]
+    #[error("table {table}: {source}")]
     Table {
         /// The map's name.
         table: &'static str,
         /// libbpf's word on it.
-        cause: String,
+        source: libbpf_rs::Error,
     },
     /// More of something than the tables have room for.
     #[error("{what}: {given} given, at most {limit}")]

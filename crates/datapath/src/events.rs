@@ -1,4 +1,5 @@
-//! What the programs tell user space: connections bound and connections ended.
+//! What the programs tell user space: connections that this node's server has taken, connections that ended, and what
+//! they need it for.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -15,7 +16,7 @@ use crate::shared::{flow_of, from_bytes, types};
 /// One event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// This node's distributor gave the flow to a server.
+    /// This node's server has taken the flow.
     Bound {
         /// Which connection.
         flow: Flow,
@@ -72,7 +73,7 @@ pub struct Events {
 
 impl Events {
     pub(crate) fn open(map: &dyn MapCore) -> Result<Self, DatapathError> {
-        let table = |e: libbpf_rs::Error| DatapathError::Table { table: "events", cause: e.to_string() };
+        let table = |source: libbpf_rs::Error| DatapathError::Table { table: "events", source };
         let queue = Rc::new(RefCell::new(Vec::new()));
         let sink = Rc::clone(&queue);
         let mut builder = RingBufferBuilder::new();
@@ -89,6 +90,13 @@ impl Events {
     pub fn take(&self) -> Vec<Event> {
         // An error here is an interrupted poll; the events stay for the next call.
         let _ = self.ring.consume();
+        self.queue.take()
+    }
+
+    /// The next events, `most` of them at most. The file descriptor does not tell again of those that are left.
+    pub fn take_some(&self, most: usize) -> Vec<Event> {
+        // As above.
+        let _ = self.ring.consume_raw_n(most);
         self.queue.take()
     }
 }

@@ -12,8 +12,9 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use baton_cluster::Flow;
 
-use crate::connections::Heard;
+use crate::connection::Heard;
 use crate::error::DatapathError;
+use crate::headers::{L3, L4_OF_V4, L4_OF_V6, finish, fold, l4_of};
 
 /// Packets the device queues for user space before it drops (counted by the device).
 const QUEUE_LEN: i32 = 1024;
@@ -31,7 +32,7 @@ impl Hold {
     /// # Errors
     /// Without /dev/net/tun or CAP_NET_ADMIN, or when a device of that name exists.
     pub fn create(name: &str) -> Result<Self, DatapathError> {
-        Self::try_create(name).map_err(|cause| DatapathError::Hold { name: name.to_owned(), cause })
+        Self::try_create(name).map_err(|source| DatapathError::Hold { name: name.to_owned(), source })
     }
 
     fn try_create(name: &str) -> io::Result<Self> {
@@ -102,68 +103,11 @@ fn request(name: &str) -> io::Result<libc::ifreq> {
 }
 
 const FIN: u8 = 1;
+const ACK: u8 = 16;
+/// What Linux begins with.
+const TIME_TO_LIVE: u8 = 64;
 /// Packets are joined up to this payload, which every MSS that is agreed on allows (RFC 9293 3.7.1).
 const JOINED_MIN: usize = 500;
-
-pub(crate) const L3: usize = 14;
-const L4_OF_V4: usize = L3 + 20;
-const L4_OF_V6: usize = L3 + 40;
-pub(crate) const ETHERTYPE_V4: [u8; 2] = [0x08, 0x00];
-pub(crate) const ETHERTYPE_V6: [u8; 2] = [0x86, 0xdd];
-
-/// Where TCP begins in a frame of IPv4 or IPv6 without options; `None` for anything else.
-pub(crate) fn l4_of(frame: &[u8]) -> Option<usize> {
-    let ethertype: [u8; 2] = frame.get(12..L3)?.try_into().ok()?;
-    let tcp = |protocol: usize| frame.get(protocol) == Some(&6);
-    match ethertype {
-        ETHERTYPE_V4 if *frame.get(L3)? == 0x45 && tcp(L3 + 9) => Some(L4_OF_V4),
-        ETHERTYPE_V6 if *frame.get(L3)? >> 4 == 6 && tcp(L3 + 6) => Some(L4_OF_V6),
-        _ => None,
-    }
-}
-
-/// Sets the length and the checksums of a frame of IP and TCP.
-pub(crate) fn finish(frame: &mut [u8]) -> Option<()> {
-    let l4 = l4_of(frame)?;
-    let tcp_len = u16::try_from(frame.len().checked_sub(l4)?).ok()?;
-    let addresses = if l4 == L4_OF_V4 {
-        let ip_len = tcp_len.checked_add(20)?;
-        frame.get_mut(L3 + 2..L3 + 4)?.copy_from_slice(&ip_len.to_be_bytes());
-        frame.get_mut(L3 + 10..L3 + 12)?.fill(0);
-        let ip = fold(sum(frame.get(L3..l4)?));
-        frame.get_mut(L3 + 10..L3 + 12)?.copy_from_slice(&ip.to_be_bytes());
-        L3 + 12..l4
-    } else {
-        frame.get_mut(L3 + 4..L3 + 6)?.copy_from_slice(&tcp_len.to_be_bytes());
-        L3 + 8..l4
-    };
-    frame.get_mut(l4 + 16..l4 + 18)?.fill(0);
-    let pseudo = sum(frame.get(addresses)?) + 6 + u32::from(tcp_len);
-    let tcp = fold(pseudo + sum(frame.get(l4..)?));
-    frame.get_mut(l4 + 16..l4 + 18)?.copy_from_slice(&tcp.to_be_bytes());
-    Some(())
-}
-
-/// RFC 1071; of at most a frame, so that it cannot overflow.
-fn sum(bytes: &[u8]) -> u32 {
-    let word = |pair: &[u8]| {
-        let high = pair.first().copied().unwrap_or(0);
-        u32::from(u16::from_be_bytes([high, pair.get(1).copied().unwrap_or(0)]))
-    };
-    bytes.chunks(2).map(word).sum()
-}
-
-/// The checksum (RFC 1071) of some parts, each of an even number of bytes but the last.
-pub(crate) fn checksum(parts: &[&[u8]]) -> u16 {
-    fold(parts.iter().map(|part| sum(part)).sum())
-}
-
-fn fold(mut sum: u32) -> u16 {
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
-}
 
 /// Where in a segment's options TSval stands.
 fn timestamps_at(options: &[u8]) -> Option<usize> {
@@ -248,37 +192,133 @@ impl Frame {
         Some(rest)
     }
 
-    /// What these packets of one connection carry, made anew: joined where one goes on where another ends,
-    /// cut into packets as long as the longest of them may be, saying what the client has said since.
-    /// They must be in order.
-    pub fn renewed(frames: &[Self], heard: &Heard) -> Vec<Self> {
-        let mut runs: Vec<(&Self, Vec<u8>, bool)> = Vec::new();
+    /// What these packets of one connection carry from `from` on, up to the first gap; they must be in order.
+    pub fn joined(frames: &[Self], from: u32) -> Vec<u8> {
+        Self::joined_to(frames, from, usize::MAX)
+    }
+
+    /// As [`Frame::joined`], but enough when there are so many bytes.
+    pub fn joined_to(frames: &[Self], from: u32, enough: usize) -> Vec<u8> {
+        let mut bytes: Vec<u8> = Vec::new();
         for frame in frames {
-            let fin = frame.bytes.get(frame.l4 + 13).is_some_and(|flags| flags & FIN != 0);
-            if let Some((first, bytes, ended)) = runs.last_mut() {
-                let end = first.seq.wrapping_add(bytes.len() as u32);
-                let old = end.wrapping_sub(frame.seq).cast_signed();
-                if let Some(new) = usize::try_from(old).ok().and_then(|old| frame.payload().get(old..)) {
-                    bytes.extend(new);
-                    *ended |= fin;
-                    continue;
-                }
-                if old >= 0 {
-                    continue;
-                }
+            if bytes.len() >= enough {
+                break;
             }
-            runs.push((frame, frame.payload().to_vec(), fin));
+            let at = from.wrapping_add(bytes.len() as u32);
+            let old = at.wrapping_sub(frame.seq).cast_signed();
+            let Ok(old) = usize::try_from(old) else { break };
+            bytes.extend(frame.payload().get(old..).unwrap_or(&[]));
         }
-        let most = frames.iter().map(|f| f.payload().len()).max().unwrap_or(0).max(JOINED_MIN);
+        bytes
+    }
+
+    /// Such bytes, which begin at `from`, as packets that say what the client has said since. Each is as long as
+    /// `most` allows, but ends where a request begins (`cuts`, in order), if that is within it.
+    pub fn renewed(&self, from: u32, bytes: &[u8], cuts: &[usize], most: usize, heard: &Heard) -> Vec<Self> {
+        let most = most.max(JOINED_MIN);
         let mut renewed = Vec::new();
-        for (first, bytes, fin) in &runs {
-            let last = bytes.len().div_ceil(most).saturating_sub(1);
-            for (i, payload) in bytes.chunks(most).enumerate() {
-                let seq = first.seq.wrapping_add((i * most) as u32);
-                renewed.extend(first.with(seq, payload, *fin && i == last, heard));
-            }
+        let mut at = 0;
+        while at < bytes.len() {
+            let cut = cuts.iter().copied().rfind(|cut| (at + 1..=at + most).contains(cut));
+            let end = cut.unwrap_or(at + most).min(bytes.len());
+            let payload = bytes.get(at..end).unwrap_or(&[]);
+            renewed.extend(self.with(from.wrapping_add(at as u32), payload, false, heard));
+            at = end;
         }
         renewed
+    }
+
+    /// The packet without its bytes before `seq`; `None` if nothing is left, no FIN either.
+    pub fn from(self, seq: u32) -> Option<Self> {
+        let old = seq.wrapping_sub(self.seq).cast_signed();
+        match usize::try_from(old) {
+            Err(_) | Ok(0) => Some(self),
+            Ok(old) if old < self.payload().len() => self.after(seq),
+            Ok(_) if self.is_fin() => Some(self),
+            Ok(_) => None,
+        }
+    }
+
+    /// TSval and TSecr.
+    pub fn timestamps(&self) -> Option<(u32, u32)> {
+        let options = self.bytes.get(self.l4 + 20..self.payload_at)?;
+        let at = timestamps_at(options)?;
+        let word = |at| Some(u32::from_be_bytes(options.get(at..at + 4)?.try_into().ok()?));
+        Some((word(at)?, word(at + 4)?))
+    }
+
+    /// Its acknowledgement alone, as the client might have sent it behind it.
+    pub fn acknowledgement(&self) -> Option<Self> {
+        let end = self.end();
+        let mut bare = self.clone();
+        bare.bytes.truncate(self.payload_at);
+        bare.payload_end = self.payload_at;
+        bare.seq = end;
+        bare.bytes.get_mut(self.l4 + 4..self.l4 + 8)?.copy_from_slice(&end.to_be_bytes());
+        *bare.bytes.get_mut(self.l4 + 13)? = ACK;
+        finish(&mut bare.bytes)?;
+        Some(bare)
+    }
+
+    /// Without its timestamps. While it was here others of the client may have overtaken it, which say a later time:
+    /// the socket would drop it for that (RFC 7323 5.3). Linux takes it without.
+    pub fn without_timestamps(mut self) -> Self {
+        let options = self.bytes.get(self.l4 + 20..self.payload_at).unwrap_or(&[]);
+        if let Some(at) = timestamps_at(options).map(|at| at + self.l4 + 18)
+            && let Some(option) = self.bytes.get_mut(at..at + 10)
+        {
+            option.fill(1);
+            let _ = finish(&mut self.bytes);
+        }
+        self
+    }
+
+    /// As it leaves this node anew: sent by none of the nodes, with all its time to live. It has come here because
+    /// the connection is this node's, so however often that happens, it does not go round in circles.
+    pub fn made_ours(&self) -> Self {
+        let mut ours = self.clone();
+        if let Some(sender) = ours.bytes.get_mut(6..12) {
+            sender.fill(0);
+        }
+        if self.l4 == L4_OF_V6 {
+            if let Some(hop_limit) = ours.bytes.get_mut(L3 + 7) {
+                *hop_limit = TIME_TO_LIVE;
+            }
+        } else if let Some(header) = ours.bytes.get_mut(L3..L4_OF_V4) {
+            let word = |header: &[u8], at: usize| {
+                u16::from_be_bytes([
+                    header.get(at).copied().unwrap_or(0),
+                    header.get(at + 1).copied().unwrap_or(0),
+                ])
+            };
+            let old = word(header, 8);
+            if let Some(ttl) = header.get_mut(8) {
+                *ttl = TIME_TO_LIVE;
+            }
+            // RFC 1624: what was wrong before stays so.
+            let sum = u32::from(!word(header, 10)) + u32::from(!old) + u32::from(word(header, 8));
+            if let Some(checksum) = header.get_mut(10..12) {
+                checksum.copy_from_slice(&fold(sum).to_be_bytes());
+            }
+        }
+        ours
+    }
+
+    /// The sequence number behind its payload.
+    pub fn end(&self) -> u32 {
+        self.seq.wrapping_add(self.payload().len() as u32)
+    }
+
+    /// Whether the client ends its direction with it.
+    pub fn is_fin(&self) -> bool {
+        self.bytes.get(self.l4 + 13).is_some_and(|flags| flags & FIN != 0)
+    }
+
+    /// What it acknowledges, and the window that it says.
+    pub fn says(&self) -> Option<(u32, u16)> {
+        let ack = self.bytes.get(self.l4 + 8..self.l4 + 12)?.try_into().ok()?;
+        let window = self.bytes.get(self.l4 + 14..self.l4 + 16)?.try_into().ok()?;
+        Some((u32::from_be_bytes(ack), u16::from_be_bytes(window)))
     }
 
     fn with(&self, seq: u32, payload: &[u8], fin: bool, heard: &Heard) -> Option<Self> {

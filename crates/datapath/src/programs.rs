@@ -14,9 +14,10 @@ use libbpf_rs::{AsRawLibbpf, Link, OpenObject, ProgramMut, libbpf_sys};
 use crate::constants::{ROLE_DISTRIBUTOR, ROLE_SERVER, ROLE_SWITCH};
 use crate::error::DatapathError;
 use crate::events::Events;
-use crate::routes::Written;
+use crate::lease::Lease;
 use crate::shared::addr_of;
 use crate::skel::{BatonSkel, BatonSkelBuilder};
+use crate::written::Written;
 
 /// Which roles this node's programs play.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,6 +57,8 @@ pub struct Settings {
     pub hold_ifindex: u32,
     /// Whether the cluster has a switch: without one nobody is told of bindings and ends.
     pub has_switch: bool,
+    /// Whether some other node may own connections: then it is asked about those that nobody here knows.
+    pub others: bool,
 }
 
 /// Sizes of the bounded tables, in entries.
@@ -84,8 +87,7 @@ impl Datapath {
     pub fn load(settings: Settings, sizes: Sizes) -> Result<Self, DatapathError> {
         // One small allocation for the life of the process: the skeleton wants to borrow it.
         let storage: &'static mut MaybeUninit<OpenObject> = Box::leak(Box::new(MaybeUninit::uninit()));
-        let failed =
-            |e: libbpf_rs::Error| DatapathError::Load { cause: e.to_string(), log: format!("{e:#}") };
+        let failed = |e: libbpf_rs::Error| DatapathError::Load { log: format!("{e:#}"), source: e };
         let mut open = BatonSkelBuilder::default().open(storage).map_err(failed)?;
         if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
             let s = &mut rodata.settings;
@@ -98,16 +100,32 @@ impl Datapath {
             s.cluster_ifindex = settings.cluster_ifindex;
             s.hold_ifindex = settings.hold_ifindex;
             s.has_switch = u32::from(settings.has_switch);
+            s.others = u32::from(settings.others);
         }
         open.maps.bindings.set_max_entries(sizes.bindings).map_err(failed)?;
+        // Those that have no owner yet, or have ended: each for a short time.
+        open.maps.aside.set_max_entries(sizes.bindings.div_ceil(2)).map_err(failed)?;
         // The server's own packets, or the reader's.
         let speaks = settings.roles.server || settings.roles.distributor;
         // Servers follow what they serve, distributors what their readers read: if not now, after a reload.
         let exchanges = if speaks { sizes.bindings } else { 1 };
         open.maps.exchanges.set_max_entries(exchanges).map_err(failed)?;
         open.maps.decisions.set_max_entries(sizes.decisions).map_err(failed)?;
+        if !settings.roles.switch {
+            open.maps.maglev.set_max_entries(1).map_err(failed)?;
+            open.maps.makers.set_max_entries(1).map_err(failed)?;
+            open.maps.latest_syns.set_max_entries(1).map_err(failed)?;
+        }
         let skel = open.load().map_err(failed)?;
-        Ok(Self { skel, links: Vec::new(), speaks, target_secret: Cell::new(0), written: RefCell::default() })
+        let datapath = Self {
+            skel,
+            links: Vec::new(),
+            speaks,
+            target_secret: Cell::new(0),
+            written: RefCell::default(),
+        };
+        datapath.set_leases(&[Lease::direct(0)])?;
+        Ok(datapath)
     }
 
     /// Attaches to one of the node's interfaces, both directions.
@@ -141,7 +159,7 @@ impl Datapath {
     /// # Errors
     /// When there is no cgroup2, or its root may not be used.
     pub fn attach_sockets(&mut self) -> Result<(), DatapathError> {
-        let failed = |cause| DatapathError::Attach { program: "carry_cwnd", ifindex: 0, cause };
+        let failed = |source| DatapathError::Attach { program: "carry_cwnd", ifindex: 0, source };
         let mounts = std::fs::read_to_string("/proc/self/mounts").map_err(failed)?;
         let root = cgroup2(&mounts).ok_or_else(|| failed(std::io::Error::other("no cgroup2 is mounted")))?;
         let root = std::fs::File::open(root).map_err(failed)?;
@@ -175,7 +193,7 @@ fn cgroup2(mounts: &str) -> Option<&str> {
 }
 
 fn attach_tcx(program: &ProgramMut<'_>, name: &'static str, ifindex: u32) -> Result<Link, DatapathError> {
-    let failed = |cause| DatapathError::Attach { program: name, ifindex, cause };
+    let failed = |source| DatapathError::Attach { program: name, ifindex, source };
     let index = i32::try_from(ifindex).map_err(|e| failed(std::io::Error::other(e)))?;
     // SAFETY: the program is loaded and alive for the call; null options mean defaults. The link that
     // comes back, if any, is ours alone, and Link takes over freeing it.

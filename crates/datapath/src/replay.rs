@@ -6,17 +6,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use baton_cluster::Flow;
 
-use crate::connections::Reading;
+use crate::connection::Reading;
 use crate::constants::{WRAPPING_V4, WRAPPING_V6};
-use crate::hold::{ETHERTYPE_V4, ETHERTYPE_V6, L3, finish};
+use crate::headers::{ETHERTYPE_V4, ETHERTYPE_V6, finish};
 
 const FIN: u8 = 1;
-const RST: u8 = 4;
 const PSH: u8 = 8;
 const ACK: u8 = 16;
-/// NOP, NOP, kind 8, length 10, TSval, TSecr (RFC 7323, appendix A).
-const TIMESTAMPS_LEN: usize = 12;
-
 /// What a server is to be given.
 #[derive(Clone, Copy, Debug)]
 pub struct Replay<'a> {
@@ -41,7 +37,7 @@ impl Replay<'_> {
     /// Ethernet frames to `mac`, the interface that the client's packets arrive by, which carries IP packets
     /// of `mtu` bytes; wrapped, between nodes with IPv6 addresses or not, they fit it too.
     pub fn frames(&self, mac: [u8; 6], mtu: usize, ipv6_nodes: bool) -> Vec<Vec<u8>> {
-        let options = self.reading.timestamps.map_or(0, |_| TIMESTAMPS_LEN);
+        let options = self.options().len();
         let wrapping = if ipv6_nodes { WRAPPING_V6 } else { WRAPPING_V4 } as usize;
         let ip = if self.flow.vip.is_ipv6() { 40 } else { 20 };
         let headers = wrapping + ip + 20 + options;
@@ -55,26 +51,20 @@ impl Replay<'_> {
         self.bytes.chunks(most).enumerate().filter_map(frame).collect()
     }
 
+    fn options(&self) -> Vec<u8> {
+        self.reading.timestamps.map(timestamps_option).unwrap_or_default()
+    }
+
     fn frame(&self, mac: [u8; 6], seq: u32, flags: u8, payload: &[u8]) -> Option<Vec<u8>> {
         let Flow { client, client_port, vip, vip_port } = self.flow;
         let (from, to) = (SocketAddr::new(client, client_port), SocketAddr::new(vip, vip_port));
         let header =
             Header { from, to, seq, ack: self.reading.start_ack, window: self.reading.window, flags };
-        let mut frame = header.frame(mac, self.reading.timestamps);
+        let mut frame = header.frame(mac, &self.options());
         frame.extend_from_slice(payload);
         finish(&mut frame)?;
         Some(frame)
     }
-}
-
-/// The IP packet that ends the client's connection: a RST with the sequence number that it expects.
-pub fn reset(flow: &Flow, seq: u32, ack: u32) -> Vec<u8> {
-    let from = SocketAddr::new(flow.vip, flow.vip_port);
-    let to = SocketAddr::new(flow.client, flow.client_port);
-    let mut frame = Header { from, to, seq, ack, window: 0, flags: RST | ACK }.frame([0; 6], None);
-    // It has both headers, so it can be finished.
-    let _ = finish(&mut frame);
-    frame.split_off(L3)
 }
 
 /// A connection has both addresses of one family.
@@ -85,19 +75,23 @@ fn v4(address: IpAddr) -> Option<Ipv4Addr> {
     }
 }
 
-struct Header {
-    from: SocketAddr,
-    to: SocketAddr,
-    seq: u32,
-    ack: u32,
-    window: u16,
-    flags: u8,
+/// NOP, NOP, kind 8, length 10, TSval, TSecr (RFC 7323, appendix A).
+pub(crate) fn timestamps_option((value, echo): (u32, u32)) -> Vec<u8> {
+    [&[1, 1, 8, 10][..], &value.to_be_bytes(), &echo.to_be_bytes()].concat()
+}
+
+pub(crate) struct Header {
+    pub(crate) from: SocketAddr,
+    pub(crate) to: SocketAddr,
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
+    pub(crate) window: u16,
+    pub(crate) flags: u8,
 }
 
 impl Header {
-    /// Ethernet, IP and TCP; lengths and checksums are yet to be set.
-    fn frame(&self, mac: [u8; 6], timestamps: Option<(u32, u32)>) -> Vec<u8> {
-        let options = timestamps.map_or(0, |_| TIMESTAMPS_LEN);
+    /// Ethernet, IP and TCP; lengths and checksums are yet to be set. The options fill whole words.
+    pub(crate) fn frame(&self, mac: [u8; 6], options: &[u8]) -> Vec<u8> {
         let mut f = Vec::with_capacity(2048);
         f.extend_from_slice(&mac);
         f.extend_from_slice(&[0; 6]);
@@ -120,20 +114,16 @@ impl Header {
         f.extend_from_slice(&self.to.port().to_be_bytes());
         f.extend_from_slice(&self.seq.to_be_bytes());
         f.extend_from_slice(&self.ack.to_be_bytes());
-        f.extend_from_slice(&[((20 + options) as u8 / 4) << 4, self.flags]);
+        f.extend_from_slice(&[((20 + options.len()) as u8 / 4) << 4, self.flags]);
         f.extend_from_slice(&self.window.to_be_bytes());
         f.extend_from_slice(&[0; 4]);
-        if let Some((val, ecr)) = timestamps {
-            f.extend_from_slice(&[1, 1, 8, 10]);
-            f.extend_from_slice(&val.to_be_bytes());
-            f.extend_from_slice(&ecr.to_be_bytes());
-        }
+        f.extend_from_slice(options);
         f
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
     use std::time::Duration;
 
@@ -142,12 +132,13 @@ mod tests {
 
     use super::*;
     use crate::Frame;
+    use crate::headers::L3;
 
     fn reading(start_seq: u32, timestamps: Option<(u32, u32)>) -> Reading {
         Reading { start_seq, start_ack: 77, window: 502, timestamps, since: Duration::ZERO }
     }
 
-    fn flow(v6: bool) -> Flow {
+    pub(crate) fn flow(v6: bool) -> Flow {
         let address = |last| match v6 {
             true => Ipv6Addr::new(0xfd02, 0, 0, 0, 0, 0, 0, last).into(),
             false => Ipv4Addr::new(10, 2, 0, last as u8).into(),
@@ -155,7 +146,7 @@ mod tests {
         Flow { client: address(2), client_port: 40_000, vip: address(1), vip_port: 80 }
     }
 
-    fn right_checksums(packet: &[u8]) -> bool {
+    pub(crate) fn right_checksums(packet: &[u8]) -> bool {
         let sliced = SlicedPacket::from_ip(packet).expect("an IP packet");
         let Some(TransportSlice::Tcp(tcp)) = &sliced.transport else { panic!("TCP") };
         match &sliced.net {
@@ -207,17 +198,6 @@ mod tests {
             }
             prop_assert!(together == bytes);
             prop_assert_eq!(replay.end(), seq.wrapping_add(u32::from(fin)));
-        }
-    }
-
-    #[test]
-    fn a_reset_goes_to_the_client() {
-        for (v6, l4) in [(false, 20), (true, 40)] {
-            let packet = reset(&flow(v6), 5, 6);
-            assert!(right_checksums(&packet));
-            let tcp = TcpHeaderSlice::from_slice(&packet[l4..]).expect("a header");
-            assert_eq!((tcp.source_port(), tcp.destination_port()), (80, 40_000));
-            assert_eq!((tcp.sequence_number(), tcp.rst(), tcp.ack()), (5, true, true));
         }
     }
 }

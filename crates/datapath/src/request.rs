@@ -13,15 +13,15 @@ pub fn target_of(bytes: &[u8], secret: u64) -> Target {
     Target(mix(bytes.iter().fold(FNV_OFFSET ^ secret, step)))
 }
 
-/// A host's hash, by which the programs know it. It has to resist: two hosts that are one here would be served
-/// by one's routes. `host_step` in `bpf/scan.h` says why no client finds two.
-pub(crate) fn host_hash(host: &str, secret: u64) -> u64 {
+/// The hash of a host or a method, by which the programs know it. It has to resist: two that are one here would
+/// be served by one's routes. `secret_step` in `bpf/hash.h` says why no client finds two.
+pub(crate) fn secret_hash(word: &str, secret: u64) -> u64 {
     let number = mix(secret) | 1;
     let step = |h: u64, c: u8| {
         let h = (h ^ u64::from(c)).wrapping_mul(number);
         h ^ (h >> 32)
     };
-    mix(host.bytes().fold(FNV_OFFSET ^ secret, step))
+    mix(word.bytes().fold(FNV_OFFSET ^ secret, step))
 }
 
 /// The finaliser of murmur3 (64 bit).

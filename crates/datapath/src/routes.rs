@@ -1,7 +1,7 @@
 //! Services, their pools and their routes, as the programs' tables have them: made from the same rules
 //! that user space asks for the requests it decides itself.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::mem::offset_of;
 use std::net::IpAddr;
 
 use baton_cluster::{NameRules, NodeId, PHttp, PoolId, Protocol, ServiceId};
@@ -9,14 +9,18 @@ use baton_http::{HostMatch, Key, PathMatch, Route, Rules};
 
 use crate::constants::{
     HOSTS_MAX, KEY_OTHER, KEY_PATH, KEY_PATH_QUERY, P_HTTP_EXTENDED, P_HTTP_MOVE, P_HTTP_STAY, PATH_MAX,
-    ROTA_SLOTS, SERVICE_ENDING, SERVICE_FOLLOWS, SERVICE_HOSTS, SERVICE_ROUTES, SERVICE_STRICT,
-    SERVICE_SUFFIXES, SERVICE_TCP, SERVICE_TLS,
+    ROTA_SLOTS, SERVICE_ENDING, SERVICE_FOLLOWS, SERVICE_HOSTS, SERVICE_LOUD_SHIFT, SERVICE_ROUTES,
+    SERVICE_STRICT, SERVICE_SUFFIXES, SERVICE_TCP, SERVICE_TLS,
 };
 use crate::error::DatapathError;
+use crate::map::{forget, get, put, remove, remove_bytes};
 use crate::programs::Datapath;
-use crate::request::host_hash;
+use crate::request::secret_hash;
 use crate::shared::{addr_of, as_bytes, types};
-use crate::tables::{forget, get, put, remove, remove_bytes};
+use crate::written::ServiceKeys;
+
+/// In a table of routes: the programs cannot tell.
+const POOL_UNKNOWN: u16 = 0xffff;
 
 /// A service as the programs see it.
 #[derive(Clone, Debug)]
@@ -56,20 +60,6 @@ pub struct PoolEntry {
     pub servers: Vec<NodeId>,
 }
 
-/// What was written, to be removed again.
-#[derive(Debug, Default)]
-pub(crate) struct Written {
-    addresses: BTreeSet<(IpAddr, u16)>,
-    services: BTreeMap<ServiceId, ServiceKeys>,
-}
-
-/// The keys of one service, as the tables have them.
-#[derive(Debug, Default)]
-struct ServiceKeys {
-    routes: BTreeSet<Vec<u8>>,
-    hosts: BTreeSet<Vec<u8>>,
-}
-
 impl ServiceEntry {
     fn flags(&self) -> u32 {
         let rules = &self.rules;
@@ -81,6 +71,7 @@ impl ServiceEntry {
             | bit(self.follows, SERVICE_FOLLOWS)
             | bit(self.protocol == Protocol::Tls, SERVICE_TLS)
             | bit(self.protocol == Protocol::Tcp, SERVICE_TCP)
+            | if self.strict { (rules.loud_within() as u32) << SERVICE_LOUD_SHIFT } else { 0 }
     }
 
     /// The host patterns of the routes, each once, in order of precedence; their numbers begin at 1.
@@ -110,11 +101,16 @@ impl Datapath {
                 self.set_host(s, host)?;
             }
         }
+        let number =
+            |host: &HostMatch| patterns.iter().position(|p| **p == *host).map_or(0, |i| i + 1) as u16;
+        // User space must say whose these are.
+        for route in s.rules.folded_routes().filter(|_| s.strict) {
+            self.set_route(s.id, &route, number(&route.host), POOL_UNKNOWN)?;
+        }
         // The one that counts more is written last.
         for route in s.rules.routes().iter().rev() {
-            let number = patterns.iter().position(|p| **p == route.host).map_or(0, |i| i + 1);
             let pool = s.pools.get(route.pool).map_or(pool, |p| p.0);
-            self.set_route(s.id, route, number as u16, pool)?;
+            self.set_route(s.id, route, number(&route.host), pool)?;
         }
         let value = types::service { id: s.id.0, pool, flags: s.flags() };
         for vip in &s.vips {
@@ -193,7 +189,7 @@ impl Datapath {
         for (to, from) in entry.patterns.iter_mut().zip(matching) {
             *to = from;
         }
-        let hash = host_hash(host, self.target_secret.get());
+        let hash = secret_hash(host, self.target_secret.get());
         let key = types::host_key { hash, service: s.id.0, pad: [0; 3] };
         if !patterns.contains(&&HostMatch::Exact(host.to_owned())) {
             return put(&self.skel.maps.seen_hosts, "seen_hosts", &key, &entry);
@@ -216,11 +212,14 @@ impl Datapath {
         if matches!(r.path, PathMatch::Exact(_)) {
             path.push(0);
         }
-        let methods: Vec<u32> =
-            if r.methods.is_empty() { vec![0] } else { r.methods.iter().map(|m| method_hash(m)).collect() };
+        let secret = self.target_secret.get();
+        let mut methods: Vec<u64> = r.methods.iter().map(|method| secret_hash(method, secret)).collect();
+        if methods.is_empty() {
+            methods.push(0);
+        }
         for method in methods {
             let mut key = types::route_key {
-                prefixlen: (8 + path.len() as u32) * 8,
+                prefixlen: (offset_of!(types::route_key, path) - 4 + path.len()) as u32 * 8,
                 service: service.0,
                 host,
                 method,
@@ -284,9 +283,4 @@ impl Datapath {
 
 fn service_key(vip: IpAddr, port: u16) -> types::service_key {
     types::service_key { vip: addr_of(vip), port: port.to_be(), pad: 0 }
-}
-
-/// FNV-1a, 32 bits, as the programs hash methods.
-fn method_hash(method: &str) -> u32 {
-    method.bytes().fold(2_166_136_261, |h: u32, c| (h ^ u32::from(c)).wrapping_mul(16_777_619))
 }

@@ -1,5 +1,5 @@
 //! What kernel and user space share, as Rust sees it: the types come from the programs' BTF, the
-//! constants from the one header. The only other file with `unsafe` here is [`crate::programs`].
+//! constants from the one header.
 #![allow(unsafe_code, reason = "map keys and values are passed to the kernel as bytes")]
 
 use std::mem::size_of;
@@ -18,47 +18,47 @@ pub mod constants {
 ///
 /// # Safety
 /// `repr(C)`, no padding, every bit pattern valid: so it may be read and written as bytes.
-pub(crate) unsafe trait Shared: Copy {}
+pub unsafe trait Shared: Copy {}
 
-// SAFETY: each is repr(C), made of integers only, and the header asserts that none has padding
-// (explicit `pad` fields); tests::no_padding checks the sizes that Rust sees.
-unsafe impl Shared for types::flow_key {}
-// SAFETY: as above.
-unsafe impl Shared for types::binding {}
-// SAFETY: as above.
-unsafe impl Shared for types::service_key {}
-// SAFETY: as above.
-unsafe impl Shared for types::service {}
-// SAFETY: as above.
-unsafe impl Shared for types::pool {}
-// SAFETY: as above.
-unsafe impl Shared for types::host_key {}
-// SAFETY: as above.
-unsafe impl Shared for types::hosts {}
-// SAFETY: as above.
-unsafe impl Shared for types::route_key {}
-// SAFETY: as above.
-unsafe impl Shared for types::route {}
-// SAFETY: as above.
-unsafe impl Shared for types::exchange {}
-// SAFETY: as above.
-unsafe impl Shared for types::guide {}
-// SAFETY: as above.
-unsafe impl Shared for types::decision_key {}
-// SAFETY: as above.
-unsafe impl Shared for types::decision {}
-// SAFETY: as above.
-unsafe impl Shared for types::load {}
-// SAFETY: as above.
-unsafe impl Shared for types::node {}
-// SAFETY: as above.
-unsafe impl Shared for types::live {}
-// SAFETY: as above.
-unsafe impl Shared for types::keys {}
-// SAFETY: as above.
-unsafe impl Shared for types::event {}
-// SAFETY: as above.
-unsafe impl Shared for types::order {}
+/// The types of maps, events and orders, and how many bytes each has: as many as its fields together, which the header
+/// asserts for C (`_Static_assert`) and this for Rust.
+macro_rules! shared {
+    ($($name:ident: $bytes:expr),+ $(,)?) => {$(
+        // SAFETY: it is repr(C) and made of integers only; its size, asserted below, is the sum of its fields',
+        // so none of it is padding.
+        unsafe impl Shared for types::$name {}
+        const _: () = assert!(size_of::<types::$name>() == $bytes);
+    )+};
+}
+
+shared! {
+    flow_key: 2 * 16 + 2 * 2,
+    binding: 3 * 8 + 9 * 4 + 6 * 2 + 4 + 4 + 8,
+    service_key: 16 + 4,
+    service: 8,
+    pool: 32 + 8,
+    host_key: 16,
+    hosts: 8,
+    route_key: 16 + 128,
+    route: 4,
+    exchange: 2 * 24 + 8 * 4 + 8 + 24 + 8,
+    guide: 16,
+    decision_key: 16,
+    decision: 24,
+    load: 16,
+    node: 24,
+    live: 24,
+    keys: 64,
+    lease: 16,
+    maker: 8,
+    spread: 2 * 8 + 4 + 8 + 4,
+    event: 36 + 4 + 4 * 2 + 8,
+    order: 36 + 4 + 8 + 4 + 4 * 2 + 4,
+    begun: 36 + 3 * 4 + 2 * 2,
+    budget: 8,
+    sweep: 16,
+}
+
 // SAFETY: integers.
 unsafe impl Shared for u16 {}
 // SAFETY: integers.
@@ -66,18 +66,20 @@ unsafe impl Shared for u32 {}
 // SAFETY: integers.
 unsafe impl Shared for u64 {}
 
-pub(crate) fn as_bytes<T: Shared>(value: &T) -> &[u8] {
+/// A value as the kernel takes it.
+pub fn as_bytes<T: Shared>(value: &T) -> &[u8] {
     // SAFETY: Shared promises that all bytes of T are initialised; the lifetime is the borrow's.
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
 }
 
-pub(crate) fn as_bytes_mut<T: Shared>(value: &mut T) -> &mut [u8] {
+/// A value that the kernel writes to.
+pub fn as_bytes_mut<T: Shared>(value: &mut T) -> &mut [u8] {
     // SAFETY: as in as_bytes, and every bit pattern written is valid for T.
     unsafe { std::slice::from_raw_parts_mut(std::ptr::from_mut(value).cast(), size_of::<T>()) }
 }
 
 /// The value whose bytes these are; `None` when there are not exactly enough of them.
-pub(crate) fn from_bytes<T: Shared>(bytes: &[u8]) -> Option<T> {
+pub fn from_bytes<T: Shared>(bytes: &[u8]) -> Option<T> {
     // SAFETY: the length is right, every bit pattern is valid, and read_unaligned needs no alignment.
     (bytes.len() == size_of::<T>()).then(|| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
@@ -97,7 +99,8 @@ pub(crate) fn ip_of(a: types::addr) -> IpAddr {
     Ipv6Addr::from_bits(bits).to_canonical()
 }
 
-pub(crate) fn key_of(flow: &Flow) -> types::flow_key {
+/// A flow as the maps' key.
+pub fn key_of(flow: &Flow) -> types::flow_key {
     types::flow_key {
         client: addr_of(flow.client),
         vip: addr_of(flow.vip),
@@ -132,29 +135,6 @@ mod tests {
         assert_eq!(constants::MAX_ROUTES, limit(Service::MAX_ROUTES));
         assert_eq!(constants::MAX_METHODS, limit(Service::MAX_METHODS));
         assert_eq!(constants::MAX_POOLS, 2 * limit(PoolId::MAX_POOLS));
-    }
-
-    #[test]
-    fn no_padding() {
-        assert_eq!(size_of::<types::flow_key>(), 36);
-        assert_eq!(size_of::<types::binding>(), 24 + 9 * 4 + 6 * 2 + 4 + 4);
-        assert_eq!(size_of::<types::service_key>(), 20);
-        assert_eq!(size_of::<types::service>(), 8);
-        assert_eq!(size_of::<types::pool>(), 32 + 8);
-        assert_eq!(size_of::<types::host_key>(), 16);
-        assert_eq!(size_of::<types::hosts>(), 8);
-        assert_eq!(size_of::<types::route_key>(), 12 + 128);
-        assert_eq!(size_of::<types::route>(), 4);
-        assert_eq!(size_of::<types::exchange>(), 2 * 24 + 8 * 4 + 8 + 16);
-        assert_eq!(size_of::<types::guide>(), 16);
-        assert_eq!(size_of::<types::decision_key>(), 16);
-        assert_eq!(size_of::<types::decision>(), 24);
-        assert_eq!(size_of::<types::load>(), 16);
-        assert_eq!(size_of::<types::node>(), 24);
-        assert_eq!(size_of::<types::live>(), 24);
-        assert_eq!(size_of::<types::keys>(), 64);
-        assert_eq!(size_of::<types::event>(), 36 + 4 + 8 + 8);
-        assert_eq!(size_of::<types::order>(), 36 + 4 + 8 + 4 + 8 + 4);
     }
 
     #[test]

@@ -4,15 +4,15 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use baton_cluster::{NodeId, PoolId, Target};
-use libbpf_rs::{MapCore, MapFlags};
 
 use crate::constants::{
-    GUIDE_ASK, GUIDE_CACHED, GUIDE_ROTA, MAGLEV_SLOTS, MAX_REPLICAS, NO_NODE, ROTA_SLOTS,
+    GUIDE_ASK, GUIDE_CACHED, GUIDE_ROTA, MAX_REPLICAS, POPULATION_MADE, POPULATION_REMOVED, ROTA_SLOTS,
 };
 use crate::counters::{Counter, Counters};
 use crate::error::DatapathError;
+use crate::map::{get, nanoseconds, put, remove, sum_over_cpus};
 use crate::programs::{Datapath, Roles};
-use crate::shared::{Shared, addr_of, as_bytes, from_bytes, types};
+use crate::shared::{addr_of, types};
 
 /// What a distributor may decide by itself for one service. In each, the rota is the kernel's own
 /// answer while user space is silent.
@@ -121,26 +121,6 @@ impl Datapath {
         remove(&self.skel.maps.members, "members", &mac_key(mac))
     }
 
-    /// The switch's table: for each slot a distributor, or none at all.
-    ///
-    /// # Errors
-    /// When it has more slots than the map.
-    pub fn set_maglev(&self, slots: &[Option<NodeId>]) -> Result<(), DatapathError> {
-        let limit = MAGLEV_SLOTS as usize;
-        if slots.len() != limit {
-            return Err(DatapathError::TooMany { what: "Maglev slots", given: slots.len(), limit });
-        }
-        // In one call: one for each slot would keep the daemon from all else for a noticeable time.
-        let (keys, values): (Vec<_>, Vec<_>) = (0_u32..)
-            .zip(slots)
-            .map(|(slot, node)| (slot.to_ne_bytes(), node.map_or(NO_NODE as u16, |n| n.0).to_ne_bytes()))
-            .unzip();
-        let (map, any) = (&self.skel.maps.maglev, MapFlags::ANY);
-        map.update_batch(keys.as_flattened(), values.as_flattened(), MAGLEV_SLOTS, any, any)
-            .map_err(failed("maglev"))?;
-        Ok(())
-    }
-
     /// The cluster's keys for cookies, clocks, handoff packets and targets.
     ///
     /// # Errors
@@ -188,8 +168,27 @@ impl Datapath {
         least_weight: u16,
         live: bool,
     ) -> Result<(), DatapathError> {
-        let value = types::load { reported, assigned: 0, weight, least_weight, live: u32::from(live) };
+        let value = types::load {
+            reported,
+            assigned: 0,
+            weight,
+            least_weight,
+            live: u8::from(live),
+            gone: 0,
+            pad: 0,
+        };
         put(&self.skel.maps.loads, "loads", &u32::from(node.0), &value)
+    }
+
+    /// Says that a node's machine is there no more, or is again: its connections are refused meanwhile. A
+    /// server that is there again says so by its load, too.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn set_gone(&self, node: NodeId, gone: bool) -> Result<(), DatapathError> {
+        let key = u32::from(node.0);
+        let load = get::<u32, types::load>(&self.skel.maps.loads, "loads", &key)?.unwrap_or_default();
+        put(&self.skel.maps.loads, "loads", &key, &types::load { gone: u8::from(gone), ..load })
     }
 
     /// What this distributor handed to a server since its last report.
@@ -267,6 +266,16 @@ impl Datapath {
         Ok(Counters(all))
     }
 
+    /// Entries of the table of live connections: made, less those that were removed, but for those that sweeps
+    /// have removed, and those that were displaced.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn population(&self) -> Result<u64, DatapathError> {
+        let count = |which| sum_over_cpus(&self.skel.maps.population, "population", which);
+        Ok(count(POPULATION_MADE)?.wrapping_sub(count(POPULATION_REMOVED)?))
+    }
+
     /// One counter, summed over CPUs.
     ///
     /// # Errors
@@ -290,60 +299,4 @@ fn mac_key(mac: [u8; 6]) -> u64 {
 
 pub(crate) fn decision_key(pool: PoolId, target: Target) -> types::decision_key {
     types::decision_key { target: target.0, pool: pool.0, pad: [0; 3] }
-}
-
-pub(crate) fn nanoseconds(d: Duration) -> u64 {
-    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
-}
-
-pub(crate) fn failed(table: &'static str) -> impl Fn(libbpf_rs::Error) -> DatapathError {
-    move |e| DatapathError::Table { table, cause: e.to_string() }
-}
-
-pub(crate) fn put<K: Shared, V: Shared>(
-    map: &impl MapCore,
-    table: &'static str,
-    key: &K,
-    value: &V,
-) -> Result<(), DatapathError> {
-    map.update(as_bytes(key), as_bytes(value), MapFlags::ANY).map_err(failed(table))
-}
-
-pub(crate) fn get<K: Shared, V: Shared>(
-    map: &impl MapCore,
-    table: &'static str,
-    key: &K,
-) -> Result<Option<V>, DatapathError> {
-    let bytes = map.lookup(as_bytes(key), MapFlags::ANY).map_err(failed(table))?;
-    Ok(bytes.and_then(|b| from_bytes(&b)))
-}
-
-pub(crate) fn remove<K: Shared>(
-    map: &impl MapCore,
-    table: &'static str,
-    key: &K,
-) -> Result<(), DatapathError> {
-    remove_bytes(map, table, as_bytes(key))
-}
-
-pub(crate) fn remove_bytes(map: &impl MapCore, table: &'static str, key: &[u8]) -> Result<(), DatapathError> {
-    match map.delete(key) {
-        Err(e) if e.kind() != libbpf_rs::ErrorKind::NotFound => Err(failed(table)(e)),
-        _ => Ok(()),
-    }
-}
-
-/// Removes the entries whose keys are so. Slow: reads all keys.
-pub(crate) fn forget<K: Shared>(
-    map: &impl MapCore,
-    table: &'static str,
-    is_so: impl Fn(K) -> bool,
-) -> Result<(), DatapathError> {
-    let keys: Vec<_> = map.keys().filter(|key| from_bytes(key).is_some_and(&is_so)).collect();
-    keys.iter().try_for_each(|key| remove_bytes(map, table, key))
-}
-
-fn sum_over_cpus(map: &impl MapCore, table: &'static str, index: u32) -> Result<u64, DatapathError> {
-    let per_cpu = map.lookup_percpu(as_bytes(&index), MapFlags::ANY).map_err(failed(table))?;
-    Ok(per_cpu.unwrap_or_default().iter().filter_map(|b| from_bytes::<u64>(b)).sum())
 }

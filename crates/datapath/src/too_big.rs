@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use baton_cluster::Flow;
 
-use crate::hold::checksum;
+use crate::headers::checksum;
 
 /// The IP packet, from the service's address. `seq`: of the client's packet; `mtu`: how large its packets may
 /// be, bytes. `None` when the flow's addresses are of two families.

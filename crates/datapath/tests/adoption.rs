@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use baton_cluster::Flow;
 use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CONFIRMED, FLAG_MOVED};
-use baton_datapath::model::flag::{ACK, FIN, PSH, SYN};
-use baton_datapath::model::{Handoff, Parsed};
 use baton_datapath::{Counter, Event, Guide, Hold, State};
+use baton_packet_model::flag::{ACK, FIN, PSH, SYN};
+use baton_packet_model::{Handoff, Parsed};
 use common::frames::{CLIENT, MSS, SACK, VIP, WSCALE, checksums_are_right, flow, read, timestamps};
 use common::world::{HANDOFF_PORT, OTHER, SELF, THIRD, WEB, address, keys};
 use common::{Tcp, World, in_netns, ip};
@@ -321,7 +321,7 @@ fn a_client_is_told_at_once_that_no_server_listens() {
         let (node, f) = (Node::new(), flow(40_000));
         let mut client = Client::connect(&node, f, 1000, 50);
         client.request(&node);
-        let rst = node.hear("RST", |tcp, _| tcp.rst);
+        let rst = node.hear("RST without payload", |tcp, payload| tcp.rst && payload.is_empty());
         assert_eq!(rst.sequence_number, client.ack, "acceptable to the client");
         assert_eq!(node.counted(Counter::ResetNoListener), 1);
         assert_eq!(node.counted(Counter::DropOvertakenReset), 0);
@@ -342,13 +342,114 @@ fn a_segment_that_overtakes_the_first_resets_nobody() {
         let mut late = client.packet(ACK | PSH).data(second);
         late.seq = late.seq.wrapping_add(first.len() as u32);
         node.send(&late);
-        assert_eq!(node.counted(Counter::DropOvertakenReset), 1);
+        assert_eq!(node.counted(Counter::DropEarlySegment), 1);
+        assert_eq!(node.counted(Counter::DropOvertakenReset), 0, "nor has the stack heard of it");
         node.send(&client.packet(ACK | PSH).data(first));
         node.send(&late);
         let _stream = serve(&listener, f);
         let _ = node.hear("answer", |_, payload| payload == ANSWER);
         node.world.flows.clear();
     });
+}
+
+/// A frame with a VLAN tag in front of its type.
+fn tagged(tcp: &Tcp, tag: u16) -> Vec<u8> {
+    let frame = tcp.frame();
+    let (addresses, rest) = frame.split_at(12);
+    [addresses, &[0x81, 0], &tag.to_be_bytes(), rest].concat()
+}
+
+/// What is tagged belongs to a VLAN that this interface is not in; tag 0 says a priority alone (IEEE
+/// 802.1Q), and what is answered has none.
+#[test]
+fn frames_of_a_vlan_pass_by_and_priorities_do_not_matter() {
+    in_netns(|| {
+        let (node, _listener) = (Node::new(), listen());
+        let syn = |port| Tcp::new(flow(port), SYN, 1000, 0).options(&[MSS, SACK, WSCALE]);
+        for (port, tag) in [(40_001, 100), (40_002, 4095), (40_003, 5 << 13 | 1)] {
+            node.wire.release(&tagged(&syn(port), tag)).expect("room in the device");
+            assert_eq!(node.counted(Counter::SynAnswered), 0, "tag {tag:#x}");
+        }
+        for (n, tag) in [(1, 0), (2, 5 << 13)] {
+            let port = 41_000 + n;
+            node.wire.release(&tagged(&syn(port), tag)).expect("room in the device");
+            let answer = node.hear("SYN-ACK", |tcp, _| tcp.syn && tcp.ack && tcp.destination_port == port);
+            assert_eq!(answer.acknowledgment_number, 1001);
+            assert_eq!(node.counted(Counter::SynAnswered), u64::from(n), "tag {tag:#x}");
+        }
+        // Two tags: a priority, and a VLAN in it.
+        let mut both = tagged(&syn(42_000), 100);
+        both.splice(12..12, [0x81, 0, 0xa0, 0]);
+        node.wire.release(&both).expect("room in the device");
+        assert_eq!(node.counted(Counter::SynAnswered), 2);
+    });
+}
+
+/// A firewall of the server's node refuses a client by a RST: each repetition of the request is adopted anew,
+/// and yet the client hears of it.
+#[test]
+fn a_connection_that_the_stack_refuses_is_reset_in_the_end() {
+    in_netns(|| {
+        let (node, _listener, f) = (Node::new(), listen(), flow(40_000));
+        nft("add table inet t; add chain inet t in { type filter hook input priority 0; }; \
+             add rule inet t in tcp dport 80 reject with tcp reset");
+        let client = Client::connect(&node, f, 1000, 50);
+        let request = client.packet(ACK | PSH).data(REQUEST);
+        let begun = Instant::now();
+        let until = begun + DEADLINE;
+        let mut buffer = [0; 2048];
+        let reset = loop {
+            node.send(&request);
+            std::thread::sleep(Duration::from_millis(200));
+            let heard = std::iter::from_fn(|| node.wire.read(&mut buffer).ok().map(|n| buffer[..n].to_vec()));
+            let is_rst = |frame: Vec<u8>| frame.get(23) == Some(&6) && read(&frame).rst;
+            if heard.into_iter().any(is_rst) {
+                break begun.elapsed();
+            }
+            assert!(Instant::now() < until, "adopted {} times", node.counted(Counter::Adopted));
+        };
+        assert!(reset > Duration::from_millis(1500), "it may be a packet that overtook the first: {reset:?}");
+        assert!(node.counted(Counter::DropOvertakenReset) > 0);
+    });
+}
+
+/// A socket of an earlier connection that does not end for a while: later there is another try.
+#[test]
+fn a_stale_socket_that_did_not_end_is_tried_again_later() {
+    in_netns(|| {
+        let (node, listener, f) = (Node::new(), listen(), flow(40_000));
+        // A RST does not end TIME_WAIT (RFC 1337).
+        std::fs::write("/proc/sys/net/ipv4/tcp_rfc1337", "1").expect("of this namespace");
+        let mut client = Client::connect(&node, f, 1000, 50);
+        client.request(&node);
+        drop(serve(&listener, f));
+        client.take_answer(&node);
+        client.ack = client.ack.wrapping_add(1);
+        node.send(&client.packet(FIN | ACK));
+        let end = client.seq.wrapping_add(1);
+        node.hear("last ACK", |tcp, _| tcp.ack && tcp.acknowledgment_number == end);
+
+        let client = Client::connect(&node, f, 900_000, 5000);
+        let request = client.packet(ACK | PSH).data(REQUEST);
+        for _ in 0..6 {
+            node.send(&request);
+        }
+        assert!(node.counted(Counter::DropStaleSocket) > 0, "not for ever");
+        std::fs::write("/proc/sys/net/ipv4/tcp_rfc1337", "0").expect("of this namespace");
+        node.send(&request);
+        assert_eq!(node.counted(Counter::Adopted), 1, "not at once");
+        let mut b = node.world.programs.whole_binding(&f).expect("bindings").expect("bound");
+        b.since_ns -= 3_001_000_000;
+        node.world.programs.set_whole_binding(&f, &b).expect("bindings");
+        node.send(&request);
+        let _stream = serve(&listener, f);
+        assert_eq!(node.counted(Counter::Adopted), 2);
+    });
+}
+
+fn nft(rules: &str) {
+    let done = std::process::Command::new("nft").arg(rules).status().expect("nftables is installed");
+    assert!(done.success(), "nft {rules}");
 }
 
 #[test]

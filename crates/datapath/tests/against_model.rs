@@ -35,30 +35,37 @@ const UNSEEN: &[&str] = &[
     "adopt_again",
     "stale_socket_ended",
     "forwarded_distributor",
+    "spread_earlier",
+    "cookie_limited",
     "owned_unbound",
     "reader_adopted",
     "cwnd_carried",
     "moved",
     "drop_busy",
-    "drop_no_pool_server",
     "drop_no_role",
     "drop_no_distributor",
+    "reset_no_distributor",
     "drop_stale_socket",
     "event_lost",
     "fault_rewrite",
     "fault_map",
+    "fault_order",
 ];
 
 /// Random sequences through a node of these roles, on one link and in a routed cluster of IPv6 nodes.
 fn agree(letters: &'static str, unseen: Option<&'static [&'static str]>) {
     let mut reached = Reached::default();
-    for ways in [Ways::default(), Ways { v6: true, routed: true, path_mtu: 212 }] {
+    let routed = Ways { v6: true, routed: true, path_mtu: 212, alone: false };
+    for ways in [Ways::default(), Ways { alone: true, ..Ways::default() }, routed] {
         reached = agree_over(letters, ways, reached);
     }
     let never: Vec<_> = Counter::all().filter(|c| !reached.counters.contains(c)).map(Counter::name).collect();
     assert!(never.len() < Counter::COUNT - 10, "the packets reach too little of the programs: {never:?}");
     if let Some(unseen) = unseen {
         let missed: Vec<_> = never.iter().filter(|name| !unseen.contains(name)).collect();
+        if reached.late {
+            eprintln!("{letters:?}: this machine was too slow for all sequences; not reached: {missed:?}");
+        }
         assert!(missed.is_empty() || reached.late, "not reached: {missed:?}");
     }
 }
@@ -81,9 +88,9 @@ fn agree_over(letters: &'static str, ways: Ways, mut reached: Reached) -> Reache
         let mut world = World::with(letters, &flows, 1, ways).expect("the kernel takes the programs");
         world.model.stack.listeners.extend([VIP, VIP_V6].map(|vip| (vip, 80)));
         let world = std::cell::RefCell::new(world);
-        let until = Instant::now() + Duration::from_secs(if ways.routed { 5 } else { 10 });
+        let until = Instant::now() + Duration::from_secs(if ways.routed || ways.alone { 5 } else { 10 });
         let sequences = proptest::collection::vec(blocks(), 1..40);
-        let outcome = runner(if ways.routed { 200 } else { 350 }).run(&sequences, |sequence| {
+        let outcome = runner(if ways.routed || ways.alone { 200 } else { 450 }).run(&sequences, |sequence| {
             let mut world = world.borrow_mut();
             world.rest().map_err(|e| TestCaseError::fail(e.to_string()))?;
             let mut play = Play { world: &mut world, clients: HashMap::new(), swapped: ways.v6 };

@@ -6,21 +6,28 @@ mod common;
 use std::sync::Barrier;
 use std::thread;
 
-use baton_datapath::model::flag::{ACK, SYN};
 use baton_datapath::{Counter, Guide, Hold, State};
+use baton_packet_model::flag::ACK;
 use common::client::{Client, state};
-use common::frames::{flow, read};
+use common::frames::flow;
 use common::world::{OTHER, THIRD, WEB};
-use common::{Tcp, World, in_netns};
+use common::{World, in_netns, ip};
 
 const ROUNDS: u32 = 4000;
+
+/// A device, at the address that frames are sent to.
+fn wire(name: &str) -> Hold {
+    let wire = Hold::create(name).expect("a TAP device");
+    ip(&["link", "set", name, "address", "02:00:00:00:00:10"]);
+    wire
+}
 
 /// The ACK that ends the handshake does not take back what the request behind it was decided for: neither
 /// of a fresh flow, nor of one that had a connection before.
 #[test]
 fn the_ack_of_the_handshake_and_the_request() {
     in_netns(|| {
-        let wires = ["tap0", "tap1"].map(|name| Hold::create(name).expect("a TAP device"));
+        let wires = ["tap0", "tap1"].map(wire);
         let mut world = World::try_new("d", &[], wires[0].index()).expect("the kernel takes the programs");
         wires.iter().for_each(|wire| world.programs.attach(wire.index()).expect("tcx"));
         world.guide(WEB, Guide::Rota, &[OTHER], 1);
@@ -32,9 +39,7 @@ fn the_ack_of_the_handshake_and_the_request() {
                     world.programs.remove_binding(&flow).expect("bindings");
                 }
                 let isn = round * 1_000_000;
-                let said = world.programs.run_ingress(&Tcp::new(flow, SYN, isn, 0).frame()).expect("a run");
-                let ack = read(&said.frame).sequence_number.wrapping_add(1);
-                let client = Client { flow, seq: isn + 1, ack, tsval: 0 };
+                let client = Client::greeted_by_programs(&world, flow, isn);
                 let frames = [client.sends(ACK).frame(), client.requests().frame()];
                 let start = &Barrier::new(frames.len());
                 thread::scope(|scope| {
@@ -60,7 +65,7 @@ fn the_ack_of_the_handshake_and_the_request() {
 #[test]
 fn the_same_request_twice() {
     in_netns(|| {
-        let wires = ["tap0", "tap1"].map(|name| Hold::create(name).expect("a TAP device"));
+        let wires = ["tap0", "tap1"].map(wire);
         let mut world = World::try_new("d", &[], wires[0].index()).expect("the kernel takes the programs");
         wires.iter().for_each(|wire| world.programs.attach(wire.index()).expect("tcx"));
         world.guide(WEB, Guide::Rota, &[OTHER, THIRD], 1);
@@ -71,9 +76,7 @@ fn the_same_request_twice() {
             for round in 1..=ROUNDS {
                 world.programs.remove_binding(&flow).expect("bindings");
                 let isn = round * 1_000_000;
-                let said = world.programs.run_ingress(&Tcp::new(flow, SYN, isn, 0).frame()).expect("a run");
-                let ack = read(&said.frame).sequence_number.wrapping_add(1);
-                let client = Client { flow, seq: isn + 1, ack, tsval: 0 };
+                let client = Client::greeted_by_programs(&world, flow, isn);
                 if open {
                     world.programs.run_ingress(&client.sends(ACK).frame()).expect("a run");
                 }

@@ -3,11 +3,11 @@
 
 mod common;
 
-use baton_datapath::model::flag::{ACK, FIN, RST, SYN};
-use baton_datapath::model::{Offer, Verdict};
+use baton_packet_model::flag::{ACK, FIN, RST, SYN};
+use baton_packet_model::{Offer, Verdict};
 use common::Tcp;
 use common::client::{case, node};
-use common::frames::{MSS, fix_checksums, read};
+use common::frames::{MSS, SACK, fix_checksums, read};
 
 #[test]
 fn what_cannot_be_read_is_counted_and_dropped() {
@@ -72,13 +72,14 @@ fn what_is_for_nobody_here_passes() {
 fn garbage_in_options_ends_their_reading() {
     node("d", |world, f| {
         for (garbage, wscale) in
-            [(&[3, 0, 3, 3, 7, 0, 0, 0][..], None), (&[3, 3, 99, 0], Some(14)), (&[253, 40, 3, 3], None)]
+            [(&[3, 0, 3, 3, 7, 0, 0, 0][..], None), (&[3, 3, 99, 0], Some(8)), (&[253, 40, 3, 3], None)]
         {
-            let mut frame = Tcp::new(f, SYN, 1, 0).options(&[MSS, &[0; 8][..garbage.len()]]).frame();
-            frame[58..58 + garbage.len()].copy_from_slice(garbage);
+            let mut frame = Tcp::new(f, SYN, 1, 0).options(&[MSS, SACK, &[0; 8][..garbage.len()]]).frame();
+            let at = 58 + SACK.len();
+            frame[at..at + garbage.len()].copy_from_slice(garbage);
             fix_checksums(&mut frame);
             let said = case(world, "answered", &frame, Verdict::Redirect, &["syn_answered"]);
-            let offer = Offer::in_cookie(read(&said.frame).sequence_number, false);
+            let offer = Offer::in_cookie(read(&said.frame).sequence_number, false, false);
             assert_eq!((offer.mss, offer.wscale), (1460, wscale), "{garbage:?}");
         }
     });

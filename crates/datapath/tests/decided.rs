@@ -4,6 +4,7 @@ mod common;
 
 use std::time::Duration;
 
+use baton_cluster::Target;
 use baton_datapath::{Guide, State, target_of};
 use common::World;
 use common::client::{Client, REQUEST, node, state};
@@ -74,5 +75,37 @@ fn turns_are_taken_and_old_decisions_are_not() {
         assert_eq!(ask(), Some(OTHER));
         keep(LONG_AGO).expect("tables");
         assert_eq!(ask(), None);
+    });
+}
+
+#[test]
+fn a_server_leaves_every_decision_and_no_other_does() {
+    node("d", |world, _| {
+        world.rest().expect("tables");
+        world.guide(WEB, Guide::Cached { load_limit: 3 }, &[], 1);
+        [OTHER, THIRD].iter().for_each(|server| world.load(*server, 0, 1, true));
+        let now = Duration::from_nanos(world.clock().kernel_ns);
+        let programs = &world.programs;
+        // More than are read at a time.
+        let targets: Vec<Target> = (0..3_000).map(Target).collect();
+        for target in &targets {
+            let servers = [vec![OTHER], vec![THIRD], vec![THIRD, OTHER]];
+            let servers = &servers[target.0 as usize % servers.len()];
+            programs.set_decision(WEB, *target, servers, None, 1).expect("tables");
+        }
+        let know = || targets.iter().filter_map(|t| programs.decided(WEB, Some(*t), now).expect("tables"));
+        // An LRU table may forget some before it is full.
+        let only_third = |t: &&Target| {
+            t.0 % 3 == 1 && programs.decided(WEB, Some(**t), now).expect("tables") == Some(THIRD)
+        };
+        let (before, others) = (know().count(), targets.iter().filter(only_third).count());
+        assert!(before > 2_000 && others > 600, "{before} {others}");
+        let gone = programs.forget_server(OTHER).expect("tables");
+        let left: Vec<_> = know().collect();
+        assert_eq!(left.len() + gone, before);
+        assert!(left.iter().all(|server| *server == THIRD));
+        assert_eq!(left.len(), others);
+        assert_eq!(programs.forget_server(OTHER).expect("tables"), 0);
+        assert_eq!(know().count(), left.len());
     });
 }

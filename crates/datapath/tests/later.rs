@@ -8,9 +8,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use baton_datapath::constants::{FLAG_CLOSED, FLAG_FIN_IN, FLAG_HANDED, FLAG_MOVED};
-use baton_datapath::model::Verdict;
-use baton_datapath::model::flag::{ACK, FIN, PSH, RST};
 use baton_datapath::{Event, State};
+use baton_packet_model::Verdict;
+use baton_packet_model::flag::{ACK, FIN, PSH, RST};
 use common::client::{case, state};
 use common::frames::{CLIENT, VIP, checksums_are_right, flow, read};
 use common::furnish::Change;
@@ -203,6 +203,40 @@ fn a_request_of_another_pool_waits_for_a_strict_service() {
         let moved = &["closed", "serving_ended", "moved", "outside_pool"];
         case(world, "but then", &c.asks(NEXT), Verdict::Redirect, moved);
         assert!(c.is_reset());
+    });
+}
+
+/// Its daemon was restarted, or the table has lost it: nobody knows where its requests begin.
+#[test]
+fn a_connection_without_binding_gets_no_request_in_a_strict_service() {
+    const FORGOTTEN: Duration = Duration::from_secs(2 * 3600 + 1);
+    node(82, |world, mut c| {
+        c.describe(world, 0, 0, false);
+        world.pass(FORGOTTEN);
+        let mut ack = c.sends(b"");
+        ack.flags = ACK;
+        case(world, "what it has sent is acknowledged", &ack.frame(), Verdict::Stack, &["owned_unbound"]);
+        let mut early = c.sends(NEXT);
+        early.ack = c.ack.wrapping_sub(1);
+        case(world, "its answer is not", &early.frame(), Verdict::Drop, &["drop_doubt"]);
+        early.seq = c.seq.wrapping_add(1);
+        case(world, "a guess", &early.frame(), Verdict::Drop, &["drop_doubt"]);
+        let again = c.sends(b"");
+        let again = Tcp { seq: c.seq.wrapping_sub(1), ..again }.data(b"x");
+        case(world, "what its server has", &again.frame(), Verdict::Stack, &["owned_unbound"]);
+        c.is_alive();
+    });
+    node(82, |world, mut c| {
+        c.describe(world, 0, 0, false);
+        world.pass(FORGOTTEN);
+        case(world, "whosever it is", &c.asks(NEXT), Verdict::Redirect, &["reset_doubt"]);
+        assert!(c.is_reset());
+    });
+    node(80, |world, mut c| {
+        c.describe(world, 0, 0, false);
+        world.pass(FORGOTTEN);
+        case(world, "any server may serve it", &c.asks(NEXT), Verdict::Stack, &["owned_unbound"]);
+        c.is_alive();
     });
 }
 

@@ -18,6 +18,7 @@ fn the_verifier_accepts_every_mix_of_roles() {
             cluster_ifindex: 1,
             hold_ifindex: 1,
             has_switch: bits & 1 != 0,
+            others: bits & 1 != 0,
         };
         Datapath::load(settings, Sizes { bindings: 1024, decisions: 1024 })
             .unwrap_or_else(|e| panic!("roles {roles:?}: {e}"));

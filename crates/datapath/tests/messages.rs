@@ -9,9 +9,9 @@ use std::cell::RefCell;
 use baton_cluster::{Flow, PHttp};
 use baton_datapath::State;
 use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CONFIRMED};
-use baton_datapath::model::Binding;
-use baton_datapath::model::flag::{ACK, PSH};
 use baton_http::Key;
+use baton_packet_model::Binding;
+use baton_packet_model::flag::{ACK, PSH};
 use common::frames::flow;
 use common::world::{SELF, WEB, Way};
 use common::{Tcp, World, in_netns};
@@ -58,6 +58,8 @@ fn body() -> impl Strategy<Value = (String, Vec<u8>)> {
 fn headers() -> impl Strategy<Value = String> {
     let header = select(vec![
         "Host: a.example.com\r\n",
+        "Host: [2001:db8::1]:80\t\r\n",
+        "Host:a.:\r\n",
         "Host:\r\n",
         "Accept: */*\r\n",
         "X: \u{e9}\t~\r\n",
@@ -74,14 +76,16 @@ fn headers() -> impl Strategy<Value = String> {
 }
 
 fn pairs() -> impl Strategy<Value = Pair> {
-    let method = prop_oneof![6 => select(vec!["GET", "HEAD", "POST", "HEADS"]).prop_map(str::to_owned), 1 => "[A-Z]{15,16}"];
-    let path =
-        prop_oneof![3 => Just("/a?b=%".to_owned()), 1 => "/[!-$&-~]{0,20}", 1 => Just("/%2e%Af".to_owned())];
+    let method = prop_oneof![6 => select(vec!["GET", "HEAD", "POST", "HEADS", "M-SEARCH", "OPTIONS"]).prop_map(str::to_owned), 1 => "[A-Z]{31,32}"];
+    let empty = select(vec!["", "", "", "\r\n", "\r\n\r\n", "\r", "\n"]);
+    let path = prop_oneof![3 => Just("/a?b=%".to_owned()), 1 => "/[!-$&-~]{0,20}", 1 => Just("/%2e%Af\u{e9}?\u{e9}".to_owned()),
+            1 => "(http|HTTPS)://(a|a\\.B\\.|\\[::1\\]|-_)(:|:80)?(/|/%aa|)(\\?#?)?", 1 => Just("*".to_owned())];
     let nothing = || (String::new(), Vec::new());
-    let request = (method, path, headers(), prop_oneof![2 => Just(nothing()), 1 => body()], any::<bool>());
-    let request = request.prop_map(|(method, path, headers, (length, body), old)| {
+    let request =
+        (empty, method, path, headers(), prop_oneof![2 => Just(nothing()), 1 => body()], any::<bool>());
+    let request = request.prop_map(|(empty, method, path, headers, (length, body), old)| {
         let version = if old && !length.starts_with('T') { "0" } else { "1" };
-        let head = format!("{method} {path} HTTP/1.{version}\r\n{headers}{length}\r\n");
+        let head = format!("{empty}{method} {path} HTTP/1.{version}\r\n{headers}{length}\r\n");
         (method == "HEAD", [head.into_bytes(), body].concat())
     });
     let interim =
@@ -275,8 +279,8 @@ fn through(world: &mut World, f: Flow, play: &Play, seen: &mut Seen) -> Result<(
     let said = world.model.tables.exchanges[&f];
     seen.asked += said.messages.outstanding().asked();
     seen.answered += said.messages.outstanding().answered();
-    seen.doubt += u32::from(said.doubt);
-    seen.idle += u32::from(!said.doubt && said.messages.is_idle());
+    seen.doubt += u32::from(said.doubt.is_some());
+    seen.idle += u32::from(said.doubt.is_none() && said.messages.is_idle());
     Ok(())
 }
 
@@ -288,7 +292,7 @@ fn programs_and_follower_read_the_same_messages() {
         // What is read is compared here, not where it should go.
         world.pool(WEB, 0, Key::Path, PHttp::Stay, &[SELF]).expect("pools");
         let (world, seen) = (RefCell::new(world), RefCell::new(Seen::default()));
-        let config = Config { cases: 1000, failure_persistence: None, ..Config::default() };
+        let config = Config { cases: 1300, failure_persistence: None, ..Config::default() };
         let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
         let outcome = runner.run(&plays(), |play| {
             through(&mut world.borrow_mut(), f, &play, &mut seen.borrow_mut()).map_err(TestCaseError::fail)

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use baton_cluster::Flow;
 use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CLOSED, FLAG_CONFIRMED, FLAG_SERVING};
-use baton_datapath::model::flag::{ACK, FIN, PSH, RST, SYN};
-use baton_datapath::model::{Binding, Offer, Socket as KernelSocket, Verdict};
-use baton_datapath::{Event, Guide, State};
+use baton_datapath::{Counter, Event, Guide, State};
+use baton_packet_model::flag::{ACK, FIN, PSH, RST, SYN};
+use baton_packet_model::{Binding, Offer, Socket as KernelSocket, Verdict, maglev_slot};
 use common::client::{Client, DATA, REQUEST, case, node, state};
-use common::frames::{CLIENT, MSS, SACK, VIP, WSCALE, checksums_are_right, flow, read, timestamps};
-use common::world::{OTHER, SELF, THIRD, WEB, mac};
+use common::frames::{CLIENT, MSS, OUR_MAC, SACK, VIP, WSCALE, checksums_are_right, flow, read, timestamps};
+use common::world::{OTHER, SELF, THIRD, WEB, Way, keys, mac};
 use common::{Tcp, World, in_netns, ip};
 use socket2::{Domain, Socket, Type};
 
@@ -33,16 +33,19 @@ fn a_syn_is_answered_with_what_it_offered_and_no_more() {
             let tcp = read(&said.frame);
             assert!(tcp.syn && tcp.ack && tcp.acknowledgment_number == 8, "{tcp:?}");
             assert_eq!((tcp.source_port, tcp.window_size), (80, 64_000));
-            let offer = Offer::in_cookie(tcp.sequence_number, false);
+            let offer = Offer::in_cookie(tcp.sequence_number, offers(3), false);
             let mss = if offers(0) { 1460 } else { 536 };
-            assert_eq!(offer, Offer { mss, sack: offers(1), wscale: offers(2).then_some(9) });
+            // Without timestamps a scale is rounded down, and goes with SACK only.
+            let scaled = offers(2) && (offers(1) || offers(3));
+            let wscale = scaled.then_some(if offers(3) { 9 } else { 8 });
+            assert_eq!(offer, Offer { mss, sack: offers(1), wscale, timestamps: offers(3) });
 
             let elements: Vec<_> =
                 tcp.options_iterator().map(|o| format!("{:?}", o.expect("whole"))).collect();
             let has = |name: &str| elements.iter().any(|e| e.contains(name));
             assert!(has("MaximumSegmentSize(1376)"), "{elements:?}");
             assert_eq!(has("SelectiveAcknowledgementPermitted"), offers(1));
-            assert_eq!(has("WindowScale(7)"), offers(2));
+            assert_eq!(has("WindowScale(7)"), scaled);
             assert_eq!(has(", 305419896)"), offers(3), "the client's TSval comes back: {elements:?}");
         }
     });
@@ -101,8 +104,37 @@ fn the_first_request_is_decided_by_what_user_space_said() {
         fresh(world);
         world.daemon(false);
         world.guide(WEB, Guide::Ask, &[], 1);
-        case(world, "nobody to decide for", &request, Verdict::Drop, &["request_first", "drop_no_server"]);
+        let refused = ["request_first", "reset_no_server"];
+        let said = case(world, "nobody to decide for", &request, Verdict::Redirect, &refused);
+        assert!(read(&said.frame).rst);
+        assert_eq!(said.frame.len(), 14 + 20 + 20, "and nothing in it");
         assert_eq!(state(world, &f), Some(State::Open), "the repetition is decided again");
+
+        fresh(world);
+        world.daemon(false);
+        world.guide(WEB, Guide::Ask, &[OTHER, THIRD, OTHER], 1);
+        world.load(OTHER, 0, 1, false);
+        let sent = ["request_first", "decided_alone", "handoff_sent"];
+        let said = case(world, "who is dead is passed over", &request, Verdict::Redirect, &sent);
+        world.open(&said.frame);
+        assert_eq!(state(world, &f), Some(State::Bound(THIRD)));
+    });
+}
+
+#[test]
+fn an_idle_connection_is_forgotten_after_two_hours_however_young_the_machine() {
+    node("d", |world, f| {
+        world.guide(WEB, Guide::Rota, &[OTHER], 1);
+        let c = Client::connected(world, f);
+        world.ingress(&c.requests().frame());
+        let ack = c.sends(ACK).frame();
+        world.pass(Duration::from_secs(7_199));
+        case(world, "known for two hours", &ack, Verdict::Redirect, &["forwarded_binding"]);
+        world.pass(Duration::from_secs(7_201));
+        case(world, "forgotten", &ack, Verdict::Redirect, &["held_unknown"]);
+        // The machine's clock has not come to 30 hours, most likely.
+        world.pass(Duration::from_secs(30 * 3600));
+        case(world, "forgotten", &ack, Verdict::Redirect, &["held_unknown"]);
     });
 }
 
@@ -136,6 +168,50 @@ fn a_held_connection_waits_but_not_for_ever() {
     });
 }
 
+/// A switch floods frames for an address that it does not know: whatever they carry, they are not ours.
+#[test]
+fn frames_for_another_host_pass_by() {
+    node("wds", |world, f| {
+        let mut others = vec![mac(OTHER), [0xff; 6], [1, 0, 0x5e, 0, 0, 1], [0x33, 0x33, 0, 0, 0, 1]];
+        others.push([0; 6]);
+        let own = OUR_MAC.map(|byte| byte ^ 1);
+        others.push(own);
+        let slot = maglev_slot(&keys(), &f);
+        let table = &world.model.tables.spread.tables[&0];
+        assert!(table[slot].is_some(), "the switch has a choice");
+        let client = Client::greeted(world, f, 1000);
+        let packets = |c: &Client| [Tcp::new(f, SYN, 1000, 0), c.sends(ACK), c.requests(), c.sends(RST)];
+        for other in others {
+            for mut frame in packets(&client).map(|tcp| tcp.frame()) {
+                frame[..6].copy_from_slice(&other);
+                case(world, "flooded", &frame, Verdict::Next, &[]);
+                assert_eq!(state(world, &f), None);
+            }
+        }
+    });
+}
+
+/// What user space gives back was for this host when it came, perhaps by another of its interfaces.
+#[test]
+fn a_held_packet_comes_back_whatever_its_frame_says() {
+    node("d", |world, f| {
+        let c = Client::connected(world, f);
+        let held = ["request_first", "held_miss"];
+        let said = case(world, "held", &c.requests().frame(), Verdict::Redirect, &held);
+        let clock = world.clock();
+        assert!(world.programs.bind_held(&f, c.seq, OTHER).expect("an order").is_some());
+        world.model.bind_held(&f, c.seq, OTHER, clock);
+        world.settle(clock).expect("the same in both");
+        let mut frame = said.frame;
+        frame[..6].copy_from_slice(&[2, 0, 0, 0, 9, 9]);
+        let back = world.step(&frame, Way::Released).expect("as the model says");
+        assert_eq!(
+            (back.verdict, &world.counted[..]),
+            (Verdict::Redirect, &["handoff_sent", "released"][..])
+        );
+    });
+}
+
 #[test]
 fn packets_of_a_connection_that_another_node_owns_go_there() {
     node("d", |world, f| {
@@ -150,7 +226,14 @@ fn packets_of_a_connection_that_another_node_owns_go_there() {
         let mut ack = c.sends(ACK);
         ack.seq += REQUEST.len() as u32;
         let said = case(world, "an ACK", &ack.frame(), Verdict::Redirect, &["forwarded_binding"]);
-        assert_eq!((said.frame[22], checksums_are_right(&said.frame)), (60, Some(true)), "one hop less");
+        assert_eq!(
+            (said.frame[22], checksums_are_right(&said.frame)),
+            (8, Some(true)),
+            "no router is on the way"
+        );
+        ack.ttl = 4;
+        let said = case(world, "came far", &ack.frame(), Verdict::Redirect, &["forwarded_binding"]);
+        assert_eq!(said.frame[22], 3, "one hop less");
         ack.ttl = 1;
         case(world, "its hops are used up", &ack.frame(), Verdict::Drop, &["drop_ttl"]);
         ack.ttl = 61;
@@ -230,7 +313,7 @@ fn before_a_request_the_node_answers_for_the_server() {
         assert_eq!(state(world, &f), None);
         let mut last = c.sends(ACK);
         (last.seq, last.ack) = (c.seq + 1, c.ack.wrapping_add(1));
-        case(world, "its last ACK", &last.frame(), Verdict::Drop, &["drop_unknown_flow"]);
+        case(world, "its last ACK", &last.frame(), Verdict::Drop, &["last_ack"]);
 
         let c = Client::connected(world, f);
         case(world, "a RST", &c.sends(RST | ACK).frame(), Verdict::Drop, &["open_reset"]);
@@ -245,21 +328,100 @@ fn cookies_prove_connections_for_a_while() {
         let c = Client::greeted(world, f, 5000);
         let mut forged = c.requests();
         forged.ack ^= 0x100;
-        case(world, "not our cookie", &forged.frame(), Verdict::Drop, &["drop_unknown_flow"]);
-        world.pass(Duration::from_secs(110));
+        case(world, "not our cookie", &forged.frame(), Verdict::Redirect, &["held_unknown"]);
+        world.pass(Duration::from_secs(80));
         let sent = ["request_first", "decided_cache", "handoff_sent"];
         case(world, "in the next slot, the ACK lost", &c.requests().frame(), Verdict::Redirect, &sent);
         world.programs.remove_binding(&f).expect("bindings");
         world.model.tables.bindings.clear();
         world.pass(Duration::from_secs(140));
-        let said = case(world, "expired", &c.requests().frame(), Verdict::Redirect, &["reset_expired"]);
-        let tcp = read(&said.frame);
-        assert!(tcp.rst && !tcp.ack && tcp.sequence_number == c.ack, "acceptable to the client: {tcp:?}");
-        assert_eq!(checksums_are_right(&said.frame), Some(true));
-        case(world, "no RST for an ACK", &c.sends(ACK).frame(), Verdict::Drop, &["drop_unknown_flow"]);
+        case(world, "expired", &c.requests().frame(), Verdict::Redirect, &["held_unknown"]);
+        case(world, "its ACK", &c.sends(ACK).frame(), Verdict::Redirect, &["held_unknown"]);
         world.pass(Duration::from_secs(600));
-        case(world, "too old to be known", &c.requests().frame(), Verdict::Drop, &["drop_unknown_flow"]);
+        case(world, "too old to be known", &c.requests().frame(), Verdict::Redirect, &["held_unknown"]);
     });
+}
+
+/// The client repeats its first request because it has heard nothing: the node that it was decided for is down.
+/// Asked once more in vain, another one gets it; a node whose daemon alone is silent would have answered.
+#[test]
+fn a_request_for_a_dead_node_is_decided_again() {
+    node("d", |world, f| {
+        let c = Client::connected(world, f);
+        let get = c.requests().frame();
+        world.guide(WEB, Guide::Rota, &[OTHER, THIRD], 1);
+        case(world, "for OTHER", &get, Verdict::Redirect, &["request_first", "decided_rota", "handoff_sent"]);
+        case(world, "lost, say", &get, Verdict::Redirect, &["handoff_again"]);
+        world.load(OTHER, 0, 1, false);
+        world.guide(WEB, Guide::Rota, &[THIRD], 1);
+        case(world, "OTHER is down", &get, Verdict::Redirect, &["handoff_again"]);
+        case(world, "a copy of that", &get, Verdict::Redirect, &["handoff_again"]);
+        world.pass(Duration::from_millis(200));
+        let before = world.programs.whole_binding(&f).expect("bindings").expect("bound").issued;
+        let again = ["decided_again", "request_first", "decided_rota", "handoff_sent"];
+        let said = case(world, "nor was that heard of", &get, Verdict::Redirect, &again);
+        let (h, _) = world.open(&said.frame);
+        assert!(h.issued > before, "of two decisions the later one stands");
+        assert_eq!(state(world, &f), Some(State::Bound(THIRD)));
+        case(world, "a repetition, as ever", &get, Verdict::Redirect, &["handoff_again"]);
+    });
+}
+
+/// What is not safe to be repeated waits for its node; nor is anything that the client has heard an answer to.
+#[test]
+fn only_what_may_be_repeated_is_decided_again() {
+    let requests: [&[u8]; 4] = [
+        b"POST /a HTTP/1.1\r\n\r\n",
+        b"GETX /a HTTP/1.1\r\n\r\n",
+        b"HEADS /a HTTP/1.1\r\n\r\n",
+        b"DELETE /a HTTP/1.1\r\n\r\n",
+    ];
+    for request in requests {
+        node("d", move |world, f| {
+            let c = Client::connected(world, f);
+            world.guide(WEB, Guide::Rota, &[OTHER, THIRD], 1);
+            let frame = c.sends(DATA).data(request).frame();
+            world.ingress(&frame);
+            world.load(OTHER, 0, 1, false);
+            world.guide(WEB, Guide::Rota, &[THIRD], 1);
+            for _ in 0..3 {
+                case(world, "it may have been taken", &frame, Verdict::Redirect, &["handoff_again"]);
+                world.pass(Duration::from_millis(200));
+            }
+            // Its machine is gone for sure: the client is to know.
+            world.gone(OTHER, true);
+            let said = case(world, "no answer will come", &frame, Verdict::Redirect, &["reset_node_gone"]);
+            let tcp = read(&said.frame);
+            assert!(tcp.rst && tcp.sequence_number == c.ack, "acceptable to the client");
+        });
+    }
+}
+
+/// Whatever comes for a connection whose machine is gone is answered with a RST, also by a switch that only
+/// knows where it was; when the machine is back, its stack answers.
+#[test]
+fn connections_of_a_machine_that_is_gone_are_reset() {
+    for letters in ["w", "d"] {
+        node(letters, |world, f| {
+            let clock = world.clock();
+            assert!(world.programs.bind_told(&f, 9, OTHER, THIRD, clock.wall_ns).expect("bindings"));
+            world.model.bind_told(&f, 9, OTHER, THIRD, clock.wall_ns, clock);
+            world.settle(clock).expect("equal");
+            let (ack, data) = (Tcp::new(f, ACK, 500, 700), Tcp::new(f, DATA, 500, 700).data(b"more"));
+            let rst = Tcp::new(f, RST | ACK, 500, 700).frame();
+            world.load(OTHER, 0, 1, false);
+            let on = ["forwarded_binding"];
+            case(world, "down is not gone", &data.frame(), Verdict::Redirect, &on);
+            world.gone(OTHER, true);
+            for tcp in [&ack, &data] {
+                let said = case(world, "gone", &tcp.frame(), Verdict::Redirect, &["reset_node_gone"]);
+                assert_eq!(read(&said.frame).sequence_number, 700);
+            }
+            case(world, "no RST for a RST", &rst, Verdict::Redirect, &on);
+            world.gone(OTHER, false);
+            case(world, "back", &data.frame(), Verdict::Redirect, &on);
+        });
+    }
 }
 
 #[test]
@@ -272,8 +434,24 @@ fn a_switch_spreads_by_maglev_and_follows_updates() {
             world.ingress(&Tcp::new(*f, SYN, 1, 0).frame());
             *seen.entry(world.counted.clone()).or_insert(0) += 1;
         }
-        let expected = [["drop_no_distributor"], ["drop_no_role"], ["forwarded_distributor"]];
+        let expected = [["drop_no_role"], ["forwarded_distributor"], ["reset_no_distributor"]];
         assert!(seen.keys().eq(expected.iter().map(|e| e.as_slice())), "{seen:?}");
+        seen.clear();
+        world.model.tables.spread.refuse_ns = u64::MAX;
+        world.order(&[0], Duration::ZERO).expect("tables");
+        for f in &flows {
+            world.ingress(&Tcp::new(*f, SYN, 1, 0).frame());
+            *seen.entry(world.counted.clone()).or_insert(0) += 1;
+        }
+        let expected = [["drop_no_distributor"], ["drop_no_role"], ["forwarded_distributor"]];
+        assert!(seen.keys().eq(expected.iter().map(|e| e.as_slice())), "it may be restarted: {seen:?}");
+        seen.clear();
+        for f in &flows {
+            world.ingress(&Tcp::new(*f, ACK, 2, 9).data(REQUEST).frame());
+            *seen.entry(world.counted.clone()).or_insert(0) += 1;
+        }
+        let expected = [["drop_no_distributor"], ["drop_no_role"], ["forwarded_distributor"]];
+        assert!(seen.keys().eq(expected.iter().map(|e| e.as_slice())), "nobody knows of it: {seen:?}");
 
         let f = flows[0];
         let ack = Tcp::new(f, ACK, 9, 9);
@@ -297,6 +475,52 @@ fn a_switch_spreads_by_maglev_and_follows_updates() {
             &["forwarded_binding"],
         );
         case(&mut world, "but not back to it", &from_member, Verdict::Drop, &["drop_loop"]);
+    });
+}
+
+/// A daemon of another version may give it; nothing is done that nobody has described.
+#[test]
+fn an_unknown_order_is_refused_and_counted() {
+    node("ds", |world, f| {
+        for kind in [0, 10, u16::MAX] {
+            let before = world.programs.counters().expect("counters").get(Counter::FaultOrder);
+            assert!(!world.programs.order(&f, kind).expect("a program"), "{kind}");
+            let after = world.programs.counters().expect("counters").get(Counter::FaultOrder);
+            assert_eq!((after - before, state(world, &f)), (1, None), "{kind}");
+        }
+    });
+}
+
+/// A switch hears of a connection when its client has closed it and uses the port again: its packets are the new
+/// connection's, however these are cut. What moved later in one connection is about that one.
+#[test]
+fn what_a_switch_hears_too_late_is_about_no_later_connection() {
+    node("w", |world, f| {
+        let told = |world: &mut World, start_seq| {
+            let clock = world.clock();
+            let done =
+                world.programs.bind_told(&f, start_seq, THIRD, OTHER, clock.wall_ns).expect("bindings");
+            world.model.bind_told(&f, start_seq, THIRD, OTHER, clock.wall_ns, clock);
+            world.settle(clock).expect("equal");
+            done
+        };
+        world.spread(&[Some(OTHER); baton_datapath::constants::MAGLEV_SLOTS as usize]).expect("tables");
+        let distributor = &["forwarded_distributor"][..];
+        let syn = |world: &mut World, what: &str, seq| {
+            case(world, what, &Tcp::new(f, SYN, seq, 0).frame(), Verdict::Redirect, distributor);
+        };
+        syn(world, "a connection", 1000);
+        syn(world, "the next one", 500_000);
+        assert!(!told(world, 1001), "of the first one");
+        assert!(!told(world, 1700), "a later request of it has moved");
+        let half = Tcp::new(f, DATA, 500_007, 7).data(b"half").frame();
+        case(world, "any packet of the second", &half, Verdict::Redirect, distributor);
+        assert!(told(world, 500_001), "of the second one");
+        case(world, "its own server's", &half, Verdict::Redirect, &["forwarded_binding"]);
+        assert!(told(world, 3_500_000), "a later request has moved");
+        syn(world, "numbers wrap", u32::MAX);
+        assert!(!told(world, u32::MAX - 500), "of the one before");
+        assert!(told(world, 0), "of this one");
     });
 }
 
@@ -383,6 +607,33 @@ fn a_socket_of_ours_keeps_its_packets_and_is_not_ended_for_ever() {
         world.programs.set_whole_binding(&f, &b).expect("bindings");
         world.model.tables.bindings.insert(f, b);
         case(&mut world, "it would not end", &c.requests().frame(), Verdict::Drop, &["drop_stale_socket"]);
+    });
+}
+
+/// A reader repeats what it has replayed until it hears that the server has it. By then the connection may have been
+/// answered, and closed.
+#[test]
+fn a_replay_that_comes_after_the_end_is_not_refused() {
+    node("ds", |world, f| {
+        let c = Client::connected(world, f);
+        world.guide(WEB, Guide::Rota, &[SELF], 1);
+        let refused = ["request_first", "decided_rota", "handoff_local", "reset_no_listener"];
+        case(world, "no server listens", &c.requests().frame(), Verdict::Redirect, &refused);
+        let mut rst = c.sends(RST);
+        (rst.back, rst.seq) = (true, c.ack);
+        let mut b = world.programs.whole_binding(&f).expect("bindings").expect("bound here");
+        b.flags = FLAG_ADOPTED | FLAG_CLOSED;
+        let mut counted = |replay_end, said: u32| {
+            let b = Binding { replay_end, snd_end: c.ack.wrapping_add(said), ..b };
+            world.programs.set_whole_binding(&f, &b).expect("bindings");
+            world.model.tables.bindings.insert(f, b);
+            let verdict = world.egress(&rst.frame()).verdict;
+            (verdict, world.counted.clone())
+        };
+        let eaten = (Verdict::Drop, vec!["drop_overtaken_reset"]);
+        assert_eq!(counted(c.seq + 9, 300), eaten);
+        assert_eq!(counted(c.seq + 9, 0).0, Verdict::Next, "its server has refused it");
+        assert_eq!(counted(0, 300).0, Verdict::Next, "what its client sends itself is answered");
     });
 }
 

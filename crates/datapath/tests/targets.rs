@@ -7,10 +7,10 @@ mod common;
 use std::net::IpAddr;
 
 use baton_cluster::{NameRules, PHttp, PoolId, Protocol, ServiceId};
-use baton_datapath::model::flag::{ACK, PSH};
-use baton_datapath::model::{Offer, Options, Verdict, cookie_of};
 use baton_datapath::{Guide, ServiceEntry};
-use baton_http::{HostMatch, Key, Parsed, PathMatch, Route, Rules, is_normal, parse_request};
+use baton_http::{HostMatch, Key, Parsed, PathMatch, Route, Rules, is_normal, is_plain, parse_request};
+use baton_packet_model::flag::{ACK, PSH};
+use baton_packet_model::{Offer, Options, Verdict, cookie_of};
 use common::frames::{VIP, flow};
 use common::world::{OTHER, SELF, Way, keys};
 use common::{Tcp, World, in_netns};
@@ -34,7 +34,7 @@ fn routes() -> impl Strategy<Value = Vec<Route>> {
         1 => select(HOSTS.to_vec()).prop_map(HostMatch::named),
         1 => select(vec!["*.example.com", "*.com", "*.a.example.com"]).prop_map(HostMatch::named),
     ];
-    let prefix = select(vec!["/", "/i", "/img", "/img/", "/img/a", "/%2F"]).prop_map(str::to_owned);
+    let prefix = select(vec!["/", "/i", "/img", "/img/", "/img/a", "/%2F", "/Img/"]).prop_map(str::to_owned);
     let exact = select(vec!["/", "/img", "/img/", "/img/a", "/a%20b"]).prop_map(str::to_owned);
     let path = prop_oneof![
         1 => Just(PathMatch::Any),
@@ -43,7 +43,8 @@ fn routes() -> impl Strategy<Value = Vec<Route>> {
         1 => select(vec![126, 127]).prop_map(|n| PathMatch::Prefix(long(n))),
         1 => select(vec![126, 127]).prop_map(|n| PathMatch::Exact(long(n))),
     ];
-    let methods = select(vec![vec![], vec!["GET"], vec!["POST", "HEAD"], vec!["GET", "PUT"]]);
+    let methods =
+        select(vec![vec![], vec!["GET"], vec!["POST", "HEAD"], vec!["GET", "PUT"], vec!["M-SEARCH"]]);
     let route = (host, path, methods, 0..POOLS).prop_map(|(host, path, methods, pool)| {
         let methods = methods.into_iter().map(str::to_owned).collect();
         Route { host, path, methods, pool: pool.into() }
@@ -64,16 +65,22 @@ fn rules() -> impl Strategy<Value = Rules> {
 
 /// Heads, whole or nearly so.
 fn heads() -> impl Strategy<Value = Vec<u8>> {
-    let method = prop_oneof![4 => select(vec!["GET", "HEAD", "POST", "PUT"]).prop_map(str::to_owned), 1 => "[A-Z]{1,17}"];
+    let method = select(vec!["GET", "HEAD", "POST", "PUT", "M-SEARCH", "OPTIONS"]).prop_map(str::to_owned);
+    let method = prop_oneof![6 => method, 1 => "[A-Z]{1,33}", 1 => "[!-~]{1,8}"];
+    let empty = select(vec!["", "", "", "", "\r\n", "\n\r\n"]);
     let path = prop_oneof![
-        6 => select(vec!["/", "/i", "/img", "/img/", "/img/a", "/img/ab", "/a%20b", "/%2F", "/imgs", "/img/a/b"])
+        6 => select(vec!["/", "/i", "/img", "/img/", "/img/a", "/img/ab", "/a%20b", "/Img/a", "/img/A", "/IMG/a", "/%2F", "/imgs", "/img/a/b"])
             .prop_map(str::to_owned),
         2 => "/[a-c%.0-9/A-F]{0,12}",
         1 => "/[!-~]{0,40}",
+        1 => "/img/[;a%250CF3.\u{e9}/]{0,9}",
+        1 => "[hH]ttps?://[a-c.:0-9@\\[]{0,4}(/img/a)?",
+        1 => Just("http://b.a.example.com/img/a".to_owned()),
+        1 => Just("*".to_owned()),
         1 => (120..135_usize).prop_map(long),
         1 => (470..600_usize).prop_map(long),
     ];
-    let query = prop_oneof![3 => Just(String::new()), 2 => "\\?[!-~]{0,8}"];
+    let query = prop_oneof![6 => Just(String::new()), 3 => "\\?[!\"$-~]{0,8}", 1 => "\\?[!-~\u{e9}]{0,8}"];
     let version = prop_oneof![
         8 => select(vec![" HTTP/1.1\r\n", " HTTP/1.0\r\n"]),
         1 => select(vec![" HTTP/1.1\n", " HTTP/2.0\r\n", "  HTTP/1.1\r\n", ""]),
@@ -87,10 +94,11 @@ fn heads() -> impl Strategy<Value = Vec<u8>> {
     let rest = prop_oneof![
         6 => Just("\r\n"), 2 => Just("X-User: a\r\n\r\n"), 1 => Just("A"), 1 => Just("B : c\r\n\r\n"),
     ];
-    let head =
-        (method, path, query, version, host, rest).prop_map(|(method, path, query, version, host, rest)| {
-            format!("{method} {path}{query}{version}{host}{rest}").into_bytes()
-        });
+    let head = (empty, method, path, query, version, host, rest).prop_map(
+        |(empty, method, path, query, version, host, rest)| {
+            format!("{empty}{method} {path}{query}{version}{host}{rest}").into_bytes()
+        },
+    );
     let change = prop_oneof![9 => Just(None), 1 => (any::<Index>(), any::<u8>()).prop_map(Some)];
     let cut = prop_oneof![9 => Just(None), 1 => any::<Index>().prop_map(Some)];
     (head, change, cut).prop_map(|(mut head, change, cut)| {
@@ -124,32 +132,22 @@ struct Node {
 
 impl Node {
     /// A service of its own, so that no earlier route is in the way.
-    fn serve(&mut self, rules: &Rules) -> ServiceEntry {
+    fn serve(&mut self, rules: &Rules, strict: bool) -> ServiceEntry {
         self.service += 1;
         let (id, pools) = (ServiceId(self.service), (0..POOLS).map(PoolId).collect::<Vec<_>>());
         let (port, vips): (u16, Vec<IpAddr>) = (80, vec![VIP]);
         self.world
-            .service(id.0, port, &pools, rules.routes().to_vec(), [false, false])
+            .service(id.0, port, &pools, rules.routes().to_vec(), [strict, false])
             .expect("room for routes");
         for pool in &pools {
             let key = rules.key(pool.0.into()).clone();
             self.world.pool(*pool, id.0, key, PHttp::Stay, &[SELF, OTHER]).expect("room for pools");
         }
         let (protocol, names) = (Protocol::Http, NameRules::default());
-        ServiceEntry {
-            id,
-            vips,
-            port,
-            protocol,
-            rules: rules.clone(),
-            names,
-            pools,
-            strict: false,
-            follows: false,
-        }
+        ServiceEntry { id, vips, port, protocol, rules: rules.clone(), names, pools, strict, follows: false }
     }
 
-    fn request(&mut self, rules: &Rules, head: &[u8]) -> Result<(), TestCaseError> {
+    fn request(&mut self, rules: &Rules, strict: bool, head: &[u8]) -> Result<(), TestCaseError> {
         let fail = |e: String| TestCaseError::fail(format!("{rules:?}: {e}"));
         let world = &mut self.world;
         world.rest().map_err(|e| fail(e.to_string()))?;
@@ -163,15 +161,22 @@ impl Node {
             }
             let mut headers = request.headers();
             let host = headers.find(|(name, _)| name.eq_ignore_ascii_case(b"host"));
-            let known = host.is_none_or(|(_, value)| is_ordinary(value, rules.look_at_wildcards()));
+            let known = !request.absolute
+                && host.is_none_or(|(_, value)| is_ordinary(value, rules.look_at_wildcards()));
+            let loud =
+                strict && rules.loud_within() > 0 && request.raw_path.iter().any(u8::is_ascii_uppercase);
+            let folded = |r: Route| strict && r.matches(request);
             let ordinary = is_normal(request.raw_path)
+                && !loud
+                && !rules.folded_routes().any(folded)
+                && (!strict || is_plain(request.raw_path))
                 && rules.key(pool).is_in_request_line()
                 && (known || !rules.look_at_hosts());
             expected = ordinary.then_some("decided_cache");
         }
         let offer = Offer::of(&Options::default(), false);
         let f = flow(40_000);
-        let ack = cookie_of(&keys(), &f, 7, offer, world.clock()).wrapping_add(1);
+        let ack = cookie_of(&keys(), &f, 7, offer, 0, world.clock()).wrapping_add(1);
         let frame = Tcp::new(f, ACK | PSH, 8, ack).data(head).frame();
         let said = world.step(&frame, Way::In).map_err(fail)?;
         let counted = world.counted.join(" ");
@@ -182,7 +187,7 @@ impl Node {
                 return Err(fail(format!("not decided: {counted}")));
             }
             // Where the request line is enough, the rest of the head may still come.
-            Parsed::Incomplete if decided && rules.look_at_hosts() => {
+            Parsed::Incomplete if decided && (strict || rules.look_at_hosts()) => {
                 return Err(fail(format!("decided too early: {counted}")));
             }
             // A target or a pool of its own would be a miss.
@@ -206,20 +211,44 @@ fn kernel_and_rules_choose_the_same_pool_and_read_the_same_target() {
         let config = Config { failure_persistence: None, ..Config::default() };
         let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
         let cases = (rules(), vec(heads(), 40));
-        for _ in 0..60 {
+        for round in 0..80 {
             let (rules, heads) = cases.new_tree(&mut runner).expect("a case").current();
-            let entry = node.serve(&rules);
+            let strict = round % 2 == 1;
+            let entry = node.serve(&rules, strict);
             for host in HOSTS {
                 let service = node.world.model.tables.services.get_mut(&(VIP, 80)).expect("known");
                 service.hosts.insert(host.to_owned());
                 node.world.programs.set_host(&entry, host).expect("few patterns");
             }
             for head in heads {
-                node.request(&rules, &head)
+                node.request(&rules, strict, &head)
                     .unwrap_or_else(|e| panic!("{:?}: {e}", String::from_utf8_lossy(&head)));
             }
         }
         let [decided, held, read] = node.seen;
         assert!(decided > 600 && held > 300 && read > 50, "of every kind: {decided}, {held}, {read}");
+    });
+}
+
+/// A client chooses the method of its request: two with one FNV-1a of 32 bits were one to the routes once.
+#[test]
+fn a_method_that_hashes_as_another_is_not_that_one() {
+    in_netns(|| {
+        let mut node = Node { world: World::new("d", &[flow(40_000)]), service: 100, seen: [0; 3] };
+        let purge = Route {
+            path: PathMatch::Prefix("/m/".into()),
+            methods: vec!["PURGE".into()],
+            pool: 1,
+            ..Route::default()
+        };
+        let rules = Rules::new(vec![purge], 0, vec![Key::Path; usize::from(POOLS)]);
+        for strict in [false, true] {
+            node.serve(&rules, strict);
+            for method in ["PURGE", "AEFRGZNQCSFI", "PURGE-", "PURG", "GET"] {
+                let head = format!("{method} /m/x HTTP/1.1\r\nHost: a\r\n\r\n");
+                node.request(&rules, strict, head.as_bytes()).unwrap_or_else(|e| panic!("{head:?}: {e}"));
+            }
+        }
+        assert_eq!(node.seen, [10, 0, 0], "each is decided in the kernel, by its own pool's decision");
     });
 }

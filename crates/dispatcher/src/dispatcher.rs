@@ -43,6 +43,8 @@ use crate::{Change, Decision, Guide, Loads, Policy, Push, policy};
 #[derive(Debug)]
 pub struct Dispatcher {
     loads: Loads,
+    /// Servers that went down and whose targets are remembered still, with when they did.
+    gone: BTreeMap<NodeId, Duration>,
     pools: BTreeMap<PoolId, Pool>,
     /// How many targets each pool remembers.
     targets_max: usize,
@@ -151,6 +153,16 @@ impl From<&ClusterPool> for PoolRule {
 }
 
 impl Dispatcher {
+    /// For how long the targets of a server that went down are remembered. Longer than a node is thought to be dead
+    /// for a moment's silence or a daemon is started again: its failure timeout (1 s), the dials until it is found
+    /// again (2 s apart at most), its programs' loading (1 s; 4 s on slow machines). Shorter than it takes a machine
+    /// to boot, after which its cache is empty and nothing of it worth remembering.
+    pub const REMEMBERS_FOR: Duration = Duration::from_secs(10);
+
+    /// For how long a distributor remembers what it was told of a server that went down: it must not believe in more
+    /// than the dispatcher does, and hears of a death later than it, by a failure timeout at most.
+    pub const DISTRIBUTORS_REMEMBER_FOR: Duration = Duration::from_secs(7);
+
     /// The dispatcher of `cluster`. It remembers as many targets per pool as a distributor
     /// caches decisions.
     pub fn of(cluster: &Cluster) -> Self {
@@ -171,6 +183,7 @@ impl Dispatcher {
         let pools = (0..).map(PoolId).zip(pools).map(|(id, rule)| (id, Pool::new(rule, targets_max)));
         Self {
             loads: Loads::new(servers),
+            gone: BTreeMap::new(),
             pools: pools.collect(),
             targets_max,
             pushes: Pushes::default(),
@@ -221,9 +234,11 @@ impl Dispatcher {
         self.loads.report(node, serving, pressure);
     }
 
-    /// A server came up: it may be chosen from now on. Ignored if it was up.
+    /// A server came up: it may be chosen from now on, and has the targets that it had and nobody was given meanwhile,
+    /// unless [`Dispatcher::forget_gone`] has come before. Ignored if it was up.
     pub fn server_up(&mut self, node: NodeId) {
         if self.loads.set_live(node, true) {
+            self.gone.remove(&node);
             for pool in self.pools.values_mut().filter(|pool| pool.has(node)) {
                 pool.policy.server_joined(node);
             }
@@ -232,15 +247,31 @@ impl Dispatcher {
     }
 
     /// A server died, failed its health check or is being drained: it is not chosen again before
-    /// [`Dispatcher::server_up`], and its targets count as never assigned. Ignored if it was down.
-    /// Returns how many targets have no server now.
-    pub fn server_down(&mut self, node: NodeId) -> usize {
+    /// [`Dispatcher::server_up`], and what is asked of its targets goes to others. Ignored if it was down.
+    pub fn server_down(&mut self, node: NodeId, now: Duration) {
         if !self.loads.set_live(node, false) {
-            return 0;
+            return;
         }
+        self.gone.insert(node, now);
         self.pushes.server_left(node);
-        let pools = self.pools.values_mut().filter(|pool| pool.has(node));
-        pools.map(|pool| pool.policy.server_left(node)).sum()
+        for pool in self.pools.values_mut().filter(|pool| pool.has(node)) {
+            pool.policy.server_down(node);
+        }
+    }
+
+    /// The targets of servers that have been down for [`Dispatcher::REMEMBERS_FOR`] count as never assigned from now on.
+    /// To be called now and then, and before [`Dispatcher::server_up`]. Returns how many targets have no server now.
+    pub fn forget_gone(&mut self, now: Duration) -> usize {
+        let over = |since: &Duration| now.saturating_sub(*since) >= Self::REMEMBERS_FOR;
+        let long: Vec<NodeId> =
+            self.gone.iter().filter(|(_, since)| over(since)).map(|(node, _)| *node).collect();
+        let mut forgotten = 0;
+        for node in long {
+            self.gone.remove(&node);
+            let pools = self.pools.values_mut().filter(|pool| pool.has(node));
+            forgotten += pools.map(|pool| pool.policy.server_left(node)).sum::<usize>();
+        }
+        forgotten
     }
 
     /// A distributor connected; from now on it gets pushes. It must have forgotten whatever it
@@ -337,6 +368,7 @@ impl Pool {
         }
         let Self { rule: before, mut policy } = self;
         for server in before.servers.iter().filter(|server| !rule.servers.contains(server)) {
+            policy.server_down(*server);
             policy.server_left(*server);
         }
         for server in rule.servers.iter().filter(|server| !before.servers.contains(server)) {

@@ -3,9 +3,9 @@
 //! since a start of the caller's choosing and is passed in. The node daemon, the simulator and
 //! the tests drive the very same [`Dispatcher`].
 //!
-//! Two things stand beside it because every node must compute them alike: the [`fallback`] choice
-//! of a server while no dispatcher answers, and the [`maglev`] table by which switches choose a
-//! distributor.
+//! Beside it stands what decides who decides: the [`fallback`] choice of a server while no dispatcher answers,
+//! the [`maglev`] table by which switches choose a distributor, its [`spread`] over distributors that come and
+//! go, and the [`leases`] under which these decide.
 //!
 //! **Admission.** LARD works as long as some server is below `t_low` whenever another is above
 //! `t_high`. ASPLOS'98 ensures it by admitting at most `S = (n - 1) * t_high + t_low - 1`
@@ -15,11 +15,13 @@
 mod dispatcher;
 pub mod fallback;
 mod hash;
+pub mod leases;
 mod loads;
 pub mod maglev;
 mod mapping;
 mod policy;
 mod pushes;
+pub mod spread;
 mod targets;
 
 pub use dispatcher::{Dispatcher, PoolRule, Question, Refusal, Stats, Welcome};

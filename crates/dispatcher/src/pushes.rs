@@ -20,8 +20,9 @@ pub struct Push {
 /// One piece of news for a distributor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// The servers that are up now, in order of id. A server that is missing leaves every cached
-    /// mapping for good, even if it comes back: its targets may be elsewhere by then.
+    /// The servers that are up now, in order of id. A server that is missing is not chosen; after
+    /// [`crate::Dispatcher::DISTRIBUTORS_REMEMBER_FOR`] it leaves every cached mapping for good: its targets may be
+    /// elsewhere by the time it is back.
     Live(Vec<NodeId>),
     /// How to decide for a pool from now on.
     Guide {

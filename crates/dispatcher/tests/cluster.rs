@@ -42,9 +42,16 @@ fn dispatcher_of(rule: PoolRule, servers: u16) -> Dispatcher {
 struct Distributor {
     cache: BTreeMap<Target, (Mapping, Duration)>,
     limit: u32,
+    down: BTreeMap<NodeId, Duration>,
 }
 
 impl Distributor {
+    fn forget_gone(&mut self, now: Duration) {
+        let long = |since: &Duration| now - *since >= Dispatcher::DISTRIBUTORS_REMEMBER_FOR;
+        let gone: Vec<_> = self.down.iter().filter(|(_, since)| long(since)).map(|(node, _)| *node).collect();
+        self.cache.retain(|_, (mapping, _)| !gone.iter().any(|node| mapping.servers.contains(*node)));
+    }
+
     fn learn(&mut self, target: Target, mapping: Mapping, now: Duration) {
         self.cache.insert(target, (mapping, now));
     }
@@ -52,9 +59,12 @@ impl Distributor {
     fn hear(&mut self, change: &Change, now: Duration) {
         match change {
             Change::Mapping { target, mapping, .. } => self.learn(*target, *mapping, now),
+            // A server that is down is not chosen; what was told of it stands for a while.
             Change::Live(live) => {
-                let up = |m: &Mapping| m.servers.as_slice().iter().all(|server| live.contains(server));
-                self.cache.retain(|_, (mapping, _)| up(mapping));
+                self.down.retain(|node, _| !live.contains(node));
+                for node in (0..6).map(NodeId).filter(|node| !live.contains(node)) {
+                    self.down.entry(node).or_insert(now);
+                }
             }
             Change::Guide { guide, .. } => self.obey(guide),
         }
@@ -114,14 +124,28 @@ proptest! {
                 0..4 => dispatcher.load_reported(node, load, 0),
                 4 => dispatcher.server_up(node),
                 5 => {
-                    dispatcher.server_down(node);
+                    dispatcher.server_down(node, now);
                 }
-                6..8 => now += Duration::from_millis(ms),
+                6..8 => {
+                    now += Duration::from_millis(ms);
+                    distributors.values_mut().for_each(|distributor| distributor.forget_gone(now));
+                    dispatcher.forget_gone(now);
+                }
                 _ => {
                     let own = distributors[&who].decide(target, now, &dispatcher);
+                    let up = |server: &NodeId| dispatcher.loads().is_live(*server);
+                    let known = distributors[&who].cache.get(&target);
+                    let some_down = known.is_some_and(|(m, _)| !m.servers.as_slice().iter().all(up));
                     let Ok(asked) = ask(&mut dispatcher, who, target.0, now) else { continue };
                     match own {
-                        Some(own) => prop_assert!(asked.server == own && !asked.moved),
+                        // Of a set of which some are down the rest is told, as an answer and by pushes.
+                        Some(own) => {
+                            prop_assert!(asked.server == own && (!asked.moved || some_down));
+                            if asked.moved {
+                                let known = distributors.get_mut(&who).unwrap();
+                                known.learn(target, asked.mapping.unwrap(), now);
+                            }
+                        }
                         None => {
                             let known = distributors.get_mut(&who).unwrap();
                             known.learn(target, asked.mapping.unwrap(), now);
@@ -140,7 +164,7 @@ fn the_only_server_of_a_pool_is_a_rota() {
     let mut dispatcher = dispatcher(PolicyKind::Lard, 1);
     let guides = dispatcher.distributor_up(A).guides;
     assert!(matches!(&guides[0].1, Guide::Rota(turns) if *turns == [NodeId(0)]), "{guides:?}");
-    dispatcher.server_down(NodeId(0));
+    dispatcher.server_down(NodeId(0), Duration::ZERO);
     let told = dispatcher.take_pushes().into_iter().flat_map(|push| push.changes);
     assert!(
         told.into_iter()
@@ -246,7 +270,7 @@ fn a_newcomer_starts_the_round_anew() {
         (0..n).map(ask).collect()
     };
     turns(&mut dispatcher, 4);
-    dispatcher.server_down(NodeId(0));
+    dispatcher.server_down(NodeId(0), Duration::ZERO);
     turns(&mut dispatcher, 2);
     dispatcher.server_up(NodeId(0));
     let Guide::Rota(rota) = dispatcher.distributor_up(A).guides.remove(0).1 else { panic!("not a rota") };
@@ -271,7 +295,12 @@ fn a_death_is_told_with_the_guides_and_makes_waiting_news_of_it_void() {
     dispatcher.take_pushes();
     let mapping = move_target(&mut dispatcher, Target(1), A);
     let held = mapping.servers.as_slice()[0];
-    assert_eq!((dispatcher.server_down(held), dispatcher.server_down(held)), (1, 0));
+    dispatcher.server_down(held, Duration::ZERO);
+    dispatcher.server_down(held, Duration::from_secs(5));
+    assert_eq!(
+        [9_999, 10_000, 10_001].map(|ms| dispatcher.forget_gone(Duration::from_millis(ms))),
+        [0, 1, 0]
+    );
     let left: Vec<_> = dispatcher.loads().live().map(|(node, _)| node).collect();
     let news =
         [Change::Live(left.clone()), Change::Guide { pool: POOL, guide: Guide::Cached { load_limit: 8 } }];
@@ -283,12 +312,50 @@ fn a_death_is_told_with_the_guides_and_makes_waiting_news_of_it_void() {
     assert_eq!((vec![decision.server], decision.moved), (left, false));
 }
 
+/// A node that is not heard for a moment comes back to what it had, but for what was asked for meanwhile.
+#[test]
+fn a_short_silence_costs_a_server_only_what_others_were_given() {
+    let extended = PoolRule { p_http: PHttp::ExtendedLard, ..rule(PolicyKind::Lard, 3) };
+    for rule in [rule(PolicyKind::Lard, 3), rule(PolicyKind::LardReplicated, 3), extended] {
+        let mut dispatcher = dispatcher_of(rule, 3);
+        for node in [A, B] {
+            dispatcher.distributor_up(node);
+        }
+        let at = Duration::from_secs;
+        let was: Vec<_> = (0..12).map(|t| ask(&mut dispatcher, A, t, at(0)).unwrap().server).collect();
+        let silent = was[7];
+        dispatcher.take_pushes();
+        dispatcher.server_down(silent, at(1));
+        let taken = ask(&mut dispatcher, A, 7, at(2)).unwrap();
+        assert!(taken.server != silent && taken.moved);
+        let told =
+            dispatcher.take_pushes().into_iter().find(|push| push.to == B).expect("B may have it cached");
+        let mapping = Mapping::to_one(taken.server);
+        assert_eq!(told.changes.last(), Some(&Change::Mapping { pool: POOL, target: Target(7), mapping }));
+
+        assert_eq!(dispatcher.forget_gone(at(10)), 0);
+        dispatcher.server_up(silent);
+        for (target, was) in (0..).zip(&was).filter(|(target, _)| *target != 7) {
+            (0..3).for_each(|node| dispatcher.load_reported(NodeId(node), 0, 0));
+            let now = ask(&mut dispatcher, A, target, at(10)).unwrap();
+            assert_eq!((now.server, now.moved), (*was, false), "{target}");
+        }
+        assert_eq!(ask(&mut dispatcher, A, 7, at(10)).unwrap().server, taken.server, "it was given away");
+
+        dispatcher.server_down(silent, at(20));
+        let its = was.iter().filter(|server| **server == silent).count();
+        assert_eq!(dispatcher.forget_gone(at(30)), its - 1, "for good, after a while");
+        dispatcher.server_up(silent);
+        assert_eq!(dispatcher.forget_gone(at(99)), 0, "it is there");
+    }
+}
+
 #[test]
 fn who_left_is_told_nothing_and_who_comes_gets_the_state() {
     let mut dispatcher = dispatcher(PolicyKind::WeightedRoundRobin, 2);
     dispatcher.distributor_up(A);
     dispatcher.distributor_down(A);
-    dispatcher.server_down(NodeId(1));
+    dispatcher.server_down(NodeId(1), Duration::ZERO);
     assert!(dispatcher.take_pushes().is_empty());
     let welcome = dispatcher.distributor_up(B);
     assert_eq!(welcome.live, [NodeId(0)]);
@@ -329,8 +396,10 @@ fn a_pool_has_its_own_servers_and_targets_and_shares_the_loads() {
     assert_eq!([ask(1, 1), ask(1, 2)], [2, 1], "1 is as busy for this pool");
     assert_eq!([ask(0, 1), ask(1, 1)], [0, 2], "one target, two pools");
     assert_eq!(dispatcher.stats().targets, 4);
-    assert_eq!(dispatcher.server_down(NodeId(0)), 1, "of the first pool alone");
-    assert_eq!(dispatcher.server_down(NodeId(3)), 0, "in no pool");
+    dispatcher.server_down(NodeId(3), Duration::ZERO);
+    dispatcher.server_down(NodeId(0), Duration::from_secs(1));
+    assert_eq!(dispatcher.forget_gone(Duration::from_secs(10)), 0, "in no pool");
+    assert_eq!(dispatcher.forget_gone(Duration::from_secs(11)), 1, "of the first pool alone");
 }
 
 #[test]
@@ -370,7 +439,7 @@ fn who_has_the_connection_keeps_it_unless_p_http_says_otherwise() {
             assert_eq!(later(&mut dispatcher, Some(1), other.0).server, expected, "{kind}");
             assert_eq!(later(&mut dispatcher, None, other.0).server, other, "nothing to be local to");
             // Where it cannot stay, it is decided as a first request.
-            dispatcher.server_down(other);
+            dispatcher.server_down(other, Duration::ZERO);
             for gone in [other.0, 3, 100] {
                 assert!(later(&mut dispatcher, Some(1), gone).server.0 < 3, "{kind}");
             }
@@ -418,7 +487,7 @@ fn questions_without_an_answer_are_refused_and_counted() {
     let unknown = PoolId(9);
     let refused = dispatcher.ask(A, Question { pool: unknown, target: None, at: None }, Duration::ZERO);
     assert_eq!(refused, Err(Refusal::UnknownPool(unknown)));
-    dispatcher.server_down(NodeId(0));
+    dispatcher.server_down(NodeId(0), Duration::ZERO);
     assert_eq!(ask(&mut dispatcher, A, 1, Duration::ZERO), Err(Refusal::NoServer(POOL)));
     assert_eq!((dispatcher.stats().asked, dispatcher.stats().refused), (2, 2));
     dispatcher.server_up(NodeId(0));

@@ -37,7 +37,7 @@ fn events(servers: u16) -> impl Strategy<Value = Vec<Event>> {
         1 => node().prop_map(Event::Up),
         1 => node().prop_map(Event::Down),
         1 => (0u64..15_000).prop_map(|ms| Event::Pass(Duration::from_millis(ms))),
-        1 => (1u64..=3).prop_map(|tens| Event::Pass(Duration::from_secs(10 * tens))),
+        1 => (1u64..=6).prop_map(|fives| Event::Pass(Duration::from_secs(5 * fives))),
     ];
     prop::collection::vec(event, 1..200)
 }
@@ -83,9 +83,12 @@ fn apply(
         Event::Report(node, load, pressure) => dispatcher.load_reported(node, load, pressure),
         Event::Up(node) => dispatcher.server_up(node),
         Event::Down(node) => {
-            dispatcher.server_down(node);
+            dispatcher.server_down(node, *now);
         }
-        Event::Pass(time) => *now += time,
+        Event::Pass(time) => {
+            *now += time;
+            dispatcher.forget_gone(*now);
+        }
     }
     None
 }
@@ -122,13 +125,14 @@ fn agrees_with_model(
                 if p_http == PHttp::ExtendedLard {
                     keeps_the_promises_of_extended(decision, before, here)?;
                 } else {
-                    keeps_its_promises(&rule, decision, before, &overloaded, now)?;
+                    let serves = |node: &NodeId| model.serves(*node);
+                    keeps_its_promises(&rule, decision, before, &overloaded, &serves, now)?;
                 }
             }
             Event::Report(node, load, pressure) => model.report(node, load, pressure),
             Event::Up(node) => model.up(node),
-            Event::Down(node) => model.down(node),
-            Event::Pass(_) => {}
+            Event::Down(node) => model.down(node, now),
+            Event::Pass(_) => model.pass(now),
         }
     }
     Ok(())
@@ -159,6 +163,7 @@ fn keeps_its_promises(
     decision: Decision,
     before: Option<(Vec<NodeId>, Duration)>,
     overloaded: &[NodeId],
+    serves: &dyn Fn(&NodeId) -> bool,
     now: Duration,
 ) -> Result<(), TestCaseError> {
     let Some(mapping) = decision.mapping else { return Ok(()) };
@@ -170,6 +175,11 @@ fn keeps_its_promises(
         return Ok(());
     };
     prop_assert_eq!(decision.moved, before != servers);
+    let before: Vec<_> = before.into_iter().filter(serves).collect();
+    if before.is_empty() {
+        prop_assert!(servers.len() == 1, "placed anew");
+        return Ok(());
+    }
     let gained = servers.iter().any(|server| !before.contains(server));
     let least_was_overloaded = before.iter().all(|server| overloaded.contains(server));
     prop_assert!(!gained || least_was_overloaded, "moved or replicated without need");
@@ -248,7 +258,10 @@ proptest! {
             let changed = loads.set_live(NodeId(node), up);
             match (changed, up) {
                 (true, true) => policy.server_joined(NodeId(node)),
-                (true, false) => prop_assert_eq!(policy.server_left(NodeId(node)), 0),
+                (true, false) => {
+                    policy.server_down(NodeId(node));
+                    prop_assert_eq!(policy.server_left(NodeId(node)), 0);
+                },
                 _ => {}
             }
             policy.decide(None, None, loads.of(&all), Duration::ZERO);

@@ -1,5 +1,6 @@
 //! What can go wrong while a host is read or changed, in words that tell the operator what to do.
 
+use std::error::Error;
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -39,13 +40,23 @@ pub enum HostError {
         /// The interfaces that the host has, for people.
         have: String,
     },
+    /// An interface of the cluster carries IP packets without an Ethernet header.
+    #[error(
+        "{name} is no Ethernet interface (WireGuard and tun devices are none), and Baton needs one. \
+         Give the node an address on an Ethernet interface, or use a tunnel that carries Ethernet \
+         frames (VXLAN, or GRETAP in the tunnel there is)"
+    )]
+    NotEthernet {
+        /// The interface.
+        name: String,
+    },
     /// The kernel refused a question or a change of links or addresses.
-    #[error("the kernel refused to {what}: {why}. Run as root, or give Baton CAP_NET_ADMIN")]
+    #[error("the kernel refused to {what}: {source}. Run as root, or give Baton CAP_NET_ADMIN")]
     Netlink {
         /// What was asked.
         what: String,
         /// The kernel's answer.
-        why: String,
+        source: Box<dyn Error + Send + Sync>,
     },
     /// A kernel setting could not be read or written.
     #[error(

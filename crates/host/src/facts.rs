@@ -87,6 +87,8 @@ pub struct Interface {
     pub mtu: u32,
     /// It is set up.
     pub up: bool,
+    /// Its packets have an Ethernet header: tunnels of IP alone (WireGuard, tun) have none.
+    pub ethernet: bool,
     /// It is a bridge, or a port of one.
     pub bridged: bool,
     /// How long the packets are that the kernel merges from those that arrive there, if it says so.

@@ -5,60 +5,16 @@ use std::net::IpAddr;
 
 use crate::address::add_command;
 use crate::facts::{Clock, Facts, Interface, Listener};
+use crate::finding::Finding;
 use crate::plan::{self, Setting};
-use crate::read::{BPF_JIT, IPV6};
-use crate::sysctl::Sysctl;
-use crate::{Wanted, judge_firewall};
+use crate::sysctl::{BPF_JIT, IPV6, Sysctl};
+use crate::{HostError, Wanted, judge_firewall};
 
 /// The smallest MTU, in bytes, that carries a full-size request with its encapsulation: the SYN-ACK asks
 /// for segments small enough that both fit an ordinary Ethernet frame.
 const MTU_MIN: u32 = 1500;
 /// On a link that carries less, in bytes, Linux has no IPv6 at all (RFC 8200 5).
 const MTU_MIN_IPV6: u32 = 1280;
-
-/// How bad a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    /// As it should be.
-    Ok,
-    /// Baton works, but worse, or perhaps; or it could not be seen.
-    Warning,
-    /// Baton, or this node's part in it, does not work.
-    Error,
-}
-
-/// One thing that was judged.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// What it is about; fixed, for scripts.
-    pub id: &'static str,
-    /// How bad it is.
-    pub severity: Severity,
-    /// What was found, and what follows from it.
-    pub what: String,
-    /// The command that mends it.
-    pub mend: Option<String>,
-    /// [`apply`](crate::apply) mends it.
-    pub fixable: bool,
-}
-
-impl Finding {
-    pub(crate) fn ok(id: &'static str, what: impl Into<String>) -> Self {
-        Self { id, severity: Severity::Ok, what: what.into(), mend: None, fixable: false }
-    }
-
-    pub(crate) fn warning(id: &'static str, what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { severity: Severity::Warning, mend: Some(mend.into()), ..Self::ok(id, what) }
-    }
-
-    pub(crate) fn error(id: &'static str, what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, ..Self::warning(id, what, mend) }
-    }
-
-    fn fixable(self) -> Self {
-        Self { fixable: true, ..self }
-    }
-}
 
 /// Judges a host: one finding for each thing that matters to this node, good ones included, in the
 /// order in which one would mend them.
@@ -81,7 +37,7 @@ pub fn judge(wanted: &Wanted, facts: &Facts) -> Vec<Finding> {
 }
 
 fn kernel(facts: &Facts, findings: &mut Vec<Finding>) {
-    const NEWER: &str = "install Linux 6.11 or newer and reboot (Debian 13 has it; on Debian 12: \
+    const NEWER: &str = "install Linux 6.9 or newer and reboot (Debian 13 has it; on Debian 12: \
                          apt install -t bookworm-backports linux-image-amd64)";
     let kernel = &facts.kernel;
     let release = &kernel.release;
@@ -161,7 +117,10 @@ fn links(wanted: &Wanted, facts: &Facts, findings: &mut Vec<Finding>) -> Vec<Int
             findings.push(Finding::error(
                 "interface",
                 error.to_string(),
-                "correct the cluster file, or add the address",
+                match error {
+                    HostError::NotEthernet { .. } => "use an Ethernet interface",
+                    _ => "correct the cluster file, or add the address",
+                },
             ));
             Vec::new()
         }
@@ -272,7 +231,7 @@ fn addresses(wanted: &Wanted, facts: &Facts, interfaces: &[Interface], findings:
     }
 }
 
-fn web_server(wanted: &Wanted, facts: &Facts, findings: &mut Vec<Finding>) {
+pub(crate) fn web_server(wanted: &Wanted, facts: &Facts, findings: &mut Vec<Finding>) {
     let listeners = match &facts.listeners {
         Some(Ok(listeners)) => listeners,
         Some(Err(why)) => {

@@ -3,10 +3,9 @@
 
 use crate::Wanted;
 use crate::facts::{Facts, Interface};
+use crate::finding::{Finding, Severity};
 use crate::firewall::{Firewall, Rule, meets};
-use crate::judge::{Finding, Severity};
-use crate::read::{BRIDGE_NETFILTER, BRIDGE_NETFILTER_V6, CONNTRACK_LOOSE};
-use crate::sysctl::Sysctl;
+use crate::sysctl::{BRIDGE_NETFILTER, BRIDGE_NETFILTER_V6, CONNTRACK_LOOSE, Sysctl};
 
 /// The findings about packet filters and the tracking of connections.
 pub(crate) fn firewall(wanted: &Wanted, facts: &Facts, findings: &mut Vec<Finding>) {

@@ -18,7 +18,7 @@
 //! | `bpf-jit` | programs are interpreted, so each packet costs many times more |
 //! | `capabilities` | Baton may not load programs, configure links or send frames |
 //! | `tun` | the distributor cannot hold packets while it asks the dispatcher |
-//! | `interface` | no interface holds the node's address, or a named interface is missing |
+//! | `interface` | no interface holds the node's address, or one that is named is missing or is no Ethernet interface |
 //! | `interface-up` | an interface of the cluster, or `lo`, is down |
 //! | `mtu` | a full-size request does not fit the link once it carries handoff metadata; or IPv6 is off |
 //! | `merging` | packets are merged into some that cannot be wrapped for another node |
@@ -48,6 +48,7 @@ mod address;
 mod announce;
 mod error;
 mod facts;
+mod finding;
 mod firewall;
 mod judge;
 mod judge_firewall;
@@ -56,6 +57,7 @@ mod listeners;
 mod plan;
 mod read;
 mod setup;
+mod sockets;
 mod sysctl;
 mod undo;
 mod way;
@@ -65,11 +67,13 @@ use std::net::{IpAddr, SocketAddr};
 pub use announce::announce;
 pub use error::HostError;
 pub use facts::{Capabilities, Clock, Facts, Held, Interface, Kernel, Listener, Merges, Net};
+pub use finding::{Finding, Severity};
 pub use firewall::{Firewall, Rule};
-pub use judge::{Finding, Severity, judge};
+pub use judge::judge;
 pub use link::cluster_interfaces;
-pub use read::read;
+pub use read::{read, web_server};
 pub use setup::{apply, update};
+pub use sockets::{SocketState, Sockets};
 pub use sysctl::Sysctl;
 pub use undo::{Change, Undo, Undone};
 pub use way::Way;

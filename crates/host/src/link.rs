@@ -1,7 +1,7 @@
 //! Interfaces, addresses and default routes of the thread's network namespace, by rtnetlink. Used by
 //! `read`, `setup` and `undo`. A socket stays in the namespace in which it was opened.
 
-use std::fmt::Display;
+use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures::{TryStream, TryStreamExt};
@@ -10,13 +10,14 @@ use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressMessage, AddressScope, CacheInfo,
 };
 use rtnetlink::packet_route::link::{
-    InfoKind, InfoPortKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoKind, InfoPortKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
+use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
 use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, RouteMessageBuilder};
 
 use crate::facts::{Held, Interface, Merges, Net};
-use crate::{HostError, Wanted, address, plan, way};
+use crate::{HostError, Wanted, address, plan};
 
 /// The interfaces of the cluster on this host: those that `wanted` names, or else the one that holds
 /// the node's address.
@@ -110,9 +111,16 @@ impl Links {
     /// The route that a packet to a host would take.
     pub(crate) async fn route_to(&self, host: IpAddr) -> Result<RouteMessage, HostError> {
         let what = format!("look up the route to {host}");
-        let routes = all(self.handle.route().get(way::question(host)).execute(), &what).await?;
-        let none = || HostError::Netlink { what, why: "there is none".into() };
+        let routes = all(self.handle.route().get(route_question(host)).execute(), &what).await?;
+        let none = || HostError::Netlink { what, source: "there is none".into() };
         routes.into_iter().next().ok_or_else(none)
+    }
+
+    /// A neighbour's address is to be verified (RFC 4861 7.3.3; of IPv4 alike). One that is not believed in any
+    /// case needs no doubt.
+    pub(crate) async fn doubt(&self, interface: u32, host: IpAddr) -> Result<(), HostError> {
+        let entry = self.handle.neighbours().add(interface, host).state(NeighbourState::Probe).replace();
+        entry.execute().await.map_err(refused(format!("verify the neighbour {host}")))
     }
 
     /// Limits what the kernel merges. One message: the limit of IPv6 alone would set that of IPv4, too.
@@ -132,6 +140,15 @@ impl Links {
     }
 }
 
+/// The question for the way to a host.
+fn route_question(host: IpAddr) -> RouteMessage {
+    let prefix = address::host_prefix(host);
+    match host {
+        IpAddr::V4(host) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(host, prefix).build(),
+        IpAddr::V6(host) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(host, prefix).build(),
+    }
+}
+
 async fn all<T>(
     stream: impl TryStream<Ok = T, Error = rtnetlink::Error>,
     what: &str,
@@ -139,9 +156,9 @@ async fn all<T>(
     stream.try_collect().await.map_err(refused(what))
 }
 
-fn refused<E: Display>(what: impl Into<String>) -> impl FnOnce(E) -> HostError {
+fn refused<E: Into<Box<dyn Error + Send + Sync>>>(what: impl Into<String>) -> impl FnOnce(E) -> HostError {
     let what = what.into();
-    move |error| HostError::Netlink { what, why: error.to_string() }
+    move |error| HostError::Netlink { what, source: error.into() }
 }
 
 fn interface(message: LinkMessage) -> Option<Interface> {
@@ -161,7 +178,8 @@ fn interface(message: LinkMessage) -> Option<Interface> {
     }
     let up = message.header.flags.contains(LinkFlags::Up);
     let merges = ipv6.zip(ipv4).map(|(ipv6, ipv4)| Merges { ipv6, ipv4 });
-    Some(Interface { name: name?, index: message.header.index, mac, mtu, up, bridged, merges })
+    let ethernet = matches!(message.header.link_layer_type, LinkLayerType::Ether | LinkLayerType::Loopback);
+    Some(Interface { name: name?, index: message.header.index, mac, mtu, up, ethernet, bridged, merges })
 }
 
 fn in_bridge(info: &LinkInfo) -> bool {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::facts::{Held, Interface, Merges, Net};
-use crate::judge::Severity;
+use crate::finding::Severity;
 use crate::sysctl::Sysctl;
 use crate::{HostError, Wanted, address};
 
@@ -64,19 +64,27 @@ pub(crate) fn interfaces(wanted: &Wanted, net: &Net) -> Result<Vec<Interface>, H
     std::iter::once(wanted.address).chain(wanted.vips()).try_for_each(address::check)?;
     if wanted.interfaces.is_empty() {
         let holder = net.holders(wanted.address).find_map(|name| net.interface(name));
-        return holder.map(|interface| vec![interface.clone()]).ok_or_else(|| HostError::NoInterface {
+        let holder = holder.ok_or_else(|| HostError::NoInterface {
             node: wanted.node.clone(),
             address: wanted.address,
             have: list(nameable(net).map(|h| format!("{}/{} on {}", h.address, h.prefix, h.interface))),
-        });
+        })?;
+        return with_ethernet(holder).map(|interface| vec![interface]);
     }
     let find = |name: &String| {
-        net.interface(name).cloned().ok_or_else(|| HostError::UnknownInterface {
+        let interface = net.interface(name).ok_or_else(|| HostError::UnknownInterface {
             name: name.clone(),
             have: list(net.interfaces.iter().map(|interface| interface.name.clone())),
-        })
+        })?;
+        with_ethernet(interface)
     };
     wanted.interfaces.iter().map(find).collect()
+}
+
+/// Packets are read, and sent on, with their Ethernet header.
+fn with_ethernet(interface: &Interface) -> Result<Interface, HostError> {
+    let name = || interface.name.clone();
+    interface.ethernet.then(|| interface.clone()).ok_or_else(|| HostError::NotEthernet { name: name() })
 }
 
 /// The addresses that a cluster file may name.

@@ -10,22 +10,16 @@ use std::time::Duration;
 use tokio::process::Command;
 
 use crate::facts::{Capabilities, Clock, Facts, Kernel, Net};
+use crate::finding::Finding;
 use crate::firewall::{Firewall, parse_iptables, parse_nft, told_for_nft};
+use crate::judge;
 use crate::link::Links;
 use crate::listeners::{listeners, udp_ports};
-use crate::sysctl::Sysctl;
+use crate::sysctl::{BPF_JIT, BRIDGE_NETFILTER, BRIDGE_NETFILTER_V6, CONNTRACK_LOOSE, IPV6, Sysctl};
 use crate::{HostError, Wanted, plan};
 
 /// The kernel function that makes an established socket from a client's first data packet.
 const KFUNC: &[u8] = b"bpf_sk_assign_tcp_reqsk";
-
-/// Settings that are judged but never changed by us: they are the firewall's, or not of one namespace.
-pub(crate) const BPF_JIT: &str = "net/core/bpf_jit_enable";
-pub(crate) const CONNTRACK_LOOSE: &str = "net/netfilter/nf_conntrack_tcp_loose";
-pub(crate) const BRIDGE_NETFILTER: &str = "net/bridge/bridge-nf-call-iptables";
-pub(crate) const BRIDGE_NETFILTER_V6: &str = "net/bridge/bridge-nf-call-ip6tables";
-/// A kernel that speaks IPv6 has this setting.
-pub(crate) const IPV6: &str = "net/ipv6/conf/all/disable_ipv6";
 
 /// Everything that matters for `wanted` about this host, in the network namespace of the calling
 /// thread. What cannot be seen is said so in the facts.
@@ -47,6 +41,17 @@ pub async fn read(wanted: &Wanted) -> Result<Facts, HostError> {
         firewall: Some(firewall().await),
         clock: clock().await,
     })
+}
+
+/// Of [`read`] and [`judge`](crate::judge) what is about the web server alone, which may be looked at often: whether
+/// it listens where it has to, and can be handed connections.
+pub async fn web_server(wanted: &Wanted) -> Vec<Finding> {
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    let capabilities = Capabilities::parse(&status);
+    let facts = Facts { capabilities, listeners: Some(listeners().await), ..Facts::default() };
+    let mut findings = Vec::new();
+    judge::web_server(wanted, &facts, &mut findings);
+    findings
 }
 
 fn kernel() -> Kernel {

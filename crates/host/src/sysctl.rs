@@ -9,6 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::HostError;
 
+/// Settings that are judged but never changed by us: they are the firewall's, or not of one namespace.
+pub(crate) const BPF_JIT: &str = "net/core/bpf_jit_enable";
+pub(crate) const CONNTRACK_LOOSE: &str = "net/netfilter/nf_conntrack_tcp_loose";
+pub(crate) const BRIDGE_NETFILTER: &str = "net/bridge/bridge-nf-call-iptables";
+pub(crate) const BRIDGE_NETFILTER_V6: &str = "net/bridge/bridge-nf-call-ip6tables";
+/// A kernel that speaks IPv6 has this setting.
+pub(crate) const IPV6: &str = "net/ipv6/conf/all/disable_ipv6";
+
 /// A kernel setting, by its path below `/proc/sys`, such as `net/ipv4/tcp_sack`. Interface names may
 /// hold dots, so the path is kept and the dotted form is only shown.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -3,11 +3,10 @@
 
 use std::net::IpAddr;
 
-use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteMetric};
 
+use crate::HostError;
 use crate::link::Links;
-use crate::{HostError, address};
 
 /// The way to a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +30,17 @@ impl Way {
         Ok(Self::of(&route))
     }
 
+    /// Has the kernel ask a host on the link at once whether it is still there. It believes an address for up
+    /// to a minute otherwise.
+    ///
+    /// # Errors
+    /// [`HostError::Netlink`] when there is no way, or the kernel refuses.
+    pub async fn doubt(host: IpAddr) -> Result<(), HostError> {
+        let links = Links::open()?;
+        let way = Self::of(&links.route_to(host).await?);
+        if way.routed { Ok(()) } else { links.doubt(way.interface, host).await }
+    }
+
     fn of(route: &RouteMessage) -> Self {
         let is_gateway =
             |a: &RouteAttribute| matches!(a, RouteAttribute::Gateway(_) | RouteAttribute::Via(_));
@@ -49,19 +59,6 @@ impl Way {
             interface: route.attributes.iter().find_map(interface).unwrap_or(0),
             routed: route.attributes.iter().any(is_gateway),
             mtu: route.attributes.iter().find_map(mtu).filter(|mtu| *mtu > 0),
-        }
-    }
-}
-
-/// The question for the way to a host.
-pub(crate) fn question(host: IpAddr) -> RouteMessage {
-    let prefix = address::host_prefix(host);
-    match host {
-        IpAddr::V4(host) => {
-            RouteMessageBuilder::<std::net::Ipv4Addr>::new().destination_prefix(host, prefix).build()
-        }
-        IpAddr::V6(host) => {
-            RouteMessageBuilder::<std::net::Ipv6Addr>::new().destination_prefix(host, prefix).build()
         }
     }
 }

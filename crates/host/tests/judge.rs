@@ -38,6 +38,7 @@ fn interface(name: &str, index: u32, mtu: u32) -> Interface {
         mac: [2, 0, 0, 0, 0, 1],
         mtu,
         up: true,
+        ethernet: true,
         bridged: false,
         merges: None,
     }
@@ -143,7 +144,7 @@ fn each_spoiled_fact_is_told_by_its_own_finding() {
     let cases: &[(Spoil, &str, Severity, bool, &str)] = &[
         (|_, f| f.kernel.has_bpf = false, "kernel-bpf", Error, MANUAL, "install Linux"),
         (|_, f| f.kernel.has_btf = false, "kernel-btf", Error, MANUAL, "CONFIG_DEBUG_INFO_BTF"),
-        (|_, f| f.kernel.has_kfunc = false, "kernel-kfunc", Error, MANUAL, "6.11"),
+        (|_, f| f.kernel.has_kfunc = false, "kernel-kfunc", Error, MANUAL, "6.9"),
         (
             |_, f| set(&mut f.sysctls, "net/core/bpf_jit_enable", "0"),
             "bpf-jit",
@@ -165,6 +166,7 @@ fn each_spoiled_fact_is_told_by_its_own_finding() {
         (|_, f| f.net.interfaces[1].mtu = 1400, "mtu", Warning, MANUAL, "ip link set eth0 mtu 1500"),
         (|w, _| w.interfaces = vec!["eth7".into()], "interface", Error, MANUAL, "cluster file"),
         (|w, _| w.address = IpAddr::from([10, 1, 0, 99]), "interface", Error, MANUAL, "add the address"),
+        (|_, f| f.net.interfaces[1].ethernet = false, "interface", Error, MANUAL, "Ethernet interface"),
         (
             |_, f| set(&mut f.sysctls, "net/ipv4/tcp_syncookies", "0"),
             "tcp-syncookies",

@@ -45,6 +45,7 @@ fn good() -> Facts {
         mac: [2, 0, 0, 0, 0, 1],
         mtu,
         up: true,
+        ethernet: true,
         bridged: false,
         merges: None,
     };

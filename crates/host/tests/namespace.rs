@@ -297,6 +297,28 @@ fn the_interface_is_the_one_that_holds_the_address() {
     });
 }
 
+/// A tun device carries IP without Ethernet, as WireGuard does.
+#[test]
+fn an_interface_without_ethernet_header_is_refused() {
+    in_namespace(async |dir| {
+        run("ip tuntap add mode tun name tunnel");
+        run("ip link set tunnel up");
+        run("ip addr add 10.7.0.1/24 dev tunnel");
+        let by_name = Wanted { interfaces: vec!["cluster".into(), "tunnel".into()], ..server() };
+        let by_address = Wanted { address: IpAddr::from([10, 7, 0, 1]), interfaces: Vec::new(), ..server() };
+        for wanted in [by_name, by_address] {
+            let refused = cluster_interfaces(&wanted).await.expect_err("no Ethernet");
+            assert!(matches!(&refused, HostError::NotEthernet { name } if name == "tunnel"), "{refused}");
+            apply(&wanted, dir.path()).await.expect_err("nothing is set up for it");
+            let found = found(&wanted, "interface").await;
+            assert!(found.iter().any(|f| f.severity == Severity::Error && f.what.contains("tunnel")));
+        }
+        run("ip tuntap add mode tap name frames");
+        let by_name = Wanted { interfaces: vec!["frames".into()], ..server() };
+        cluster_interfaces(&by_name).await.expect("a tap device carries Ethernet");
+    });
+}
+
 #[test]
 fn applying_mends_every_fixable_finding() {
     in_namespace(async |dir| {

@@ -6,7 +6,7 @@ use crate::reason::Reason;
 use crate::scan::{Phase, Scan, Side};
 
 /// The most requests that may be unanswered: one bit is kept of each.
-const OUTSTANDING_MAX: u32 = 32;
+pub const OUTSTANDING_MAX: u32 = 32;
 
 /// What became of a packet's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,9 @@ pub struct Outstanding {
     asked: u32,
     answered: u32,
     heads: u32,
+    upgrades: u32,
+    /// A request, or a final response, has said that the connection ends with it.
+    closing: bool,
 }
 
 /// Both directions of a connection.
@@ -46,6 +49,8 @@ pub struct Exchange {
     responses: Follower,
     outstanding: Outstanding,
     doubt: Option<Reason>,
+    /// The responses cannot be read, but the requests are followed on.
+    deaf: Option<Reason>,
 }
 
 /// What a packet is to a follower, before its bytes are looked at.
@@ -137,13 +142,15 @@ impl Follower {
     }
 
     fn asked(&mut self, outstanding: &mut Outstanding) -> Result<(), Reason> {
-        outstanding.ask(self.scan.is_head())?;
+        outstanding.ask(self.scan.is_head(), self.scan.asks_for_upgrade())?;
+        outstanding.closing |= self.scan.is_last();
         self.scan.enter_body();
         Ok(())
     }
 
     /// RFC 9112 6.3, as far as a length is known.
-    fn answering(&mut self, outstanding: &Outstanding) -> Result<(), Reason> {
+    fn answering(&mut self, outstanding: &mut Outstanding) -> Result<(), Reason> {
+        outstanding.closing |= !self.is_interim() && self.scan.is_last();
         let bodiless = matches!(self.scan.response_status(), 204 | 304) || outstanding.next_is_head();
         if bodiless || self.is_interim() {
             self.scan.skip_body();
@@ -186,17 +193,33 @@ impl Outstanding {
         self.heads
     }
 
+    /// Which of the unanswered requests ask for another protocol, other than HTTP/2.
+    pub fn upgrades(&self) -> u32 {
+        self.upgrades
+    }
+
+    /// Whether the oldest unanswered request asks for another protocol, other than HTTP/2.
+    pub fn next_may_upgrade(&self) -> bool {
+        self.upgrades & (1 << (self.answered % OUTSTANDING_MAX)) != 0
+    }
+
+    /// Whether no further request can be followed before one is answered.
+    pub fn is_full(&self) -> bool {
+        self.asked.wrapping_sub(self.answered) >= OUTSTANDING_MAX
+    }
+
     /// Whether every request has been answered.
     pub fn is_none(&self) -> bool {
         self.asked == self.answered
     }
 
-    fn ask(&mut self, head: bool) -> Result<(), Reason> {
-        if self.asked.wrapping_sub(self.answered) >= OUTSTANDING_MAX {
+    fn ask(&mut self, head: bool, upgrade: bool) -> Result<(), Reason> {
+        if self.is_full() {
             return Err(Reason::TooManyAsked);
         }
         let bit = 1 << (self.asked % OUTSTANDING_MAX);
         self.heads = if head { self.heads | bit } else { self.heads & !bit };
+        self.upgrades = if upgrade { self.upgrades | bit } else { self.upgrades & !bit };
         self.asked = self.asked.wrapping_add(1);
         Ok(())
     }
@@ -216,6 +239,7 @@ impl Exchange {
             responses: Follower::new(Side::Responses, response),
             outstanding: Outstanding::default(),
             doubt: None,
+            deaf: None,
         }
     }
 
@@ -230,7 +254,7 @@ impl Exchange {
     }
 
     /// As [`Exchange::request`], but stops behind the next end of a request; also says how many bytes of
-    /// the payload are done with. What is left begins with the next request.
+    /// the payload are done with. What is left begins with the next request, or with empty lines before it.
     pub fn one_request(&mut self, seq: u32, payload: &[u8]) -> (Fed, usize) {
         self.feed(Side::Requests, seq, payload, true)
     }
@@ -240,13 +264,37 @@ impl Exchange {
         self.feed(Side::Responses, seq, payload, true)
     }
 
+    /// The responses are in doubt, but where the next request begins is not: only the requests are followed
+    /// from now on, and nothing is known of what has been answered.
+    pub fn without_responses(&mut self) {
+        self.deaf = self.deaf.or(self.doubt.take());
+    }
+
+    /// A packet of the client comes: where nothing is known of the answers, none counts as outstanding.
+    pub fn expect_no_responses(&mut self) {
+        if self.deaf.is_some() {
+            self.outstanding.answered = self.outstanding.asked;
+        }
+    }
+
+    /// Whether a request, or a final response, has said that the connection ends with it (RFC 9112 9.3).
+    pub fn is_closing(&self) -> bool {
+        self.outstanding.closing
+    }
+
     /// Whether nothing is under way: every request has been answered, both directions are between
-    /// messages, nothing is in doubt. Then the next byte of the client at
+    /// messages, nothing is in doubt, and further requests may come. Then the next byte of the client at
     /// `requests().at()` begins a request.
     pub fn is_idle(&self) -> bool {
+        self.is_answered() && self.requests.is_between_messages()
+    }
+
+    /// As [`Exchange::is_idle`], but the next request may have begun.
+    pub fn is_answered(&self) -> bool {
         self.doubt.is_none()
+            && self.deaf.is_none()
+            && !self.outstanding.closing
             && self.outstanding.is_none()
-            && self.requests.is_between_messages()
             && self.responses.is_between_messages()
     }
 
@@ -271,7 +319,8 @@ impl Exchange {
     }
 
     fn feed(&mut self, side: Side, seq: u32, payload: &[u8], one: bool) -> (Fed, usize) {
-        if let Some(reason) = self.doubt {
+        let deaf = self.deaf.filter(|_| side == Side::Responses);
+        if let Some(reason) = self.doubt.or(deaf) {
             return (Fed::Doubt(reason), 0);
         }
         let follower = match side {
@@ -290,6 +339,7 @@ impl Exchange {
         let mut ended = fed == Fed::Skipped && follower.is_between_messages();
         while !(one && ended) {
             let Some(rest) = payload.get(used..).filter(|rest| !rest.is_empty()) else { break };
+            let before = follower.is_between_messages();
             match follower.take(rest, &mut self.outstanding) {
                 Ok(taken) => used += taken,
                 Err(reason) => {
@@ -297,7 +347,8 @@ impl Exchange {
                     return (Fed::Doubt(reason), used);
                 }
             }
-            ended = follower.is_between_messages();
+            // An empty line before a request is none.
+            ended = follower.is_between_messages() && !before;
         }
         (fed, used)
     }

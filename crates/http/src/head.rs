@@ -4,9 +4,11 @@
 
 use std::borrow::Cow;
 
+use crate::bytes::is_method_byte;
 use crate::normal::normalise;
+use crate::readings::{is_plain, readings};
 use crate::reason::Reason;
-use crate::scan::{Phase, Scan, Side};
+use crate::scan::{METHOD_MAX, Phase, Scan, Side};
 
 /// What some bytes are, read as the beginning of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +19,11 @@ pub enum Parsed<'a> {
     Incomplete,
     /// No more bytes can.
     Doubt(Reason),
+}
+
+/// Whether a clear request may have this method, but for CONNECT, which is none's.
+pub fn is_method(text: &str) -> bool {
+    (1..=usize::from(METHOD_MAX)).contains(&text.len()) && text.bytes().all(is_method_byte)
 }
 
 /// What the bytes are, read as the beginning of a request. For a head that comes in pieces, a
@@ -64,18 +71,24 @@ impl Reading {
 /// A clear request. Everything borrows from the bytes it was read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request<'a> {
-    /// 1 to 15 upper-case letters.
+    /// 1 to 31 bytes of a token, no lower-case letters among them.
     pub method: &'a str,
-    /// The normalised path, which keys and routes look at.
+    /// The normalised path, which keys and routes look at. `*` for OPTIONS about the server as a whole: the
+    /// beginning of no route's path.
     pub path: Cow<'a, str>,
-    /// The path as it was sent.
-    pub raw_path: &'a str,
+    /// What follows the host, up to the query, as it was sent: of a URI that ends with its host nothing.
+    pub raw_path: &'a [u8],
     /// What follows the first `?`, as it was sent.
-    pub query: Option<&'a str>,
+    pub query: Option<&'a [u8]>,
+    /// Its target is a whole URI, which names the host.
+    pub absolute: bool,
     /// The version named in the request line.
     pub version: Version,
-    /// The host named by the `Host` header: lower case, without port and final dot. `None` when the header is missing or empty.
+    /// The host of a target in absolute form (RFC 9112 3.2.2), else the one named by the `Host` header: lower
+    /// case, without port and final dot. `None` when there is none.
     pub host: Option<Cow<'a, str>>,
+    /// Where servers may see another host than that.
+    pub(crate) other_hosts: Vec<Option<Cow<'a, str>>>,
     /// How the body that follows the head is delimited.
     pub body: Body,
     fields: &'a [u8],
@@ -110,22 +123,30 @@ pub struct Headers<'a> {
 impl<'a> Request<'a> {
     /// The request that begins these bytes, which the scan has found to begin with a clear head.
     fn of_clear(bytes: &'a [u8], scan: &Scan) -> Option<Self> {
-        let (method, rest) = split(bytes, b' ')?;
-        let (asked_for, rest) = split(rest, b' ')?;
+        let begin = bytes.iter().position(|c| !matches!(c, b'\r' | b'\n'))?;
+        let (method, rest) = split(bytes.get(begin..)?, b' ')?;
+        let (target, rest) = split(rest, b' ')?;
         let (_version, fields) = split(rest, b'\n')?;
-        let asked_for = str::from_utf8(asked_for).ok()?;
-        let (raw_path, query) = match asked_for.split_once('?') {
-            Some((path, query)) => (path, Some(query)),
-            None => (asked_for, None),
-        };
-        let host = Headers { rest: fields }.find(|(name, _)| name.eq_ignore_ascii_case(b"host"));
+        let method = str::from_utf8(method).ok()?;
+        let (authority, asked_for) = authority_of(target);
+        let (raw_path, query) = split(asked_for, b'?').map_or((asked_for, None), |(path, q)| (path, Some(q)));
+        let header = Headers { rest: fields }.find(|(name, _)| name.eq_ignore_ascii_case(b"host"));
+        let (host, other_hosts) = hosts_of(authority, header.map(|(_, value)| value));
         Some(Self {
-            method: str::from_utf8(method).ok()?,
-            path: normalise(raw_path)?,
+            method,
+            path: match raw_path {
+                b"*" => "*".into(),
+                // RFC 9112 3.2.4, RFC 9110 4.2.3
+                b"" if method == "OPTIONS" && query.is_none() => "*".into(),
+                b"" => "/".into(),
+                _ => normalise(raw_path)?,
+            },
             raw_path,
             query,
+            absolute: authority.is_some(),
             version: if scan.is_http10() { Version::Http10 } else { Version::Http11 },
-            host: host.and_then(|(_, value)| host_of(value)),
+            host,
+            other_hosts,
             body: match scan.left {
                 _ if scan.is_chunked() => Body::Chunked,
                 0 => Body::None,
@@ -133,6 +154,15 @@ impl<'a> Request<'a> {
             },
             fields,
         })
+    }
+
+    /// What servers may take its path for; `None`: too much.
+    pub(crate) fn readings(&self) -> Option<Vec<String>> {
+        match self.raw_path {
+            b"" => Some(vec!["/".to_owned(), self.path.as_ref().to_owned()]),
+            path if path == b"*" || is_plain(path) => Some(vec![self.path.as_ref().to_owned()]),
+            path => readings(path),
+        }
     }
 
     /// The headers, in the order they were sent.
@@ -159,20 +189,58 @@ fn split(bytes: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
     Some((parts.next()?, parts.next()?))
 }
 
-/// A Host header's value as routes compare it (RFC 9110 4.2.3): lower case, without port and final dot.
-fn host_of(value: &[u8]) -> Option<Cow<'_, str>> {
-    let host = String::from_utf8_lossy(value);
-    let end = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|c| c.is_ascii_digit()) => name.len(),
-        _ => host.len(),
+/// Host and port of a target in absolute form, and what follows them.
+fn authority_of(target: &[u8]) -> (Option<&[u8]>, &[u8]) {
+    let slashes = target.windows(3).position(|three| three == b"://");
+    let Some(after) = slashes.filter(|_| !target.starts_with(b"/")).and_then(|at| target.get(at + 3..))
+    else {
+        return (None, target);
     };
-    let name = host.get(..end)?;
-    let name = name.strip_suffix('.').unwrap_or(name);
-    match (&host, name) {
-        (_, "") => None,
-        (Cow::Borrowed(whole), _) if !name.bytes().any(|c| c.is_ascii_uppercase()) => {
-            whole.get(..name.len()).map(Cow::Borrowed)
-        }
-        _ => Some(Cow::Owned(name.to_ascii_lowercase())),
+    let end = after.iter().position(|c| matches!(c, b'/' | b'?')).unwrap_or(after.len());
+    let (authority, asked_for) = after.split_at(end);
+    (Some(authority), asked_for)
+}
+
+/// The host that a request is for, and those that servers may take it for besides: some look at the Host header
+/// although the target names a host, and some take a host with a final dot for another one.
+fn hosts_of<'a>(
+    authority: Option<&'a [u8]>,
+    header: Option<&'a [u8]>,
+) -> (Option<Cow<'a, str>>, Vec<Option<Cow<'a, str>>>) {
+    let host = authority.or(header).and_then(host_of);
+    let mut others = Vec::new();
+    if authority.is_some() && header.is_none() {
+        others.push(None);
     }
+    for value in [authority, header].into_iter().flatten() {
+        let (name, read) = (name_of(value), host_of(value));
+        if name.ends_with(b".") {
+            let as_sent = String::from_utf8_lossy(name).to_ascii_lowercase();
+            others.push(Some(Cow::Owned(as_sent)));
+        }
+        if read != host {
+            others.push(read);
+        }
+    }
+    (host, others)
+}
+
+/// A host with its port as routes compare it (RFC 9110 4.2.3): lower case, without port and final dot.
+fn host_of(value: &[u8]) -> Option<Cow<'_, str>> {
+    let name = name_of(value);
+    let name = str::from_utf8(name.strip_suffix(b".").unwrap_or(name)).ok()?;
+    match name {
+        "" => None,
+        _ if !name.bytes().any(|c| c.is_ascii_uppercase()) => Some(name.into()),
+        _ => Some(name.to_ascii_lowercase().into()),
+    }
+}
+
+/// Without port. The scanner has seen to it that a colon behind a bracket, or the only one, comes before a port.
+fn name_of(value: &[u8]) -> &[u8] {
+    let end = match value.iter().position(|c| *c == b']') {
+        Some(bracket) => bracket + 1,
+        None => value.iter().position(|c| *c == b':').unwrap_or(value.len()),
+    };
+    value.get(..end).unwrap_or(value)
 }

@@ -74,16 +74,16 @@ impl Key {
 fn path_and_query<'r>(request: &'r Request<'_>) -> Cow<'r, [u8]> {
     match request.query {
         None => request.path.as_bytes().into(),
-        Some(query) => [request.path.as_bytes(), b"?", query.as_bytes()].concat().into(),
+        Some(query) => [request.path.as_bytes(), b"?", query].concat().into(),
     }
 }
 
-fn parameter<'q>(query: &'q str, name: &str) -> Option<&'q [u8]> {
-    query
-        .split('&')
-        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-        .find(|(n, _)| *n == name)
-        .map(|(_, value)| value.as_bytes())
+fn parameter<'q>(query: &'q [u8], name: &str) -> Option<&'q [u8]> {
+    query.split(|c| *c == b'&').find_map(|pair| match pair.strip_prefix(name.as_bytes())? {
+        [] => Some(&[][..]),
+        [b'=', value @ ..] => Some(value),
+        _ => None,
+    })
 }
 
 /// RFC 6265 4.2.1: pairs between semicolons.

@@ -8,14 +8,16 @@ mod framing;
 mod head;
 mod key;
 mod normal;
+mod readings;
 mod reason;
 mod rules;
 mod scan;
 
-pub use framing::{Exchange, Fed, Follower, Outstanding};
-pub use head::{Body, Headers, Parsed, Reading, Request, Version, parse_request};
+pub use framing::{Exchange, Fed, Follower, OUTSTANDING_MAX, Outstanding};
+pub use head::{Body, Headers, Parsed, Reading, Request, Version, is_method, parse_request};
 pub use key::{Key, KeyError};
 pub use normal::{is_normal, normalise};
+pub use readings::is_plain;
 pub use reason::Reason;
 pub use rules::{HostMatch, PathMatch, Route, Rules};
 pub use scan::Phase;

@@ -1,5 +1,6 @@
 //! One meaning for the many spellings of a path (RFC 3986 6.2.2), so that keys and routes see one. The
-//! parser normalises; the packet path decides only what [`is_normal`]. Queries are left as they are.
+//! parser normalises; the packet path decides only what [`is_normal`]. Queries are left as they are. What web
+//! servers do not agree on is in [`crate::readings`].
 
 use std::borrow::Cow;
 
@@ -7,11 +8,12 @@ use crate::bytes::is_unreserved;
 
 /// The normal form of a path: escapes of unreserved characters decoded and the others in upper case
 /// (RFC 3986 6.2.2.1, 6.2.2.2), then runs of slashes made one, then dot segments removed (5.2.4), never
-/// above the root. `None` when it is not a path: printable ASCII from a slash on, without `?`, every
-/// `%` followed by two hexadecimal digits.
-pub fn normalise(path: &str) -> Option<Cow<'_, str>> {
+/// above the root. Bytes beyond ASCII become escapes (RFC 3987 3.1). `None` when it is not a path: a slash,
+/// then no control character, blank, `?` or `#`, every `%` followed by two hexadecimal digits.
+pub fn normalise<P: AsRef<[u8]> + ?Sized>(path: &P) -> Option<Cow<'_, str>> {
+    let path = path.as_ref();
     if is_normal(path) {
-        return Some(path.into());
+        return str::from_utf8(path).ok().map(Cow::from);
     }
     let decoded = decode(path)?;
     let mut kept = Vec::new();
@@ -35,19 +37,19 @@ pub fn normalise(path: &str) -> Option<Cow<'_, str>> {
     Some(normal.into())
 }
 
-/// Whether this is a path and its own normal form: no `//`, no segment `.` or `..`, each `%` followed by
+/// Whether this is a path and its own normal form: ASCII, no `//`, no segment `.` or `..`, each `%` followed by
 /// two of `0-9A-F` that mean no unreserved character.
-pub fn is_normal(path: &str) -> bool {
-    let Some(rest) = path.strip_prefix('/') else { return false };
-    let mut segments = rest.split('/').rev();
-    let last_is_normal = segments.next().is_none_or(|last| !matches!(last, "." | ".."));
-    last_is_normal && segments.all(|s| !matches!(s, "" | "." | "..")) && escapes_are_normal(rest)
+pub fn is_normal(path: &(impl AsRef<[u8]> + ?Sized)) -> bool {
+    let Some(rest) = path.as_ref().strip_prefix(b"/") else { return false };
+    let mut segments = rest.rsplit(|c| *c == b'/');
+    let last_is_normal = segments.next().is_none_or(|last| !matches!(last, b"." | b".."));
+    last_is_normal && segments.all(|s| !matches!(s, b"" | b"." | b"..")) && escapes_are_normal(rest)
 }
 
-fn escapes_are_normal(path: &str) -> bool {
-    let mut bytes = path.bytes();
+fn escapes_are_normal(path: &[u8]) -> bool {
+    let mut bytes = path.iter().copied();
     while let Some(c) = bytes.next() {
-        if !is_path_byte(c) {
+        if !is_path_byte(c) || !c.is_ascii() {
             return false;
         }
         if c == b'%' {
@@ -61,10 +63,10 @@ fn escapes_are_normal(path: &str) -> bool {
     true
 }
 
-/// The path with every escape in its normal form.
-fn decode(path: &str) -> Option<String> {
+/// The path with every escape in its normal form, and nothing but ASCII.
+pub(crate) fn decode(path: &[u8]) -> Option<String> {
     let mut decoded = String::with_capacity(path.len());
-    let mut bytes = path.bytes();
+    let mut bytes = path.iter().copied();
     while let Some(c) = bytes.next() {
         match c {
             b'%' => {
@@ -76,6 +78,7 @@ fn decode(path: &str) -> Option<String> {
                     decoded.extend(['%', upper(high), upper(low)]);
                 }
             }
+            0x80.. => decoded.extend(['%', digit(c >> 4), digit(c & 15)]),
             _ if is_path_byte(c) => decoded.push(char::from(c)),
             _ => return None,
         }
@@ -87,11 +90,15 @@ fn upper(c: u8) -> char {
     char::from(c.to_ascii_uppercase())
 }
 
+fn digit(value: u8) -> char {
+    upper(char::from_digit(value.into(), 16).map_or(b'0', |c| c as u8))
+}
+
 fn unescape(high: u8, low: u8) -> Option<u8> {
     let digit = |c: u8| char::from(c).to_digit(16);
     u8::try_from(digit(high)? * 16 + digit(low)?).ok()
 }
 
 fn is_path_byte(c: u8) -> bool {
-    c.is_ascii_graphic() && c != b'?'
+    (c.is_ascii_graphic() || !c.is_ascii()) && c != b'?' && c != b'#'
 }

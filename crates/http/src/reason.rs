@@ -6,24 +6,24 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[repr(u8)]
 pub enum Reason {
-    /// An empty line comes before the request line.
-    #[error("an empty line comes before the request line")]
-    LeadingLine = 1,
-    /// The method has a byte other than A-Z, or is missing.
-    #[error("the method is not made of letters A-Z alone")]
-    Method,
-    /// The method is longer than 15 letters.
-    #[error("the method is longer than 15 letters")]
+    /// The method has a byte that no method has, or a lower-case letter, or is missing.
+    #[error("the method is missing, or has a byte that methods may not have, or a lower-case letter")]
+    Method = 1,
+    /// The method is longer than 31 bytes.
+    #[error("the method is longer than 31 bytes")]
     MethodLength,
     /// CONNECT asks for a tunnel.
     #[error("CONNECT asks for a tunnel")]
     Connect,
-    /// Absolute form, authority form, `*` (also HTTP/2's preface), or a second space.
-    #[error("what is asked for does not begin with a slash after one space")]
+    /// Neither a path nor `http://` or `https://` nor the `*` of OPTIONS (HTTP/2's preface, too); a second space.
+    #[error("what is asked for is neither a path, nor an http or https URI, nor the * of OPTIONS")]
     PathForm,
-    /// A control character or a byte beyond ASCII.
-    #[error("the path or query has a byte that is not printable ASCII")]
+    /// A control character.
+    #[error("the path or query has a control character")]
     PathByte,
+    /// RFC 9112 3.2: no target has one.
+    #[error("the path or query has a # (a fragment)")]
+    Fragment,
     /// A percent sign that no two hexadecimal digits follow.
     #[error("the path has a percent sign without two hexadecimal digits")]
     Escape,
@@ -69,6 +69,12 @@ pub enum Reason {
     /// Host more than once.
     #[error("Host is given more than once")]
     HostTwice,
+    /// A port that is no number, a user, a list, a name with an empty label.
+    #[error("the host is not a name or an address, with or without a port")]
+    HostForm,
+    /// Of the pools that the readings belong to one is wrong.
+    #[error("web servers differ in what the path or host means, and pools depend on it")]
+    Readings,
     /// A chunk's size is missing, too long, or not hexadecimal.
     #[error("a chunk's size is not 1 to 15 hexadecimal digits")]
     ChunkSize,
@@ -94,13 +100,13 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 28] = [
-        Self::LeadingLine,
+    pub const ALL: [Self; 30] = [
         Self::Method,
         Self::MethodLength,
         Self::Connect,
         Self::PathForm,
         Self::PathByte,
+        Self::Fragment,
         Self::Escape,
         Self::Version,
         Self::BareLf,
@@ -116,6 +122,8 @@ impl Reason {
         Self::CodingTooEarly,
         Self::LengthAndCoding,
         Self::HostTwice,
+        Self::HostForm,
+        Self::Readings,
         Self::ChunkSize,
         Self::ChunkEnd,
         Self::StatusLine,

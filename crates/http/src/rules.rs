@@ -22,7 +22,7 @@ pub enum HostMatch {
 }
 
 /// Which paths a route is about. Compared with the normalised path, byte by byte.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PathMatch {
     /// Every path.
     #[default]
@@ -52,6 +52,8 @@ pub struct Rules {
     routes: Vec<Route>,
     default_pool: usize,
     keys: Vec<Key>,
+    /// Servers that compare paths in any case may be behind: no two routes differ in case alone.
+    any_case: bool,
 }
 
 impl HostMatch {
@@ -125,6 +127,25 @@ impl PathMatch {
         }
     }
 
+    fn matches_in_any_case(&self, path: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Prefix(prefix) => {
+                path.get(..prefix.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(prefix))
+            }
+            Self::Exact(exact) => path.eq_ignore_ascii_case(exact),
+        }
+    }
+
+    /// In small letters.
+    fn folded(&self) -> Self {
+        match self {
+            Self::Any => Self::Any,
+            Self::Prefix(prefix) => Self::Prefix(prefix.to_ascii_lowercase()),
+            Self::Exact(exact) => Self::Exact(exact.to_ascii_lowercase()),
+        }
+    }
+
     fn rank(&self) -> (u8, usize) {
         match self {
             Self::Any => (0, 0),
@@ -137,9 +158,15 @@ impl PathMatch {
 impl Route {
     /// Whether the request's host, path and method all match.
     pub fn matches(&self, request: &Request<'_>) -> bool {
-        self.host.matches(request.host.as_deref())
-            && self.path.matches(&request.path)
-            && (self.methods.is_empty() || self.methods.iter().any(|m| m == request.method))
+        self.matches_as(request.host.as_deref(), &request.path, request.method)
+    }
+
+    fn matches_as(&self, host: Option<&str>, path: &str, method: &str) -> bool {
+        self.host.matches(host) && self.path.matches(path) && self.takes(method)
+    }
+
+    fn takes(&self, method: &str) -> bool {
+        self.methods.is_empty() || self.methods.iter().any(|m| m == method)
     }
 
     fn rank(&self) -> impl Ord + use<> {
@@ -152,12 +179,59 @@ impl Rules {
     /// each pool's key by index (a pool without one is keyed by path).
     pub fn new(mut routes: Vec<Route>, default_pool: usize, keys: Vec<Key>) -> Self {
         routes.sort_by_key(|route| Reverse(route.rank()));
-        Self { routes, default_pool, keys }
+        let mut paths: Vec<_> = routes.iter().map(|route| (route.path.folded(), &route.path)).collect();
+        paths.sort();
+        let any_case = !paths.windows(2).any(|two| matches!(two, [a, b] if a.0 == b.0 && a.1 != b.1));
+        Self { routes, default_pool, keys, any_case }
     }
 
     /// The pool of this request: that of the first route that matches, else the default pool.
     pub fn choose(&self, request: &Request<'_>) -> usize {
-        self.routes.iter().find(|route| route.matches(request)).map_or(self.default_pool, |route| route.pool)
+        self.choose_as(request.host.as_deref(), &request.path, request.method)
+    }
+
+    /// The same where pools have different servers, one of which may take the request for another: `None` when
+    /// its pool depends on how a server reads its path or host.
+    pub fn choose_surely(&self, request: &Request<'_>) -> Option<usize> {
+        let chosen = self.choose(request);
+        let paths = request.readings()?;
+        let hosts = [&request.host].into_iter().chain(&request.other_hosts);
+        let mut readings = hosts.flat_map(|host| paths.iter().map(move |path| (host.as_deref(), path)));
+        let same = readings.all(|(host, path)| {
+            self.choose_as(host, path, request.method) == chosen
+                && (!self.any_case || self.choose_in_any_case(host, path, request.method) == chosen)
+        });
+        same.then_some(chosen)
+    }
+
+    fn choose_as(&self, host: Option<&str>, path: &str, method: &str) -> usize {
+        let first = self.routes.iter().find(|route| route.matches_as(host, path, method));
+        first.map_or(self.default_pool, |route| route.pool)
+    }
+
+    fn choose_in_any_case(&self, host: Option<&str>, path: &str, method: &str) -> usize {
+        let first = self.routes.iter().find(|route| {
+            route.host.matches(host) && route.path.matches_in_any_case(path) && route.takes(method)
+        });
+        first.map_or(self.default_pool, |route| route.pool)
+    }
+
+    /// For a table of paths: how long the longest is. A request with a capital letter in so much of its path may
+    /// be another one's to a server that compares paths in any case. 0 where routes tell cases apart themselves.
+    pub fn loud_within(&self) -> usize {
+        let length = |route: &Route| match &route.path {
+            PathMatch::Any => 0,
+            PathMatch::Prefix(path) | PathMatch::Exact(path) => path.len(),
+        };
+        let longest = self.routes.iter().map(length).max().unwrap_or(0);
+        if self.any_case { longest } else { 0 }
+    }
+
+    /// For a table of paths: the routes whose paths have capital letters, in small ones. What matches them may be
+    /// that route's to a server that compares paths in any case.
+    pub fn folded_routes(&self) -> impl Iterator<Item = Route> {
+        let loud = self.routes.iter().filter(|route| self.any_case && route.path != route.path.folded());
+        loud.map(|route| Route { path: route.path.folded(), ..route.clone() })
     }
 
     /// The bytes that the request's target is made from in this pool; see [`Key::of`].
@@ -192,19 +266,8 @@ impl Rules {
         self.routes.iter().any(|route| matches!(route.host, HostMatch::Suffix(_)))
     }
 
-    /// Whether any route names a path.
-    pub fn look_at_paths(&self) -> bool {
-        self.routes.iter().any(|route| route.path != PathMatch::Any)
-    }
-
     /// Whether any route names methods.
     pub fn look_at_methods(&self) -> bool {
         self.routes.iter().any(|route| !route.methods.is_empty())
-    }
-
-    /// Whether path alone chooses the pool and the request line alone gives the key in every pool: the
-    /// case that a table of paths can decide.
-    pub fn need_only_the_path(&self) -> bool {
-        !self.look_at_hosts() && !self.look_at_methods() && self.keys.iter().all(Key::is_in_request_line)
     }
 }

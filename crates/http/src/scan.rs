@@ -2,11 +2,11 @@
 //! parser and the follower both run it, so that what is clear to one is clear to the other; the packet
 //! path has its twin. It allocates nothing, keeps no bytes and knows nothing of packets.
 
-use crate::bytes::{is_token, is_value};
+use crate::bytes::{is_method_byte, is_token, is_value};
 use crate::reason::Reason;
 
 /// The longest method.
-pub(crate) const METHOD_MAX: u8 = 15;
+pub(crate) const METHOD_MAX: u8 = 31;
 /// The most digits of a Content-Length: any such number is below 2^63.
 const LENGTH_DIGITS: u8 = 18;
 /// The most digits of a chunk's size: any such number is below 2^60.
@@ -16,12 +16,12 @@ const CHUNK_DIGITS: u8 = 15;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Phase {
-    /// Before the first byte of a message: the boundary.
+    /// Before the first byte of a message: the boundary. Empty lines before a request leave it here.
     Start,
     /// In the method.
     Method,
     /// After the space that ends the method.
-    Slash,
+    Target,
     /// In the path.
     Path,
     /// After a percent sign in the path.
@@ -68,6 +68,18 @@ pub enum Phase {
     ChunkCr,
     /// At the LF behind it.
     ChunkLf,
+    /// In the value of Host.
+    Host,
+    /// In the scheme of a target in absolute form, up to the two slashes.
+    Scheme = 28,
+    /// In the host and port of such a target.
+    Authority,
+    /// After the asterisk of `OPTIONS *`.
+    Asterisk,
+    /// In the value of Connection: a list of words.
+    Options = 40,
+    /// In the value of Upgrade: a list of protocols.
+    Upgrade = 41,
 }
 
 /// Whose messages are scanned.
@@ -82,21 +94,47 @@ pub(crate) enum Side {
 pub(crate) struct Scan {
     pub(crate) phase: Phase,
     pub(crate) side: Side,
-    /// Bytes of the method, the name, the literal or the number so far; at most 255.
+    /// Bytes of the method, the name, the literal or the number so far; at most 255. In a host: where in it.
     count: u8,
     /// Of the words being compared, those that the bytes so far begin: one bit each.
     words: u8,
     /// What the head has said so far: bits of `Seen`.
     seen: u8,
+    /// What Connection and Upgrade have said so far: bits of `HOP_...`.
+    hop: u8,
     status: u16,
     /// Content-Length or the size of a chunk while it is read, then the bytes of it still to come.
     pub(crate) left: u64,
 }
 
-const METHODS: [&[u8]; 2] = [b"HEAD", b"CONNECT"];
-const NAMES: [&[u8]; 3] = [b"content-length", b"transfer-encoding", b"host"];
+/// Methods have no lower-case letters, so that words which compare in any case compare exactly here.
+const METHODS: [&[u8]; 3] = [b"HEAD", b"CONNECT", b"OPTIONS"];
+const NAMES: [&[u8]; 5] = [b"content-length", b"transfer-encoding", b"host", b"connection", b"upgrade"];
+/// Words of Connection and Upgrade that mean something to Baton.
+const TOKENS: [&[u8]; 3] = [b"close", b"keep-alive", b"h2c"];
 const CHUNKED: &[u8] = b"chunked";
 const VERSION: &[u8] = b"HTTP/1.";
+const SCHEME: &[u8] = b"https://";
+
+/// Where in a host with its port the next byte stands.
+mod host {
+    /// Before it: nothing, or blanks.
+    pub(super) const BEFORE: u8 = 0;
+    /// Behind a byte of a name that is no dot.
+    pub(super) const NAME: u8 = 1;
+    /// Behind a dot of a name.
+    pub(super) const DOT: u8 = 2;
+    /// Behind the bracket that opens an IPv6 address.
+    pub(super) const OPEN: u8 = 3;
+    /// In the address.
+    pub(super) const ADDRESS: u8 = 4;
+    /// Behind the bracket that closes it.
+    pub(super) const CLOSED: u8 = 5;
+    /// Behind the colon.
+    pub(super) const PORT: u8 = 6;
+    /// In the blanks behind it.
+    pub(super) const AFTER: u8 = 7;
+}
 
 const SEEN_LENGTH: u8 = 1;
 const SEEN_CODING: u8 = 2;
@@ -105,9 +143,14 @@ const SEEN_HTTP10: u8 = 8;
 const SEEN_HEAD: u8 = 16;
 const SEEN_TRAILER: u8 = 32;
 
+const HOP_CLOSE: u8 = 1;
+const HOP_KEEP: u8 = 2;
+const HOP_UPGRADE: u8 = 4;
+const HOP_H2C: u8 = 8;
+
 impl Scan {
     pub(crate) fn new(side: Side) -> Self {
-        Self { phase: Phase::Start, side, count: 0, words: 0, seen: 0, status: 0, left: 0 }
+        Self { phase: Phase::Start, side, count: 0, words: 0, seen: 0, hop: 0, status: 0, left: 0 }
     }
 
     /// Takes the next byte of a message; not in the phases that are skipped, nor after a head.
@@ -115,8 +158,11 @@ impl Scan {
         self.phase = match self.phase {
             Phase::Start => self.start(c)?,
             Phase::Method => self.method(c)?,
-            Phase::Slash if c == b'/' => Phase::Path,
-            Phase::Slash => return Err(Reason::PathForm),
+            Phase::Target => self.target(c)?,
+            Phase::Scheme => self.scheme(c)?,
+            Phase::Authority => self.authority(c)?,
+            Phase::Asterisk if c == b' ' => self.version_next(),
+            Phase::Asterisk => return Err(Reason::PathForm),
             Phase::Path if c == b'%' => Phase::EscapeHigh,
             Phase::Path if c == b'?' => Phase::Query,
             Phase::Path | Phase::Query => self.path(c)?,
@@ -129,10 +175,12 @@ impl Scan {
             Phase::Line => self.line(c)?,
             Phase::Name => self.name(c)?,
             Phase::Value => value(c, Phase::Value, Phase::LineEnd)?,
+            Phase::Host => self.host(c)?,
             Phase::Length => self.length(c)?,
             Phase::LengthTail => tail(c, Phase::LengthTail, Reason::Length)?,
             Phase::Coding => self.coding(c)?,
             Phase::CodingTail => tail(c, Phase::CodingTail, Reason::Coding)?,
+            Phase::Options | Phase::Upgrade => self.token(c)?,
             Phase::HeadEnd if c == b'\n' && self.saw(SEEN_TRAILER) => Phase::Start,
             Phase::HeadEnd if c == b'\n' => Phase::HeadDone,
             Phase::ChunkSize => self.chunk_size(c)?,
@@ -191,6 +239,17 @@ impl Scan {
         self.saw(SEEN_HEAD)
     }
 
+    /// Whether the connection ends with this message (RFC 9112 9.3), as its head says.
+    pub(crate) fn is_last(&self) -> bool {
+        self.hop & HOP_CLOSE != 0 || (self.is_http10() && self.hop & HOP_KEEP == 0)
+    }
+
+    /// Whether the request asks for another protocol that may follow: not for HTTP/2, of which RFC 9113 has
+    /// removed this way in.
+    pub(crate) fn asks_for_upgrade(&self) -> bool {
+        self.hop & (HOP_UPGRADE | HOP_H2C) == HOP_UPGRADE
+    }
+
     /// The status of the response scanned.
     pub(crate) fn response_status(&self) -> u16 {
         self.status
@@ -208,8 +267,9 @@ impl Scan {
                 Ok(Phase::Status)
             }
             (Side::Responses, _) => Err(Reason::StatusLine),
-            (Side::Requests, b'\r' | b'\n') => Err(Reason::LeadingLine),
-            (Side::Requests, b'A'..=b'Z') => {
+            // RFC 9112 2.2: empty lines before a request are ignored.
+            (Side::Requests, b'\r' | b'\n') => Ok(Phase::Start),
+            (Side::Requests, _) if is_method_byte(c) => {
                 self.begin_word(&METHODS, c);
                 Ok(Phase::Method)
             }
@@ -219,8 +279,8 @@ impl Scan {
 
     fn method(&mut self, c: u8) -> Result<Phase, Reason> {
         match c {
-            b'A'..=b'Z' if self.count == METHOD_MAX => Err(Reason::MethodLength),
-            b'A'..=b'Z' => {
+            _ if is_method_byte(c) && self.count == METHOD_MAX => Err(Reason::MethodLength),
+            _ if is_method_byte(c) => {
                 self.match_word(&METHODS, c);
                 Ok(Phase::Method)
             }
@@ -229,20 +289,87 @@ impl Scan {
                 if self.word(&METHODS) == Some(0) {
                     self.seen |= SEEN_HEAD;
                 }
-                Ok(Phase::Slash)
+                Ok(Phase::Target)
             }
             b'\n' => Err(Reason::BareLf),
             _ => Err(Reason::Method),
         }
     }
 
+    /// RFC 9112 3.2: the origin form, the absolute form, or the asterisk.
+    fn target(&mut self, c: u8) -> Result<Phase, Reason> {
+        match c {
+            b'/' => Ok(Phase::Path),
+            // The method is still the word that was compared last.
+            b'*' if self.word(&METHODS) == Some(2) => Ok(Phase::Asterisk),
+            b'h' | b'H' => {
+                self.count = 1;
+                Ok(Phase::Scheme)
+            }
+            _ => Err(Reason::PathForm),
+        }
+    }
+
+    /// `http://` or `https://`, in any case (RFC 3986 3.1).
+    fn scheme(&mut self, c: u8) -> Result<Phase, Reason> {
+        // The s may be left out.
+        let at = if self.count == 4 && c == b':' { 5 } else { self.count };
+        if SCHEME.get(usize::from(at)) != Some(&c.to_ascii_lowercase()) {
+            return Err(Reason::PathForm);
+        }
+        self.count = at + 1;
+        if usize::from(self.count) < SCHEME.len() {
+            return Ok(Phase::Scheme);
+        }
+        self.count = host::BEFORE;
+        Ok(Phase::Authority)
+    }
+
+    /// Host and port of the absolute form: no user, for servers read what stands before an `@` differently.
+    fn authority(&mut self, c: u8) -> Result<Phase, Reason> {
+        let ends = ends_host(self.count);
+        match c {
+            b'/' if ends => Ok(Phase::Path),
+            b'?' if ends => Ok(Phase::Query),
+            b' ' if ends => Ok(self.version_next()),
+            _ => {
+                self.count = host_step(self.count, c).ok_or(Reason::HostForm)?;
+                Ok(Phase::Authority)
+            }
+        }
+    }
+
+    /// The value of Host: nothing, or host and port with blanks around them.
+    fn host(&mut self, c: u8) -> Result<Phase, Reason> {
+        let at = self.count;
+        match c {
+            b'\r' if at == host::BEFORE || ends_host(at) => Ok(Phase::LineEnd),
+            b'\n' => Err(Reason::BareLf),
+            _ if !is_value(c) && c != b'\r' => Err(Reason::Value),
+            b' ' | b'\t' if at == host::BEFORE => Ok(Phase::Host),
+            b' ' | b'\t' if ends_host(at) => {
+                self.count = host::AFTER;
+                Ok(Phase::Host)
+            }
+            _ => {
+                self.count = host_step(at, c).ok_or(Reason::HostForm)?;
+                Ok(Phase::Host)
+            }
+        }
+    }
+
+    /// At the space behind the target.
+    fn version_next(&mut self) -> Phase {
+        self.count = 0;
+        Phase::Version
+    }
+
     fn path(&mut self, c: u8) -> Result<Phase, Reason> {
         match c {
-            0x21..=0x7e => Ok(self.phase),
-            b' ' => {
-                self.count = 0;
-                Ok(Phase::Version)
-            }
+            // What it means that a target has a fragment, no two servers agree on.
+            b'#' => Err(Reason::Fragment),
+            0x21..=0x7e | 0x80.. => Ok(self.phase),
+            b' ' => Ok(self.version_next()),
             b'\r' => Err(Reason::Version),
             b'\n' => Err(Reason::BareLf),
             _ => Err(Reason::PathByte),
@@ -325,13 +452,34 @@ impl Scan {
             Some(1) if self.has_length() => return Err(Reason::LengthAndCoding),
             Some(1) if self.is_http10() => return Err(Reason::CodingTooEarly),
             Some(1) => (SEEN_CODING, Phase::Coding),
-            Some(_) if self.saw(SEEN_HOST) => return Err(Reason::HostTwice),
-            Some(_) => (SEEN_HOST, Phase::Value),
+            Some(2) if self.saw(SEEN_HOST) => return Err(Reason::HostTwice),
+            Some(2) => (SEEN_HOST, Phase::Host),
+            Some(3) => (0, Phase::Options),
+            Some(_) => (0, Phase::Upgrade),
             None => (0, Phase::Value),
         };
         self.seen |= bit;
         self.count = 0;
+        self.words = !0;
         Ok(phase)
+    }
+
+    /// A byte of a list of words, which end at commas and blanks.
+    fn token(&mut self, c: u8) -> Result<Phase, Reason> {
+        if !matches!(c, b'\r' | b',' | b' ' | b'\t') {
+            self.match_word(&TOKENS, c);
+            return value(c, self.phase, Phase::LineEnd);
+        }
+        match (self.phase, self.word(&TOKENS)) {
+            (Phase::Options, Some(0)) => self.hop |= HOP_CLOSE,
+            (Phase::Options, Some(1)) => self.hop |= HOP_KEEP,
+            (Phase::Upgrade, Some(2)) => self.hop |= HOP_UPGRADE | HOP_H2C,
+            (Phase::Upgrade, _) if self.count > 0 => self.hop |= HOP_UPGRADE,
+            _ => {}
+        }
+        self.count = 0;
+        self.words = !0;
+        value(c, self.phase, Phase::LineEnd)
     }
 
     fn length(&mut self, c: u8) -> Result<Phase, Reason> {
@@ -411,6 +559,32 @@ impl Scan {
             |(i, word): (usize, &&[u8])| self.words & (1 << i) != 0 && word.len() == usize::from(self.count);
         words.iter().enumerate().position(whole)
     }
+}
+
+/// The next byte of a host with its port (RFC 3986 3.2.2, 3.2.3), as narrow as hosts are in practice: a name of
+/// letters, digits, hyphens and underscores with single dots between, an IPv4 address, which looks like one, or
+/// an IPv6 address in brackets; then perhaps a colon and digits. `None`: no host has it there.
+fn host_step(at: u8, c: u8) -> Option<u8> {
+    match (at, c) {
+        (host::BEFORE | host::NAME | host::DOT, _)
+            if c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_') =>
+        {
+            Some(host::NAME)
+        }
+        (host::NAME, b'.') => Some(host::DOT),
+        (host::BEFORE, b'[') => Some(host::OPEN),
+        (host::OPEN | host::ADDRESS, b':' | b'.') => Some(host::ADDRESS),
+        (host::OPEN | host::ADDRESS, _) if c.is_ascii_hexdigit() => Some(host::ADDRESS),
+        (host::ADDRESS, b']') => Some(host::CLOSED),
+        (host::NAME | host::DOT | host::CLOSED, b':') => Some(host::PORT),
+        (host::PORT, b'0'..=b'9') => Some(host::PORT),
+        _ => None,
+    }
+}
+
+/// Whether a host may end here.
+fn ends_host(at: u8) -> bool {
+    matches!(at, host::NAME | host::DOT | host::CLOSED | host::PORT | host::AFTER)
 }
 
 /// A byte of text that is not interpreted, or the CR behind it.

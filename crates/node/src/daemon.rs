@@ -1,40 +1,48 @@
-//! The one event loop of a node: everything that can wake it, and who takes it. All state is owned
-//! here and used by one task, so nothing is locked.
+//! A node's state, and what each thing that happens does to it. All state is owned here and used by one task
+//! ([`crate::turns`] runs it), so nothing is locked.
+//!
+//! Nothing that happens to a running node ends it: an error costs what it was for, and is noted.
 
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use baton_cluster::{Cluster, Node, NodeId, Succession};
-use baton_control::{Event as MeshEvent, Mesh, MeshConfig, Message, Move, Taken};
+use baton_control::{Event as MeshEvent, Grant, Heir, Mesh, MeshConfig, Message, Move, Taken, Term};
 use baton_datapath::{Datapath, Event, Events, Hold, Live};
-use tokio::signal::unix::{SignalKind, signal};
+use baton_dispatcher::leases::Leases;
+use nix::errno::Errno;
 use tokio::sync::mpsc;
-use tokio::time::sleep_until;
 
 use crate::dispatcher::DispatcherRole;
-use crate::distributor::{Distributor, Tools};
+use crate::gone::Gone;
+use crate::lease::LeaseRole;
+use crate::listeners::Listeners;
 use crate::news::News;
 use crate::path::{self, Paths};
 use crate::peers::Peers;
+use crate::placing::Placing;
 use crate::post::Post;
-use crate::reader::{self, Reader};
+use crate::raw::{Raw, TooBig};
+use crate::reader::Reader;
 use crate::server::{Ends, ServerRole};
 use crate::services::Services;
-use crate::setup::{Setup, decides, peer_entry};
-use crate::socket::{Asked, StatusSocket};
+use crate::setup::{Setup, decides, peer_entry, wanted_by};
+use crate::socket::StatusSocket;
 use crate::switch::{self, SwitchRole};
+use crate::table::Table;
+use crate::tools::Tools;
+use crate::trouble::{Troubles, for_all};
 use crate::watch::Watched;
-use crate::{NodeError, Options, clock, raw};
+use crate::{NodeError, Options, clock};
 
-/// Loads are told, and waits looked at, this often; while the server takes connections, more often:
-/// what a distributor adds up between two reports counts connections that have ended meanwhile.
-const TICK: Duration = Duration::from_millis(50);
-const BUSY_TICK: Duration = Duration::from_millis(10);
-/// Events of the programs gather for this long, so that one message tells of many.
-const GATHER: Duration = Duration::from_millis(5);
 /// The kernel decides alone when user space has not been heard of for this long.
 const SILENCE: Duration = Duration::from_secs(2);
-/// Held packets taken at once, before anything else is looked at.
+/// What is done about held packets, events and messages in one turn, before others have theirs: some milliseconds of work.
 const FRAMES_AT_ONCE: usize = 64;
+const EVENTS_AT_ONCE: usize = 512;
+/// A hold device that cannot be read, or a switch's table that cannot be written, is tried again after this.
+pub(crate) const RETRY: Duration = Duration::from_secs(1);
 /// The longest frame that a hold device of usual MTU gives; longer ones do not come.
 const FRAME_MAX: usize = 65_550;
 
@@ -44,38 +52,40 @@ pub(crate) struct Daemon {
     pub(crate) me: NodeId,
     pub(crate) started: Instant,
     pub(crate) datapath: Datapath,
-    hold: Option<Watched<Hold>>,
+    pub(crate) hold: Option<Watched<Hold>>,
+    /// From when the hold device is to be read, after it could not be.
+    pub(crate) hold_from: Option<Instant>,
     /// Where held packets are read into.
     buffer: Vec<u8>,
-    events: Watched<Events>,
+    pub(crate) events: Watched<Events>,
+    /// There are events that nobody tells of: the share of a turn was full.
+    pub(crate) more_events: bool,
     pub(crate) mesh: Mesh,
-    mesh_events: mpsc::Receiver<MeshEvent>,
+    pub(crate) mesh_events: mpsc::Receiver<MeshEvent>,
     pub(crate) socket: StatusSocket,
     pub(crate) peers: Peers,
     pub(crate) post: Post,
-    pub(crate) distributor: Option<Distributor>,
+    pub(crate) placing: Option<Placing>,
     pub(crate) dispatcher: Option<DispatcherRole>,
     pub(crate) server: Option<ServerRole>,
     pub(crate) switch: Option<SwitchRole>,
+    lease: Option<LeaseRole>,
+    /// From when the switch's table is to be written, after it could not be.
+    switch_from: Option<Instant>,
     ends: Ends,
     news: News,
+    /// The MAC address of each node that has been up, and whether the programs have yet to be told.
+    members: BTreeMap<NodeId, ([u8; 6], bool)>,
+    raw: Raw,
+    pub(crate) too_big: TooBig,
+    pub(crate) troubles: Troubles,
+    pub(crate) listeners: Option<Listeners>,
+    gone: Gone,
+    pub(crate) table: Table,
     cluster_interface: u32,
     paths: Paths,
-    paths_seen: mpsc::Receiver<Paths>,
+    pub(crate) paths_seen: mpsc::Receiver<Paths>,
     pub(crate) options: Options,
-}
-
-/// What can wake the node.
-enum Wake {
-    Stop(&'static str),
-    Mesh(MeshEvent),
-    Held,
-    Reader(reader::Event),
-    Events,
-    Asked(Asked),
-    Hangup,
-    Paths(Paths),
-    Tick,
 }
 
 impl Daemon {
@@ -116,8 +126,10 @@ impl Daemon {
             me: node.id,
             started: now,
             hold,
+            hold_from: None,
             buffer: Vec::new(),
             events,
+            more_events: false,
             mesh: mesh.clone(),
             mesh_events,
             cluster_interface: setup.cluster_interface.index,
@@ -126,12 +138,21 @@ impl Daemon {
             socket: StatusSocket::listen(setup.socket())?,
             peers: Peers::new(node.id),
             post: Post::new(node.id, mesh),
-            distributor: reader.map(|reader| Distributor::new(&services, node.id, reader)),
+            placing: reader.map(|reader| Placing::new(&services, node.id, reader)),
             dispatcher: roles.dispatcher.then(|| DispatcherRole::new(cluster)),
             server: roles.server.then(|| ServerRole::new(&node, now)),
-            switch: roles.switch.then(SwitchRole::new),
+            switch: roles.switch.then(|| SwitchRole::new(cluster)),
+            lease: roles.distributor.then(|| LeaseRole::new(leases(cluster, node.id))),
+            switch_from: None,
             ends: Ends::default(),
             news: News::default(),
+            members: BTreeMap::new(),
+            raw: Raw::default(),
+            too_big: TooBig::new(),
+            listeners: roles.server.then(|| Listeners::watch(wanted_by(services.known(), &node))),
+            troubles: Troubles::new(now),
+            gone: Gone::default(),
+            table: Table::new(services.cluster().limits.bindings, now),
             datapath,
             options: options.clone(),
             services,
@@ -141,188 +162,209 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Runs until it is told to stop.
-    pub(crate) async fn run(mut self) -> Result<(), NodeError> {
-        let signals = |cause| NodeError::System { what: "signal handlers", cause };
-        let mut terminate = signal(SignalKind::terminate()).map_err(signals)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(signals)?;
-        let mut hangup = signal(SignalKind::hangup()).map_err(signals)?;
-        let mut tick_at = tokio::time::Instant::now();
-        let mut events_from = tick_at;
-
-        self.came_up(&self.node(self.me)?.clone())?;
-        loop {
-            let wake = tokio::select! {
-                biased;
-                _ = terminate.recv() => Wake::Stop("SIGTERM"),
-                _ = interrupt.recv() => Wake::Stop("SIGINT"),
-                _ = hangup.recv() => Wake::Hangup,
-                Some(event) = self.mesh_events.recv() => Wake::Mesh(event),
-                () = readable(self.hold.as_ref()) => Wake::Held,
-                event = read(self.distributor.as_mut()) => Wake::Reader(event),
-                () = async { sleep_until(events_from).await; self.events.readable().await }
-                    => Wake::Events,
-                Some(asked) = self.socket.asked() => Wake::Asked(asked),
-                Some(paths) = self.paths_seen.recv() => Wake::Paths(paths),
-                () = sleep_until(tick_at) => Wake::Tick,
-            };
-            match wake {
-                Wake::Stop(signal) => {
-                    tracing::info!(signal, "stopping");
-                    break;
-                }
-                Wake::Mesh(event) => self.mesh_event(event)?,
-                Wake::Held => self.held()?,
-                Wake::Reader(event) => self.with_distributor(|d, tools| d.read(event, tools))?,
-                Wake::Events => {
-                    self.events()?;
-                    events_from = tokio::time::Instant::now() + GATHER;
-                }
-                Wake::Asked(Asked::Status(stream)) => self.status_asked(stream)?,
-                Wake::Asked(Asked::Reload(stream)) => self.reload_asked(stream).await?,
-                Wake::Hangup => drop(self.reload().await?),
-                Wake::Paths(paths) => self.paths_changed(paths)?,
-                Wake::Tick => {
-                    let busy = self.tick()?;
-                    self.forget_ended().await?;
-                    tick_at = tokio::time::Instant::now() + if busy { BUSY_TICK } else { TICK };
-                }
-            }
-            while let Some(message) = self.post.take_local() {
-                self.message(self.me, message)?;
-            }
-            // At once: until then clients are sent to who is gone, or to nobody.
-            if let Some(switch) = &mut self.switch {
-                switch.refresh(self.services.cluster(), &self.peers, &mut self.datapath)?;
-            }
-            self.send_news()?;
-        }
-        self.mesh.stop().await;
-        Ok(())
+    pub(crate) fn my_name(&self) -> String {
+        self.services.cluster().node(self.me).map(|node| node.name.clone()).unwrap_or_default()
     }
 
-    pub(crate) fn node(&self, id: NodeId) -> Result<&Node, NodeError> {
-        self.services.cluster().node(id).ok_or(NodeError::UnknownNode(id))
-    }
-
-    fn mesh_event(&mut self, event: MeshEvent) -> Result<(), NodeError> {
+    pub(crate) fn mesh_event(&mut self, event: MeshEvent) {
+        let named = |id| self.services.cluster().node(id).cloned();
         match event {
             MeshEvent::Up { node, hello } => {
-                let node = self.node(node)?.clone();
+                let Some(node) = named(node) else { return };
                 tracing::info!(peer = node.name, version = hello.software, "up");
-                self.datapath.set_member(hello.mac, node.id)?;
+                self.is_member(node.id, hello.mac);
                 self.peers.set(node.id, true);
-                self.came_up(&node)
+                self.came_up(&node);
             }
             MeshEvent::Down { node, reason } => {
-                let node = self.node(node)?.clone();
+                let Some(node) = named(node) else { return };
                 tracing::warn!(peer = node.name, %reason, "down");
                 self.peers.set(node.id, false);
-                self.went_down(&node)
+                self.went_down(&node, reason.has_ended());
             }
             MeshEvent::Message { node, message } => self.message(node, message),
         }
     }
 
+    /// A node's packets come from this MAC address from now on, and from no other.
+    fn is_member(&mut self, node: NodeId, mac: [u8; 6]) {
+        let before = self.members.insert(node, (mac, true));
+        if let Some((old, _)) = before.filter(|(old, _)| *old != mac) {
+            let removed = self.datapath.remove_member(old);
+            self.troubles.note("a member's former address", removed.map_err(|error| error.to_string()));
+        }
+        self.tell_members();
+    }
+
+    fn tell_members(&mut self) {
+        for (node, (mac, untold)) in self.members.iter_mut().filter(|(_, (_, untold))| *untold) {
+            let told = self.datapath.set_member(*mac, *node);
+            *untold = told.is_err();
+            self.troubles.note("a member's address", told);
+        }
+    }
+
     /// A node is there, this one included: every component that it concerns is told.
-    fn came_up(&mut self, node: &Node) -> Result<(), NodeError> {
+    pub(crate) fn came_up(&mut self, node: &Node) {
         if let Some(dispatcher) = &mut self.dispatcher {
-            dispatcher.up(node, &mut self.post);
+            dispatcher.up(node, clock::monotonic(), &mut self.post);
         }
-        if let Some(switch) = &mut self.switch {
-            switch.distributors_changed();
+        if let Some(lease) = self.lease.as_mut().filter(|_| node.id != self.me) {
+            lease.up(node.id, node.roles.switch, &mut self.post);
+        }
+        if let Some(switch) = &mut self.switch
+            && let Some(lease) = self.lease.as_ref().filter(|_| node.id == self.me)
+        {
+            switch.term(self.me, lease.direct());
         }
         let is_dispatcher = node.roles.dispatcher;
-        self.with_distributor(|distributor, tools| {
-            if is_dispatcher {
-                distributor.guides.forget(tools.datapath)?;
-            }
-            distributor.guides.refresh(tools.peers, tools.datapath)
-        })
+        self.with_placing("guides", |placing, tools| {
+            placing.owners.came_up(node.id, tools.now);
+            let forgotten = if is_dispatcher { placing.guides.forget(tools.datapath) } else { Ok(()) };
+            forgotten.and(placing.guides.refresh(tools.peers, tools.datapath, tools.now))
+        });
     }
 
-    fn went_down(&mut self, node: &Node) -> Result<(), NodeError> {
+    fn went_down(&mut self, node: &Node, ended: bool) {
         if let Some(dispatcher) = &mut self.dispatcher {
-            dispatcher.down(node, &mut self.post);
+            dispatcher.down(node, clock::monotonic(), &mut self.post);
         }
         if let Some(switch) = &mut self.switch {
-            switch.distributors_changed();
+            switch.down(node.id, ended);
+        }
+        if let Some(lease) = &mut self.lease {
+            lease.down(node.id);
         }
         let is_dispatcher = node.roles.dispatcher;
-        self.with_distributor(|distributor, tools| {
-            distributor.guides.refresh(tools.peers, tools.datapath)?;
-            if is_dispatcher { distributor.dispatcher_lost(tools) } else { Ok(()) }
-        })
+        self.with_placing("guides", |placing, tools| {
+            let asked = placing.owners.went_down(node.id, tools);
+            let told = placing.guides.refresh(tools.peers, tools.datapath, tools.now);
+            let decided = if is_dispatcher { placing.dispatcher_lost(tools) } else { Ok(()) };
+            asked.and(told).and(decided)
+        });
     }
 
-    fn message(&mut self, from: NodeId, message: Message) -> Result<(), NodeError> {
+    pub(crate) fn message(&mut self, from: NodeId, message: Message) {
         match message {
             Message::Ask(ask) => {
                 if let Some(dispatcher) = &mut self.dispatcher {
                     dispatcher.ask(from, &ask, clock::monotonic(), &mut self.post);
                 }
-                Ok(())
             }
             Message::Load(load) => {
                 if let Some(dispatcher) = &mut self.dispatcher {
                     dispatcher.load(from, &load);
                 }
-                self.with_distributor(|d, tools| d.guides.load(from, &load, tools.datapath))
+                self.with_placing("a load", |d, tools| d.guides.load(from, &load, tools.datapath));
             }
-            Message::Answer(answer) => self.with_distributor(|d, tools| d.answered(answer, tools)),
-            Message::Push(push) => self.with_distributor(|d, tools| d.guides.pushed(&push, tools.datapath)),
+            Message::Answer(answer) => {
+                self.with_placing("an answer", |d, tools| d.answered(answer, tools));
+            }
+            Message::Push(push) => {
+                self.with_placing("a push", |d, tools| d.guides.pushed(&push, tools.datapath));
+            }
             Message::Guide(g) => {
-                self.with_distributor(|d, tools| d.guides.guide(g.pool, g.guide, tools.datapath))
+                self.with_placing("a guide", |d, tools| d.guides.guide(g.pool, g.guide, tools.datapath));
             }
-            Message::Live(live) => self.with_distributor(|d, tools| {
+            Message::Live(live) => self.with_placing("live servers", |d, tools| {
                 d.guides.named(Some(live.nodes));
-                d.guides.refresh(tools.peers, tools.datapath)
+                d.guides.refresh(tools.peers, tools.datapath, tools.now)
             }),
             Message::Taken(taken) => {
-                if let Some(distributor) = &mut self.distributor {
-                    distributor.reader.replays.taken(&taken.flow, taken.start_seq);
+                if let Some(placing) = &mut self.placing {
+                    placing.reader.replays.taken(&taken.flow, taken.start_seq);
                 }
-                Ok(())
             }
-            Message::Update(update) => Ok(switch::updated(&self.datapath, &update)?),
-            Message::Close(close) => Ok(switch::closed(&self.datapath, &close)?),
+            Message::Term(Term { term }) => {
+                if let Some(switch) = &mut self.switch {
+                    let granted = switch.term(from, term);
+                    self.post.send(from, Message::Grant(Grant { term, granted }));
+                }
+            }
+            Message::Grant(grant) => {
+                if let Some(lease) = &mut self.lease {
+                    lease.answered(from, grant, &mut self.post);
+                }
+                self.refresh_leases();
+            }
+            Message::Heir(Heir { term }) => {
+                if let Some(lease) = &mut self.lease {
+                    lease.inherit(from, term);
+                }
+                self.refresh_leases();
+            }
+            Message::Whose(whose) => {
+                self.with_placing("a question", |d, tools| d.owners.asked(from, &whose, tools));
+            }
+            Message::Owned(owned) => {
+                self.with_placing("an answer", |d, tools| d.owners.answered(from, &owned, tools));
+            }
+            Message::Update(update) => {
+                let told = switch::updated(&self.datapath, &update);
+                self.troubles.note("an update", told);
+            }
+            Message::Close(close) => {
+                let told = switch::closed(&self.datapath, &close);
+                self.troubles.note("a close", told);
+            }
             Message::StatusRequest(request) => self.status_requested(from, request.id),
-            Message::StatusReply(reply) => {
-                self.socket.replied(from, reply.id, &reply.body);
-                Ok(())
-            }
+            Message::StatusReply(reply) => self.socket.replied(from, reply.id, &reply.body),
         }
     }
 
-    fn held(&mut self) -> Result<(), NodeError> {
+    /// Held packets, as many as are a turn's share.
+    ///
+    /// # Errors
+    /// The device is gone, and nothing can be held or given back any more.
+    pub(crate) fn held(&mut self) -> Result<(), NodeError> {
+        self.hold_from = None;
+        let mut ended = Ok(());
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.resize(FRAME_MAX, 0);
         for _ in 0..FRAMES_AT_ONCE {
             let Some(hold) = &self.hold else { break };
-            let Ok(length) = hold.try_read(|h| h.read(&mut buffer)) else { break };
+            let length = match hold.try_read(|h| h.read(&mut buffer)) {
+                Ok(length) => length,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(cause) if cause.raw_os_error() == Some(Errno::EBADFD as i32) => {
+                    ended = Err(NodeError::System { what: "the hold device", source: cause });
+                    break;
+                }
+                Err(error) => {
+                    hold.clear();
+                    self.troubles.note("reading held packets", Err(error));
+                    self.hold_from = Some(Instant::now() + RETRY);
+                    break;
+                }
+            };
             let frame = buffer.get(..length).unwrap_or(&[]);
-            self.with_distributor(|distributor, tools| distributor.frame(frame, tools))?;
+            self.with_placing("a held packet", |placing, tools| placing.frame(frame, tools));
         }
         self.buffer = buffer;
-        Ok(())
+        ended
     }
 
-    fn events(&mut self) -> Result<(), NodeError> {
+    /// Events of the programs, as many as are a turn's share.
+    pub(crate) fn events(&mut self) {
         self.events.clear();
         let now = Instant::now();
-        for event in self.events.get().take() {
+        let events = self.events.get().take_some(EVENTS_AT_ONCE);
+        self.more_events = events.len() >= EVENTS_AT_ONCE;
+        for event in events {
             match event {
                 Event::Bound { flow, start_seq, server, issued, distributor, .. } => {
                     let moved = Move { flow, server, start_seq, issued, from: self.me };
                     self.news.add(moved, distributor, now);
                 }
-                Event::Idle { flow } => self.with_distributor(|d, tools| d.idle(&flow, tools))?,
+                Event::Idle { flow } => {
+                    self.with_placing("an idle connection", |d, tools| d.feed(&flow, tools));
+                }
                 Event::Taken { flow, start_seq, distributor } => {
                     self.tell_reader(distributor, Taken { flow, start_seq });
                 }
                 Event::TooBig { flow, seq, mtu, .. } => {
-                    let packet = baton_datapath::too_big(&flow, seq, mtu);
-                    if let Some(Err(error)) = packet.map(|packet| raw::send(&packet, &flow)) {
+                    if let Err(error) = self.too_big.tell(&flow, seq, mtu, &mut self.raw, now - self.started)
+                    {
                         tracing::debug!(%error, %flow, "the client could not be told of the path's MTU");
                     }
                 }
@@ -331,37 +373,64 @@ impl Daemon {
                 }
             }
         }
-        Ok(())
     }
 
     /// A route has changed, or a router has said what it cannot pass on.
-    fn paths_changed(&mut self, paths: Paths) -> Result<(), NodeError> {
+    pub(crate) fn paths_changed(&mut self, paths: Paths) {
         tracing::info!(routed = paths.routed.len(), mtu = paths.mtu, "the ways to other nodes have changed");
-        for peer in &self.services.cluster().nodes {
-            self.datapath.set_node(peer.id, &peer_entry(peer, &paths, self.cluster_interface))?;
-        }
+        let nodes = &self.services.cluster().nodes;
+        let told = for_all(nodes, |peer| {
+            self.datapath.set_node(peer.id, &peer_entry(peer, &paths, self.cluster_interface))
+        });
+        self.troubles.note("the ways to other nodes", told);
         self.paths = paths;
-        Ok(())
     }
 
     /// Whether the server is busy.
-    fn tick(&mut self) -> Result<bool, NodeError> {
+    pub(crate) fn tick(&mut self) -> bool {
         let now = Instant::now();
-        self.promise()?;
-        self.with_distributor(Distributor::tick)?;
+        let promised = self.promise();
+        self.troubles.note("what changes while the programs run", promised);
+        self.refresh_leases();
+        self.with_placing("what waits", Placing::tick);
+        if let Some(dispatcher) = &mut self.dispatcher {
+            dispatcher.tick(clock::monotonic());
+        }
         let mut busy = false;
         if let Some(server) = &mut self.server {
             let cluster = self.services.cluster();
-            busy = server.tick(now, &self.datapath, cluster, &self.peers, self.me, &mut self.post)?;
+            let told = server.tick(now, &self.datapath, cluster, &self.peers, self.me, &mut self.post);
+            busy = *told.as_ref().unwrap_or(&false);
+            self.troubles.note("this node's load", told.map(drop));
         }
+        self.tell_members();
+        let counted = self.table.tick(now, &self.datapath);
+        self.troubles.note("the table of connections", counted);
+        let told = self.gone.tick(self.services.cluster(), self.me, &self.peers, &self.datapath);
+        self.troubles.note("nodes that are gone", told);
         self.socket.tick(now);
-        let replays = self.distributor.as_ref().is_some_and(|d| !d.reader.replays.is_empty());
-        Ok(busy || replays || !self.news.is_empty())
+        busy || self.placing.as_ref().is_some_and(Placing::is_busy) || !self.news.is_empty()
+    }
+
+    /// Others decide what this node has not decided, as soon as they hear that it stops.
+    pub(crate) fn end_leases(&mut self) {
+        if let Some(lease) = &mut self.lease {
+            let told = lease.end(&self.datapath);
+            self.troubles.note("the leases", told);
+        }
+    }
+
+    /// What the switches have granted, as of now.
+    fn refresh_leases(&mut self) {
+        if let Some(lease) = &mut self.lease {
+            let told = lease.refresh(&self.mesh, &self.datapath);
+            self.troubles.note("the leases", told);
+        }
     }
 
     /// Promises the programs that user space listens, and tells them the wall clock.
     pub(crate) fn promise(&self) -> Result<(), NodeError> {
-        let reader = self.distributor.as_ref().map(|d| &d.reader);
+        let reader = self.placing.as_ref().map(|d| &d.reader);
         promise(&self.datapath, reader, &self.paths, &self.services)
     }
 
@@ -380,42 +449,56 @@ impl Daemon {
         }
     }
 
+    /// At once: until then clients are sent to who is gone, or to nobody.
+    pub(crate) fn refresh_switch(&mut self) {
+        let Some(switch) = &mut self.switch else { return };
+        let now = Instant::now();
+        if self.switch_from.is_some_and(|from| now < from) {
+            return;
+        }
+        let written = switch.refresh(&self.datapath, &mut self.post);
+        self.switch_from = written.is_err().then(|| now + RETRY);
+        self.troubles.note("the switch's table", written);
+    }
+
     /// Moves before ends: what has ended must not be bound again by its own, later news.
-    fn send_news(&mut self) -> Result<(), NodeError> {
+    pub(crate) fn send_news(&mut self) {
         let cluster = self.services.cluster();
-        self.news.send(self.me, cluster, &self.peers, &self.datapath, &mut self.post)?;
+        let told = self.news.send(self.me, cluster, &self.peers, &self.datapath, &mut self.post);
         self.ends.send(cluster, &self.peers, &mut self.post);
-        Ok(())
+        self.troubles.note("news of connections", told);
     }
 
-    fn status_asked(&mut self, stream: tokio::net::UnixStream) -> Result<(), NodeError> {
-        let mine = self.status()?;
+    pub(crate) fn status_asked(&mut self, stream: tokio::net::UnixStream) {
+        let mine = self.status();
         self.socket.ask(stream, mine, self.services.cluster(), &self.peers, &mut self.post);
-        Ok(())
     }
 
-    fn status_requested(&mut self, from: NodeId, id: u32) -> Result<(), NodeError> {
-        let mine = self.status()?;
+    fn status_requested(&mut self, from: NodeId, id: u32) {
+        let mine = self.status();
         if let Some(reply) = crate::socket::reply(id, &mine) {
             self.post.send(from, Message::StatusReply(reply));
         }
-        Ok(())
     }
 
-    pub(crate) fn with_distributor(
+    /// Lets the part that places requests act, if this node has it; `what` names the cause, if it fails.
+    pub(crate) fn with_placing(
         &mut self,
-        act: impl FnOnce(&mut Distributor, &mut Tools<'_>) -> Result<(), baton_datapath::DatapathError>,
-    ) -> Result<(), NodeError> {
-        let (Some(distributor), Some(hold)) = (&mut self.distributor, &self.hold) else { return Ok(()) };
+        what: &'static str,
+        act: impl FnOnce(&mut Placing, &mut Tools<'_>) -> Result<(), baton_datapath::DatapathError>,
+    ) {
+        let (Some(placing), Some(hold)) = (&mut self.placing, &self.hold) else { return };
         let mut tools = Tools {
             services: &self.services,
             peers: &self.peers,
             datapath: &self.datapath,
             hold: hold.get(),
             post: &mut self.post,
+            raw: &mut self.raw,
             now: Instant::now(),
         };
-        Ok(act(distributor, &mut tools)?)
+        let ended = act(placing, &mut tools);
+        self.troubles.note(what, ended);
     }
 }
 
@@ -436,6 +519,13 @@ fn promise(
     Ok(datapath.set_live(&live)?)
 }
 
+/// Without a switch every distributor takes every cookie, as it did before it was started again: nobody spreads
+/// the connections but the routers outside.
+fn leases(cluster: &Cluster, me: NodeId) -> Leases {
+    let direct = if cluster.has_switch() { rand::random() } else { 0 };
+    Leases::new(me, direct, cluster.failure_timeout)
+}
+
 fn join_mesh(
     cluster: &Cluster,
     node: &Node,
@@ -454,21 +544,5 @@ fn join_mesh(
         listen,
         peers: cluster.nodes.iter().filter(|n| n.id != node.id).map(|n| (n.id, at(n))).collect(),
     })
-    .map_err(|cause| NodeError::Listen { address: listen, cause })
-}
-
-/// Waits for the reader; for ever on a node that has none.
-async fn read(distributor: Option<&mut Distributor>) -> reader::Event {
-    match distributor {
-        Some(distributor) => distributor.reader.event().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Waits for held packets; for ever on a node that holds none.
-async fn readable(hold: Option<&Watched<Hold>>) {
-    match hold {
-        Some(hold) => hold.readable().await,
-        None => std::future::pending().await,
-    }
+    .map_err(|source| NodeError::Listen { address: listen, source })
 }

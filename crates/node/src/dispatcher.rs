@@ -58,8 +58,9 @@ impl DispatcherRole {
     }
 
     /// A node came up: as server, as distributor, or both.
-    pub(crate) fn up(&mut self, node: &baton_cluster::Node, post: &mut Post) {
+    pub(crate) fn up(&mut self, node: &baton_cluster::Node, now: Duration, post: &mut Post) {
         if node.roles.server {
+            self.dispatcher.forget_gone(now);
             self.dispatcher.server_up(node.id);
         }
         if decides(node.roles) {
@@ -74,9 +75,14 @@ impl DispatcherRole {
         self.push(post);
     }
 
-    pub(crate) fn down(&mut self, node: &baton_cluster::Node, post: &mut Post) {
+    /// Called on every tick.
+    pub(crate) fn tick(&mut self, now: Duration) {
+        self.dispatcher.forget_gone(now);
+    }
+
+    pub(crate) fn down(&mut self, node: &baton_cluster::Node, now: Duration, post: &mut Post) {
         if node.roles.server {
-            self.dispatcher.server_down(node.id);
+            self.dispatcher.server_down(node.id, now);
         }
         if decides(node.roles) {
             self.dispatcher.distributor_down(node.id);

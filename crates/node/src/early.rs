@@ -1,24 +1,74 @@
-//! Packets that came before they may be taken: a request of another pool behind one that is not answered
-//! yet. They wait here until their connection is idle, and are then given back as the client would send
-//! them now. The client still has them too: whatever is lost here it repeats.
+//! What came before a strict service's connection could take it: a request of another pool behind one that is not
+//! answered yet, half a request, what is behind a gap. It waits here, is joined, and is given back in packets that
+//! the connection takes, as the client would send them now: this node's own requests as soon as they are whole,
+//! another pool's when the connection is idle. The client still has all of it too: whatever is lost here it repeats.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use baton_cluster::Flow;
-use baton_datapath::{Frame, Heard, Hold};
+use baton_datapath::{Asked, Frame, Hold};
+use baton_http::{Exchange, Fed, Parsed, Request, parse_request};
 
 use crate::waiting::release;
 
 /// The client's own repetition has long come by then.
-const KEPT_FOR: Duration = Duration::from_secs(10);
+const KEPT_FOR: Duration = Duration::from_secs(30);
+/// For this time it is known what a socket has been told. Once more does no harm.
+const TOLD_FOR: Duration = Duration::from_secs(1);
+/// What is missing before a packet mostly comes within this time: it was on another CPU, or has yet to be read here.
+/// A client that hears nothing repeats it after 200 ms.
+const OVERTAKEN: Duration = Duration::from_millis(40);
+/// Bytes of one connection: more than a socket of the server's offers before it has read something.
+const BYTES_MAX: usize = 4 << 20;
+
+/// Most heads are shorter.
+const FIRST_BYTES: usize = 1000;
+
+/// What is kept of a connection.
+#[derive(Debug)]
+struct Queue {
+    since: Instant,
+    /// In order.
+    frames: Vec<Frame>,
+    bytes: usize,
+    /// The largest payload that one of them had.
+    longest: usize,
+    /// What the server's socket has been told last of what the client has got.
+    told: Option<(u32, u16)>,
+    /// What was given back from here on: if it comes again, the programs want it to wait.
+    tried: Option<u32>,
+    /// Since when the client has not heard of what came, and where the newest of it begins.
+    untold: Option<(Instant, u32)>,
+}
 
 /// All of them, by connection.
 #[derive(Debug)]
 pub(crate) struct Early {
-    flows: HashMap<Flow, (Instant, Vec<Frame>)>,
+    flows: HashMap<Flow, Queue>,
     packets: usize,
     packets_max: usize,
+}
+
+/// Whose a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Owner {
+    /// Its pool.
+    pub(crate) pool: u16,
+    /// This node's server is in that.
+    pub(crate) own: bool,
+}
+
+/// What of a connection's bytes may go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// So many bytes, as packets of their own.
+    pub(crate) bytes: usize,
+    /// Where requests begin in them.
+    pub(crate) cuts: Vec<usize>,
+    /// And what is behind them.
+    pub(crate) all: bool,
 }
 
 impl Early {
@@ -26,48 +76,417 @@ impl Early {
         Self { flows: HashMap::new(), packets: 0, packets_max }
     }
 
-    /// Keeps a packet, if there is room; of a repetition the later.
+    fn queue(&mut self, flow: Flow, now: Instant) -> &mut Queue {
+        let fresh = Queue {
+            since: now,
+            frames: Vec::new(),
+            bytes: 0,
+            longest: 0,
+            told: None,
+            tried: None,
+            untold: None,
+        };
+        self.flows.entry(flow).or_insert(fresh)
+    }
+
+    /// Keeps a packet, if there is room; of two that begin alike the longer.
     pub(crate) fn add(&mut self, frame: Frame, now: Instant) {
-        let (since, frames) = self.flows.entry(frame.flow).or_insert((now, Vec::new()));
-        *since = now;
-        match frames.iter_mut().find(|kept| kept.seq == frame.seq) {
-            Some(kept) => *kept = frame,
-            None if self.packets < self.packets_max => {
+        let has_room = self.packets < self.packets_max;
+        let queue = self.queue(frame.flow, now);
+        queue.since = now;
+        let len = frame.payload().len();
+        let place = queue.frames.partition_point(|kept| kept.seq.wrapping_sub(frame.seq).cast_signed() < 0);
+        match queue.frames.get_mut(place).filter(|kept| kept.seq == frame.seq) {
+            Some(kept) if kept.payload().len() > len => {}
+            Some(kept) => {
+                queue.bytes += len - kept.payload().len();
+                *kept = frame;
+            }
+            None if has_room && queue.bytes + len <= BYTES_MAX => {
+                queue.bytes += len;
+                queue.longest = queue.longest.max(len);
+                queue.frames.insert(place, frame);
                 self.packets += 1;
-                frames.push(frame);
             }
             None => {}
         }
     }
 
-    /// Takes a connection's packets out, in order.
-    pub(crate) fn take(&mut self, flow: &Flow) -> Vec<Frame> {
-        let mut frames = self.flows.remove(flow).map(|(_, frames)| frames).unwrap_or_default();
-        self.packets -= frames.len();
-        let first = frames
-            .iter()
-            .map(|f| f.seq)
-            .reduce(|a, b| if a.wrapping_sub(b).cast_signed() < 0 { a } else { b });
-        frames.sort_by_key(|frame| frame.seq.wrapping_sub(first.unwrap_or_default()));
-        frames
+    /// Whether a packet says something that the server's socket has not been told.
+    pub(crate) fn is_news(&mut self, frame: &Frame, now: Instant) -> bool {
+        let Some((ack, window)) = frame.says() else { return false };
+        let queue = self.queue(frame.flow, now);
+        let news = match queue.told {
+            Some((told, _)) if told != ack => ack.wrapping_sub(told).cast_signed() > 0,
+            Some((_, told)) => told != window,
+            None => true,
+        };
+        if news {
+            queue.told = Some((ack, window));
+        }
+        news
     }
 
-    /// The connection is idle, and `at` is what it takes next: its packets go, saying what the client has said
-    /// since. Behind a gap they would come back at once: the client fills that.
-    pub(crate) fn idle(&mut self, flow: &Flow, at: u32, heard: Heard, hold: &Hold) {
-        let reaches = |frame: &Frame| frame.seq.wrapping_sub(at).cast_signed() <= 0;
-        if !self.flows.get(flow).is_some_and(|(_, frames)| frames.iter().any(reaches)) {
+    /// A packet that begins at `newest` has come: if it still waits in a while, the client is to hear of it.
+    pub(crate) fn came(&mut self, flow: &Flow, newest: u32, now: Instant) {
+        if let Some(queue) = self.flows.get_mut(flow).filter(|queue| !queue.frames.is_empty()) {
+            queue.untold = Some((queue.untold.map_or(now, |(since, _)| since), newest));
+        }
+    }
+
+    /// Whether clients may have to hear of something soon.
+    pub(crate) fn is_untold(&self) -> bool {
+        self.flows.values().any(|queue| queue.untold.is_some())
+    }
+
+    /// The connections whose clients are to hear of what came, and where the newest of it begins.
+    pub(crate) fn take_untold(&mut self, now: Instant) -> Vec<(Flow, u32)> {
+        let due = |queue: &mut Queue| queue.untold.take_if(|(since, _)| now - *since >= OVERTAKEN);
+        self.flows.iter_mut().filter_map(|(flow, queue)| Some((*flow, due(queue)?.1))).collect()
+    }
+
+    /// What is kept of a connection while something before it is missing, from `at` on; first the range that the
+    /// packet of `newest` is in.
+    pub(crate) fn behind_a_gap(&self, flow: &Flow, at: u32, newest: u32) -> Vec<Range<u32>> {
+        let mut ranges: Vec<Range<u32>> = Vec::new();
+        for frame in self.flows.get(flow).map_or(&[][..], |queue| &queue.frames) {
+            let end = frame.end().wrapping_add(u32::from(frame.is_fin()));
+            match ranges.last_mut() {
+                Some(last) if last.end.wrapping_sub(frame.seq).cast_signed() >= 0 => {
+                    if end.wrapping_sub(last.end).cast_signed() > 0 {
+                        last.end = end;
+                    }
+                }
+                _ => ranges.push(frame.seq..end),
+            }
+        }
+        if ranges.first().is_some_and(|first| first.start.wrapping_sub(at).cast_signed() <= 0) {
+            return Vec::new();
+        }
+        // The ones that came before are most likely next to it.
+        let has = |range: &Range<u32>| newest.wrapping_sub(range.start) < range.end.wrapping_sub(range.start);
+        if let Some(place) = ranges.iter().position(has) {
+            ranges[..=place].rotate_right(1);
+        }
+        ranges
+    }
+
+    /// Takes a connection's packets out, in order.
+    pub(crate) fn take(&mut self, flow: &Flow) -> Vec<Frame> {
+        let Some(queue) = self.flows.get_mut(flow) else { return Vec::new() };
+        queue.bytes = 0;
+        queue.tried = None;
+        self.packets -= queue.frames.len();
+        std::mem::take(&mut queue.frames)
+    }
+
+    /// Gives everything back as it came.
+    pub(crate) fn let_go(&mut self, flow: &Flow, hold: &Hold) {
+        for frame in self.take(flow) {
+            release(hold, &frame, None);
+        }
+    }
+
+    /// Gives back what the connection can take. `owner`: whose a request is.
+    pub(crate) fn feed(
+        &mut self,
+        flow: &Flow,
+        asked: &Asked,
+        owner: impl Fn(&Request<'_>) -> Owner,
+        hold: &Hold,
+    ) {
+        if asked.is_let_go {
+            return self.let_go(flow, hold);
+        }
+        let Some(queue) = self.flows.get_mut(flow) else { return };
+        let at = asked.at;
+        let passed = |frame: &Frame| {
+            let end = frame.end().wrapping_add(u32::from(frame.is_fin()));
+            at.wrapping_sub(end).cast_signed() >= 0
+        };
+        let before = queue.frames.len();
+        queue.frames.retain(|frame| !passed(frame));
+        self.packets -= before - queue.frames.len();
+        queue.bytes = queue.frames.iter().map(|frame| frame.payload().len()).sum();
+        // The socket may lack what the programs have let pass: the client's repetition of it goes there, too.
+        for frame in &queue.frames {
+            let again = at.wrapping_sub(frame.seq) as usize;
+            if let Some(seen) = frame.payload().get(..again).filter(|seen| !seen.is_empty()) {
+                for old in frame.renewed(frame.seq, seen, &[], queue.longest, &asked.heard) {
+                    release(hold, &old.without_timestamps(), None);
+                }
+            }
+        }
+        let kept = std::mem::take(&mut queue.frames).into_iter();
+        queue.frames = kept.filter_map(|frame| frame.from(at)).collect();
+        // Mostly the first request tells, or what of the client's has come since is of no interest yet.
+        if !asked.is_idle && asked.boundary.is_some() {
+            let some = Frame::joined_to(&queue.frames, at, FIRST_BYTES);
+            let waits = match parse_request(&some) {
+                Parsed::Complete(request, _) => at != asked.start_seq && !owner(&request).own,
+                Parsed::Incomplete => false,
+                Parsed::Doubt(_) => true,
+            };
+            if waits || (asked.room == 0 && !some.is_empty()) {
+                return;
+            }
+        }
+        let bytes = Frame::joined(&queue.frames, at);
+        let Some(first) = queue.frames.first().cloned() else { return };
+        if bytes.is_empty() {
+            // A FIN that everything before it has passed.
+            if first.end() == at {
+                self.let_go(flow, hold);
+            }
             return;
         }
-        let frames = self.take(flow);
-        for frame in Frame::renewed(&frames, &heard) {
+        let fresh = queue.tried != Some(at);
+        let plan = match asked.boundary {
+            Some(_) => plan(&bytes, asked, fresh, owner),
+            None => None,
+        };
+        let cut =
+            asked.cut_seq.map(|seq| seq.wrapping_sub(at) as usize).filter(|n| *n > 0 && *n <= bytes.len());
+        let part = |bytes| Plan { bytes, cuts: Vec::new(), all: false };
+        let plan = match (plan, cut) {
+            // The programs have read more, or less, than is read here: as much passes as they say.
+            (_, Some(bytes)) if !fresh || asked.boundary.is_none() => part(bytes),
+            (Some(plan), _) => plan,
+            (None, _) if fresh && asked.boundary.is_none() => part(bytes.len()),
+            (None, _) => return,
+        };
+        queue.tried = Some(at);
+        let longest = queue.longest;
+        let head = bytes.get(..plan.bytes).unwrap_or(&bytes);
+        let mut go = first.renewed(at, head, &plan.cuts, longest, &asked.heard);
+        let from = at.wrapping_add(head.len() as u32);
+        if plan.all {
+            let rest = bytes.get(head.len()..).unwrap_or(&[]);
+            go.extend(first.renewed(from, rest, &[], longest, &asked.heard));
+            let end = at.wrapping_add(bytes.len() as u32);
+            let frames = self.take(flow);
+            // Behind a gap, or the end.
+            let ahead = |f: &&Frame| f.is_fin() || f.seq.wrapping_sub(end).cast_signed() > 0;
+            for frame in go.iter().chain(frames.iter().filter(ahead)) {
+                release(hold, frame, None);
+            }
+            return;
+        }
+        let kept = std::mem::take(&mut queue.frames);
+        self.packets -= kept.len();
+        queue.frames = kept.into_iter().filter_map(|frame| frame.from(from)).collect();
+        queue.bytes = queue.frames.iter().map(|frame| frame.payload().len()).sum();
+        self.packets += queue.frames.len();
+        for frame in go {
+            // With the time that the client has said last: a socket may be made of it, here or elsewhere.
             release(hold, &frame, None);
         }
     }
 
     /// Forgets what nobody waits for any more.
     pub(crate) fn expire(&mut self, now: Instant) {
-        self.flows.retain(|_, (since, _)| now - *since < KEPT_FOR);
-        self.packets = self.flows.values().map(|(_, frames)| frames.len()).sum();
+        let kept_for = |queue: &Queue| if queue.frames.is_empty() { TOLD_FOR } else { KEPT_FOR };
+        self.flows.retain(|_, queue| now - queue.since < kept_for(queue));
+        self.packets = self.flows.values().map(|queue| queue.frames.len()).sum();
+    }
+}
+
+/// What of the bytes may go, that begin with a request; `None`: nothing may. `fresh`: they have not been given
+/// back before.
+fn plan(bytes: &[u8], asked: &Asked, fresh: bool, owner: impl Fn(&Request<'_>) -> Owner) -> Option<Plan> {
+    let mut run = Plan { bytes: 0, cuts: Vec::new(), all: false };
+    // Empty lines before a request are this node's server's: many take none before a connection's first.
+    let empty = bytes.iter().take_while(|c| matches!(c, b'\r' | b'\n')).count();
+    if empty > 0 && !matches!(parse_request(bytes), Parsed::Complete(request, _) if owner(&request).own) {
+        return Some(Plan { bytes: empty, ..run });
+    }
+    let mut of: Option<Owner> = None;
+    while let Some(rest) = bytes.get(run.bytes..).filter(|rest| !rest.is_empty()) {
+        let begins = match parse_request(rest) {
+            Parsed::Complete(request, _) => owner(&request),
+            Parsed::Incomplete | Parsed::Doubt(_) => break,
+        };
+        // What the connection began with here is this node's.
+        let own = begins.own || (run.bytes == 0 && asked.at == asked.start_seq);
+        let begins = Owner { own, ..begins };
+        let goes_along = match of {
+            None => true,
+            Some(before) if before.own => begins.own && (run.cuts.len() as u32) < asked.room,
+            Some(before) => before.pool == begins.pool,
+        };
+        if !goes_along {
+            break;
+        }
+        of = of.or(Some(begins));
+        run.cuts.push(run.bytes);
+        let mut exchange = Exchange::new(0, 0);
+        match exchange.one_request(0, rest) {
+            (Fed::Followed, used) => run.bytes += used,
+            _ => run.bytes = bytes.len(),
+        }
+    }
+    match of {
+        Some(owner) if owner.own && asked.room > 0 && fresh => Some(run),
+        _ if asked.is_idle => {
+            let bytes = if run.bytes == 0 { bytes.len() } else { run.bytes };
+            Some(Plan { bytes, all: true, ..run })
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use baton_datapath::Heard;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn asked(is_idle: bool, room: u32) -> Asked {
+        let heard = Heard { ack: 0, window: 1, timestamps: None };
+        Asked {
+            start_seq: 1000,
+            at: 0,
+            boundary: Some(0),
+            early_seq: None,
+            is_idle,
+            room,
+            is_let_go: false,
+            heard,
+            cut_seq: None,
+        }
+    }
+
+    /// Pools by the first letter of the path; `a` is this node's.
+    fn owner(request: &Request<'_>) -> Owner {
+        let pool = u16::from(request.raw_path[1]);
+        Owner { pool, own: pool == u16::from(b'a') }
+    }
+
+    fn get(pool: char) -> String {
+        format!("GET /{pool} HTTP/1.1\r\nHost: x\r\n\r\n")
+    }
+
+    const ONE: usize = 28;
+
+    #[test]
+    fn own_requests_go_at_once_and_others_when_the_connection_is_idle() {
+        let stream = |pools: &str| pools.chars().map(get).collect::<String>().into_bytes();
+        let planned = |pools: &str, idle, room| {
+            plan(&stream(pools), &asked(idle, room), true, owner).map(|p| (p.bytes / ONE, p.all))
+        };
+        assert_eq!(get('a').len(), ONE);
+        assert_eq!(planned("aaabba", false, 32), Some((3, false)));
+        assert_eq!(planned("aaabba", true, 32), Some((3, false)), "the rest when that is answered");
+        assert_eq!(planned("bbcaa", false, 32), None);
+        assert_eq!(planned("bbcaa", true, 32), Some((2, true)), "one pool's, and all behind them");
+        assert_eq!(planned("aaaaa", false, 2), Some((2, false)), "no more than can be followed");
+        assert_eq!(planned("aaaaa", false, 0), None);
+    }
+
+    #[test]
+    fn empty_lines_go_to_who_has_the_connection() {
+        let planned = |pool: &str, idle| {
+            let bytes = format!("\r\n\r\n{pool}").into_bytes();
+            plan(&bytes, &asked(idle, 32), true, owner).map(|p| (p.bytes, p.all))
+        };
+        for idle in [true, false] {
+            assert_eq!(planned(&get('b'), idle), Some((4, false)));
+            assert_eq!(planned(&get('b')[..9], idle), Some((4, false)));
+            assert_eq!(planned("", idle), Some((4, false)));
+            assert_eq!(planned(&get('a'), idle), Some((4 + ONE, false)));
+        }
+    }
+
+    #[test]
+    fn half_a_request_waits_for_the_rest() {
+        let bytes = (get('a') + &get('a')[..9]).into_bytes();
+        let planned = plan(&bytes, &asked(false, 9), true, owner).expect("the first");
+        assert_eq!((planned.bytes, planned.cuts), (ONE, vec![0]));
+        assert_eq!(plan(&bytes[ONE..], &asked(false, 9), true, owner), None);
+        let whole = plan(&bytes[ONE..], &asked(true, 9), true, owner).expect("a slow client");
+        assert_eq!((whole.bytes, whole.all), (9, true), "the reader shall have it");
+    }
+
+    #[test]
+    fn what_came_back_is_not_given_again_before_the_connection_is_idle() {
+        let bytes = get('a').into_bytes();
+        assert_eq!(plan(&bytes, &asked(false, 9), false, owner), None);
+        assert!(plan(&bytes, &asked(true, 9), false, owner).is_some());
+    }
+
+    #[test]
+    fn the_first_request_of_a_connection_is_this_nodes() {
+        let first = Asked { start_seq: 0, ..asked(false, 9) };
+        let bytes = (get('b') + &get('b')).into_bytes();
+        assert_eq!(plan(&bytes, &first, true, owner).map(|p| p.bytes), Some(ONE));
+    }
+
+    fn frame(seq: u32, payload: &[u8], ack: u32, window: u16) -> Frame {
+        let mut bytes = vec![0; 54];
+        bytes[12..16].copy_from_slice(&[8, 0, 0x45, 0]);
+        bytes[16..18].copy_from_slice(&(40 + payload.len() as u16).to_be_bytes());
+        (bytes[22], bytes[23], bytes[46], bytes[47]) = (9, 6, 0x50, 16);
+        bytes[38..42].copy_from_slice(&seq.to_be_bytes());
+        bytes[42..46].copy_from_slice(&ack.to_be_bytes());
+        bytes[48..50].copy_from_slice(&window.to_be_bytes());
+        bytes.extend(payload);
+        Frame::parse(&bytes).expect("IPv4 and TCP")
+    }
+
+    #[test]
+    fn a_socket_is_told_what_is_new_once() {
+        let mut early = Early::new(10);
+        let now = Instant::now();
+        let news: Vec<bool> = [(5, 1), (5, 1), (7, 1), (6, 1), (7, 2), (7, 2)]
+            .into_iter()
+            .map(|(ack, window)| early.is_news(&frame(0, b"x", ack, window), now))
+            .collect();
+        assert_eq!(news, [true, false, true, false, true, false]);
+    }
+
+    #[test]
+    fn behind_a_gap_the_newest_range_is_told_first() {
+        let mut early = Early::new(10);
+        let flow = frame(0, b"", 0, 0).flow;
+        let base = u32::MAX - 5;
+        let told = |early: &Early, newest| -> Vec<_> {
+            let from_base =
+                |range: Range<u32>| (range.start.wrapping_sub(base), range.end.wrapping_sub(base));
+            let newest = base.wrapping_add(newest);
+            early.behind_a_gap(&flow, base, newest).into_iter().map(from_base).collect()
+        };
+        for (seq, ranges) in [(4, &[(4, 6)][..]), (10, &[(10, 12), (4, 6)]), (6, &[(4, 8), (10, 12)])] {
+            early.add(frame(base.wrapping_add(seq), b"xx", 0, 0), Instant::now());
+            assert_eq!(told(&early, seq), ranges, "{seq}");
+        }
+        early.add(frame(base, b"xx", 0, 0), Instant::now());
+        assert_eq!(told(&early, 0), [], "nothing is missing at its front");
+    }
+
+    proptest! {
+        /// Whatever pieces a stream comes in, twice or not: joined it is itself, up to the first gap.
+        #[test]
+        fn a_stream_is_joined_again(
+            pieces in proptest::collection::vec((0_usize..300, 1_usize..80), 1..30),
+            base in any::<u32>(),
+        ) {
+            let stream: Vec<u8> = (0..=u8::MAX).cycle().take(400).collect();
+            let mut early = Early::new(1000);
+            let mut there = vec![false; stream.len()];
+            for (at, len) in pieces {
+                early.add(frame(base.wrapping_add(at as u32), &stream[at..at + len], 0, 0), Instant::now());
+                there[at..at + len].fill(true);
+            }
+            let flow = frame(0, b"", 0, 0).flow;
+            prop_assert_eq!(flow.client, Ipv4Addr::UNSPECIFIED);
+            let frames = early.take(&flow);
+            let whole = there.iter().take_while(|there| **there).count();
+            let joined = Frame::joined(&frames, base);
+            prop_assert_eq!(&joined[..], &stream[..whole]);
+            prop_assert_eq!(early.packets, 0);
+        }
     }
 }

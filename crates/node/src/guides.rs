@@ -2,26 +2,39 @@
 //! servers' loads, and mappings that the dispatcher has told.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use baton_cluster::{NodeId, Pool, PoolHash, PoolId, Target};
 use baton_control::{Push, message};
 use baton_datapath::constants::MAX_REPLICAS;
 use baton_datapath::{Datapath, DatapathError, Guide};
-use baton_dispatcher::Loads;
 use baton_dispatcher::fallback::Ring;
+use baton_dispatcher::{Dispatcher, Loads};
 
 use crate::clock;
 use crate::peers::Peers;
 use crate::services::Services;
+use crate::trouble::for_all;
 
 /// Guides that are kept of pools that this node's cluster file does not have, yet or any more.
 const TOLD_MAX: usize = 2 * PoolId::NUMBERS;
+
+/// Tables that refused something are tried again after this.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// A pool that requests are decided for.
 #[derive(Debug)]
 struct Guided {
     pool: Pool,
     ring: Ring,
+}
+
+/// What is to be written again.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stale {
+    loads: bool,
+    guides: bool,
+    retry_at: Option<Instant>,
 }
 
 /// All pools'.
@@ -33,8 +46,12 @@ pub(crate) struct Guides {
     /// The servers that the dispatcher names; `None` while it is silent.
     named: Option<Vec<NodeId>>,
     loads: Loads,
+    /// Servers that are not to be chosen, of which decisions are remembered still, with since when.
+    gone: BTreeMap<NodeId, Instant>,
     least_weight: u16,
     generation: u32,
+    /// The tables may not have what this has: they refused something. When they are to be tried again.
+    stale: Stale,
 }
 
 impl Guides {
@@ -47,7 +64,9 @@ impl Guides {
             named: None,
             loads: Loads::new(servers.iter().copied()),
             least_weight: servers.iter().map(|(_, w)| *w).min().unwrap_or(1),
+            gone: BTreeMap::new(),
             generation: 1,
+            stale: Stale::default(),
         }
     }
 
@@ -74,7 +93,7 @@ impl Guides {
 
     /// Remembers a mapping, if the pool's guide lets the kernel use it.
     pub(crate) fn keep(
-        &self,
+        &mut self,
         pool: PoolId,
         target: Target,
         servers: &[NodeId],
@@ -87,21 +106,31 @@ impl Guides {
         }
         let servers = servers.get(..MAX_REPLICAS as usize).unwrap_or(servers);
         let expires = (servers.len() > 1).then(|| clock::monotonic() + known.policy.k);
-        datapath.set_decision(pool, target, servers, expires, self.generation)
+        let generation = self.generation;
+        datapath.set_decision(pool, target, servers, expires, generation).inspect_err(|_| {
+            // Better none than the one before.
+            if datapath.remove_decision(pool, target).is_err() {
+                self.void();
+            }
+        })
     }
 
     /// Mappings that changed.
     pub(crate) fn pushed(&mut self, push: &Push, datapath: &Datapath) -> Result<(), DatapathError> {
         let pool = self.pools.values().find(|guided| guided.pool.hash == push.pool);
         let Some(pool) = pool.map(|guided| guided.pool.id) else { return Ok(()) };
-        for change in &push.changes {
+        let told = for_all(&push.changes, |change| {
             if change.servers.is_empty() {
-                datapath.remove_decision(pool, change.target)?;
+                datapath.remove_decision(pool, change.target)
             } else {
-                self.keep(pool, change.target, &change.servers, datapath)?;
+                self.keep(pool, change.target, &change.servers, datapath)
             }
+        });
+        if told.is_err() {
+            // What is remembered may not be what the dispatcher says now.
+            self.void();
         }
-        Ok(())
+        told
     }
 
     /// A server's load.
@@ -112,7 +141,9 @@ impl Guides {
         datapath: &Datapath,
     ) -> Result<(), DatapathError> {
         self.loads.report(node, load.serving, load.pressure);
-        self.tell_load(node, datapath)
+        let told = self.tell_load(node, datapath);
+        self.stale.loads |= told.is_err();
+        told
     }
 
     /// The dispatcher says which servers may be chosen; `None`: it is silent.
@@ -120,24 +151,71 @@ impl Guides {
         self.named = nodes;
     }
 
-    /// Works out which servers may be chosen: those the dispatcher names, of those that are there.
-    pub(crate) fn refresh(&mut self, peers: &Peers, datapath: &Datapath) -> Result<(), DatapathError> {
-        let mut left = false;
+    /// Works out which servers may be chosen: those the dispatcher names, of those that are there. What is remembered
+    /// of one that is not stands for a while: the programs do not choose it, and it may be back in a moment.
+    pub(crate) fn refresh(
+        &mut self,
+        peers: &Peers,
+        datapath: &Datapath,
+        now: Instant,
+    ) -> Result<(), DatapathError> {
+        let mut ended = self.forget_gone(datapath, now);
         let servers: Vec<NodeId> = self.loads.servers().map(|(node, _)| node).collect();
         for node in servers {
             let named = self.named.as_ref().is_none_or(|live| live.contains(&node));
             let live = named && peers.is_up(node);
             if self.loads.set_live(node, live) {
-                left |= !live;
-                self.tell_load(node, datapath)?;
+                if live {
+                    self.gone.remove(&node);
+                } else {
+                    self.gone.insert(node, now);
+                }
+                let told = self.tell_load(node, datapath);
+                self.stale.loads |= told.is_err();
+                ended = ended.and(told);
             }
         }
-        if left {
-            // A server that left leaves every mapping for good: its targets may be elsewhere by the
-            // time it is back.
-            self.generation = self.generation.wrapping_add(1);
+        let told = self.tell(datapath);
+        ended.and(told)
+    }
+
+    /// A server that has been gone for long leaves every decision for good: its targets may be elsewhere by the
+    /// time it is back.
+    fn forget_gone(&mut self, datapath: &Datapath, now: Instant) -> Result<(), DatapathError> {
+        let long = |since: &Instant| now - *since >= Dispatcher::DISTRIBUTORS_REMEMBER_FOR;
+        let gone: Vec<NodeId> =
+            self.gone.iter().filter(|(_, since)| long(since)).map(|(node, _)| *node).collect();
+        for_all(gone, |node| {
+            self.gone.remove(&node);
+            let forgotten = datapath.forget_server(node);
+            if forgotten.is_err() {
+                self.void();
+            }
+            let decisions = forgotten?;
+            tracing::debug!(server = %node, decisions, "forgotten");
+            Ok(())
+        })
+    }
+
+    /// Called on every tick: what takes its time, and what the tables refused.
+    pub(crate) fn tick(&mut self, datapath: &Datapath, now: Instant) -> Result<(), DatapathError> {
+        let forgotten = self.forget_gone(datapath, now);
+        let Stale { loads, guides, retry_at } = self.stale;
+        if !(loads || guides) || retry_at.is_some_and(|at| now < at) {
+            return forgotten;
         }
-        self.tell(datapath)
+        self.stale.retry_at = Some(now + RETRY);
+        let servers: Vec<NodeId> = self.loads.servers().map(|(node, _)| node).collect();
+        let loads = for_all(servers, |node| self.tell_load(node, datapath));
+        self.stale.loads = loads.is_err();
+        let told = self.tell(datapath);
+        forgotten.and(loads).and(told)
+    }
+
+    /// Whatever is remembered is void, as soon as the tables have the new generation.
+    fn void(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
+        self.stale.guides = true;
     }
 
     /// How to decide for a pool from now on.
@@ -160,13 +238,13 @@ impl Guides {
         datapath: &Datapath,
     ) -> Result<(), DatapathError> {
         self.pools = guided(services);
-        self.generation = self.generation.wrapping_add(1);
+        self.void();
         self.tell(datapath)
     }
 
     /// Whatever was remembered is void: the dispatcher is another one, or has forgotten.
     pub(crate) fn forget(&mut self, datapath: &Datapath) -> Result<(), DatapathError> {
-        self.generation = self.generation.wrapping_add(1);
+        self.void();
         self.told.clear();
         self.tell(datapath)
     }
@@ -177,8 +255,9 @@ impl Guides {
         datapath.set_load(node, reported, weight, self.least_weight, self.loads.is_live(node))
     }
 
-    fn tell(&self, datapath: &Datapath) -> Result<(), DatapathError> {
-        for (id, Guided { pool, .. }) in &self.pools {
+    /// Writes all pools' guides; they are stale until all have been written.
+    fn tell(&mut self, datapath: &Datapath) -> Result<(), DatapathError> {
+        let told = for_all(&self.pools, |(id, Guided { pool, .. })| {
             // While user space is silent the kernel goes round all live servers of the pool.
             let everybody: Vec<NodeId> = self.loads.of(&pool.servers).live().map(|(node, _)| node).collect();
             let (guide, rota) = match self.told.get(&pool.hash) {
@@ -188,9 +267,10 @@ impl Guides {
                 }
                 Some(message::Guide::Rota(turns)) => (Guide::Rota, turns),
             };
-            datapath.set_guide(*id, &guide, rota, self.generation)?;
-        }
-        Ok(())
+            datapath.set_guide(*id, &guide, rota, self.generation)
+        });
+        self.stale.guides = told.is_err();
+        told
     }
 }
 

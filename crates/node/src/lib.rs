@@ -8,13 +8,17 @@
 mod clock;
 mod daemon;
 mod dispatcher;
-mod distributor;
 mod early;
 mod error;
+mod gone;
 mod guides;
+mod lease;
+mod listeners;
 mod news;
+mod owners;
 mod path;
 mod peers;
+mod placing;
 mod post;
 mod pressure;
 mod question;
@@ -28,12 +32,21 @@ mod setup;
 mod socket;
 pub mod status;
 mod switch;
+mod table;
+mod tools;
+mod trouble;
+mod turns;
 mod waiting;
 mod watch;
+mod whose;
 
+use std::any::Any;
 use std::fmt;
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::task::Poll;
 
 use baton_cluster::{Cluster, NodeId};
 
@@ -68,11 +81,57 @@ impl fmt::Debug for Reread {
 /// Runs a node until SIGTERM or SIGINT; SIGHUP makes it read its cluster file again. Must be called on a current-thread tokio runtime, in the
 /// network namespace that is to be the node.
 ///
+/// However it ends, also by a panic, the host is as it was before.
+///
 /// # Errors
 /// When the node cannot start, or loses what it cannot go on without.
 pub async fn run(options: Options) -> Result<(), NodeError> {
     let setup = setup::Setup::new(&options).await?;
-    let ran = daemon::Daemon::start(&options, &setup)?.run().await;
+    let ran = whatever_happens(async { daemon::Daemon::start(&options, &setup)?.run().await }).await;
     setup.undo().await;
     ran
+}
+
+/// Runs a daemon to its end, which may be a panic.
+async fn whatever_happens(daemon: impl Future<Output = Result<(), NodeError>>) -> Result<(), NodeError> {
+    let mut daemon = Box::pin(daemon);
+    let ended = poll_fn(|context| {
+        // Nothing of the daemon is used after a panic: it is dropped.
+        let polled = catch_unwind(AssertUnwindSafe(|| daemon.as_mut().poll(context)));
+        polled.unwrap_or_else(|panic| Poll::Ready(Err(NodeError::Panicked(said(&*panic)))))
+    })
+    .await;
+    // Its programs, devices and connections go before the host is put back.
+    drop(daemon);
+    ended
+}
+
+fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_and_what_the_daemon_had_is_dropped() {
+        struct Has(std::sync::mpsc::Sender<()>);
+        impl Drop for Has {
+            fn drop(&mut self) {
+                let _ = self.0.send(());
+            }
+        }
+        let (tell, dropped) = std::sync::mpsc::channel();
+        let has = Has(tell);
+        let ended = whatever_happens(async move {
+            let _has = &has;
+            tokio::task::yield_now().await;
+            panic!("slot {}", 7)
+        });
+        assert!(matches!(ended.await, Err(NodeError::Panicked(text)) if text == "slot 7"));
+        assert!(dropped.try_recv().is_ok());
+        assert!(whatever_happens(async { Ok(()) }).await.is_ok());
+    }
 }

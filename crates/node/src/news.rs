@@ -39,6 +39,7 @@ impl News {
         post: &mut Post,
     ) -> Result<(), DatapathError> {
         let now = Instant::now();
+        let mut failed = None;
         let lasting = Duration::from_millis(u64::from(LASTING_MS));
         let mut due: BTreeMap<NodeId, Vec<Move>> = BTreeMap::new();
         let switches: Vec<NodeId> = peers.others(cluster, |r| r.switch).collect();
@@ -47,7 +48,10 @@ impl News {
                 break;
             }
             self.0.pop_front();
-            let binding = datapath.binding(&moved.flow)?;
+            let binding = datapath.binding(&moved.flow).unwrap_or_else(|error| {
+                failed.get_or_insert(error);
+                None
+            });
             if !binding.is_some_and(|b| b.start_seq == moved.start_seq && !b.ending) {
                 continue;
             }
@@ -63,6 +67,6 @@ impl News {
                 post.send(to, Message::Update(Update { moves: moves.to_vec() }));
             }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 }

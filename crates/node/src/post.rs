@@ -36,6 +36,11 @@ impl Post {
         }
     }
 
+    /// Whether this node has said something to itself.
+    pub(crate) fn has_local(&self) -> bool {
+        !self.local.is_empty()
+    }
+
     /// The next message from this node to itself.
     pub(crate) fn take_local(&mut self) -> Option<Message> {
         self.local.pop_front()

@@ -3,7 +3,7 @@
 
 use baton_cluster::{PoolId, Protocol, Target, Unrouted};
 use baton_datapath::{Asked, Frame, ServiceEntry, target_of};
-use baton_http::{Exchange, Fed, Parsed, Request, parse_request};
+use baton_http::{Exchange, Fed, Parsed, Reason, Request, parse_request};
 use baton_tls::{Alert, ClientHello, Reading, read_client_hello};
 
 /// What a client is told that speaks something else where TLS is spoken.
@@ -21,8 +21,10 @@ pub(crate) enum Read {
         /// Bytes of the payload before the next request begins in it, if one does.
         next: Option<usize>,
     },
-    /// Its head is not whole, or is to be answered by Baton: the reader's.
+    /// Its head is not whole: the reader's.
     Reader,
+    /// It is in doubt, and where it goes matters: the reader's too, which refuses it.
+    Doubtful(Reason),
     /// It cannot be read, but any server of the service may have it: placed by load alone.
     Unclear,
     /// TLS that no pool is for: the reader's too, which says so.
@@ -39,7 +41,7 @@ pub(crate) fn read(service: &ServiceEntry, payload: &[u8], secret: u64) -> Read 
     match parse_request(payload) {
         Parsed::Complete(request, _) => place(service, &request, next_request(payload), secret),
         Parsed::Incomplete => read_line(service, payload, secret).unwrap_or(Read::Reader),
-        Parsed::Doubt(_) if service.strict => Read::Reader,
+        Parsed::Doubt(reason) if service.strict => Read::Doubtful(reason),
         Parsed::Doubt(_) => Read::Unclear,
     }
 }
@@ -88,6 +90,7 @@ fn read_line(service: &ServiceEntry, payload: &[u8], secret: u64) -> Option<Read
     if service.strict || rules.look_at_hosts() || !says_all {
         return None;
     }
+    let payload = payload.get(empty_lines(payload)..)?;
     let end = payload.windows(2).position(|two| two == b"\r\n")?;
     let alone = [payload.get(..end)?, b"\r\n\r\n"].concat();
     match parse_request(&alone) {
@@ -98,7 +101,9 @@ fn read_line(service: &ServiceEntry, payload: &[u8], secret: u64) -> Option<Read
 
 fn place(service: &ServiceEntry, request: &Request<'_>, next: Option<usize>, secret: u64) -> Read {
     let rules = &service.rules;
-    let index = rules.choose(request);
+    // Of servers that have all of them it does not matter which one takes it for what.
+    let sure = if service.strict { rules.choose_surely(request) } else { Some(rules.choose(request)) };
+    let Some(index) = sure else { return Read::Doubtful(Reason::Readings) };
     Read::Request {
         pool: service.pools.get(index).copied().unwrap_or(PoolId(0)),
         target: rules.target_bytes(index, request).map(|b| target_of(&b, secret)),
@@ -107,19 +112,28 @@ fn place(service: &ServiceEntry, request: &Request<'_>, next: Option<usize>, sec
     }
 }
 
-/// Where in the payload a second request begins.
-fn next_request(payload: &[u8]) -> Option<usize> {
+/// Where in the payload a second request begins, behind empty lines if there are some.
+pub(crate) fn next_request(payload: &[u8]) -> Option<usize> {
     let mut exchange = Exchange::new(0, 0);
     match exchange.one_request(0, payload) {
-        (Fed::Followed, used) if used < payload.len() && exchange.requests().is_between_messages() => {
-            Some(used)
+        (Fed::Followed, used) if exchange.requests().is_between_messages() => {
+            let rest = payload.get(used..)?;
+            let empty = empty_lines(rest);
+            (empty < rest.len()).then_some(used + empty)
         }
         _ => None,
     }
 }
 
+/// How many bytes of empty lines these begin with.
+pub(crate) fn empty_lines(bytes: &[u8]) -> usize {
+    bytes.iter().take_while(|c| matches!(c, b'\r' | b'\n')).count()
+}
+
 #[cfg(test)]
 mod tests {
+    use baton_datapath::Heard;
+
     use super::*;
 
     const TWO: &[u8] = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\nGET /b HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -136,7 +150,10 @@ mod tests {
     }
 
     fn asked(boundary: Option<u32>, cut_seq: Option<u32>) -> Asked {
-        Asked { start_seq: 0, boundary, early_seq: None, idle: None, cut_seq }
+        let heard = Heard { ack: 0, window: 0, timestamps: None };
+        let at = boundary.unwrap_or(0);
+        let (early_seq, is_idle, room, is_let_go) = (None, false, 32, false);
+        Asked { start_seq: 0, at, boundary, early_seq, is_idle, room, is_let_go, heard, cut_seq }
     }
 
     /// From every byte to every byte of two requests, of which the kernel asks about the first; or about both.
@@ -161,6 +178,76 @@ mod tests {
         assert!(is_asked(&end, &asked(cut, cut)), "it was seen before");
         assert!(!is_asked(&frame(SECOND, &TWO[SECOND as usize..]), &asked(None, cut)), "the next one alone");
         assert!(!is_asked(&frame(SECOND - 2, b"\r\n"), &asked(None, cut)), "the end alone");
+    }
+
+    #[test]
+    fn empty_lines_are_no_request_of_their_own() {
+        let lines = [b"\r\n\r\n", TWO, b"\r\n"].concat();
+        assert_eq!(next_request(&lines), Some(4 + SECOND as usize));
+        assert_eq!(next_request(&lines[4 + SECOND as usize..]), None);
+        let behind = [&TWO[..SECOND as usize], b"\r\n\n", &TWO[SECOND as usize..]].concat();
+        assert_eq!(next_request(&behind), Some(SECOND as usize + 3));
+        assert_eq!(next_request(&[&TWO[..SECOND as usize], b"\r\n\0"].concat()), Some(SECOND as usize + 2));
+        for empty in [&b""[..], b"\r\n", b"\r\n\r\n"] {
+            assert_eq!(next_request(empty), None);
+        }
+    }
+
+    const POOLS: &str = r#"
+[cluster]
+name = "web"
+secret = "k3YvT9qLw0ZsB7nXfR2mJc8HdPu5GaE1"
+[[node]]
+name = "one"
+address = "10.1.0.10"
+roles = ["distributor", "dispatcher", "server"]
+[[node]]
+name = "two"
+address = "10.1.0.11"
+roles = ["server"]
+[[service]]
+name = "www"
+vips = ["10.99.0.1"]
+port = 80
+[[service.pool]]
+name = "public"
+servers = ["one"]
+policy = "lard"
+[[service.pool]]
+name = "private"
+servers = ["two"]
+policy = "lard"
+[[service.route]]
+pool = "private"
+path = "/private/"
+"#;
+
+    /// In a strict service what servers may read differently is refused; in any other one it is placed.
+    #[test]
+    fn readings_that_belong_to_several_pools_are_refused_where_it_matters() {
+        let of = |text: &str| {
+            let cluster = baton_cluster::Cluster::parse(text).expect("a good file");
+            crate::services::entry(&cluster, &cluster.services[0])
+        };
+        let strict = of(POOLS);
+        let same = of(&POOLS.replace("servers = [\"one\"]\n", "").replace("servers = [\"two\"]\n", ""));
+        assert!(strict.strict && !same.strict);
+        for (path, at) in [("/private%2fx", 0), ("/public/../private/x", 1), ("/a//private/", 0)] {
+            let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+            let pool = |service: &ServiceEntry| match read(service, head.as_bytes(), 7) {
+                Read::Request { pool, .. } => service.pools.iter().position(|p| *p == pool),
+                Read::Doubtful(reason) => {
+                    assert_eq!(reason, Reason::Readings);
+                    None
+                }
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(pool(&strict), (path == "/a//private/").then_some(at), "{path}");
+            assert_eq!(pool(&same), Some(at), "{path}");
+        }
+        let doubtful = b"GET /a#b HTTP/1.1\r\n";
+        assert_eq!(read(&strict, doubtful, 7), Read::Doubtful(Reason::Fragment));
+        assert_eq!(read(&same, doubtful, 7), Read::Unclear);
     }
 
     const SEALED: &str = r#"

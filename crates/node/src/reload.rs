@@ -8,15 +8,16 @@ use tokio::net::UnixStream;
 
 use crate::NodeError;
 use crate::daemon::Daemon;
+use crate::listeners::Listeners;
 use crate::setup::wanted_by;
 use crate::status::Reloaded;
 
 impl Daemon {
     /// `baton reload` asks.
-    pub(crate) async fn reload_asked(&mut self, stream: UnixStream) -> Result<(), NodeError> {
-        let reloaded = match self.reload().await? {
+    pub(crate) async fn reload_asked(&mut self, stream: UnixStream) {
+        let reloaded = match self.reload().await {
             Ok(changes) => Reloaded {
-                node: self.node(self.me)?.name.clone(),
+                node: self.my_name(),
                 added: changes.added,
                 changed: changes.changed,
                 removed: changes.removed,
@@ -25,24 +26,22 @@ impl Daemon {
             Err(error) => Reloaded { error: Some(error), ..Reloaded::default() },
         };
         self.socket.tell(stream, &reloaded);
-        Ok(())
     }
 
     /// Reads the cluster file again and goes by it; or says why that cannot be, and goes on as before.
-    pub(crate) async fn reload(&mut self) -> Result<Result<Changes, String>, NodeError> {
-        match self.prepared().await {
-            Ok((known, changes)) => {
-                let Changes { added, changed, removed } = &changes;
+    pub(crate) async fn reload(&mut self) -> Result<Changes, String> {
+        let taken = match self.prepared().await {
+            Ok((known, changes)) => self.go_by(known).map(|()| changes).map_err(|error| error.to_string()),
+            Err(error) => Err(error),
+        };
+        match &taken {
+            Ok(Changes { added, changed, removed }) => {
                 let (added, changed, removed) = (added.join(", "), changed.join(", "), removed.join(", "));
                 tracing::info!(added, changed, removed, "services as the cluster file has them now");
-                self.go_by(known)?;
-                Ok(Ok(changes))
             }
-            Err(error) => {
-                tracing::error!("cluster file not taken: {error}");
-                Ok(Err(error))
-            }
+            Err(error) => tracing::error!("cluster file not taken: {error}"),
         }
+        taken
     }
 
     /// What has no connection left of services that have gone, and the VIPs that were theirs alone.
@@ -75,16 +74,27 @@ impl Daemon {
         updated.map_err(|error| error.to_string())
     }
 
+    /// The tables first: an error there leaves all as it was. What comes after it is tried again by itself, but for a
+    /// second listening socket of the reader.
     fn go_by(&mut self, known: Succession) -> Result<(), NodeError> {
         self.services.follow_up(known, &self.datapath, Instant::now())?;
-        if let Some(distributor) = &mut self.distributor {
-            distributor.reader.listen_as_needed(self.services.cluster())?;
+        if let Some(listeners) = &mut self.listeners
+            && let Some(node) = self.services.cluster().node(self.me)
+        {
+            *listeners = Listeners::watch(wanted_by(self.services.known(), node));
         }
-        self.promise()?;
-        self.with_distributor(|d, tools| d.guides.pools_changed(tools.services, tools.datapath))?;
+        let listens = match &mut self.placing {
+            Some(placing) => placing.reader.listen_as_needed(self.services.cluster()),
+            None => Ok(()),
+        };
+        let promised = self.promise();
+        self.troubles.note("what changes while the programs run", promised);
+        self.with_placing("guides of other pools", |d, tools| {
+            d.guides.pools_changed(tools.services, tools.datapath)
+        });
         if let Some(dispatcher) = &mut self.dispatcher {
             dispatcher.pools_changed(self.services.cluster(), &mut self.post);
         }
-        Ok(())
+        listens
     }
 }

@@ -1,5 +1,6 @@
 //! Fills in what this node says of itself.
 
+use std::fmt::Display;
 use std::time::Instant;
 
 use baton_control::{PeerState, PeerStatus};
@@ -9,16 +10,23 @@ use crate::NodeError;
 use crate::daemon::Daemon;
 use crate::status::{
     self, ConnectionState, ConnectionStatus, CounterStatus, DecisionStatus, EndingStatus, HandoffStatus,
-    LoadStatus, NodeStatus,
+    LoadStatus, NodeStatus, TroubleStatus,
 };
 
 impl Daemon {
     /// What this node says of itself now.
-    pub(crate) fn status(&self) -> Result<NodeStatus, NodeError> {
-        let node = self.node(self.me)?;
-        let counters = self.datapath.counters()?;
-        let serving = self.server.as_ref().map(|s| s.serving(&self.datapath)).transpose()?;
-        Ok(NodeStatus {
+    pub(crate) fn status(&mut self) -> NodeStatus {
+        let counters = self.datapath.counters();
+        let serving = self.server.as_ref().map(|s| s.serving(&self.datapath)).transpose();
+        let (loads, handoffs) = (self.loads(), self.handoffs());
+        let counters = self.readable_part("counters", counters);
+        let serving = self.readable_part("connections being served", serving);
+        let loads = self.readable_part("loads", loads);
+        let handoffs = self.readable_part("handoffs", handoffs);
+        let held_back = self.too_big.held_back();
+        let troubles = TroubleStatus { icmp_held_back: held_back, ..self.troubles.status() };
+        let Some(node) = self.services.cluster().node(self.me) else { return NodeStatus::default() };
+        NodeStatus {
             name: node.name.clone(),
             id: node.id.0,
             address: node.address.to_string(),
@@ -29,15 +37,25 @@ impl Daemon {
             file: short(&self.services.cluster().digest()),
             ending: self.ending(),
             connections: self.mesh.peers().iter().map(|p| self.connection(p)).collect(),
-            loads: self.loads()?,
+            loads,
             decisions: self.decisions(&counters),
-            reader: self.distributor.as_ref().map(|d| d.reader.status()).unwrap_or_default(),
-            handoffs: self.handoffs()?,
-            counters: counters.nonzero().map(counter).collect(),
+            unknown: self.placing.as_ref().map(|d| d.owners.status()).unwrap_or_default(),
+            reader: self.placing.as_ref().map(|d| d.reader.status()).unwrap_or_default(),
+            handoffs,
+            counters: counters.nonzero().map(counter).chain(displaced(self.table.displaced())).collect(),
             serving: serving.map_or(0, u64::from),
             adopted: counters.get(Counter::Adopted),
             closed: counters.get(Counter::Closed),
             bytes_served: counters.get(Counter::BytesServed),
+            troubles,
+        }
+    }
+
+    /// A status tells what can be told.
+    fn readable_part<T: Default>(&mut self, what: &'static str, read: Result<T, impl Display>) -> T {
+        read.unwrap_or_else(|error| {
+            self.troubles.note(what, Err(error));
+            T::default()
         })
     }
 
@@ -76,8 +94,8 @@ impl Daemon {
     }
 
     fn loads(&self) -> Result<Vec<LoadStatus>, NodeError> {
-        let Some(distributor) = &self.distributor else { return Ok(Vec::new()) };
-        let loads = distributor.guides.loads();
+        let Some(placing) = &self.placing else { return Ok(Vec::new()) };
+        let loads = placing.guides.loads();
         let mut out = Vec::new();
         for (server, weight) in loads.servers() {
             let assigned = self.datapath.assigned(server)?;
@@ -93,7 +111,7 @@ impl Daemon {
     }
 
     fn decisions(&self, counters: &baton_datapath::Counters) -> DecisionStatus {
-        let tally = self.distributor.as_ref().map(|d| d.tally()).unwrap_or_default();
+        let tally = self.placing.as_ref().map(|d| d.tally()).unwrap_or_default();
         let decided = self.dispatcher.as_ref().map(crate::dispatcher::DispatcherRole::stats);
         DecisionStatus {
             in_kernel: [Counter::DecidedCache, Counter::DecidedRota, Counter::DecidedAlone]
@@ -104,7 +122,7 @@ impl Daemon {
             asked: tally.asked,
             answered: tally.answered,
             batches: tally.batches,
-            held_now: self.distributor.as_ref().map_or(0, |d| d.held_now() as u64),
+            held_now: self.placing.as_ref().map_or(0, |d| d.held_now() as u64),
             failed: tally.failed + tally.overflowed,
             fallback: tally.fallback,
             decided: decided.map_or(0, |s| s.asked - s.refused),
@@ -114,10 +132,10 @@ impl Daemon {
     }
 
     fn handoffs(&self) -> Result<Vec<HandoffStatus>, NodeError> {
-        let Some(distributor) = &self.distributor else { return Ok(Vec::new()) };
+        let Some(placing) = &self.placing else { return Ok(Vec::new()) };
         let mut out = Vec::new();
-        for (server, _) in distributor.guides.loads().servers() {
-            let count = self.datapath.handed_to(server)? + distributor.handed_to(server);
+        for (server, _) in placing.guides.loads().servers() {
+            let count = self.datapath.handed_to(server)? + placing.handed_to(server);
             out.push(HandoffStatus { to: self.name_of(server), count });
         }
         Ok(out)
@@ -126,6 +144,16 @@ impl Daemon {
 
 fn short(digest: &[u8; 32]) -> String {
     digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Live connections that the kernel has forgotten, counted in user space.
+fn displaced(count: u64) -> Option<CounterStatus> {
+    (count > 0).then(|| CounterStatus {
+        name: "live_displaced".to_owned(),
+        kind: status::CounterKind::Fault,
+        count,
+        text: "live connection forgotten: more are there than `bindings` in [limits] has room for".to_owned(),
+    })
 }
 
 fn counter((counter, count): (Counter, u64)) -> CounterStatus {

@@ -86,7 +86,8 @@ impl Services {
     }
 
     /// Goes by another file from now on: what is new comes before what uses it, what has gone leaves after
-    /// it. No connection of a service that stays or ends meets a gap.
+    /// it. No connection of a service that stays or ends meets a gap. When a table refuses something, all counts as
+    /// before, and may be tried again: writing a thing once more changes nothing.
     pub(crate) fn follow_up(
         &mut self,
         known: Succession,
@@ -94,33 +95,36 @@ impl Services {
         now: Instant,
     ) -> Result<(), DatapathError> {
         self.sweep(datapath)?;
-        let before = std::mem::replace(self, Self::new(known, now));
-        for (address, left) in &mut self.left {
-            *left = before.left.get(address).copied().unwrap_or(*left);
+        let mut after = Self::new(known, now);
+        for (address, left) in &mut after.left {
+            *left = self.left.get(address).copied().unwrap_or(*left);
         }
-        self.count_at = before.count_at;
+        after.count_at = self.count_at;
 
-        self.set_pools(datapath)?;
-        for service in self.open.iter().filter(|s| before.open.iter().all(|known| known.id != s.id)) {
+        after.set_pools(datapath)?;
+        for service in after.open.iter().filter(|s| self.open.iter().all(|known| known.id != s.id)) {
             datapath.set_service(service)?;
         }
-        for (vip, port) in self.known.ending_addresses() {
+        for (vip, port) in after.known.ending_addresses() {
             datapath.end_address(vip, port)?;
         }
-        for (vip, port) in before.known.addresses().difference(&self.known.addresses()) {
+        for (vip, port) in self.known.addresses().difference(&after.known.addresses()) {
             datapath.remove_address(*vip, *port)?;
         }
-        let services = before.known.service_ids().difference(&self.known.service_ids()).copied().collect();
-        let is_gone = |pool: &&Pool| self.known.pools().all(|known| known.id != pool.id);
-        self.gone = (services, before.known.pools().filter(is_gone).map(|pool| pool.id).collect());
+        let services = self.known.service_ids().difference(&after.known.service_ids()).copied().collect();
+        let is_gone = |pool: &&Pool| after.known.pools().all(|known| known.id != pool.id);
+        after.gone = (services, self.known.pools().filter(is_gone).map(|pool| pool.id).collect());
+        *self = after;
         Ok(())
     }
 
     /// Called on every tick: removes what no packet can be under way by any more.
     pub(crate) fn sweep(&mut self, datapath: &Datapath) -> Result<(), DatapathError> {
-        let (services, pools) = std::mem::take(&mut self.gone);
-        services.into_iter().try_for_each(|service| datapath.remove_service(service))?;
-        pools.into_iter().try_for_each(|pool| datapath.remove_pool(pool))
+        let (services, pools) = &self.gone;
+        services.iter().try_for_each(|service| datapath.remove_service(*service))?;
+        pools.iter().try_for_each(|pool| datapath.remove_pool(*pool))?;
+        self.gone = (Vec::new(), Vec::new());
+        Ok(())
     }
 
     /// Counts what is left of ending services, now and then. What follows when some address has nothing left.

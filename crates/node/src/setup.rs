@@ -1,12 +1,14 @@
 //! Before the first packet and after the last: the host's settings, the programs, the hold device.
 
 use std::collections::BTreeSet;
-use std::io;
+use std::fs::{File, Metadata, TryLockError};
+use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use baton_cluster::{Cluster, Node, Succession};
-use baton_datapath::{Datapath, Hold, Peer, Roles, Settings, Sizes};
+use baton_datapath::{Datapath, DatapathError, Hold, Peer, Roles, Settings, Sizes};
 use baton_host::{Interface, Undo, Wanted};
 
 use crate::path::Paths;
@@ -54,7 +56,13 @@ impl Setup {
         node: &Node,
     ) -> Result<(Datapath, Option<Hold>), NodeError> {
         let cluster = services.cluster();
-        let hold = decides(node.roles).then(|| Hold::create(HOLD_NAME)).transpose()?;
+        let hold = decides(node.roles).then(|| Hold::create(HOLD_NAME)).transpose();
+        let hold = hold.map_err(|error| match error {
+            DatapathError::Hold { source, .. } if source.kind() == io::ErrorKind::ResourceBusy => {
+                NodeError::HoldTaken { device: HOLD_NAME }
+            }
+            error => error.into(),
+        })?;
         let settings = Settings {
             node: node.id,
             roles: datapath_roles(node),
@@ -64,6 +72,7 @@ impl Setup {
             cluster_ifindex: self.cluster_interface.index,
             hold_ifindex: hold.as_ref().map_or(0, Hold::index),
             has_switch: cluster.has_switch(),
+            others: cluster.with_role(may_own).any(|other| other.id != node.id),
         };
         let limits = cluster.limits;
         let sizes = Sizes { bindings: limits.bindings, decisions: limits.decisions };
@@ -84,17 +93,19 @@ impl Setup {
     /// Tells those who wait that the node is ready.
     pub(crate) fn ready(&self) -> Result<(), NodeError> {
         std::fs::write(&self.files.ready, std::process::id().to_string())
-            .map_err(|cause| NodeError::RunDir { path: self.files.ready.clone(), cause })
+            .map_err(|source| NodeError::RunDir { path: self.files.ready.clone(), source })
     }
 
     /// Undoes what was done to the host.
     pub(crate) async fn undo(self) {
-        self.files.remove();
-        let Some(undo) = self.undo else { return };
-        match undo.run().await {
-            Ok(done) => tracing::info!(changes = done.len(), "host settings restored"),
-            Err(error) => tracing::error!(%error, "host settings not restored; run `baton doctor --fix`"),
+        self.files.remove([&self.files.socket, &self.files.ready]);
+        if let Some(undo) = self.undo {
+            match undo.run().await {
+                Ok(done) => tracing::info!(changes = done.len(), "host settings restored"),
+                Err(error) => tracing::error!(%error, "host settings not restored; run `baton doctor --fix`"),
+            }
         }
+        // The lock goes last, with the rest of this: from then on another one may be this node.
     }
 }
 
@@ -103,22 +114,36 @@ impl Setup {
 struct RunFiles {
     socket: PathBuf,
     ready: PathBuf,
+    /// Locked by the daemon that is this node, for as long as it lives: the other files, the journal of the host's
+    /// changes and the node's place among its peers are that one's alone.
+    lock: PathBuf,
+    _locked: File,
 }
 
 impl RunFiles {
     fn new(run_dir: &Path, node: &str) -> Result<Self, NodeError> {
-        std::fs::create_dir_all(run_dir)
-            .map_err(|cause| NodeError::RunDir { path: run_dir.to_owned(), cause })?;
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| NodeError::RunDir { path, source }
+        };
+        std::fs::create_dir_all(run_dir).map_err(failed(run_dir))?;
+        let lock = run_dir.join(format!("{node}.lock"));
+        let locked = locked(&lock).map_err(failed(&lock))?.map_err(|pid| {
+            let node = node.to_owned();
+            NodeError::Running { node, pid }
+        })?;
         let files = Self {
             socket: run_dir.join(format!("{node}.sock")),
             ready: run_dir.join(format!("{node}.ready")),
+            lock,
+            _locked: locked,
         };
-        files.remove();
+        files.remove([&files.socket, &files.ready]);
         Ok(files)
     }
 
-    fn remove(&self) {
-        for path in [&self.socket, &self.ready] {
+    fn remove<const N: usize>(&self, paths: [&PathBuf; N]) {
+        for path in paths {
             match std::fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     tracing::warn!(path = %path.display(), %error, "cannot remove");
@@ -126,6 +151,37 @@ impl RunFiles {
                 _ => {}
             }
         }
+    }
+}
+
+impl Drop for RunFiles {
+    fn drop(&mut self) {
+        self.remove([&self.socket, &self.ready, &self.lock]);
+    }
+}
+
+/// Locks a file for this process, and writes its number into it; that of the process that has it, if one has.
+fn locked(path: &Path) -> io::Result<Result<File, Option<u32>>> {
+    loop {
+        let mut file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                file.take(16).read_to_string(&mut pid)?;
+                return Ok(Err(pid.trim().parse().ok()));
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
+            Ok(()) => {}
+        }
+        // It may have been removed by its last owner, between the two.
+        let same =
+            |at: Metadata| file.metadata().map(|ours| (ours.dev(), ours.ino()) == (at.dev(), at.ino()));
+        if !std::fs::metadata(path).and_then(same).unwrap_or(false) {
+            continue;
+        }
+        file.set_len(0)?;
+        file.write_all(std::process::id().to_string().as_bytes())?;
+        return Ok(Ok(file));
     }
 }
 
@@ -180,7 +236,36 @@ fn datapath_roles(node: &Node) -> Roles {
     Roles { switch: node.roles.switch, distributor: node.roles.distributor, server: node.roles.server }
 }
 
+/// Whether a node may have a connection that another node does not know: with its server, or before the decision.
+pub(crate) fn may_own(roles: baton_cluster::Roles) -> bool {
+    roles.server || roles.distributor
+}
+
 /// Whether requests are decided on this node: first ones, or those of connections that it serves.
 pub(crate) fn decides(roles: baton_cluster::Roles) -> bool {
     roles.distributor || roles.server
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_process_has_the_lock_and_another_is_told_whose_it_is() {
+        let dir = std::env::temp_dir().join(format!("baton-lock-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("an own directory");
+        let path = dir.join("n1.lock");
+        std::fs::write(&path, "4194304, left by one that was killed").expect("an own file");
+        let first = locked(&path).expect("a file").expect("nobody has it");
+        let me = std::process::id();
+        assert!(matches!(locked(&path), Ok(Err(Some(pid))) if pid == me));
+        // Removed and made anew: whoever waits for the old one does not believe in it.
+        std::fs::remove_file(&path).expect("an own file");
+        let second = locked(&path).expect("a file").expect("a new file is nobody's");
+        drop(first);
+        assert!(matches!(locked(&path), Ok(Err(Some(_)))));
+        drop(second);
+        assert!(locked(&path).expect("a file").is_ok());
+        std::fs::remove_dir_all(&dir).expect("an own directory");
+    }
 }

@@ -54,7 +54,7 @@ struct Pending {
 
 impl StatusSocket {
     pub(crate) fn listen(path: &Path) -> Result<Self, NodeError> {
-        let failed = |cause| NodeError::RunDir { path: path.to_owned(), cause };
+        let failed = |source| NodeError::RunDir { path: path.to_owned(), source };
         let listener = UnixListener::bind(path).map_err(failed)?;
         let (to_daemon, asked) = mpsc::channel(1);
         tokio::spawn(accept(listener, to_daemon));

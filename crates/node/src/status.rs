@@ -57,6 +57,8 @@ pub struct NodeStatus {
     pub decisions: DecisionStatus,
     /// Connections whose first packet did not hold a whole request head.
     pub reader: ReaderStatus,
+    /// Connections that this node did not know, and asked the other nodes about.
+    pub unknown: UnknownStatus,
     /// Connections that this node handed off, by the server that took them; itself included.
     pub handoffs: Vec<HandoffStatus>,
     /// The packet path's counters that are not zero, in their own order.
@@ -69,6 +71,24 @@ pub struct NodeStatus {
     pub closed: u64,
     /// Bytes of responses, headers included, that its web server sent on taken-over connections.
     pub bytes_served: u64,
+    /// What went wrong in its daemon.
+    pub troubles: TroubleStatus,
+}
+
+/// What went wrong in a daemon that went on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TroubleStatus {
+    /// Errors of tables, files and sockets; each cost what it was for.
+    pub errors: u64,
+    /// The last of them, in at most [`TroubleStatus::ERROR_BYTES_MAX`] bytes.
+    pub last: Option<String>,
+    /// Times that a client was not told that its packet is too big, because so many were.
+    pub icmp_held_back: u64,
+}
+
+impl TroubleStatus {
+    /// The most bytes of `last`.
+    pub const ERROR_BYTES_MAX: usize = 128;
 }
 
 /// A service that ends: it takes no new connections.
@@ -120,7 +140,7 @@ pub struct ConnectionStatus {
 
 impl ConnectionStatus {
     /// The most bytes of `last_error`, so that 255 of them fit a status message.
-    pub const ERROR_BYTES_MAX: usize = 64;
+    pub const ERROR_BYTES_MAX: usize = 60;
 }
 
 /// Whether there is a control connection.
@@ -203,6 +223,28 @@ pub struct ReaderStatus {
     pub repeated: u64,
     /// Connections that no server took in time; they were reset.
     pub failed: u64,
+}
+
+/// Connections of which packets came, but which the node did not know: their bindings were lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnknownStatus {
+    /// In question now.
+    pub asking_now: u64,
+    /// Asked about.
+    pub asked: u64,
+    /// Found at another node.
+    pub found: u64,
+    /// Reset, because no node has them.
+    pub reset: u64,
+    /// Just begun: what comes before was lost on its way here, and the client repeats it.
+    #[serde(default)]
+    pub begun: u64,
+    /// Not answered by all nodes that may have them; asked about again when the client repeats its packet.
+    pub unanswered: u64,
+    /// On their way to this node, whose server did not have them yet.
+    pub coming: u64,
+    /// Packets dropped because too many connections were in question.
+    pub overflowed: u64,
 }
 
 /// Connections that one node handed to one server.

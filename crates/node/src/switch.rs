@@ -1,66 +1,88 @@
 //! The switch role's share in user space: which distributors there are, and where flows went.
 
-use baton_cluster::{Cluster, NodeId};
-use baton_control::{Close, Update};
-use baton_datapath::{Datapath, DatapathError};
-use baton_dispatcher::maglev::{TABLE_SIZE, Table};
+use std::collections::VecDeque;
 
-use crate::peers::Peers;
+use baton_cluster::{Cluster, NodeId};
+use baton_control::{Close, Heir, Message, Update};
+use baton_datapath::{Datapath, DatapathError, Heirs, Maker};
+use baton_dispatcher::spread::{self, Change, Spread};
+
+use crate::clock;
+use crate::post::Post;
+use crate::trouble::for_all;
 
 /// The switch of this node.
 #[derive(Debug)]
 pub(crate) struct SwitchRole {
-    stale: bool,
+    spread: Spread,
+    /// What has not been carried out yet.
+    pending: VecDeque<Change>,
 }
 
 impl SwitchRole {
-    pub(crate) fn new() -> Self {
-        Self { stale: true }
+    pub(crate) fn new(cluster: &Cluster) -> Self {
+        let distributors = cluster.with_role(|r| r.distributor).map(|n| (n.id, n.weight));
+        Self { spread: Spread::new(distributors, cluster.failure_timeout), pending: VecDeque::new() }
     }
 
-    /// A distributor came or went: the table is to be made anew.
-    pub(crate) fn distributors_changed(&mut self) {
-        self.stale = true;
+    /// A distributor says what its cookies are made with. Whether it may decide what they are made for.
+    pub(crate) fn term(&mut self, node: NodeId, term: u32) -> bool {
+        self.spread.term(node, term, clock::monotonic())
     }
 
-    /// Makes the table if it is not as the distributors are.
-    pub(crate) fn refresh(
-        &mut self,
-        cluster: &Cluster,
-        peers: &Peers,
-        datapath: &mut Datapath,
-    ) -> Result<(), DatapathError> {
-        if !std::mem::take(&mut self.stale) {
-            return Ok(());
+    /// A distributor went down.
+    pub(crate) fn down(&mut self, node: NodeId, ended: bool) {
+        self.spread.down(node, ended, clock::monotonic());
+    }
+
+    /// Makes the tables what they must be by now.
+    pub(crate) fn refresh(&mut self, datapath: &Datapath, post: &mut Post) -> Result<(), DatapathError> {
+        self.pending.extend(self.spread.tick(clock::monotonic()));
+        while let Some(change) = self.pending.front() {
+            self.carry_out(change, datapath, post)?;
+            self.pending.pop_front();
         }
-        let members: Vec<(NodeId, u16)> = cluster
-            .with_role(|r| r.distributor)
-            .filter(|n| peers.is_up(n.id))
-            .map(|n| (n.id, n.weight))
-            .collect();
-        let table = Table::new(&members);
-        let slots: Vec<Option<NodeId>> = if table.entries().is_empty() {
-            vec![None; TABLE_SIZE]
-        } else {
-            table.entries().iter().copied().map(Some).collect()
-        };
-        tracing::info!(distributors = members.len(), "switch table made");
-        datapath.set_maglev(&slots)
+        Ok(())
+    }
+
+    fn carry_out(&self, change: &Change, datapath: &Datapath, post: &mut Post) -> Result<(), DatapathError> {
+        match change {
+            Change::Table { table, slots } => {
+                tracing::info!(distributors = self.spread.distributors(), "switch table made");
+                datapath.set_spread_table(*table, slots)
+            }
+            Change::Maker { maker, node, term, over } => {
+                let over = over.map(|heirs| match heirs {
+                    spread::Heirs::None => Heirs::None,
+                    spread::Heirs::Soon => Heirs::Soon,
+                    spread::Heirs::Table(table) => Heirs::Table(table),
+                });
+                datapath.set_maker(*maker, &Maker { node: *node, term: *term, over })
+            }
+            Change::Order { tables, until, refuse } => datapath.set_spread(tables, *until, *refuse),
+            Change::Heirs { term, nodes } => {
+                for node in nodes {
+                    post.send(*node, Message::Heir(Heir { term: *term }));
+                }
+                Ok(())
+            }
+        }
     }
 }
 
 /// An update message: flows that have moved.
 pub(crate) fn updated(datapath: &Datapath, update: &Update) -> Result<(), DatapathError> {
-    for m in &update.moves {
-        datapath.bind_told(&m.flow, m.start_seq, m.server, m.from, m.issued)?;
-    }
-    Ok(())
+    for_all(&update.moves, |m| {
+        if m.issued == 0 {
+            // Found by its socket alone: nobody knows when it was decided, so whatever else is known stands.
+            datapath.bind_found(&m.flow, m.start_seq, m.server, 0).map(drop)
+        } else {
+            datapath.bind_told(&m.flow, m.start_seq, m.server, m.from, m.issued).map(drop)
+        }
+    })
 }
 
 /// A close message: flows that have ended.
 pub(crate) fn closed(datapath: &Datapath, close: &Close) -> Result<(), DatapathError> {
-    for end in &close.ends {
-        datapath.close_told(&end.flow, end.start_seq)?;
-    }
-    Ok(())
+    for_all(&close.ends, |end| datapath.close_told(&end.flow, end.start_seq).map(drop))
 }

@@ -1,7 +1,7 @@
 //! Packets that wait in user space for a decision, by connection: bounded in number, and counted as the
 //! kernel counts what it gave, so that both agree on when the last has gone back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use baton_cluster::{Flow, PoolId, Target};
@@ -9,6 +9,10 @@ use baton_datapath::constants::HELD_MS;
 use baton_datapath::{Binding, Datapath, DatapathError, Frame, Hold, State};
 
 use crate::reader::Head;
+use crate::trouble::for_all;
+
+/// Connections that the kernel is asked about at each tick.
+const LOOKS: usize = 1024;
 
 /// A request that waits: not another one of the same flow, whose client may have used its port again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +57,8 @@ pub(crate) struct Waits {
     waiting: HashMap<Flow, (u64, Waiting)>,
     next_number: u64,
     releasing: HashMap<Flow, Releasing>,
+    /// Those of them that the kernel has yet to be asked about, before it is asked about all again.
+    to_look_at: VecDeque<Flow>,
     packets: usize,
     packets_max: usize,
     /// Packets that found no room.
@@ -65,6 +71,7 @@ impl Waits {
             waiting: HashMap::new(),
             next_number: 0,
             releasing: HashMap::new(),
+            to_look_at: VecDeque::new(),
             packets: 0,
             packets_max,
             overflowed: 0,
@@ -226,15 +233,19 @@ impl Waits {
     }
 
     /// Forgets what the kernel no longer counts on: it lets a connection's packets pass by themselves
-    /// after a while.
+    /// after a while. Looks at so many at a time, in turn: there may be as many as clients like.
     pub(crate) fn forget_released(&mut self, datapath: &Datapath) -> Result<(), DatapathError> {
-        let flows: Vec<Flow> = self.releasing.keys().copied().collect();
-        for flow in flows {
+        if self.to_look_at.is_empty() {
+            self.to_look_at.extend(self.releasing.keys());
+        }
+        let now = self.to_look_at.len().min(LOOKS);
+        let flows: Vec<Flow> = self.to_look_at.drain(..now).collect();
+        for_all(flows, |flow| {
             if !datapath.binding(&flow)?.is_some_and(|b| is_releasing(b.state)) {
                 self.releasing.remove(&flow);
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 }
 
@@ -256,7 +267,7 @@ pub(crate) fn release(hold: &Hold, frame: &Frame, cut_seq: Option<u32>) {
     let parts = cut_seq.and_then(|seq| Some([frame.cut(seq)?, frame.after(seq)?]));
     let parts = parts.as_ref().map_or(std::slice::from_ref(frame), <[Frame; 2]>::as_slice);
     for part in parts {
-        if let Err(error) = hold.release(&part.bytes) {
+        if let Err(error) = hold.release(&part.made_ours().bytes) {
             tracing::debug!(%error, flow = %frame.flow, "held packet lost; the client repeats it");
         }
     }
@@ -307,7 +318,7 @@ mod tests {
 
     #[test]
     fn what_waits_of_an_earlier_connection_is_forgotten() {
-        let known = |state, start_seq| Some(Binding { state, start_seq, ending: false });
+        let known = |state, start_seq| Some(Binding { state, start_seq, ending: false, is_adopted: false });
         for (seq, state) in [(1, State::Held), (1, State::Reading), (5, State::Asking)] {
             let mut waits = Waits::new(10);
             let ticket = waits.begin(flow(), waiting(1, seq)).expect("room");

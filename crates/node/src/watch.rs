@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 
+use baton_datapath::{Events, Hold};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -11,17 +12,27 @@ use crate::NodeError;
 
 /// Something with a file descriptor, watched for reading.
 #[derive(Debug)]
-pub(crate) struct Watched<T: AsRawFd>(AsyncFd<T>);
+pub(crate) struct Watched<T: OneDescriptor>(AsyncFd<T>);
 
-impl<T: AsRawFd> Watched<T> {
-    /// Only for types that own their descriptor for life: the hold device and the event ring.
+/// A type that has one descriptor for as long as it lives.
+///
+/// # Safety
+/// `as_raw_fd` gives the same open descriptor until the value is dropped.
+pub(crate) unsafe trait OneDescriptor: AsRawFd {}
+
+// SAFETY: the device's file is opened when it is made and closed when it is dropped.
+unsafe impl OneDescriptor for Hold {}
+// SAFETY: the ring's epoll descriptor is opened when it is made and closed when it is dropped.
+unsafe impl OneDescriptor for Events {}
+
+impl<T: OneDescriptor> Watched<T> {
     pub(crate) fn new(source: T) -> Result<Self, NodeError> {
-        // SAFETY: both types open their descriptor when they are made and close it when they are
-        // dropped, which is after AsyncFd, who owns them, has given up watching it.
+        // SAFETY: the descriptor stays the same and open until `source` is dropped (OneDescriptor), which is after
+        // AsyncFd, its owner, has given up watching it.
         let watched = unsafe { AsyncFd::register_with_interest(source, Interest::READABLE) };
         watched
             .map(Self)
-            .map_err(|e| NodeError::System { what: "watching a file descriptor", cause: e.into() })
+            .map_err(|e| NodeError::System { what: "watching a file descriptor", source: e.into() })
     }
 
     pub(crate) fn get(&self) -> &T {

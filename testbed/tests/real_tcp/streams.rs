@@ -1,6 +1,6 @@
 //! What happens within connections: windows, probes, urgent data, losses, repetitions, resets and ends.
 
-use baton_testbed::rawtcp::{ACK, FIN, Opt, PSH, RST, RawTcp, Segment, URG};
+use baton_testbed::rawtcp::{ACK, FIN, Opt, PSH, RST, RawTcp, SYN, Segment, URG};
 use baton_testbed::{Exchange, Framing, Kind, get};
 
 use crate::field::{answered, counted, fetch, play};
@@ -9,8 +9,7 @@ use crate::field::{answered, counted, fetch, play};
 /// the answer is on its way.
 #[test]
 fn data_and_fin_at_once() {
-    // The last ACK of a connection without a request: nothing is kept of that.
-    play(&["drop_unknown_flow"], |field| {
+    play(&[], |field| {
         let [first, second] = field.pages.clone();
         // The one request with it, or the second, which moves.
         for before in [&[][..], &[&first]] {
@@ -52,6 +51,32 @@ fn data_and_fin_at_once() {
         let mut raw = field.tcp();
         raw.open();
         raw.close();
+    });
+}
+
+/// The ACK that ends the handshake is lost, and so is the first segment: nobody knows the connection that the next
+/// ones are of. The client repeats the first, and is not reset before.
+#[test]
+fn the_first_packets_are_lost() {
+    play(&[], |field| {
+        let first = field.pages[0].clone();
+        for timestamps in [true, false] {
+            let mut raw = field.tcp();
+            let mut options = raw.all_options();
+            options.retain(|option| timestamps || !matches!(option, Opt::Timestamps(..)));
+            raw.syn(&options);
+            raw.expect("a SYN-ACK", |s| s.is(SYN | ACK));
+            let request = get(&first, false);
+            let head = raw.segment(ACK, &request[..9]);
+            let rest = Segment { seq: raw.seq.wrapping_add(9), ..raw.segment(PSH | ACK, &request[9..]) };
+            raw.send(rest.clone());
+            // Longer than it takes to ask everybody.
+            std::thread::sleep(std::time::Duration::from_millis(500));
+            raw.send(head);
+            raw.send(rest);
+            answered(&mut raw, &first);
+            raw.close();
+        }
     });
 }
 

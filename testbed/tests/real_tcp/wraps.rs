@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use baton_cluster::{Cluster, Flow};
-use baton_datapath::model::{Clock, flow_clock};
+use baton_packet_model::{Clock, flow_clock};
 use baton_testbed::rawtcp::{ACK, RawTcp, SYN};
 use baton_testbed::{DocRoot, Figure, Testbed, WebServer, get};
 

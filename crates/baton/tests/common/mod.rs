@@ -3,7 +3,8 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -78,10 +79,11 @@ impl Scratch {
         Self(dir)
     }
 
-    /// Writes a file.
+    /// Writes a file, which nobody else may read, as `baton init` does.
     pub fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.0.join(name);
         fs::write(&path, text).expect("an own folder");
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("an own file");
         path
     }
 

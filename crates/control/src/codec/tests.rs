@@ -7,12 +7,12 @@ use baton_cluster::{Flow, Target};
 use proptest::prelude::*;
 
 use super::*;
-use crate::message::{Change, End, Move, Question, Verdict};
-use crate::session::Echo;
+use crate::message::{Change, Claim, End, Lost, Move, Question, Verdict};
+use crate::word::Echo;
 
 /// One line for each message below: its name and its bytes. Lines are added, never changed: bytes
 /// that differ are another protocol version.
-const GOLDEN: &str = include_str!("../../testdata/golden-v1.txt");
+const GOLDEN: &str = include_str!("../../testdata/golden-v2.txt");
 
 fn flow() -> Flow {
     Flow {
@@ -108,6 +108,36 @@ fn samples() -> Vec<(&'static str, Word)> {
         ("status-reply", Message::StatusReply(StatusReply { id: 9, body: b"{}".to_vec() })),
         ("taken", Message::Taken(Taken { flow: flow(), start_seq: 0xdead_beef })),
         ("taken-ipv6", Message::Taken(Taken { flow: flow_v6(), start_seq: 0xdead_beef })),
+        ("term", Message::Term(Term { term: 0xdead_beef })),
+        ("grant", Message::Grant(Grant { term: 0xdead_beef, granted: true })),
+        ("grant-refused", Message::Grant(Grant { term: 1, granted: false })),
+        ("heir", Message::Heir(Heir { term: 0xdead_beef })),
+        (
+            "whose",
+            Message::Whose(Whose {
+                batch: 300,
+                lost: vec![
+                    Lost { flow: flow(), seq: 0xdead_beef, ack: 1 },
+                    Lost { flow: flow_v6(), seq: 0, ack: u32::MAX },
+                ],
+            }),
+        ),
+        (
+            "owned",
+            Message::Owned(Owned {
+                batch: 300,
+                claims: vec![
+                    Some(Claim {
+                        owner: NodeId(255),
+                        start_seq: 0xdead_beef,
+                        issued: 1_000_000_000,
+                        ended: false,
+                    }),
+                    None,
+                    Some(Claim { owner: NodeId(1), start_seq: 7, issued: 0, ended: true }),
+                ],
+            }),
+        ),
     ];
     let heartbeat = |echo| Word::Heartbeat(Heartbeat { sequence: 5, sent_us: 1_250_000, echo });
     let mut words = vec![
@@ -181,6 +211,20 @@ fn the_largest_messages_fit() {
             pressure: 100,
         }),
         Message::Taken(Taken { flow: wide, start_seq: u32::MAX }),
+        Message::Term(Term { term: u32::MAX }),
+        Message::Grant(Grant { term: u32::MAX, granted: true }),
+        Message::Heir(Heir { term: u32::MAX }),
+        Message::Whose(Whose {
+            batch: u32::MAX,
+            lost: vec![Lost { flow: wide, seq: u32::MAX, ack: u32::MAX }; LOST_MAX],
+        }),
+        Message::Owned(Owned {
+            batch: u32::MAX,
+            claims: vec![
+                Some(Claim { owner: far, start_seq: u32::MAX, issued: u64::MAX, ended: true });
+                LOST_MAX
+            ],
+        }),
     ];
     for message in largest {
         let mut out = Vec::new();
@@ -213,28 +257,33 @@ fn each_fault_is_named() {
     let cases: Vec<(&[u8], Error)> = vec![
         (&[], Error::Short { bytes: 0 }),
         (&[1], Error::Short { bytes: 1 }),
-        (&[2, 24, 9], Error::Version { theirs: 2 }),
-        (&[1, 3, 0], Error::UnknownKind { number: 3 }),
-        (&[1, 24], Error::Field { kind, cause: postcard::Error::DeserializeUnexpectedEnd }),
+        (&[3, 24, 9], Error::Version { theirs: 3 }),
+        (&[PROTOCOL_VERSION, 3, 0], Error::UnknownKind { number: 3 }),
+        (&[PROTOCOL_VERSION, 24], Error::Field { kind, source: postcard::Error::DeserializeUnexpectedEnd }),
         (
-            &[1, 24, 0xff, 0xff, 0xff, 0xff, 0xff, 1],
-            Error::Field { kind, cause: postcard::Error::DeserializeBadVarint },
+            &[PROTOCOL_VERSION, 24, 0xff, 0xff, 0xff, 0xff, 0xff, 1],
+            Error::Field { kind, source: postcard::Error::DeserializeBadVarint },
         ),
-        (&[1, 24, 9, 0, 0], Error::LeftOver { kind, bytes: 2 }),
-        (&[1, 1, 0, 0, 0], Error::OutOfPlace { kind: Kind::Heartbeat }),
-        (&[1, 2, 2], Error::UnknownChoice { kind: Kind::Bye, choice: 2 }),
-        (&[1, 19, 0, 3], Error::UnknownChoice { kind: Kind::Guide, choice: 3 }),
-        (&[1, 16, 0, 1, 0, 0, 1, 0x80, 2], Error::BadNode { kind: Kind::Ask, id: 256 }),
-        (&[1, 20, 0, 0, 0, 101], Error::BadPercent { kind: Kind::Load, percent: 101 }),
+        (&[PROTOCOL_VERSION, 24, 9, 0, 0], Error::LeftOver { kind, bytes: 2 }),
+        (&[PROTOCOL_VERSION, 1, 0, 0, 0], Error::OutOfPlace { kind: Kind::Heartbeat }),
+        (&[PROTOCOL_VERSION, 2, 2], Error::UnknownChoice { kind: Kind::Bye, choice: 2 }),
+        (&[PROTOCOL_VERSION, 19, 0, 3], Error::UnknownChoice { kind: Kind::Guide, choice: 3 }),
+        (&[PROTOCOL_VERSION, 16, 0, 1, 0, 0, 1, 0x80, 2], Error::BadNode { kind: Kind::Ask, id: 256 }),
+        (&[PROTOCOL_VERSION, 20, 0, 0, 0, 101], Error::BadPercent { kind: Kind::Load, percent: 101 }),
         (
-            &[1, 21, 1, 0, 192, 0, 2, 7, 1, 0, 198, 51, 100, 1, 80, 4, 0, 0, 0x80, 2],
+            &[PROTOCOL_VERSION, 21, 1, 0, 192, 0, 2, 7, 1, 0, 198, 51, 100, 1, 80, 4, 0, 0, 0x80, 2],
             Error::BadNode { kind: Kind::Update, id: 256 },
         ),
-        (&[1, 23, 1, 0x80, 2], Error::BadNode { kind: Kind::Live, id: 256 }),
-        (&[1, 17, 0, 1, 1, 0x80, 2, 0], Error::BadNode { kind: Kind::Answer, id: 256 }),
+        (&[PROTOCOL_VERSION, 23, 1, 0x80, 2], Error::BadNode { kind: Kind::Live, id: 256 }),
+        (&[PROTOCOL_VERSION, 30, 0, 1, 1, 0x80, 2, 0, 0, 0], Error::BadNode { kind: Kind::Owned, id: 256 }),
         (
-            &[1, 17, 0, 1, 2],
-            Error::Field { kind: Kind::Answer, cause: postcard::Error::DeserializeBadOption },
+            &[PROTOCOL_VERSION, 30, 0, 1, 1, 0, 0, 0, 2],
+            Error::Field { kind: Kind::Owned, source: postcard::Error::DeserializeBadBool },
+        ),
+        (&[PROTOCOL_VERSION, 17, 0, 1, 1, 0x80, 2, 0], Error::BadNode { kind: Kind::Answer, id: 256 }),
+        (
+            &[PROTOCOL_VERSION, 17, 0, 1, 2],
+            Error::Field { kind: Kind::Answer, source: postcard::Error::DeserializeBadOption },
         ),
     ];
     for (bytes, error) in cases {
@@ -242,7 +291,7 @@ fn each_fault_is_named() {
     }
     let bytes = MESSAGE_BYTES_MAX + 1;
     assert_eq!(Message::decode(&vec![1; bytes]), Err(Error::TooLong { bytes }));
-    let mut rota = vec![1, 19, 0, 2, 0x81, 2];
+    let mut rota = vec![PROTOCOL_VERSION, 19, 0, 2, 0x81, 2];
     rota.extend([0; 257]);
     assert_eq!(Message::decode(&rota), Err(Error::TooMany { kind: Kind::Guide }));
     let long = Word::Hello(Hello { cluster: "x".repeat(NAME_BYTES_MAX + 1), ..hello() });
@@ -253,11 +302,19 @@ fn each_fault_is_named() {
 #[test]
 fn a_claimed_length_sets_no_memory_aside() {
     let claim = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f];
-    for kind in
-        [Kind::Ask, Kind::Answer, Kind::Push, Kind::Update, Kind::Close, Kind::Live, Kind::StatusReply]
-    {
+    for kind in [
+        Kind::Ask,
+        Kind::Answer,
+        Kind::Push,
+        Kind::Update,
+        Kind::Close,
+        Kind::Live,
+        Kind::StatusReply,
+        Kind::Whose,
+        Kind::Owned,
+    ] {
         let first: &[u8] = if matches!(kind, Kind::Update | Kind::Close | Kind::Live) { &[] } else { &[0] };
-        let bytes = [&[1, kind as u8], first, &claim[..]].concat();
+        let bytes = [&[PROTOCOL_VERSION, kind as u8], first, &claim[..]].concat();
         let refused = Message::decode(&bytes);
         assert!(matches!(refused, Err(Error::Field { .. } | Error::TooMany { .. })), "{kind}: {refused:?}");
     }
@@ -302,6 +359,13 @@ fn a_message() -> impl Strategy<Value = Message> {
     let moved = (a_flow(), a_node(), a_node(), any::<(u32, u64)>())
         .prop_map(|(flow, server, from, (start_seq, issued))| Move { flow, server, start_seq, issued, from });
     let end = (a_flow(), any::<u32>()).prop_map(|(flow, start_seq)| End { flow, start_seq });
+    let lost = (a_flow(), any::<(u32, u32)>()).prop_map(|(flow, (seq, ack))| Lost { flow, seq, ack });
+    let claim = (a_node(), any::<(u32, u64, bool)>()).prop_map(|(owner, (start_seq, issued, ended))| Claim {
+        owner,
+        start_seq,
+        issued,
+        ended,
+    });
     prop_oneof![
         (any::<u32>(), prop::collection::vec(question, 0..50))
             .prop_map(|(batch, questions)| Message::Ask(Ask { batch, questions })),
@@ -316,6 +380,13 @@ fn a_message() -> impl Strategy<Value = Message> {
             }
         ),
         (a_flow(), any::<u32>()).prop_map(|(flow, start_seq)| Message::Taken(Taken { flow, start_seq })),
+        any::<u32>().prop_map(|term| Message::Term(Term { term })),
+        any::<(u32, bool)>().prop_map(|(term, granted)| Message::Grant(Grant { term, granted })),
+        any::<u32>().prop_map(|term| Message::Heir(Heir { term })),
+        (any::<u32>(), prop::collection::vec(lost, 0..50))
+            .prop_map(|(batch, lost)| Message::Whose(Whose { batch, lost })),
+        (any::<u32>(), prop::collection::vec(prop::option::of(claim), 0..50))
+            .prop_map(|(batch, claims)| Message::Owned(Owned { batch, claims })),
         prop::collection::vec(moved, 0..50).prop_map(|moves| Message::Update(Update { moves })),
         prop::collection::vec(end, 0..50).prop_map(|ends| Message::Close(Close { ends })),
         some_nodes(NodeId::MAX_NODES).prop_map(|nodes| Message::Live(Live { nodes })),

@@ -14,11 +14,12 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::yield_now;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 
 use super::peers::{Peer, Places, Shared, stopped};
 use crate::error::Error;
-use crate::session::{Bye, Heard, Session, Settlement};
+use crate::session::{Heard, Session, Settlement};
+use crate::word::Bye;
 
 /// Read from the socket at a time: little enough that a heartbeat is not late behind opening it.
 const READ_BYTES: usize = 16 * 1024;
@@ -70,7 +71,16 @@ impl<'a> Connection<'a> {
     /// has been told.
     pub(super) async fn run(mut self, mut stream: TcpStream) -> Error {
         let Err(error) = self.serve(&mut stream).await;
-        if !matches!(error, Error::Silent { .. }) {
+        let lives_on = self.peer.is_some() && !error.is_end();
+        if lives_on {
+            // What the peer has granted to this node still runs: it must not take the end of the connection for
+            // the end of this node before that is over.
+            let after = 2 * self.shared.identity.failure_timeout;
+            tokio::spawn(async move {
+                sleep(after).await;
+                drop(stream);
+            });
+        } else if !matches!(error, Error::Silent { .. }) {
             let last_words = async {
                 stream.write_all(self.session.pending()).await?;
                 stream.shutdown().await
@@ -143,7 +153,7 @@ impl<'a> Connection<'a> {
 
     fn read(&mut self, read: io::Result<usize>, chunk: &[u8], now: Instant) -> Result<(), Error> {
         let count = read.map_err(|cause| match (self.session.closed(), cause.kind()) {
-            (Error::HungUp, io::ErrorKind::ConnectionReset) => Error::HungUp,
+            (ended @ (Error::HungUp | Error::Closed), io::ErrorKind::ConnectionReset) => ended,
             _ => socket(cause),
         })?;
         if count == 0 {
@@ -181,7 +191,14 @@ impl<'a> Connection<'a> {
     fn fill(&mut self) -> Result<bool, Error> {
         let Some(peer) = self.peer else { return Ok(false) };
         let room = WRITE_BYTES.saturating_sub(self.session.pending().len());
-        peer.outgoing(self.id, room, SEALED_AT_ONCE, self.session.rtt_us(), &mut self.batch)?;
+        peer.outgoing(
+            self.id,
+            room,
+            SEALED_AT_ONCE,
+            self.session.rtt_us(),
+            self.session.heard_by_peer(),
+            &mut self.batch,
+        )?;
         let more = !self.batch.is_empty();
         for message in self.batch.drain(..) {
             self.session.send(&message)?;
@@ -238,5 +255,5 @@ impl<'a> Connection<'a> {
 }
 
 pub(super) fn socket(cause: io::Error) -> Error {
-    Error::Socket(cause.to_string())
+    Error::Socket(cause.into())
 }

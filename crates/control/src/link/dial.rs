@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::Rng;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -13,8 +13,11 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::connection::{Connection, socket};
+use super::fails_together;
 use super::peers::{Peer, Shared, stopped};
+use super::places::{Place, Places};
 use crate::error::Error;
+use crate::pace::Pace;
 
 /// The first wait before a peer is dialled again.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
@@ -22,8 +25,12 @@ const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// The longest wait before a peer is dialled again.
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
-/// Connections that may be in set-up beyond one from each peer: strangers can hold no more.
-const STRANGERS_MAX: usize = 16;
+/// A stranger that has not begun to speak by then has nothing to say: a peer speaks first, and at once.
+const STRANGERS_SILENCE: Duration = Duration::from_millis(250);
+
+/// Lines of the log about connections that came and were nobody's, a second. Anybody can cause them.
+const LINES_A_SECOND: u32 = 1;
+const LINES_AT_ONCE: u32 = 20;
 
 /// Asked of the kernel for each socket: what is in it can no longer be overtaken by urgent messages.
 const SEND_BUFFER_BYTES: u32 = 256 * 1024;
@@ -125,23 +132,30 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Accepts connections until the mesh stops, then waits for those it accepted.
+/// Accepts connections until the mesh stops, then waits for those it accepted. All are taken out of the kernel's
+/// backlog at once, where strangers could be in front of peers; those for whom there is no place are closed.
 pub(super) async fn accept_for_ever(shared: Arc<Shared>, listener: TcpListener) {
     let mut stop = shared.stop.subscribe();
     let mut accepted = JoinSet::new();
-    // Of each peer: the open one, and one about to replace it.
-    let most = 2 * shared.peers.len() + STRANGERS_MAX;
+    let mut places = Places::new(shared.peers.values().map(|peer| peer.address.ip()));
+    let mut log = Log { pace: Pace::new(LINES_A_SECOND, LINES_AT_ONCE), started: Instant::now() };
     loop {
         tokio::select! {
             () = stopped(&mut stop) => break,
-            Some(_) = accepted.join_next(), if !accepted.is_empty() => (),
-            incoming = listener.accept(), if accepted.len() < most => match incoming {
-                Ok((stream, from)) => {
-                    accepted.spawn(accept(shared.clone(), stream, from));
+            Some(ended) = accepted.join_next(), if !accepted.is_empty() => {
+                if let Ok((from, error)) = ended.map_err(|panic| fails_together(Err(panic))) {
+                    places.give_back(SocketAddr::ip(&from));
+                    log.ended(from, &error);
                 }
+            }
+            incoming = listener.accept() => match incoming {
+                Ok((stream, from)) => match places.take(from.ip()) {
+                    Some(place) => drop(accepted.spawn(accept(shared.clone(), stream, from, place))),
+                    None => log.refused(from),
+                },
                 Err(cause) => {
                     // Out of descriptors, most likely: what waits is tried again.
-                    warn!("cannot accept control connections: {cause}");
+                    log.say(|| warn!("cannot accept control connections: {cause}"));
                     sleep(BACKOFF_MIN).await;
                 }
             },
@@ -150,15 +164,46 @@ pub(super) async fn accept_for_ever(shared: Arc<Shared>, listener: TcpListener) 
     while accepted.join_next().await.is_some() {}
 }
 
-async fn accept(shared: Arc<Shared>, stream: TcpStream, from: SocketAddr) {
-    let connection = match Connection::new(&shared, None) {
-        Ok(connection) => connection,
-        Err(error) => return warn!(%from, "control connection not accepted: {error}"),
-    };
-    match connection.run(stream).await {
-        error @ (Error::Duplicate | Error::Stopping | Error::Closed | Error::Restarted) => {
-            debug!(%from, "control connection ended: {error}");
+/// What is said of connections that came: not more than a reader of the log can use.
+struct Log {
+    pace: Pace,
+    started: Instant,
+}
+
+impl Log {
+    fn say(&mut self, line: impl FnOnce()) {
+        if self.pace.allows(self.started.elapsed()) {
+            line();
         }
-        error => info!(%from, "control connection ended: {error}"),
     }
+
+    fn refused(&mut self, from: SocketAddr) {
+        self.say(|| info!(%from, "no place for another control connection from there"));
+    }
+
+    fn ended(&mut self, from: SocketAddr, error: &Error) {
+        match error {
+            Error::Duplicate | Error::Stopping | Error::Closed | Error::Restarted => {
+                debug!(%from, "control connection ended: {error}");
+            }
+            _ => self.say(|| info!(%from, "control connection ended: {error}")),
+        }
+    }
+}
+
+async fn accept(
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    from: SocketAddr,
+    place: Place,
+) -> (SocketAddr, Error) {
+    let limit = STRANGERS_SILENCE;
+    if place == Place::Stranger && timeout(limit, stream.peek(&mut [0])).await.is_err() {
+        return (from, Error::SetUpTimeout { limit });
+    }
+    let ended = match Connection::new(&shared, None) {
+        Ok(connection) => connection.run(stream).await,
+        Err(error) => error,
+    };
+    (from, ended)
 }

@@ -15,7 +15,8 @@ use super::{Event, PeerState, PeerStatus};
 use crate::error::{Error, SendError};
 use crate::message::Message;
 use crate::queue::Outbox;
-use crate::session::{Hello, Identity, Settlement, settle};
+use crate::session::{Identity, Settlement, settle};
+use crate::word::Hello;
 
 /// Everything the tasks of one mesh share.
 #[derive(Debug)]
@@ -57,6 +58,7 @@ struct Side {
     since: Instant,
     hello: Option<Hello>,
     rtt_us: Option<u64>,
+    heard_by_peer: Option<Instant>,
     ups: u64,
     last_error: Option<Error>,
 }
@@ -119,6 +121,7 @@ impl Peer {
                 since: now,
                 hello: None,
                 rtt_us: None,
+                heard_by_peer: None,
                 ups: 0,
                 last_error: None,
             }),
@@ -190,7 +193,7 @@ impl Peer {
         }
         let open = Open { id, boot: hello.boot, wake: wake.clone() };
         if let Some(old) = side.open.replace(open) {
-            let reason = if old.boot == hello.boot { Error::Closed } else { Error::Restarted };
+            let reason = if old.boot == hello.boot { Error::Duplicate } else { Error::Restarted };
             side.last_error = Some(reason.clone());
             old.wake.notify_one();
             tell(places, Event::Down { node: self.node, reason });
@@ -199,6 +202,7 @@ impl Peer {
         side.overflow = None;
         side.since = now;
         side.rtt_us = None;
+        side.heard_by_peer = None;
         side.ups += 1;
         side.hello = Some(hello.clone());
         self.is_up.send_replace(true);
@@ -216,6 +220,7 @@ impl Peer {
         side.outbox = Outbox::default();
         side.since = now;
         side.rtt_us = None;
+        side.heard_by_peer = None;
         side.last_error = Some(reason.clone());
         self.is_up.send_replace(false);
         tell(places, Event::Down { node: self.node, reason: reason.clone() });
@@ -240,6 +245,7 @@ impl Peer {
         bytes: usize,
         count: usize,
         rtt_us: Option<u64>,
+        heard_by_peer: Option<Instant>,
         batch: &mut Vec<Vec<u8>>,
     ) -> Result<(), Error> {
         let mut side = self.side();
@@ -248,6 +254,7 @@ impl Peer {
             return Err(overflow);
         }
         side.rtt_us = rtt_us;
+        side.heard_by_peer = heard_by_peer;
         let mut taken = 0;
         while taken < bytes && batch.len() < count {
             let Some(message) = side.outbox.pop() else { break };
@@ -266,6 +273,12 @@ impl Peer {
         }
         side.last_error = Some(error.clone());
         true
+    }
+
+    /// Which of its connections is open, and a moment at or after which the peer has heard this end on it.
+    pub(super) fn heard_by(&self) -> Option<(u64, Instant)> {
+        let side = self.side();
+        side.heard_by_peer.filter(|_| side.open.is_some()).map(|at| (side.ups, at))
     }
 
     pub(super) fn status(&self) -> PeerStatus {

@@ -4,16 +4,18 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use baton_cluster::{Flow, NodeId};
-use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CONFIRMED, FLAG_HANDED, FLAG_MOVED, FLAG_REPLAY};
-use baton_datapath::model::flag::{RST, SYN};
-use baton_datapath::model::{Binding, Handoff, Offer, Options, Outcome, Parsed, Verdict, cookie_of};
-use baton_datapath::{Counter, Guide, State};
+use baton_datapath::constants::{
+    FLAG_ADOPTED, FLAG_ASKED_AGAIN, FLAG_CONFIRMED, FLAG_HANDED, FLAG_MOVED, FLAG_REPLAY,
+};
+use baton_datapath::{Counter, Guide, Heirs, Lease, Maker, State};
+use baton_packet_model::flag::{RST, SYN};
+use baton_packet_model::{Binding, Handoff, Offer, Options, Outcome, Parsed, Verdict, cookie_of, flow_clock};
 
 use super::steps::{ALL, Kind, Mutation, REQUESTS, RESPONSES, Step};
 use crate::common::frames::{
     INNER, MSS, ROUTER_MAC, SACK, WSCALE, fix_checksums, flow, flow_v6, icmp_error, l4, read, timestamps,
 };
-use crate::common::furnish::PLUG;
+use crate::common::furnish::{PLUG, term};
 use crate::common::world::{
     HANDOFF_PORT, IMAGES, OTHER, PAGES, PLAIN, QUERY, SELF, THIRD, WEB, Way, keys, mac,
 };
@@ -121,12 +123,14 @@ impl Play<'_> {
             self.client(number).sent = before.sent + length;
         }
         // A node that answers no SYN meets connections that another node of the cluster opened.
-        if matches!(kind, Kind::Syn { .. }) && said.verdict == Verdict::Drop {
+        if matches!(kind, Kind::Syn { .. }) && !answered {
             let (clock, flow) = (self.world.clock(), self.flow_of(number));
-            let options = Options { mss: Some(1460), wscale: Some(9), sack: true, timestamps: None };
+            let options = Options { mss: Some(1460), wscale: Some(9), sack: true, timestamps: Some((78, 0)) };
             let offer = Offer::of(&options, flow.vip.is_ipv6());
             let client = self.client(number);
-            client.cookie = cookie_of(&keys(), &flow, client.isn, offer, clock);
+            let term = if number.is_multiple_of(2) { 0 } else { term(OTHER) };
+            client.cookie = cookie_of(&keys(), &flow, client.isn, offer, term, clock);
+            client.tsval = flow_clock(&keys(), &flow, clock);
         }
         Ok(())
     }
@@ -267,6 +271,50 @@ impl Play<'_> {
         self.world.settle(clock)
     }
 
+    /// What switches, far or on this node, leave to this distributor.
+    fn leases(&mut self, which: u8) {
+        let of = |term, until_ms| Lease {
+            until: Duration::from_millis(until_ms),
+            term,
+            from: Some(OTHER),
+            is_heir: false,
+        };
+        let (direct, for_ever) = (Lease::direct(0), u64::MAX / 2_000_000);
+        let leases = match which {
+            0 => vec![direct],
+            1 => vec![direct, of(5, for_ever)],
+            2 => vec![direct, of(5, 1)],
+            3 => vec![direct, of(5, for_ever), Lease { is_heir: true, ..of(6, for_ever) }],
+            4 => vec![direct, of(5, 0)],
+            _ => vec![direct, of(6, for_ever)],
+        };
+        self.world.leases(leases).expect("leases");
+    }
+
+    fn spread(&mut self, which: u8) {
+        if !self.world.model.settings.roles.switch {
+            return;
+        }
+        let over = [None, None, None, Some(Heirs::None), Some(Heirs::Table(0)), Some(Heirs::Table(1))];
+        let over = over.get(usize::from(which)).copied().flatten();
+        let order: &[u8] = match which {
+            0 => &[0],
+            1 => &[1],
+            _ => &[0, 1],
+        };
+        let unsettled = if which < 2 { 0 } else { u64::MAX };
+        let slots: Vec<_> =
+            (0..65_537).map(|slot| [Some(OTHER), None, Some(THIRD), Some(SELF)][slot % 4]).collect();
+        let maker = Maker { node: OTHER, term: term(OTHER), over };
+        let set = self.world.maker(maker).and_then(|()| {
+            if !self.world.model.tables.spread.tables.contains_key(&1) {
+                self.world.spread_table(1, &slots)?;
+            }
+            self.world.order(order, Duration::from_nanos(unsettled))
+        });
+        set.expect("tables of the switch");
+    }
+
     /// The node, or another when it is this one and no server.
     fn server(&self, node: u16) -> NodeId {
         let node = NodeId(node);
@@ -298,6 +346,25 @@ impl Play<'_> {
         self.world.follow(flow, seq, ack);
     }
 
+    /// The connection was decided here, for a node that is down.
+    fn deaf(&mut self, number: u8) {
+        let (flow, client) = (self.flow_of(number), *self.client(number));
+        let now = self.world.clock();
+        let b = Binding {
+            seen_ns: now.kernel_ns,
+            since_ns: now.kernel_ns.saturating_sub(200_000_000),
+            issued: now.wall_ns,
+            flags: FLAG_HANDED | FLAG_ASKED_AGAIN,
+            start_ack: client.cookie.wrapping_add(1),
+            options: 7,
+            mss: 1460,
+            distributor: SELF.0,
+            ..Binding::unknown(client.isn.wrapping_add(1), State::Bound(OTHER))
+        };
+        self.world.bind(flow, b);
+        self.world.load(OTHER, 0, 1, false);
+    }
+
     /// This node had the connection, and has handed it on where it stands now.
     fn moved(&mut self, number: u8) {
         let (flow, client) = (self.flow_of(number), *self.client(number));
@@ -325,6 +392,17 @@ impl Play<'_> {
         let told = self.world.programs.bind_told(&flow, start_seq, NodeId(node), OTHER, issued);
         told.map_err(|e| e.to_string())?;
         self.world.model.bind_told(&flow, start_seq, NodeId(node), OTHER, issued, clock);
+        self.world.settle(clock)
+    }
+
+    fn found(&mut self, number: u8, seq: i32, node: u16, late_ms: i32) -> Result<(), String> {
+        let start_seq = self.client(number).isn.wrapping_add(1).wrapping_add_signed(seq);
+        let clock = self.world.clock();
+        let issued = earlier(clock.wall_ns, late_ms);
+        let flow = self.flow_of(number);
+        let bound = self.world.programs.bind_found(&flow, start_seq, NodeId(node), issued);
+        bound.map_err(|e| e.to_string())?;
+        self.world.model.bind_found(&flow, start_seq, NodeId(node), issued, clock);
         self.world.settle(clock)
     }
 
@@ -364,6 +442,7 @@ impl Play<'_> {
                 self.world.settle(clock)
             }
             Step::Told { flow, seq, node, late_ms } => self.told(*flow, *seq, *node, *late_ms),
+            Step::Found { flow, seq, node, late_ms } => self.found(*flow, *seq, *node, *late_ms),
             Step::CloseTold { flow, seq } => {
                 let start_seq = self.client(*flow).isn.wrapping_add(1).wrapping_add_signed(*seq);
                 let clock = self.world.clock();
@@ -393,7 +472,21 @@ impl Play<'_> {
             Step::Back { ms } => self.world.set_back(Duration::from_millis(*ms)),
             Step::Adopted { flow } => self.adopted(*flow),
             Step::Moved { flow } => self.moved(*flow),
+            Step::Leases(which) => self.leases(*which),
+            Step::Spread(which) => self.spread(*which),
             Step::Daemon(listens) => self.world.daemon(*listens),
+            Step::Flooded { flow } => self.world.flooded(self.flow_of(*flow)),
+            Step::Dead { node, gone } => {
+                self.world.load(NodeId(*node), 0, 1, false);
+                self.world.gone(NodeId(*node), *gone);
+            }
+            Step::Deaf { flow } => self.deaf(*flow),
+            Step::Alone => {
+                self.world.daemon(false);
+                for node in [SELF, OTHER, THIRD] {
+                    self.world.load(node, 0, 1, false);
+                }
+            }
             Step::Guide(kind) => {
                 let guide = match kind {
                     0 => Guide::Ask,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use baton_cluster::Flow;
 use baton_datapath::DatapathError;
 use baton_datapath::constants::{FLAG_LEFT, HALF_CLOSED_MS};
-use baton_datapath::model::Binding;
+use baton_packet_model::Binding;
 
 use super::play::Play;
 use super::steps::Step;
@@ -45,8 +45,8 @@ impl Play<'_> {
         let bindings = &self.world.model.tables.bindings;
         let live = |(vip, port): &(IpAddr, u16)| {
             let has_left = |b: &Binding| {
-                let minutes = u64::from(HALF_CLOSED_MS) * 1_000_000;
-                b.flags & FLAG_LEFT != 0 && now.saturating_sub(b.seen_ns) > minutes
+                let minutes = i64::from(HALF_CLOSED_MS) * 1_000_000;
+                b.flags & FLAG_LEFT != 0 && now.wrapping_sub(b.seen_ns).cast_signed() > minutes
             };
             let is_there = |f: &Flow, b: &Binding| {
                 (f.vip, f.vip_port) == (*vip, *port) && b.is_live(now) && !has_left(b)

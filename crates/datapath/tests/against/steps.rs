@@ -1,7 +1,8 @@
 //! What may happen to a node, in random order: packets of a few clients, well formed and spoilt, and what
 //! user space, other nodes and time do.
 
-use baton_datapath::model::flag::{ACK, FIN, PSH, RST, URG};
+use baton_datapath::constants::NODE_READER;
+use baton_packet_model::flag::{ACK, FIN, PSH, RST, URG};
 use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::sample::select;
@@ -75,6 +76,17 @@ pub enum Step {
         node: u16,
         late_ms: i32,
     },
+    /// The neighbours of the flow's client have sent as many packets of unknown connections as user space takes.
+    Flooded {
+        flow: u8,
+    },
+    /// A node was asked about the flow, and owns it.
+    Found {
+        flow: u8,
+        seq: i32,
+        node: u16,
+        late_ms: i32,
+    },
     /// The kernel agreed to an adoption, which it never does in a test-run: this node serves the
     /// connection, and follows its messages.
     Adopted {
@@ -121,6 +133,10 @@ pub enum Step {
     Seen {
         flow: u8,
     },
+    /// Which terms this node knows, and which hold.
+    Leases(u8),
+    /// Which of its tables the switch has, and who in them is gone.
+    Spread(u8),
     Pass {
         ms: u64,
     },
@@ -130,6 +146,17 @@ pub enum Step {
     },
     Daemon(bool),
     Guide(u8),
+    /// User space is silent, and all servers were dead when it was heard last.
+    Alone,
+    /// A server is down, and perhaps gone.
+    Dead {
+        node: u16,
+        gone: bool,
+    },
+    /// The connection was handed to a node that is down, once more lately.
+    Deaf {
+        flow: u8,
+    },
     Load {
         node: u16,
         reported: u32,
@@ -159,7 +186,7 @@ pub enum Mutation {
 pub const ALL: i32 = i32::MAX;
 
 /// What a client's packet may carry.
-pub const REQUESTS: [&[u8]; 16] = [
+pub const REQUESTS: [&[u8]; 30] = [
     b"",
     b"\0",
     b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -176,15 +203,29 @@ pub const REQUESTS: [&[u8]; 16] = [
     b"POST /img/a HTTP/1.1\r\nContent-Length: 9\r\n\r\nbo",
     b"dy12345",
     b"dy12345GET /img/a HTTP/1.1\r\n\r\n",
+    b"\r\nGET /img/a HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET /a HTTP/1.1\r\n\r\n\r\n\r\n",
+    b"GET /a HTTP/1.1\r\n\r\n\n\rGET http://t.example.com/img/a HTTP/1.1\r\n\r\n",
+    b"GET /img/a;b HTTP/1.1\r\nHost: t.example.com\r\n\r\n",
+    b"GET /img%2Fa HTTP/1.1\r\n\r\n",
+    b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET /a#b HTTP/1.1\r\n\r\n",
+    b"M-SEARCH /img/a HTTP/1.1\r\nHost: x:80a\r\n\r\n",
+    b"GET /a HTTP/1.1\r\n\r\nHEAD /b HTTP/1.1\r\n\r\nGET /img",
+    b"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1 \r\na\r\n",
+    b"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nz",
+    b"GET /a HTTP/1.1\r\nConnection: x, Close\r\n\r\nGET /a HTTP/1.1\r\n\r\n",
+    b"GET /a HTTP/1.1\r\nUpgrade: h2c\r\n\r\n",
+    b"GET /a HTTP/1.1\r\nUpgrade: a , b\r\nConnection: keep-alive\r\n\r\nnonsense",
 ];
 
 /// Those of them with a clear head; the usual one more often.
-const DECIDED: [u8; 10] = [2, 2, 2, 2, 3, 4, 8, 9, 10, 13];
+const DECIDED: [u8; 15] = [2, 2, 2, 2, 3, 4, 7, 8, 9, 10, 13, 16, 17, 19, 20];
 
 const CHANGES: [Change; 4] = [Change::None, Change::Routes, Change::Pools, Change::Follows];
 
 /// What a packet of the server may carry.
-pub const RESPONSES: [&[u8]; 8] = [
+pub const RESPONSES: [&[u8]; 11] = [
     b"",
     b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
     b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
@@ -193,6 +234,9 @@ pub const RESPONSES: [&[u8]; 8] = [
     b"HTTP/1.1 100 Continue\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nContent-Length: 30\r\n\r\n",
     b"HTTP/1.0 200 OK\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 101 Switching\r\n\r\n",
+    b"HTTP/1.1 200 OK\n",
 ];
 
 fn kinds() -> impl Strategy<Value = Kind> {
@@ -204,7 +248,7 @@ fn kinds() -> impl Strategy<Value = Kind> {
     let usual = |flags, seq, ack, payload| Just(Kind::Segment { flags, seq, ack, stamps: true, payload });
     prop_oneof![
         2 => usual(ACK | PSH, 0, 0, 2),
-        2 => (0..16_u8).prop_map(|payload| {
+        2 => (0..30_u8).prop_map(|payload| {
             Kind::Segment { flags: ACK | PSH, seq: ALL, ack: ALL, stamps: true, payload }
         }),
         2 => usual(ACK, ALL, ALL, 0),
@@ -212,7 +256,7 @@ fn kinds() -> impl Strategy<Value = Kind> {
             Kind::Segment { flags, seq, ack: 0, stamps: true, payload: 0 }
         }),
         1 => (select(vec![0, 0, 70_000, 1]), 0..16_u8).prop_map(|(step, options)| Kind::Syn { step, options }),
-        4 => (flags, offset(), offset(), any::<bool>(), 0..16_u8).prop_map(|(flags, seq, ack, stamps, payload)| {
+        4 => (flags, offset(), offset(), any::<bool>(), 0..30_u8).prop_map(|(flags, seq, ack, stamps, payload)| {
             Kind::Segment { flags, seq, ack, stamps, payload }
         }),
     ]
@@ -233,6 +277,11 @@ fn mutations() -> impl Strategy<Value = Option<Mutation>> {
     prop_oneof![5 => Just(None), 1 => mutation.prop_map(Some)]
 }
 
+/// Whose a later request may be: a node's, or the reader's to answer.
+fn decided() -> impl Strategy<Value = u16> {
+    prop_oneof![6 => 0..3_u16, 1 => Just(NODE_READER as u16)]
+}
+
 fn steps() -> impl Strategy<Value = Step> {
     let flows = || 0..8_u8;
     let nodes = || 0..3_u16;
@@ -251,14 +300,16 @@ fn steps() -> impl Strategy<Value = Step> {
             }),
         2 => (flows(), prop_oneof![3 => 1..4_u8, 2 => Just(11), 1 => any::<u8>()], 0..12_u8, mutations())
             .prop_map(|(flow, kind, from, mutation)| Step::Icmp { flow, kind, from, mutation }),
-        5 => (flows(), select(vec![ACK, ACK, FIN | ACK, RST, RST | ACK]), at, 0..8_u8, mutations())
+        5 => (flows(), select(vec![ACK, ACK, FIN | ACK, RST, RST | ACK]), at, 0..11_u8, mutations())
             .prop_map(|(flow, flags, at, payload, mutation)| Step::Egress { flow, flags, at, payload, mutation }),
         2 => (flows(), nodes()).prop_map(|(flow, node)| Step::Held { flow, node }),
         1 => (flows(), 1..3_u32).prop_map(|(flow, held)| Step::Released { flow, held }),
         2 => (flows(), near(), nodes(), late())
             .prop_map(|(flow, seq, node, late_ms)| Step::Told { flow, seq, node, late_ms }),
+        1 => (flows(), near(), nodes(), late())
+            .prop_map(|(flow, seq, node, late_ms)| Step::Found { flow, seq, node, late_ms }),
         2 => flows().prop_map(|flow| Step::Adopted { flow }),
-        2 => (flows(), prop_oneof![4 => Just(ALL), 1 => Just(0)], nodes())
+        2 => (flows(), prop_oneof![4 => Just(ALL), 1 => Just(0)], decided())
             .prop_map(|(flow, seq, node)| Step::DecideAsked { flow, seq, node }),
         1 => flows().prop_map(|flow| Step::ReadHeld { flow }),
         1 => flows().prop_map(|flow| Step::Freeze { flow }),
@@ -269,12 +320,17 @@ fn steps() -> impl Strategy<Value = Step> {
         1 => flows().prop_map(|flow| Step::Close { flow }),
         3 => (flows(), select(CHANGES.to_vec())).prop_map(|(flow, change)| Step::Serve { flow, change }),
         1 => flows().prop_map(|flow| Step::Seen { flow }),
+        2 => (0..6_u8).prop_map(Step::Leases),
+        2 => (0..6_u8).prop_map(Step::Spread),
         2 => times.prop_map(|ms| Step::Pass { ms }),
         1 => (0..80_000_u64).prop_map(|ms| Step::Back { ms }),
         1 => any::<bool>().prop_map(Step::Daemon),
         1 => (0..3_u8).prop_map(Step::Guide),
-        3 => (nodes(), 0..50_u32, 1..4_u16, any::<bool>())
-            .prop_map(|(node, reported, weight, live)| Step::Load { node, reported, weight, live }),
+        1 => Just(Step::Alone),
+        1 => (1..3_u16, any::<bool>()).prop_map(|(node, gone)| Step::Dead { node, gone }),
+        3 => flows().prop_map(|flow| Step::Deaf { flow }),
+        3 => (nodes(), 0..50_u32, 1..4_u16, 0..4_u8)
+            .prop_map(|(node, reported, weight, n)| Step::Load { node, reported, weight, live: n > 0 }),
         2 => (select(DECIDED.to_vec()), vec(nodes(), 1..4), select(vec![1, 1, 1, 2]))
             .prop_map(|(request, servers, generation)| Step::Decision { request, servers, generation }),
     ]
@@ -287,7 +343,7 @@ pub fn blocks() -> impl Strategy<Value = Vec<Step>> {
         Step::Packet { flow, from, kind, mutation: None }
     };
     let life =
-        (select(vec![0, 2, 4, 4, 4, 5_u8]), vec((2..16_u8, 0..8_u8, 0..3_u16, 0..6_u8), 1..4), 0..3_u8);
+        (select(vec![0, 2, 4, 4, 4, 5_u8]), vec((2..30_u8, 0..11_u8, decided(), 0..6_u8), 1..4), 0..3_u8);
     let life = life.prop_map(move |(flow, exchanges, end)| {
         let mut steps = vec![Step::Adopted { flow }];
         for (request, response, node, what) in exchanges {
@@ -333,7 +389,7 @@ pub fn blocks() -> impl Strategy<Value = Vec<Step>> {
         [&[syn][..], &frozen, &bound].concat()
     });
     // What chance alone seldom brings about.
-    let rare = (0..6_u8, 0..7_u8, 0..3_u8).prop_map(move |(flow, what, ttl)| {
+    let rare = (0..6_u8, 0..10_u8, 0..3_u8).prop_map(move |(flow, what, ttl)| {
         let packet = |kind, mutation| Step::Packet { flow, from: 0, kind, mutation };
         let bare = |seq| Kind::Segment { flags: ACK, seq, ack: 0, stamps: true, payload: 0 };
         match what {
@@ -345,6 +401,12 @@ pub fn blocks() -> impl Strategy<Value = Vec<Step>> {
                 let syn = packet(Kind::Syn { step: 70_000, options: 15 }, None);
                 let blind = Kind::Segment { flags: RST, seq: 500_000, ack: 0, stamps: true, payload: 0 };
                 vec![syn, packet(bare(0), None), packet(blind, None)]
+            }
+            9 => {
+                let packet = |kind| Step::Packet { flow, from: 1, kind, mutation: None };
+                let first = Kind::Segment { flags: ACK | PSH, seq: 0, ack: 0, stamps: true, payload: 2 };
+                let syn = packet(Kind::Syn { step: 70_000, options: 15 });
+                vec![Step::Leases(1), syn, packet(bare(0)), Step::Leases(2), packet(first), Step::Leases(1)]
             }
             1 => {
                 let told = Step::Told { flow, seq: 0, node: 1, late_ms: 0 };
@@ -364,6 +426,15 @@ pub fn blocks() -> impl Strategy<Value = Vec<Step>> {
                 let packet = |kind| Step::Packet { flow: 5, from: 0, kind, mutation: None };
                 let first = Kind::Segment { flags: ACK | PSH, seq: 0, ack: 0, stamps: true, payload: 8 };
                 vec![Step::Seen { flow: 5 }, packet(Kind::Syn { step: 70_000, options: 15 }), packet(first)]
+            }
+            6 => {
+                let syn = packet(Kind::Syn { step: 70_000, options: 15 }, None);
+                let end = |flags, at| Kind::Segment { flags, seq: at, ack: at, stamps: true, payload: 0 };
+                vec![syn, packet(end(FIN | ACK, 0), None), packet(end(ACK, 1), None)]
+            }
+            7 => {
+                let lost = Kind::Segment { flags: ACK, seq: 9000, ack: 9000, stamps: true, payload: 0 };
+                vec![Step::Flooded { flow }, packet(lost, None)]
             }
             _ => {
                 let (first, second) = (segment(4, 0, 2), segment(4, 0, 8));

@@ -2,8 +2,8 @@
 
 use baton_cluster::Flow;
 use baton_datapath::State;
-use baton_datapath::model::flag::{ACK, PSH, SYN};
-use baton_datapath::model::{Outcome, Verdict};
+use baton_packet_model::flag::{ACK, PSH, SYN};
+use baton_packet_model::{Outcome, Verdict};
 
 use super::frames::{MSS, SACK, WSCALE, flow, read, timestamps};
 use super::{Tcp, World, in_netns};
@@ -39,7 +39,17 @@ impl Client {
     pub fn greeted(world: &mut World, flow: Flow, isn: u32) -> Self {
         let syn = Tcp::new(flow, SYN, isn, 0).options(&[MSS, SACK, WSCALE, &timestamps(9, 0)]);
         let said = case(world, "a SYN is answered", &syn.frame(), Verdict::Redirect, &["syn_answered"]);
-        let tcp = read(&said.frame);
+        Self::answered(flow, isn, &said.frame)
+    }
+
+    /// As above, by the programs alone.
+    pub fn greeted_by_programs(world: &World, flow: Flow, isn: u32) -> Self {
+        let syn = Tcp::new(flow, SYN, isn, 0).options(&[MSS, SACK, WSCALE, &timestamps(9, 0)]);
+        Self::answered(flow, isn, &world.programs.run_ingress(&syn.frame()).expect("a test-run").frame)
+    }
+
+    fn answered(flow: Flow, isn: u32, frame: &[u8]) -> Self {
+        let tcp = read(frame);
         let tsval = tcp.options_iterator().find_map(|o| match o {
             Ok(etherparse::TcpOptionElement::Timestamp(value, _)) => Some(value),
             _ => None,

@@ -2,11 +2,12 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use baton_cluster::{NameRules, NodeId, PHttp, PoolId, Protocol, ServiceId};
-use baton_datapath::model::{Pool, Service};
-use baton_datapath::{DatapathError, Peer, PoolEntry, ServiceEntry};
+use baton_datapath::{DatapathError, Lease, Maker, Peer, PoolEntry, ServiceEntry};
 use baton_http::{HostMatch, Key, PathMatch, Route, Rules};
+use baton_packet_model::{Pool, Service};
 
 use super::World;
 use super::frames::{VIP, VIP_V6};
@@ -15,6 +16,11 @@ use super::world::{IMAGES, OTHER, PAGES, PLAIN, QUERY, SELF, TENANTS, THIRD, WEB
 /// The pools of the services whose bytes say nothing to the programs: TLS, TCP.
 pub const SECURE: PoolId = PoolId(6);
 pub const PLUG: PoolId = PoolId(7);
+
+/// What a node's cookies are made with when they were asked for by way of this one.
+pub fn term(node: NodeId) -> u32 {
+    0x7000 + u32::from(node.0)
+}
 
 /// Where the services are.
 pub const PORTS: std::ops::RangeInclusive<u16> = 80..=85;
@@ -79,9 +85,48 @@ impl World {
             self.model.tables.members.insert(mac(node), node);
         }
         let slots = (0..65_537).map(|slot| [Some(SELF), Some(OTHER), None][slot % 3]).collect::<Vec<_>>();
-        self.programs.set_maglev(&slots)?;
-        self.model.tables.maglev = slots.into();
+        self.spread(&slots)?;
         self.rest()
+    }
+
+    /// The switch spreads by this table, and has done so for ever.
+    pub fn spread(&mut self, slots: &[Option<NodeId>]) -> Result<(), DatapathError> {
+        self.spread_table(0, slots)?;
+        self.order(&[0], Duration::ZERO)
+    }
+
+    /// One of the switch's tables. The makers are the nodes, each with a term of its own.
+    pub fn spread_table(&mut self, table: u8, slots: &[Option<NodeId>]) -> Result<(), DatapathError> {
+        if !self.model.settings.roles.switch {
+            return Ok(());
+        }
+        let slots: Vec<_> = slots.iter().map(|node| node.map(|node| node.0)).collect();
+        for node in [SELF, OTHER, THIRD] {
+            self.maker(Maker { node, term: term(node), over: None })?;
+        }
+        self.programs.set_spread_table(table, &slots)?;
+        self.model.tables.spread.tables.insert(table, slots.into());
+        Ok(())
+    }
+
+    /// What the switch knows of a node's cookies.
+    pub fn maker(&mut self, maker: Maker) -> Result<(), DatapathError> {
+        self.model.tables.spread.makers.insert(maker.node.0, maker);
+        self.programs.set_maker(maker.node.0, &maker)
+    }
+
+    /// Which tables count, and until when the later ones do.
+    pub fn order(&mut self, tables: &[u8], unsettled: Duration) -> Result<(), DatapathError> {
+        self.model.tables.spread.order = tables.to_vec();
+        self.model.tables.spread.unsettled_ns = unsettled.as_nanos() as u64;
+        self.programs.set_spread(tables, unsettled, Duration::from_nanos(self.model.tables.spread.refuse_ns))
+    }
+
+    /// The terms that this node knows.
+    pub fn leases(&mut self, leases: Vec<Lease>) -> Result<(), DatapathError> {
+        self.programs.set_leases(&leases)?;
+        self.model.tables.leases = leases;
+        Ok(())
     }
 
     /// A service of the world, perhaps changed, under a number of its own; the one before is forgotten.

@@ -15,12 +15,14 @@ use nix::sched::{CloneFlags, unshare};
 pub use frames::Tcp;
 pub use world::World;
 
-/// Runs a test in a network namespace of its own, with `lo` up and the VIP on it. The namespace goes
+/// Runs a test in a network namespace of its own, with `lo` up, at the address that frames
+/// are sent to, and the VIP on it. The namespace goes
 /// with its thread.
 pub fn in_netns(test: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).expect("these tests need root");
-        ip(&["link", "set", "lo", "up"]);
+        // Where a test-run's packets arrive.
+        ip(&["link", "set", "lo", "address", "02:00:00:00:00:10", "up"]);
         ip(&["address", "add", "10.99.0.1/32", "dev", "lo"]);
         test();
     });

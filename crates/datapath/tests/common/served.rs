@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use baton_cluster::Flow;
 use baton_datapath::State;
 use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CONFIRMED};
-use baton_datapath::model::flag::{ACK, PSH};
-use baton_datapath::model::{Binding, Established, Reach, Socket as KernelSocket, Verdict};
+use baton_packet_model::flag::{ACK, PSH};
+use baton_packet_model::{Binding, Established, Reach, Socket as KernelSocket, Verdict};
 use etherparse::{SlicedPacket, TransportSlice};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -98,9 +98,7 @@ impl Served {
 
     /// The next request, as a frame to the loopback device: what the programs give to the stack arrives.
     pub fn asks(&self, payload: &[u8]) -> Vec<u8> {
-        let mut frame = self.sends(payload).frame();
-        frame[..6].fill(0);
-        frame
+        self.sends(payload).frame()
     }
 
     pub fn sends(&self, payload: &[u8]) -> Tcp {

@@ -7,18 +7,21 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use baton_cluster::{Flow, Keys, NodeId, PoolId, Target};
-use baton_datapath::model::{
-    Binding, Clock, Decision, Followed, Guided, Handoff, Load, Messages, Model, Outcome, Parsed, Stack,
-    Tables, Verdict,
-};
+use baton_datapath::constants::{UNKNOWN_PREFIX_MAX, UNKNOWN_WINDOW_SHIFT};
 use baton_datapath::{
-    Counters, Datapath, DatapathError, Events, Guide, Live, Roles, ServiceEntry, Settings, Sizes, target_of,
+    Counters, Datapath, DatapathError, Events, Guide, Lease, Live, Maker, Roles, ServiceEntry, Settings,
+    Sizes, target_of,
 };
 use baton_http::parse_request;
+use baton_packet_model::test_run::TestRun;
+use baton_packet_model::{
+    Binding, Clock, Decision, Followed, Guided, Handoff, Load, Messages, Model, Outcome, Parsed, Spread,
+    Stack, Tables, Verdict, prefix_slot,
+};
 use nix::time::{ClockId, clock_gettime};
 
-use super::frames::{checksums_are_right, inner, same_frame};
-use super::furnish::{Change, PLUG, SECURE};
+use super::frames::{OUR_MAC, checksums_are_right, inner, same_frame};
+use super::furnish::{Change, PLUG, SECURE, term};
 
 pub const HANDOFF_PORT: u16 = 6081;
 /// Twelve seconds into a cookie slot, so that no test crosses into the next by chance.
@@ -58,6 +61,8 @@ pub struct Ways {
     pub routed: bool,
     /// The largest packet that reaches every node, if less than the link's.
     pub path_mtu: u16,
+    /// There is no other node that may own connections.
+    pub alone: bool,
 }
 
 impl Ways {
@@ -81,7 +86,7 @@ pub fn roles(letters: &str) -> Roles {
 
 /// A node as the kernel has it and as the model has it.
 pub struct World {
-    pub programs: Datapath,
+    pub programs: TestRun,
     pub model: Model,
     pub events: Events,
     pub ways: Ways,
@@ -152,8 +157,9 @@ impl World {
             cluster_ifindex: ifindex,
             hold_ifindex: ifindex,
             has_switch: true,
+            others: !ways.alone,
         };
-        let programs = Datapath::load(settings, Sizes { bindings: 32_768, decisions: 4096 })?;
+        let programs = TestRun(Datapath::load(settings, Sizes { bindings: 32_768, decisions: 4096 })?);
         let tables = Tables {
             services: HashMap::new(),
             pools: HashMap::new(),
@@ -162,7 +168,9 @@ impl World {
             path_mtu: ways.path_mtu,
             follows: true,
             members: HashMap::new(),
-            maglev: Vec::new().into(),
+            spread: Spread::default(),
+            latest_syns: HashMap::new(),
+            leases: vec![Lease::direct(0)],
             decisions: HashMap::new(),
             loads: HashMap::new(),
             keys: keys(),
@@ -170,8 +178,9 @@ impl World {
             bindings: HashMap::new(),
             exchanges: HashMap::new(),
             turns: HashMap::new(),
+            unknowns: HashMap::new(),
         };
-        let model = Model { settings, tables, stack: Stack::default() };
+        let model = Model { settings, mac: OUR_MAC, tables, stack: Stack::default() };
         let (events, last) = (programs.events()?, programs.counters()?);
         let (flows, counted) = (flows.to_vec(), Vec::new());
         let entries = BTreeMap::new();
@@ -203,8 +212,18 @@ impl World {
         for port in std::mem::take(&mut self.altered) {
             self.serve(port, Change::None)?;
         }
+        self.leases(vec![Lease::direct(0)])?;
+        if self.model.settings.roles.switch {
+            self.order(&[0], Duration::ZERO)?;
+            self.maker(Maker { node: OTHER, term: term(OTHER), over: None })?;
+        }
         self.programs.follow_none()?;
         self.programs.begin_rotas()?;
+        for slot in std::mem::take(&mut self.model.tables.latest_syns).keys() {
+            self.programs.forget_latest_syn(*slot)?;
+        }
+        self.programs.forget_unknowns()?;
+        self.model.tables.unknowns.clear();
         self.model.tables.turns.clear();
         self.model.tables.exchanges.clear();
         self.model.tables.bindings.clear();
@@ -249,14 +268,15 @@ impl World {
         self.model.tables.exchanges.insert(flow, Followed::new(start_seq, start_ack));
     }
 
-    /// Lets the wall clock go on, and everything grow older.
+    /// Lets the wall clock go on, and everything grow older: also beyond the boot of the machine that tests, whose
+    /// clock began at 0. So times wrap, and ages are their differences.
     pub fn pass(&mut self, time: Duration) {
         let ns = time.as_nanos() as u64;
         self.wall_offset += ns;
         self.set_live();
         for (flow, b) in &mut self.model.tables.bindings {
-            b.seen_ns = b.seen_ns.saturating_sub(ns);
-            b.since_ns = b.since_ns.saturating_sub(ns);
+            b.seen_ns = b.seen_ns.wrapping_sub(ns);
+            b.since_ns = b.since_ns.wrapping_sub(ns);
             self.programs.set_whole_binding(flow, b).expect("bindings");
         }
     }
@@ -279,10 +299,26 @@ impl World {
         self.programs.set_live(&live).expect("live");
     }
 
+    /// From the prefix of the flow's client came as many packets of unknown connections as user space takes in
+    /// the present window of time.
+    pub fn flooded(&mut self, flow: Flow) {
+        let slot = prefix_slot(&keys(), flow.client);
+        let window = (self.clock().kernel_ns >> UNKNOWN_WINDOW_SHIFT) as u32;
+        let most = (window, UNKNOWN_PREFIX_MAX);
+        self.programs.set_unknowns(slot, most).expect("unknowns");
+        self.model.tables.unknowns.insert(slot, most);
+    }
+
     pub fn load(&mut self, node: NodeId, reported: u32, weight: u16, live: bool) {
         self.programs.set_load(node, reported, weight, 1, live).expect("loads");
-        let load = Load { reported, assigned: 0, weight, least_weight: 1, live };
+        let load = Load { reported, assigned: 0, weight, least_weight: 1, live, gone: false };
         self.model.tables.loads.insert(node, load);
+    }
+
+    /// The machine of a dead server answers nobody.
+    pub fn gone(&mut self, node: NodeId, gone: bool) {
+        self.programs.set_gone(node, gone).expect("loads");
+        self.model.tables.loads.entry(node).or_default().gone = gone;
     }
 
     pub fn guide(&mut self, pool: PoolId, guide: Guide, rota: &[NodeId], generation: u32) {
@@ -435,6 +471,9 @@ impl World {
                 self.model.tables.bindings.insert(*flow, b);
             }
         }
+        for (slot, budget) in &mut self.model.tables.unknowns {
+            *budget = self.programs.unknowns(*slot).expect("unknowns");
+        }
     }
 
     /// What must hold of each packet that goes on, whatever program and model agree on.
@@ -520,7 +559,7 @@ fn same_binding(
 /// In doubt, where is of no interest.
 fn same_messages(program: Option<Messages>, model: Option<Messages>) -> bool {
     match (program, model) {
-        (Some(p), Some(m)) if p.doubt && m.doubt => p.start_seq == m.start_seq,
+        (Some(p), Some(m)) if p.doubt.is_some() && p.doubt == m.doubt => p.start_seq == m.start_seq,
         _ => program == model,
     }
 }

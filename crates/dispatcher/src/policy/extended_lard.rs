@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use baton_cluster::{NodeId, PolicyConfig, Target};
 
-use super::{Decision, Guide, Policy};
+use super::{Decision, Guide, Policy, without_dead};
 use crate::{Mapping, Replicas, Targets, View};
 
 /// Extended LARD: its constants, and the servers that have each target.
@@ -63,49 +63,55 @@ impl ExtendedLard {
     /// The first request of a connection.
     fn first(&mut self, target: Target, loads: View<'_>) -> Option<Decision> {
         let all = loads.live().map(|(node, _)| node);
-        let Some(holders) = self.holders.get(target) else {
+        let known = self.holders.get(target);
+        let was_elsewhere = known.is_some();
+        let Some(holders) = known.filter(|holders| any_live(holders, loads)) else {
             let server = self.costs.cheapest(all, &[], None, loads)?;
             self.holders.insert(target, Replicas::one(server));
-            return Some(held(server, Replicas::one(server), false));
+            return Some(held(server, Replicas::one(server), was_elsewhere));
         };
+        let lost = without_dead(holders, loads);
         // The usual case without the sum: a holder up to the limit costs MissCost at most, any other
         // server at least that.
         let limit = u64::from(self.load_limit);
         let usual = loads.least_of(holders.as_slice()).filter(|holder| !loads.is_above(*holder, limit));
         if let Some(holder) = usual {
-            return Some(held(holder, *holders, false));
+            return Some(held(holder, *holders, lost));
         }
         let server = self.costs.cheapest(all, holders.as_slice(), None, loads)?;
         let moved = !holders.contains(server);
         if moved {
             *holders = Replicas::one(server);
         }
-        Some(held(server, *holders, moved))
+        Some(held(server, *holders, lost || moved))
     }
 
     /// A later request of a connection that `here` has.
     fn later(&mut self, target: Target, here: NodeId, loads: View<'_>) -> Option<Decision> {
         let calm = loads.is_calm(here, self.pressure_low);
-        let Some(holders) = self.holders.get(target) else {
+        let known = self.holders.get(target);
+        let was_elsewhere = known.is_some();
+        let Some(holders) = known.filter(|holders| any_live(holders, loads)) else {
             if calm {
                 self.holders.insert(target, Replicas::one(here));
-                return Some(held(here, Replicas::one(here), false));
+                return Some(held(here, Replicas::one(here), was_elsewhere));
             }
             return Some(Decision::unmapped(here));
         };
+        let lost = without_dead(holders, loads);
         if holders.contains(here) {
-            return Some(held(here, *holders, false));
+            return Some(held(here, *holders, lost));
         }
         if calm {
             if let Some(most_loaded) = loads.most_of(holders.as_slice()).filter(|_| holders.is_full()) {
                 holders.remove(most_loaded);
             }
             let moved = holders.add(here);
-            return Some(held(here, *holders, moved));
+            return Some(held(here, *holders, lost || moved));
         }
-        let among = holders.as_slice().iter().copied().filter(|node| loads.is_live(*node));
+        let among = holders.as_slice().iter().copied();
         let server = self.costs.cheapest(among.chain([here]), holders.as_slice(), Some(here), loads)?;
-        Some(held(server, *holders, false))
+        Some(held(server, *holders, lost))
     }
 }
 
@@ -176,6 +182,10 @@ impl Costs {
         }
         if loads.has_reached(node, self.idle) { 2 * self.miss } else { self.miss }
     }
+}
+
+fn any_live(holders: &Replicas, loads: View<'_>) -> bool {
+    holders.as_slice().iter().any(|node| loads.is_live(*node))
 }
 
 /// A choice of `server` for a target that `holders` have now.

@@ -35,15 +35,16 @@ impl Policy for Lard {
         let Some(target) = target else {
             return loads.keeper(at).or_else(|| loads.least_loaded()).map(Decision::unmapped);
         };
-        let held = self.servers.get(target).filter(|server| loads.is_live(**server));
-        let (server, moved) = if let Some(server) = held {
+        let held = self.servers.get(target);
+        let was_elsewhere = held.is_some();
+        let (server, moved) = if let Some(server) = held.filter(|server| loads.is_live(**server)) {
             let relief = self.thresholds.relief(*server, loads);
             *server = relief.unwrap_or(*server);
             (*server, relief.is_some())
         } else {
             let server = loads.least_loaded()?;
             self.servers.insert(target, server);
-            (server, false)
+            (server, was_elsewhere)
         };
         Some(Decision { server, mapping: Some(Mapping::to_one(server)), moved })
     }

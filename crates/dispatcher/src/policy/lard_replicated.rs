@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use baton_cluster::{NodeId, PolicyConfig, Target};
 
-use super::{Decision, Guide, Policy, Thresholds};
+use super::{Decision, Guide, Policy, Thresholds, without_dead};
 use crate::{Mapping, Replicas, Targets, View};
 
 /// LARD/R: its constants, and each target's set of servers.
@@ -51,16 +51,19 @@ impl Policy for LardReplicated {
         let Some(target) = target else {
             return loads.keeper(at).or_else(|| loads.least_loaded()).map(Decision::unmapped);
         };
-        let held = self.sets.get(target).and_then(|set| {
+        let known = self.sets.get(target);
+        let was_elsewhere = known.is_some();
+        let held = known.and_then(|set| {
+            let lost = without_dead(&mut set.servers, loads);
             let (server, changed) = set.choose(self.thresholds, self.k, loads, now)?;
-            Some(Decision { server, mapping: Some(set.mapping(self.k, now)), moved: changed })
+            Some(Decision { server, mapping: Some(set.mapping(self.k, now)), moved: lost || changed })
         });
         if held.is_some() {
             return held;
         }
         let server = loads.least_loaded()?;
         self.sets.insert(target, ServerSet { servers: Replicas::one(server), changed: now });
-        Some(Decision { server, mapping: Some(Mapping::to_one(server)), moved: false })
+        Some(Decision { server, mapping: Some(Mapping::to_one(server)), moved: was_elsewhere })
     }
 
     fn guide(&self, _loads: View<'_>) -> Guide {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use baton_cluster::{NodeId, PHttp, PolicyConfig, PolicyKind, Target};
 
-use crate::{Mapping, PoolRule, View};
+use crate::{Mapping, PoolRule, Replicas, View};
 pub use extended_lard::ExtendedLard;
 pub use lard::Lard;
 pub use lard_replicated::LardReplicated;
@@ -39,9 +39,15 @@ pub trait Policy: Send + Debug {
     /// What distributors may decide by themselves under this policy, as things stand.
     fn guide(&self, loads: View<'_>) -> Guide;
 
-    /// A server went down: whatever is remembered about it is forgotten, as if its targets had
-    /// never been assigned (ASPLOS'98). Returns how many targets were left without a server.
+    /// A server has been down for long, or is none of the pool's any more: whatever is remembered about it is
+    /// forgotten, as if its targets had never been assigned (ASPLOS'98). Returns how many targets were left without
+    /// a server. Until then a target that is asked for goes to those that are up, and is theirs.
     fn server_left(&mut self, node: NodeId) -> usize;
+
+    /// A server went down, perhaps for a moment.
+    fn server_down(&mut self, node: NodeId) {
+        let _ = node;
+    }
 
     /// A server came up.
     fn server_joined(&mut self, node: NodeId) {
@@ -119,6 +125,19 @@ impl Decision {
     pub(crate) fn unmapped(server: NodeId) -> Self {
         Self { server, mapping: None, moved: false }
     }
+}
+
+/// Takes the servers that are down out of a target's set, while any is up; whether there were such.
+fn without_dead(servers: &mut Replicas, loads: View<'_>) -> bool {
+    let before = *servers;
+    let is_dead = |node: &&NodeId| !loads.is_live(**node);
+    let dead: Vec<NodeId> = before.as_slice().iter().filter(is_dead).copied().collect();
+    if dead.len() < before.len() {
+        for node in dead {
+            servers.remove(node);
+        }
+    }
+    *servers != before
 }
 
 /// The condition under which LARD and LARD/R look for another server (ASPLOS'98 2.4).

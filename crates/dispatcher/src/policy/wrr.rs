@@ -75,8 +75,11 @@ impl Policy for WeightedRoundRobin {
     }
 
     fn server_left(&mut self, _node: NodeId) -> usize {
-        self.restart();
         0
+    }
+
+    fn server_down(&mut self, _node: NodeId) {
+        self.restart();
     }
 
     fn server_joined(&mut self, _node: NodeId) {

@@ -30,6 +30,8 @@ pub struct Model {
     pub servers: BTreeMap<NodeId, ModelServer>,
     /// Who was given each request, from the first on.
     pub history: Vec<NodeId>,
+    /// When each server went down last.
+    pub down_since: BTreeMap<NodeId, Duration>,
     /// LARD keeps a list of one.
     pub sets: BTreeMap<Target, (Vec<NodeId>, Duration)>,
 }
@@ -46,6 +48,7 @@ impl Model {
             pressure_low: rule.pressure_low,
             servers: (0u16..).map(NodeId).zip(weights).map(server).collect(),
             history: Vec::new(),
+            down_since: BTreeMap::new(),
             sets: BTreeMap::new(),
         }
     }
@@ -112,6 +115,18 @@ impl Model {
         Some((server, set))
     }
 
+    /// What is known of a target: the servers that are up. If none is, it is as if it had never been assigned, but what
+    /// is known stays for when they are back, unless it is assigned meanwhile.
+    fn known(&mut self, target: Target) -> Option<(Vec<NodeId>, Duration)> {
+        let (mut set, changed) = self.sets.get(&target).cloned()?;
+        set.retain(|node| self.serves(*node));
+        if set.is_empty() {
+            return None;
+        }
+        self.sets.insert(target, (set.clone(), changed));
+        Some((set, changed))
+    }
+
     /// The three metrics of USENIX'99 4.1, in the unit of [`Model::scaled`]; infinite is the largest.
     fn costs(&self, node: NodeId, has_it: bool) -> (u32, u32) {
         let miss_cost = self.threshold(self.config.t_high) - self.threshold(self.config.t_low);
@@ -126,7 +141,7 @@ impl Model {
 
     /// USENIX'99 4.2.
     fn extended(&mut self, target: Target, here: Option<NodeId>) -> (NodeId, Vec<NodeId>) {
-        let set = self.sets.get(&target).map(|(set, _)| set.clone()).unwrap_or_default();
+        let set = self.known(target).map(|(set, _)| set).unwrap_or_default();
         let calm = |node: NodeId| self.servers[&node].pressure < self.pressure_low;
         let all: Vec<_> = self.servers.keys().copied().collect();
         let among = match here {
@@ -158,7 +173,7 @@ impl Model {
     }
 
     fn lard(&mut self, target: Target, least: NodeId) -> (NodeId, Vec<NodeId>) {
-        let server = match self.sets.get(&target) {
+        let server = match self.known(target) {
             None => least,
             Some((set, _)) => {
                 let server = set[0];
@@ -171,7 +186,7 @@ impl Model {
     }
 
     fn lard_replicated(&mut self, target: Target, least: NodeId, now: Duration) -> (NodeId, Vec<NodeId>) {
-        let Some((before, changed)) = self.sets.get(&target).cloned() else {
+        let Some((before, changed)) = self.known(target) else {
             self.sets.insert(target, (vec![least], now));
             return (least, vec![least]);
         };
@@ -213,9 +228,23 @@ impl Model {
         }
     }
 
+    pub fn down(&mut self, node: NodeId, now: Duration) {
+        if std::mem::take(&mut self.server(node).up) {
+            self.down_since.insert(node, now);
+        }
+    }
+
     /// "as if they had not been assigned before"
-    pub fn down(&mut self, node: NodeId) {
-        self.server(node).up = false;
+    pub fn pass(&mut self, now: Duration) {
+        for node in self.servers.keys().copied().collect::<Vec<_>>() {
+            let long = |since: &Duration| now - *since >= Duration::from_secs(10);
+            if !self.servers[&node].up && self.down_since.get(&node).is_some_and(long) {
+                self.forget(node);
+            }
+        }
+    }
+
+    fn forget(&mut self, node: NodeId) {
         for (set, _) in self.sets.values_mut() {
             set.retain(|held| *held != node);
         }

@@ -50,7 +50,7 @@ proptest! {
                 let bytes = &all[asked].request.bytes;
                 let (first, second) = bytes.split_at(cut.index(bytes.len()));
                 connection.ask(first);
-                if !first.is_empty() {
+                if first.iter().any(|c| !matches!(c, b'\r' | b'\n')) {
                     prop_assert!(!connection.exchange.is_idle());
                 }
                 connection.ask(second);
@@ -73,7 +73,8 @@ proptest! {
             let outstanding = connection.exchange.outstanding();
             prop_assert_eq!(connection.exchange.doubt(), None);
             prop_assert_eq!((outstanding.asked(), outstanding.answered()), (asked as u32, answered as u32));
-            prop_assert_eq!(connection.exchange.is_idle(), asked == answered);
+            let goes_on = !connection.exchange.is_closing();
+            prop_assert_eq!(connection.exchange.is_idle(), asked == answered && goes_on);
         }
     }
 }
@@ -232,4 +233,33 @@ fn interim_responses_answer_nothing() {
     assert!(!connection.exchange.is_idle());
     connection.answer(b"HTTP/1.1 204 No Content\r\nContent-Length: 9\r\n\r\n");
     assert!(connection.exchange.is_idle());
+}
+
+/// RFC 9112 9.3.
+#[test]
+fn the_last_message_says_so() {
+    let asks = |head: &str| {
+        let mut exchange = Exchange::new(0, 0);
+        let fed = exchange.request(0, format!("GET / {head}\r\n\r\n").as_bytes());
+        assert_eq!(fed, Fed::Followed, "{head}");
+        (exchange.is_closing(), exchange.outstanding().upgrades() == 1)
+    };
+    for (head, last) in [
+        ("HTTP/1.1", false),
+        ("HTTP/1.1\r\nConnection: close", true),
+        ("HTTP/1.1\r\nconnection:\tkeep-alive , CLOSE", true),
+        ("HTTP/1.1\r\nConnection: closed, x-close", false),
+        ("HTTP/1.1\r\nConnection: keep-alive\r\nConnection: close", true),
+        ("HTTP/1.0", true),
+        ("HTTP/1.0\r\nConnection: Keep-Alive", false),
+    ] {
+        assert_eq!(asks(head).0, last, "{head}");
+    }
+    for (value, may) in [("websocket", true), ("h2c", false), ("websocket, H2C", false), ("", false)] {
+        assert_eq!(asks(&format!("HTTP/1.1\r\nUpgrade: {value}")).1, may, "{value}");
+    }
+    let mut exchange = Exchange::new(0, 0);
+    exchange.request(0, b"GET / HTTP/1.1\r\n\r\n");
+    exchange.response(0, b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    assert!(exchange.is_closing() && !exchange.is_idle());
 }

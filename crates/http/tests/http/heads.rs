@@ -10,6 +10,17 @@ use crate::naive::{self, Seen};
 const COMPLETIONS: &[&str] = &[
     "GET / HTTP/1.1\r\n\r\n",
     " / HTTP/1.1\r\n\r\n",
+    "TTP://a/ HTTP/1.1\r\n\r\n",
+    "TP://a/ HTTP/1.1\r\n\r\n",
+    "P://a/ HTTP/1.1\r\n\r\n",
+    "://a/ HTTP/1.1\r\n\r\n",
+    "//a/ HTTP/1.1\r\n\r\n",
+    "/a/ HTTP/1.1\r\n\r\n",
+    "a/ HTTP/1.1\r\n\r\n",
+    "] HTTP/1.1\r\n\r\n",
+    "1] HTTP/1.1\r\n\r\n",
+    "]\r\n\r\n",
+    "1]\r\n\r\n",
     "X / HTTP/1.1\r\n\r\n",
     "/ HTTP/1.1\r\n\r\n",
     "41 HTTP/1.1\r\n\r\n",
@@ -56,12 +67,17 @@ proptest! {
     #[test]
     fn httparse_agrees_when_we_are_clear(bytes in spoilt(requests())) {
         let Parsed::Complete(ours, length) = parse_request(&bytes) else { return Ok(()) };
+        // httparse wants UTF-8 in targets.
+        prop_assume!(str::from_utf8(ours.raw_path).is_ok() && ours.query.is_none_or(|q| str::from_utf8(q).is_ok()));
+        // httparse takes fewer of the empty lines before a request.
+        let empty = bytes.iter().take_while(|c| matches!(c, b'\r' | b'\n')).count();
         let mut headers = [httparse::EMPTY_HEADER; 64];
         let mut theirs = httparse::Request::new(&mut headers);
-        prop_assert_eq!(theirs.parse(&bytes), Ok(httparse::Status::Complete(length)));
+        prop_assert_eq!(theirs.parse(&bytes[empty..]), Ok(httparse::Status::Complete(length - empty)));
         prop_assert_eq!(theirs.method, Some(ours.method));
-        let target = [Some(ours.raw_path), ours.query].into_iter().flatten().collect::<Vec<_>>().join("?");
-        prop_assert_eq!(theirs.path, Some(&*target));
+        let path = if ours.raw_path.is_empty() { &b""[..] } else { ours.raw_path };
+        let target = [Some(path), ours.query].into_iter().flatten().collect::<Vec<_>>().join(&b'?');
+        prop_assert!(theirs.path.is_some_and(|path| path.as_bytes().ends_with(&target)), "{:?}", theirs.path);
         prop_assert_eq!(theirs.version, Some(u8::from(ours.version == Version::Http11)));
         let their_headers: Vec<_> = theirs.headers.iter().map(|h| (h.name.as_bytes(), h.value)).collect();
         // httparse keeps the blanks behind a value when they are tabs.

@@ -9,4 +9,5 @@ mod messages;
 mod naive;
 mod packets;
 mod paths;
+mod readings;
 mod routes;

@@ -21,13 +21,30 @@ pub struct Asked {
 }
 
 pub fn request() -> impl Strategy<Value = Message> {
-    let method = select(vec!["GET", "HEAD", "POST", "PUT", "HEADER", "HEA", "CONNEC", "PATCH"]);
-    (method, target(), any::<bool>(), headers(), body()).prop_map(|(method, target, old, headers, body)| {
-        let (announced, body) = if old { body.without_chunks() } else { body }.written();
-        let version = if old { "1.0" } else { "1.1" };
-        let head = format!("{method} {target} HTTP/{version}\r\n{headers}{announced}\r\n");
-        Message { bytes: [head.as_bytes(), &body].concat(), is_head: method == "HEAD" }
-    })
+    let method = select(vec![
+        "GET",
+        "HEAD",
+        "POST",
+        "PUT",
+        "HEADER",
+        "HEA",
+        "CONNEC",
+        "PATCH",
+        "OPTIONS",
+        "M-SEARCH",
+        "VERSION-CONTROL",
+        "!#$%&'*+-.^_`|~0123456789ABCDEF",
+    ]);
+    let empty = select(vec!["", "", "", "\r\n", "\r\n\r\n"]);
+    (empty, method, target(), any::<bool>(), headers(), body()).prop_map(
+        |(empty, method, target, old, headers, body)| {
+            let (announced, body) = if old { body.without_chunks() } else { body }.written();
+            let version = if old { "1.0" } else { "1.1" };
+            let target = if method == "OPTIONS" && target == "/" { "*" } else { &target };
+            let head = format!("{empty}{method} {target} HTTP/{version}\r\n{headers}{announced}\r\n");
+            Message { bytes: [head.as_bytes(), &body].concat(), is_head: method == "HEAD" }
+        },
+    )
 }
 
 pub fn asked() -> impl Strategy<Value = Asked> {
@@ -71,20 +88,33 @@ pub fn spoilt(bytes: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Ve
 }
 
 fn odd_byte() -> impl Strategy<Value = u8> {
-    let odd: Vec<u8> = b"\r\n\r\n\r\n \t\0:;,/.?%AaZz019\x0b\x7f\x80\xff-+\"".to_vec();
+    let odd: Vec<u8> = b"\r\n\r\n\r\n \t\0:;,/.?%AaZz019\x0b\x7f\x80\xff-+\"#@[]*".to_vec();
     prop_oneof![4 => select(odd), 1 => any::<u8>()]
 }
 
-fn target() -> impl Strategy<Value = String> {
-    let piece =
-        select(vec!["/", "/", "a", "b", ".", "..", "%2e", "%2F", "%41", "%7b", "//", "img", "#", "\\", "~"]);
-    let query = select(vec!["", "", "?", "?a=1", "?id=7&x=%zz", "?/../"]);
-    (vec(piece, 0..8), query).prop_map(|(path, query)| format!("/{}{query}", path.concat()))
+fn target() -> impl Strategy<Value = String> + Clone {
+    let piece = select(vec![
+        "/", "/", "a", "b", ".", "..", "%2e", "%2F", "%41", "%7b", "//", "img", "\u{e9}", "\\", "~",
+    ]);
+    let query = select(vec!["", "", "?", "?a=1", "?id=7&x=%zz", "?/../", "?\u{4f60}"]);
+    let origin = (vec(piece, 0..8), query).prop_map(|(path, query)| format!("/{}{query}", path.concat()));
+    let begin = select(vec![
+        "http://a",
+        "HTTPS://B.example:8080",
+        "http://[::1]:",
+        "hTTp://127.0.0.1",
+        "https://a-_.b.",
+    ]);
+    let absolute = (begin, origin.clone(), any::<bool>())
+        .prop_map(|(begin, rest, whole)| if whole { format!("{begin}{rest}") } else { begin.to_owned() });
+    prop_oneof![4 => origin, 1 => absolute]
 }
 
 fn headers() -> impl Strategy<Value = String> {
     let line = select(vec![
         "Host: example.com:80\r\n",
+        "Host:[2001:db8::1] \r\n",
+        "Host: a.b_c-d.:\t\r\n",
         "A:\r\n",
         "Cookie: a=b; id=7\r\n",
         "X-Long: a value with : and \u{e9} and\ttabs \r\n",

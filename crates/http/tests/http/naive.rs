@@ -15,8 +15,9 @@ pub enum Seen {
 }
 
 pub fn request(bytes: &[u8]) -> Seen {
-    let Some(end) = find(bytes, b"\r\n\r\n") else { return Seen::Unknown };
-    let Some((is_head, body)) = head(&bytes[..end]) else { return Seen::Bad };
+    let empty = bytes.iter().take_while(|c| matches!(c, b'\r' | b'\n')).count();
+    let Some(end) = find(&bytes[empty..], b"\r\n\r\n").map(|end| empty + end) else { return Seen::Unknown };
+    let Some((is_head, body)) = head(&bytes[empty..end]) else { return Seen::Bad };
     let (head, rest) = (end + 4, &bytes[end + 4..]);
     match body {
         Some(length) if length <= rest.len() as u64 => {
@@ -36,9 +37,9 @@ fn head(head: &[u8]) -> Option<(bool, Option<u64>)> {
     let mut lines = lines(head)?.into_iter();
     let parts: Vec<&[u8]> = lines.next()?.split(|c| *c == b' ').collect();
     let [method, target, version] = parts[..] else { return None };
-    let letters = method.iter().all(u8::is_ascii_uppercase) && (1..=15).contains(&method.len());
-    let graphic = target.iter().all(u8::is_ascii_graphic) && target.starts_with(b"/");
-    if !letters || method == b"CONNECT" || !graphic || !escapes(target) {
+    let known =
+        method.iter().all(|c| token(c) && !c.is_ascii_lowercase()) && (1..=31).contains(&method.len());
+    if !known || method == b"CONNECT" || !(target == b"*" && method == b"OPTIONS" || uri(target)) {
         return None;
     }
     let old = match version {
@@ -48,8 +49,10 @@ fn head(head: &[u8]) -> Option<(bool, Option<u64>)> {
     };
     let fields: Vec<(String, &[u8])> = lines.map(field).collect::<Option<_>>()?;
     let all = |name| fields.iter().filter(|(n, _)| n == name).map(|(_, v)| *v).collect::<Vec<_>>();
-    if all("host").len() > 1 {
-        return None;
+    match &all("host")[..] {
+        [] | [b""] => {}
+        [one] if authority(one) => {}
+        _ => return None,
     }
     let body = match (&all("content-length")[..], &all("transfer-encoding")[..]) {
         ([], []) => Some(0),
@@ -109,9 +112,50 @@ fn lines(mut bytes: &[u8]) -> Option<Vec<&[u8]>> {
 fn field(line: &[u8]) -> Option<(String, &[u8])> {
     let colon = line.iter().position(|c| *c == b':')?;
     let (name, value) = (&line[..colon], &line[colon + 1..]);
-    let token = |c: &u8| c.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}".contains(c);
     (colon > 0 && name.iter().all(token) && text(value))
         .then(|| (String::from_utf8_lossy(name).to_ascii_lowercase(), value.trim_ascii()))
+}
+
+fn token(c: &u8) -> bool {
+    c.is_ascii_graphic() && !b"\"(),/:;<=>?@[\\]{}".contains(c)
+}
+
+/// A target in origin or absolute form.
+fn uri(target: &[u8]) -> bool {
+    let scheme = [&b"http://"[..], b"https://"]
+        .into_iter()
+        .find(|s| target.get(..s.len()).is_some_and(|t| t.eq_ignore_ascii_case(s)));
+    let path = match scheme {
+        None if !target.starts_with(b"/") => return false,
+        None => target,
+        Some(scheme) => {
+            let rest = &target[scheme.len()..];
+            let end = rest.iter().position(|c| b"/?".contains(c)).unwrap_or(rest.len());
+            if !authority(&rest[..end]) {
+                return false;
+            }
+            &rest[end..]
+        }
+    };
+    path.iter().all(|c| *c > b' ' && *c != 0x7f && *c != b'#') && escapes(path)
+}
+
+/// A name or an address, perhaps with a port.
+fn authority(text: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(text) else { return false };
+    let port = |text: &str| text.is_empty() || text.strip_prefix(':').is_some_and(digits);
+    if let Some(rest) = text.strip_prefix('[') {
+        let Some((address, rest)) = rest.split_once(']') else { return false };
+        let of_address = |c: char| c.is_ascii_hexdigit() || ".:".contains(c);
+        return !address.is_empty() && address.chars().all(of_address) && port(rest);
+    }
+    let (name, rest) = text.split_at(text.find(':').unwrap_or(text.len()));
+    let label = |l: &str| !l.is_empty() && l.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
+    name.strip_suffix('.').unwrap_or(name).split('.').all(label) && port(rest)
+}
+
+fn digits(text: &str) -> bool {
+    text.chars().all(|c| c.is_ascii_digit())
 }
 
 fn text(bytes: &[u8]) -> bool {

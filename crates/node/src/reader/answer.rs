@@ -7,6 +7,7 @@ use std::time::Duration;
 use baton_cluster::Protocol;
 use baton_http::Reason;
 use baton_tls::{Alert, alert};
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -76,8 +77,14 @@ impl Refusal {
 }
 
 /// Answers and closes: the FIN goes at once, the socket when the client has closed too. `places` bounds
-/// how many wait for that; where there is none it is closed without waiting.
+/// how many wait for that; where there is none it is closed without waiting. Without an answer the client is
+/// reset.
 pub(crate) async fn refuse(mut stream: TcpStream, answer: Vec<u8>, places: Arc<Semaphore>) {
+    if answer.is_empty() {
+        // Nothing can be said in its protocol: a RST says that the connection failed, a FIN would not.
+        let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        return;
+    }
     let whole = async {
         stream.write_all(&answer).await?;
         stream.shutdown().await

@@ -22,8 +22,16 @@ const PIECE: usize = 16 * 1024;
 pub(crate) struct HeadLimits {
     pub(crate) bytes: usize,
     pub(crate) time: Duration,
-    /// A doubtful head is refused, because pools differ in servers.
+    /// Pools differ in servers, so what cannot be read is refused. Otherwise any server may have the
+    /// connection, and it is the server's own business how long a head may be and take.
     pub(crate) strict: bool,
+}
+
+impl HeadLimits {
+    /// What becomes of a head that is over a limit.
+    fn exceeded(self, refusal: Refusal) -> Outcome {
+        if self.strict { Outcome::Refused(refusal) } else { Outcome::Whole }
+    }
 }
 
 /// A connection of the reader, and what has been read of it.
@@ -39,7 +47,7 @@ pub(crate) struct Head {
 /// How reading ended.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// All is known that will be.
+    /// All is known that will be: the head, or so much of it as there is.
     Whole,
     Refused(Refusal),
     /// The client left.
@@ -58,18 +66,23 @@ impl Head {
     /// Reads until the outcome is known, or another connection needs the place.
     pub(crate) async fn read(&mut self, limits: HeadLimits, evicted: oneshot::Receiver<()>) -> Outcome {
         let until = Instant::now() + limits.time;
+        // A TLS service has no strict pools, but a name is needed for one: whoever has not said it is refused.
+        let limits = HeadLimits { strict: limits.strict || self.protocol == Protocol::Tls, ..limits };
         tokio::select! {
             biased;
             read = timeout_at(until, self.pieces(limits)) => match read {
                 Ok(Ok(outcome)) => outcome,
                 Ok(Err(_)) => Outcome::Gone,
-                Err(_) => Outcome::Refused(Refusal::TooSlow),
+                Err(_) => limits.exceeded(Refusal::TooSlow),
             },
             Ok(()) = evicted => Outcome::Refused(Refusal::Crowded),
         }
     }
 
     async fn pieces(&mut self, limits: HeadLimits) -> io::Result<Outcome> {
+        if self.protocol == Protocol::Tcp {
+            return Ok(Outcome::Whole); // nobody reads anything
+        }
         let is_tls = self.protocol == Protocol::Tls;
         let (mut request, mut hello) = (Reading::default(), HelloReader::default());
         loop {
@@ -92,7 +105,7 @@ impl Head {
                 return Ok(outcome);
             }
             if self.bytes.len() >= limits.bytes {
-                return Ok(Outcome::Refused(Refusal::TooLong));
+                return Ok(limits.exceeded(Refusal::TooLong));
             }
         }
     }
@@ -101,7 +114,7 @@ impl Head {
 /// What a request's head comes to; `None`: more is to be read.
 fn after_request(parsed: Parsed<'_>, limits: HeadLimits) -> Option<Outcome> {
     match parsed {
-        Parsed::Complete(_, length) if length > limits.bytes => Some(Outcome::Refused(Refusal::TooLong)),
+        Parsed::Complete(_, length) if length > limits.bytes => Some(limits.exceeded(Refusal::TooLong)),
         Parsed::Doubt(reason) if limits.strict => Some(Outcome::Refused(Refusal::Doubtful(reason))),
         Parsed::Complete(..) | Parsed::Doubt(_) => Some(Outcome::Whole),
         Parsed::Incomplete => None,

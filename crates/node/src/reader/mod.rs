@@ -80,7 +80,7 @@ impl Reader {
     /// Begins to listen. Must be called in the node's network namespace, on its runtime.
     pub(crate) fn listen(cluster: &Cluster, mac: [u8; 6], mtu: u32) -> Result<Self, NodeError> {
         allow_files();
-        let failed = |cause| NodeError::System { what: "the reader's listening socket", cause };
+        let failed = |source| NodeError::System { what: "the reader's listening socket", source };
         let (v4, port) = listener(Ipv4Addr::LOCALHOST.into()).map_err(failed)?;
         let (to_daemon, events) = mpsc::channel(EVENTS);
         tokio::spawn(accept(v4, to_daemon.clone()));
@@ -113,7 +113,7 @@ impl Reader {
     /// Listens for IPv6 too, once the cluster has such a VIP.
     pub(crate) fn listen_as_needed(&mut self, cluster: &Cluster) -> Result<(), NodeError> {
         if self.port_v6.is_none() && cluster.vips().iter().any(IpAddr::is_ipv6) {
-            let failed = |cause| NodeError::System { what: "the reader's listening socket", cause };
+            let failed = |source| NodeError::System { what: "the reader's listening socket", source };
             let (v6, port) = listener(Ipv6Addr::LOCALHOST.into()).map_err(failed)?;
             tokio::spawn(accept(v6, self.to_daemon.clone()));
             self.port_v6 = Some(port);
@@ -213,6 +213,9 @@ fn allow_files() {
 fn listener(at: IpAddr) -> std::io::Result<(TcpListener, u16)> {
     let at = SocketAddr::new(at, 0);
     let socket = Socket::new(Domain::for_address(at), Type::STREAM, None)?;
+    // Its connections have the VIP and the service's port for their own: what is left of one that was
+    // answered here (TIME-WAIT) must not keep a web server from listening there.
+    socket.set_reuse_address(true)?;
     socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
     socket.set_nonblocking(true)?;
     socket.bind(&at.into())?;

@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use baton_cluster::Flow;
-use baton_datapath::{Datapath, DatapathError, Hold, State, replay};
+use baton_datapath::{DatapathError, Hold, State, answer};
 
-use crate::raw;
+use crate::raw::Raw;
+use crate::tools::Tools;
 
 /// Repeated first after this long, then after twice as long each time.
 const FIRST_WAIT: Duration = Duration::from_millis(20);
@@ -73,29 +74,16 @@ impl Replays {
     }
 
     /// Called on every tick.
-    pub(crate) fn tick(
-        &mut self,
-        now: Instant,
-        datapath: &Datapath,
-        hold: &Hold,
-    ) -> Result<(), DatapathError> {
-        let due: Vec<Flow> = self.open.iter().filter(|(_, o)| o.due <= now).map(|(f, _)| *f).collect();
-        for flow in due {
-            self.repeat(flow, now, datapath, hold)?;
-        }
-        Ok(())
+    pub(crate) fn tick(&mut self, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
+        let is_due = |open: &Open| open.due <= tools.now;
+        let due: Vec<Flow> = self.open.iter().filter(|(_, open)| is_due(open)).map(|(f, _)| *f).collect();
+        due.into_iter().try_for_each(|flow| self.repeat(flow, tools))
     }
 
-    fn repeat(
-        &mut self,
-        flow: Flow,
-        now: Instant,
-        datapath: &Datapath,
-        hold: &Hold,
-    ) -> Result<(), DatapathError> {
+    fn repeat(&mut self, flow: Flow, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
         let Some(open) = self.open.get_mut(&flow) else { return Ok(()) };
         let replayed = &open.replayed;
-        let stands = datapath.binding(&flow)?.is_some_and(|b| {
+        let stands = tools.datapath.binding(&flow)?.is_some_and(|b| {
             b.start_seq == replayed.start_seq && matches!(b.state, State::Bound(_) | State::Releasing(_))
         });
         if !stands {
@@ -103,18 +91,18 @@ impl Replays {
             self.open.remove(&flow);
             return Ok(());
         }
-        if now - replayed.since >= PATIENCE {
+        if tools.now - replayed.since >= PATIENCE {
             self.failed += 1;
             tracing::warn!(%flow, "no server took what the client had sent: the connection is reset");
-            send_reset(&flow, replayed);
-            datapath.remove_binding(&flow)?;
+            send_reset(&flow, replayed, tools.raw);
+            tools.datapath.remove_binding(&flow)?;
             self.open.remove(&flow);
             return Ok(());
         }
         self.repeated += 1;
-        give(replayed, hold);
+        give(replayed, tools.hold);
         open.wait *= 2;
-        open.due = (now + open.wait).min(open.replayed.since + PATIENCE);
+        open.due = (tools.now + open.wait).min(open.replayed.since + PATIENCE);
         Ok(())
     }
 }
@@ -129,9 +117,9 @@ fn give(replayed: &Replayed, hold: &Hold) {
 }
 
 /// Ends the client's connection, which no socket here has.
-fn send_reset(flow: &Flow, replayed: &Replayed) {
-    let packet = replay::reset(flow, replayed.start_ack, replayed.end);
-    if let Err(error) = raw::send(&packet, flow) {
+fn send_reset(flow: &Flow, replayed: &Replayed, raw: &mut Raw) {
+    let packet = answer::reset(flow, replayed.start_ack, replayed.end);
+    if let Err(error) = raw.send(&packet, flow) {
         tracing::debug!(%error, %flow, "the client could not be told; it will give up by itself");
     }
 }

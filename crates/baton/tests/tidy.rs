@@ -1,0 +1,209 @@
+//! The house's rules that a machine can hold: see CONTRIBUTING.md. Each rule is a function over the files' texts, and is
+//! shown a text that breaks it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Lines that a file of the product may have; a file above is listed below with the reason why it is one.
+const LINES_MAX: usize = 500;
+/// Files that are longer, and by how much at most. They may become shorter; none may be added without a reason.
+const LONGER: &[(&str, usize)] = &[
+    ("crates/datapath/bpf/datapath.h", 760), // what kernel and user space share, in one place
+    ("crates/datapath/bpf/move.h", 560),
+    ("crates/datapath/bpf/scan.h", 640), // one state machine, and its twin
+    ("crates/http/src/scan.rs", 610),
+    ("crates/node/src/daemon.rs", 560), // until its core is parted from it
+    ("crates/node/src/placing.rs", 600),
+];
+/// Crates that open no socket, read no clock and draw no random number. `link` of `control` is its I/O.
+const PURE: &[&str] = &["http", "tls", "cluster", "dispatcher", "control"];
+/// What a pure file must not say.
+const IMPURE: &[&str] =
+    &["Instant::now", "SystemTime::now", "thread_rng", "rand::random", "std::fs", "File::open"];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().expect("the workspace")
+}
+
+/// Files below `folder`, by their path from the root, with these endings.
+fn files(folder: &str, endings: &[&str]) -> BTreeMap<String, String> {
+    let root = root();
+    let (mut found, mut folders) = (BTreeMap::new(), vec![root.join(folder)]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a folder").flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if endings.iter().any(|ending| path.extension().is_some_and(|e| e == *ending)) {
+                let name = path.strip_prefix(&root).expect("below it").display().to_string();
+                found.insert(name, fs::read_to_string(&path).expect("text"));
+            }
+        }
+    }
+    found
+}
+
+/// The product's own files: no tests.
+fn product() -> BTreeMap<String, String> {
+    let mut all = files("crates", &["rs", "h", "c"]);
+    all.retain(|name, _| {
+        let beside = ["/tests/", "/tests.rs", "/benches/", "/packet-model/", "/target/", "/build.rs"];
+        (name.contains("/src/") || name.contains("/bpf/")) && !beside.iter().any(|part| name.contains(part))
+    });
+    all
+}
+
+fn text(file: &str) -> String {
+    fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+}
+
+/// Without the tests that a file ends with.
+fn without_tests(text: &str) -> &str {
+    text.split("#[cfg(test)]").next().unwrap_or(text)
+}
+
+fn too_long(name: &str, text: &str) -> Option<String> {
+    let limit = LONGER.iter().find(|(file, _)| *file == name).map_or(LINES_MAX, |(_, limit)| *limit);
+    let lines = without_tests(text).lines().count();
+    (lines > limit).then(|| format!("{name} has {lines} lines, {limit} are the most"))
+}
+
+#[test]
+fn files_are_short() {
+    assert!(too_long("crates/x/src/a.rs", &"\n".repeat(LINES_MAX + 1)).is_some());
+    let product = product();
+    let broken: Vec<_> = product.iter().filter_map(|(name, text)| too_long(name, text)).collect();
+    assert!(broken.is_empty(), "{broken:#?}");
+    for (file, _) in LONGER {
+        let lines = product.get(*file).map_or(0, |text| without_tests(text).lines().count());
+        assert!(lines > LINES_MAX, "{file} has {lines} lines: it needs no exception any more");
+    }
+}
+
+#[test]
+fn each_file_says_what_it_is() {
+    let silent = |name: &str, text: &str| match name.ends_with(".rs") {
+        true => !text.starts_with("//!") && !text.starts_with("#![") && !text.starts_with("include!"),
+        false => !text.starts_with("/*") && !text.starts_with("//"),
+    };
+    assert!(silent("a.rs", "use std::fs;\n"));
+    let broken: Vec<_> = product().into_iter().filter(|(name, text)| silent(name, text)).collect();
+    let names: Vec<_> = broken.into_iter().map(|(name, _)| name).collect();
+    assert!(names.is_empty(), "{names:#?}");
+}
+
+/// The files that ARCHITECTURE names, as `datapath/src/{skel,shared}.rs`.
+fn unsafe_files() -> BTreeSet<String> {
+    let architecture = text("ARCHITECTURE.md");
+    let (_, at) = architecture.split_once("`unsafe` is in ").expect("the last rule");
+    let mut named = BTreeSet::new();
+    for place in at.split('`').skip(1).step_by(2) {
+        match place.split_once('{').zip(place.split_once('}')) {
+            Some(((before, rest), (_, after))) => {
+                let inside = rest.split('}').next().unwrap_or_default();
+                named.extend(inside.split(',').map(|name| format!("crates/{before}{name}{after}")));
+            }
+            None => drop(named.insert(format!("crates/{place}"))),
+        }
+    }
+    named
+}
+
+#[test]
+fn unsafe_is_where_architecture_says() {
+    let says = |line: &str| {
+        let line = line.trim();
+        !line.starts_with("//") && (line.contains("unsafe {") || line.starts_with("unsafe impl"))
+    };
+    assert!(says("let x = unsafe { y() };") && !says("// unsafe { y() }"));
+    let named = unsafe_files();
+    let has: BTreeSet<String> = product()
+        .into_iter()
+        .filter(|(name, text)| name.ends_with(".rs") && text.lines().any(says))
+        .map(|(name, _)| name)
+        .collect();
+    let more: Vec<_> = has.difference(&named).collect();
+    assert!(more.is_empty(), "ARCHITECTURE does not name {more:?}");
+    for file in named {
+        assert!(root().join(&file).is_file(), "ARCHITECTURE names {file}, which is not there");
+    }
+}
+
+#[test]
+fn pure_crates_read_no_clock_and_open_no_file() {
+    let broken = |text: &str| IMPURE.iter().find(|word| without_tests(text).contains(**word)).copied();
+    assert_eq!(broken("let now = Instant::now();"), Some("Instant::now"));
+    for (name, text) in product() {
+        let pure = PURE.iter().any(|c| name.starts_with(&format!("crates/{c}/"))) && !name.contains("/link");
+        if let Some(word) = broken(&text).filter(|_| pure) {
+            panic!("{name} is to be pure, and says {word}");
+        }
+    }
+}
+
+/// The crates that a crate's product depends on.
+fn needs(manifest: &str) -> BTreeSet<String> {
+    let (_, rest) = manifest.split_once("[dependencies]").unwrap_or_default();
+    let own = rest.split("\n[").next().unwrap_or_default();
+    let names = own.lines().filter_map(|line| line.strip_prefix("baton-")?.split(['.', ' ']).next());
+    names.map(str::to_owned).collect()
+}
+
+/// ARCHITECTURE draws the arrows in floors, upper ones first.
+#[test]
+fn no_crate_needs_one_above_it_and_the_product_needs_no_tests() {
+    const FLOORS: [&[&str]; 6] = [
+        &["baton"],
+        &["node"],
+        &["datapath", "dispatcher", "control", "host"],
+        &["cluster", "tls"],
+        &["http"],
+        &[],
+    ];
+    assert_eq!(
+        needs("[dependencies]\nbaton-http.workspace = true\n[dev-dependencies]\nbaton-x.workspace = true"),
+        { BTreeSet::from(["http".to_owned()]) }
+    );
+    for (floor, crates) in FLOORS.iter().enumerate() {
+        for name in *crates {
+            let below: BTreeSet<&str> = FLOORS[floor + 1..].iter().flat_map(|c| c.iter().copied()).collect();
+            for needed in needs(&text(&format!("crates/{name}/Cargo.toml"))) {
+                assert!(below.contains(&*needed), "{name} needs {needed}, which is not below it");
+            }
+        }
+    }
+}
+
+/// Each counter is counted somewhere; one that never is would tell an operator that something never happens.
+#[test]
+fn every_counter_is_counted() {
+    let header = text("crates/datapath/bpf/datapath.h");
+    let (_, table) = header.split_once("#define COUNTERS(C)").expect("the table");
+    let names: Vec<&str> = table.split("\tC(").skip(1).filter_map(|entry| entry.split(',').next()).collect();
+    assert!(names.len() > 80, "{}", names.len());
+    let programs: String =
+        files("crates/datapath/bpf", &["h", "c"]).into_values().map(|text| text + "\n").collect();
+    let words: BTreeSet<&str> = programs.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
+    let never: Vec<_> = names.iter().filter(|name| !words.contains(&*format!("COUNT_{name}"))).collect();
+    assert!(never.is_empty(), "never counted: {never:?}");
+}
+
+/// Files and folders that documents name in code quotes exist.
+#[test]
+fn documents_name_what_is_there() {
+    let mut missing = Vec::new();
+    for file in ["ARCHITECTURE.md", "HACKING.md", "CONTRIBUTING.md", "docs/testing.md", "docs/debugging.md"] {
+        for place in text(file).split('`').skip(1).step_by(2) {
+            let begins =
+                ["crates/", "testbed/", "docs/", "bench/", "fuzz/", "demo/", "examples/", "scripts/"];
+            if begins.iter().any(|b| place.starts_with(b)) && !place.contains(['{', ' ', '*']) {
+                let there = root().join(place.trim_end_matches('/')).exists();
+                if !there {
+                    missing.push(format!("{file}: {place}"));
+                }
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+}

@@ -1,0 +1,53 @@
+//! What a connection itself says, beside the messages of components: who speaks, that he lives, and why he goes.
+
+use baton_cluster::NodeId;
+use serde::{Deserialize, Serialize};
+
+/// The longest cluster name or software version in a [`Hello`], in bytes.
+pub const NAME_BYTES_MAX: usize = 128;
+
+/// The first word in each direction of a connection: who is speaking.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The cluster's name; both must agree.
+    pub cluster: String,
+    /// The speaker.
+    pub node: NodeId,
+    /// The digest of what lasts of the speaker's cluster file; both must agree.
+    pub digest: [u8; 32],
+    /// The speaker's MAC address on the cluster's network.
+    pub mac: [u8; 6],
+    /// A random number made when the speaker started.
+    pub boot: u64,
+    /// The speaker's software version, for people.
+    pub software: String,
+}
+
+/// A sign of life, which also measures the round trip.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// Counts the heartbeats of this connection and direction, from 0.
+    pub sequence: u64,
+    /// When it was sent, in microseconds of a clock of the sender's own.
+    pub sent_us: u64,
+    /// The last heartbeat received from the other side.
+    pub echo: Option<Echo>,
+}
+
+/// What a heartbeat says of the last one that came the other way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Echo {
+    /// Its `sent_us`.
+    pub sent_us: u64,
+    /// How long it has lain here since, in microseconds.
+    pub held_us: u64,
+}
+
+/// The last word on a connection: why the speaker closes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Bye {
+    /// There is another connection between the two nodes already.
+    Duplicate,
+    /// The node is stopping.
+    Stopping,
+}

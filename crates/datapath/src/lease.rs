@@ -1,0 +1,47 @@
+//! Who may decide a connection, as plain values: terms, leases, makers of cookies and their heirs.
+
+use std::time::Duration;
+
+use baton_cluster::NodeId;
+
+/// A term of cookies that a distributor takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// It decides connections of this term until then, by the monotonic clock; zero: not yet granted.
+    pub until: Duration,
+    /// What its cookies are made with.
+    pub term: u32,
+    /// The switch that its packets come by; `None`: they come by none.
+    pub from: Option<NodeId>,
+    /// Another distributor made the cookies, and decides no more.
+    pub is_heir: bool,
+}
+
+impl Lease {
+    /// For ever, of what comes by no switch.
+    pub fn direct(term: u32) -> Self {
+        Self { until: Duration::from_nanos(u64::MAX), term, from: None, is_heir: false }
+    }
+}
+
+/// Who made the cookies of a term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Maker {
+    /// The distributor.
+    pub node: NodeId,
+    /// What its cookies are made with.
+    pub term: u32,
+    /// It decides no more.
+    pub over: Option<Heirs>,
+}
+
+/// Who decides instead of a maker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heirs {
+    /// Nobody: it is as if nobody had made the cookie.
+    None,
+    /// They have yet to be told.
+    Soon,
+    /// Whom this table names.
+    Table(u8),
+}

@@ -1,0 +1,126 @@
+//! Who decides a connection: the terms that a distributor knows cookies of, and, at a switch, whose cookies its
+//! tables of late have led to (`bpf/lease.h`).
+
+use std::time::Duration;
+
+use libbpf_rs::{MapCore, MapFlags};
+
+use crate::constants::{
+    LEASE_HEIR, LEASE_NONE, LEASE_OWN, LEASES_MAX, MAGLEV_SLOTS, MAKERS_MAX, NO_NODE, NO_SPREAD, SOON_SPREAD,
+    SPREADS_MAX,
+};
+use crate::error::DatapathError;
+use crate::lease::{Heirs, Lease, Maker};
+use crate::map::{failed, get, nanoseconds, put};
+use crate::programs::Datapath;
+use crate::shared::types;
+
+impl Datapath {
+    /// The terms that this distributor knows, the one for what comes by no switch first.
+    ///
+    /// # Errors
+    /// When there are more than the table takes.
+    pub fn set_leases(&self, leases: &[Lease]) -> Result<(), DatapathError> {
+        let limit = LEASES_MAX as usize;
+        if leases.len() > limit {
+            return Err(DatapathError::TooMany { what: "leases", given: leases.len(), limit });
+        }
+        let value = |lease: &Lease| types::lease {
+            until_ns: nanoseconds(lease.until),
+            term: lease.term,
+            from: lease.from.map_or(NO_NODE as u16, |node| node.0),
+            kind: if lease.is_heir { LEASE_HEIR } else { LEASE_OWN } as u8,
+            pad: 0,
+        };
+        let none = types::lease { kind: LEASE_NONE as u8, ..Default::default() };
+        let values = leases.iter().map(value).chain(std::iter::repeat(none));
+        for (at, value) in (0..LEASES_MAX).zip(values) {
+            put(&self.skel.maps.leases, "leases", &at, &value)?;
+        }
+        Ok(())
+    }
+
+    /// Whether this distributor may decide connections of this term at a time `now` of the monotonic clock.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub(crate) fn holds_lease(&self, term: u32, now: Duration) -> Result<bool, DatapathError> {
+        for at in 0..LEASES_MAX {
+            let lease: Option<types::lease> = get(&self.skel.maps.leases, "leases", &at)?;
+            match lease.filter(|lease| u32::from(lease.kind) != LEASE_NONE) {
+                Some(lease) if lease.term == term => return Ok(nanoseconds(now) < lease.until_ns),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        Ok(false)
+    }
+
+    /// One of the switch's tables: for each slot the number of a maker, or none at all.
+    ///
+    /// # Errors
+    /// When it has not as many slots as the map.
+    pub fn set_spread_table(&self, table: u8, slots: &[Option<u16>]) -> Result<(), DatapathError> {
+        let limit = MAGLEV_SLOTS as usize;
+        if slots.len() != limit || u32::from(table) >= SPREADS_MAX {
+            return Err(DatapathError::TooMany { what: "Maglev slots", given: slots.len(), limit });
+        }
+        // In one call: one for each slot would keep the daemon from all else for a noticeable time.
+        let (keys, values): (Vec<_>, Vec<_>) = (u32::from(table) * MAGLEV_SLOTS..)
+            .zip(slots)
+            .map(|(slot, maker)| (slot.to_ne_bytes(), maker.unwrap_or(NO_NODE as u16).to_ne_bytes()))
+            .unzip();
+        let (map, any) = (&self.skel.maps.maglev, MapFlags::ANY);
+        map.update_batch(keys.as_flattened(), values.as_flattened(), MAGLEV_SLOTS, any, any)
+            .map_err(failed("maglev"))
+    }
+
+    /// What the switch knows of a maker.
+    ///
+    /// # Errors
+    /// When its number is too high.
+    pub fn set_maker(&self, number: u16, maker: &Maker) -> Result<(), DatapathError> {
+        let (number, limit) = (u32::from(number), MAKERS_MAX as usize);
+        if number >= MAKERS_MAX {
+            return Err(DatapathError::TooMany { what: "makers", given: number as usize, limit });
+        }
+        let value = types::maker {
+            term: maker.term,
+            node: maker.node.0,
+            over: u8::from(maker.over.is_some()),
+            heirs: match maker.over {
+                Some(Heirs::Table(table)) => table,
+                Some(Heirs::Soon) => SOON_SPREAD as u8,
+                Some(Heirs::None) | None => NO_SPREAD as u8,
+            },
+        };
+        put(&self.skel.maps.makers, "makers", &number, &value)
+    }
+
+    /// Which tables count, the one in force first; until `unsettled` (monotonic) a cookie may have been made by
+    /// one of the others. Without a distributor SYNs are refused from `refuse` on.
+    ///
+    /// # Errors
+    /// When there are too many.
+    pub fn set_spread(
+        &self,
+        tables: &[u8],
+        unsettled: Duration,
+        refuse: Duration,
+    ) -> Result<(), DatapathError> {
+        let limit = SPREADS_MAX as usize;
+        if tables.len() > limit {
+            return Err(DatapathError::TooMany { what: "tables of the switch", given: tables.len(), limit });
+        }
+        let mut value = types::spread {
+            unsettled_ns: nanoseconds(unsettled),
+            refuse_ns: nanoseconds(refuse),
+            count: tables.len() as u32,
+            ..Default::default()
+        };
+        for (to, from) in value.tables.iter_mut().zip(tables) {
+            *to = *from;
+        }
+        put(&self.skel.maps.spreads, "spreads", &0_u32, &value)
+    }
+}

@@ -1,0 +1,589 @@
+//! The share of user space in placing requests: packets that the kernel holds because it cannot decide,
+//! first requests on distributors, later ones on the servers that have the connection. Each is asked of
+//! the dispatcher, once; the answer lets its packets go on. Without a dispatcher the fallback decides,
+//! which every node computes alike.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use baton_cluster::{Flow, NodeId, PoolId};
+use baton_control::{Answer, BatchLimits, Batcher, Message, Question, Verdict};
+use baton_datapath::replay::Replay;
+use baton_datapath::{DatapathError, Frame, Reading, State, answer};
+use baton_http::Request;
+
+use crate::clock;
+use crate::early::{Early, Owner};
+use crate::guides::Guides;
+use crate::owners::Owners;
+use crate::question::{self, Read};
+use crate::reader::{self, Head, Reader, Refusal, Replayed};
+use crate::services::Services;
+use crate::tools::Tools;
+use crate::trouble::for_all;
+use crate::waiting::{Ticket, Waiting, Waits, release};
+
+/// A question unanswered for this long is decided by the fallback.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// What is counted in user space.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) asked: u64,
+    pub(crate) answered: u64,
+    pub(crate) batches: u64,
+    pub(crate) failed: u64,
+    pub(crate) fallback: u64,
+    pub(crate) known: u64,
+    pub(crate) overflowed: u64,
+}
+
+/// The placing of requests on this node.
+#[derive(Debug)]
+pub(crate) struct Placing {
+    me: NodeId,
+    dispatcher: NodeId,
+    batcher: Batcher<Ticket>,
+    waits: Waits,
+    early: Early,
+    pub(crate) guides: Guides,
+    pub(crate) reader: Reader,
+    pub(crate) owners: Owners,
+    handed: HashMap<NodeId, u64>,
+    tally: Tally,
+    target_secret: u64,
+}
+
+impl Placing {
+    pub(crate) fn new(services: &Services, me: NodeId, reader: Reader) -> Self {
+        let cluster = services.cluster();
+        let owners = Owners::new(cluster, me, reader.mac, Instant::now());
+        let held_packets_max = cluster.limits.held_packets as usize;
+        Self {
+            me,
+            dispatcher: cluster.dispatcher().id,
+            batcher: Batcher::new(BatchLimits {
+                undecided_max: held_packets_max,
+                answer_timeout: ANSWER_TIMEOUT,
+            }),
+            waits: Waits::new(held_packets_max),
+            early: Early::new(held_packets_max),
+            guides: Guides::new(services),
+            reader,
+            owners,
+            handed: HashMap::new(),
+            tally: Tally::default(),
+            target_secret: cluster.keys().target,
+        }
+    }
+
+    /// Whether something is due sooner than usual.
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.reader.replays.is_empty() || self.early.is_untold()
+    }
+
+    /// Packets that wait now.
+    pub(crate) fn held_now(&self) -> usize {
+        self.waits.packets()
+    }
+
+    pub(crate) fn tally(&self) -> Tally {
+        Tally { overflowed: self.waits.overflowed, ..self.tally }
+    }
+
+    /// Connections that user space handed to a server.
+    pub(crate) fn handed_to(&self, node: NodeId) -> u64 {
+        self.handed.get(&node).copied().unwrap_or(0)
+    }
+
+    /// A packet that the kernel holds.
+    pub(crate) fn frame(&mut self, bytes: &[u8], tools: &mut Tools<'_>) -> Result<(), DatapathError> {
+        let Some(frame) = Frame::parse(bytes) else { return Ok(()) };
+        if frame.is_unknown() {
+            return self.owners.packet(frame, tools);
+        }
+        let (flow, seq) = (frame.flow, frame.seq);
+        self.tell_socket(&frame, tools)?;
+        if is_early(&frame, tools)? {
+            self.early.add(frame, tools.now);
+            self.waits.read_another(&flow, tools.datapath)?;
+            self.feed(&flow, tools)?;
+            self.early.came(&flow, seq, tools.now);
+            return Ok(());
+        }
+        let Some(frame) = self.waits.add(frame, tools.datapath, tools.hold)? else { return Ok(()) };
+        let Some(binding) = tools.datapath.binding(&frame.flow)? else { return Ok(()) };
+        match binding.state {
+            // Decided while this packet was on its way up here.
+            State::Bound(_) => release(tools.hold, &frame, None),
+            // Or moved, by a packet that this one must not overtake.
+            State::Releasing(_) | State::Reading => {
+                self.waits.pass_on(&frame, binding.start_seq, tools.datapath, tools.hold)?;
+            }
+            State::Held if binding.start_seq == frame.seq => self.first(frame, tools)?,
+            State::Asking => self.later(frame, tools)?,
+            // A later segment whose first one is not here: the client repeats both.
+            State::Held | State::Open => {}
+        }
+        Ok(())
+    }
+
+    /// What a packet acknowledges must not wait with it: the server's socket would send that again, and
+    /// not know that its connection is idle.
+    fn tell_socket(&mut self, frame: &Frame, tools: &Tools<'_>) -> Result<(), DatapathError> {
+        let binding = tools.datapath.binding(&frame.flow)?;
+        let ours = |state| match state {
+            State::Asking => true,
+            State::Bound(node) | State::Releasing(node) => node == self.me,
+            State::Open | State::Held | State::Reading => false,
+        };
+        if binding.is_some_and(|b| b.is_adopted && ours(b.state))
+            && self.early.is_news(frame, tools.now)
+            && let Some(acknowledgement) = frame.acknowledgement()
+        {
+            release(tools.hold, &acknowledgement, None);
+        }
+        Ok(())
+    }
+
+    /// Of a packet behind a gap the server's socket knows nothing. Without a word the client would repeat the
+    /// missing one only after its timeout, and take that for the time that the network needs.
+    fn tell_client(&mut self, flow: &Flow, seq: u32, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
+        let Some((receipt, at)) = tools.datapath.receipt(flow)? else { return Ok(()) };
+        let kept = self.early.behind_a_gap(flow, at, seq);
+        if kept.is_empty() {
+            return Ok(());
+        }
+        // Without the ranges it takes three to tell of a loss (RFC 5681 3.2).
+        for _ in 0..if receipt.selective { 1 } else { 3 } {
+            if let Err(error) = tools.raw.send(&answer::selective(flow, &receipt, &kept), flow) {
+                tracing::debug!(%error, %flow, "the client could not be told what came; it will repeat all of it");
+            }
+        }
+        Ok(())
+    }
+
+    /// A connection may be able to take what came too early.
+    pub(crate) fn feed(&mut self, flow: &Flow, tools: &Tools<'_>) -> Result<(), DatapathError> {
+        let Some(binding) = tools.datapath.binding(flow)? else { return Ok(()) };
+        match binding.state {
+            State::Bound(node) | State::Releasing(node) if node == self.me => {}
+            // It has moved.
+            State::Bound(_) | State::Releasing(_) => {
+                self.early.let_go(flow, tools.hold);
+                return Ok(());
+            }
+            _ => return Ok(()),
+        }
+        let asked = tools.datapath.asked(flow)?.filter(|asked| asked.start_seq == binding.start_seq);
+        let (Some(asked), Some(service)) = (asked, tools.services.of(flow)) else { return Ok(()) };
+        let (guides, me) = (&self.guides, self.me);
+        let owner = |request: &Request<'_>| {
+            let index = service.rules.choose(request);
+            let pool = service.pools.get(index).copied().unwrap_or(PoolId(0));
+            Owner { pool: pool.0, own: guides.is_member(pool, me) }
+        };
+        self.early.feed(flow, &asked, owner, tools.hold);
+        Ok(())
+    }
+
+    /// The first request of a connection.
+    fn first(&mut self, frame: Frame, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
+        let Some(service) = tools.services.of(&frame.flow) else { return Ok(()) };
+        let read = question::read(service, frame.payload(), self.target_secret);
+        let waiting = match read {
+            Read::Reader | Read::Doubtful(_) | Read::Refused(_) => {
+                if tools.datapath.read_held(&frame.flow, frame.seq)? {
+                    self.waits.pass_on(&frame, frame.seq, tools.datapath, tools.hold)?;
+                }
+                return Ok(());
+            }
+            Read::Unclear => {
+                let pool = service.pools.first().copied().unwrap_or(PoolId(0));
+                Waiting::of(frame.clone(), pool, None, tools.now)
+            }
+            Read::Request { pool, target, host, next } => {
+                if let Some(host) = host {
+                    tools.datapath.set_host(service, &host)?;
+                }
+                let cut = next.filter(|_| service.strict).map(|at| frame.seq.wrapping_add(at as u32));
+                Waiting { cut_seq: cut, ..Waiting::of(frame.clone(), pool, target, tools.now) }
+            }
+        };
+        self.ask(frame.flow, waiting, tools)
+    }
+
+    /// A later request of a connection that this node serves.
+    fn later(&mut self, frame: Frame, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
+        let Some(service) = tools.services.of(&frame.flow) else { return Ok(()) };
+        let Some(asked) = tools.datapath.asked(&frame.flow)? else { return Ok(()) };
+        let flow = frame.flow;
+        if service.strict && !question::is_asked(&frame, &asked) {
+            // It was on its way up here before that one, and goes back behind it.
+            self.early.add(frame, tools.now);
+            return Ok(());
+        }
+        let behind = self.early.take(&flow);
+        let (start_seq, mut cut_seq) = (asked.start_seq, asked.cut_seq);
+        let here = service.pools.first().copied().unwrap_or(PoolId(0));
+        let read = question::read(service, frame.payload(), self.target_secret);
+        // What stands before the request goes to the server that has the connection.
+        let begins = asked.boundary == Some(frame.seq) && question::empty_lines(frame.payload()) == 0;
+        let waiting = match read {
+            Read::Request { pool, target, host, next } if begins => {
+                if let Some(host) = host {
+                    tools.datapath.set_host(service, &host)?;
+                }
+                // As above: it may be longer than the one that the kernel asks about.
+                cut_seq = next.filter(|_| service.strict).map(|at| frame.seq.wrapping_add(at as u32));
+                Waiting::of(frame, pool, target, tools.now)
+            }
+            Read::Doubtful(_) if begins => {
+                // The reader takes it alone, and refuses it.
+                cut_seq = question::next_request(frame.payload()).map(|at| frame.seq.wrapping_add(at as u32));
+                let waiting = Waiting::of(frame, here, None, tools.now);
+                let mut waiting = Waiting { start_seq, is_ours: true, cut_seq, ..waiting };
+                waiting.frames.extend(behind);
+                if tools.datapath.answer_asked(&flow, waiting.seq)?.is_none() {
+                    return Ok(());
+                }
+                return self.waits.release(flow, start_seq, &waiting, tools.datapath, tools.hold);
+            }
+            // The end of a request, and the next one behind it: or nothing that could be decided.
+            _ => {
+                let waiting = Waiting::of(frame, here, None, tools.now);
+                let mut waiting = Waiting { start_seq, is_ours: true, cut_seq, ..waiting };
+                waiting.frames.extend(behind);
+                let Ok(ticket) = self.waits.begin(flow, waiting) else { return Ok(()) };
+                return self.settle(ticket, self.me, tools);
+            }
+        };
+        let mut waiting = Waiting { start_seq, is_ours: true, cut_seq, ..waiting };
+        waiting.frames.extend(behind);
+        // It cannot move now: all that the kernel could not tell is whether it may stay.
+        if service.strict && !asked.is_idle && self.guides.is_member(waiting.pool, self.me) {
+            let Ok(ticket) = self.waits.begin(flow, waiting) else { return Ok(()) };
+            return self.settle(ticket, self.me, tools);
+        }
+        self.ask(flow, waiting, tools)
+    }
+
+    fn ask(&mut self, flow: Flow, waiting: Waiting, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
+        let at = waiting.is_ours.then_some(self.me);
+        let pool = tools.services.hash(waiting.pool);
+        let question = pool.map(|pool| Question { pool, target: waiting.target, at });
+        let ticket = match self.waits.begin(flow, waiting) {
+            Ok(ticket) => ticket,
+            Err(rejected) => {
+                self.give_up(Some(*rejected));
+                return Ok(());
+            }
+        };
+        if let Some(server) = self.known(&ticket, tools)? {
+            self.tally.known += 1;
+            return self.settle(ticket, server, tools);
+        }
+        let Some(question) = question.filter(|_| tools.peers.is_up(self.dispatcher)) else {
+            return self.decide_alone(ticket, tools);
+        };
+        self.tally.asked += 1;
+        match self.batcher.ask(question, ticket, tools.now) {
+            Ok(Some(ask)) => self.send_batch(ask, tools),
+            Ok(None) => Ok(()),
+            Err((ticket, _full)) => self.decide_alone(ticket, tools),
+        }
+    }
+
+    /// The server for a first request by what the dispatcher has said before, as the programs would have
+    /// decided it if they could have read it.
+    fn known(&self, ticket: &Ticket, tools: &Tools<'_>) -> Result<Option<NodeId>, DatapathError> {
+        match self.waits.get(ticket) {
+            Some(waiting) if !waiting.is_ours => {
+                tools.datapath.decided(waiting.pool, waiting.target, clock::monotonic())
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn send_batch(&mut self, ask: baton_control::Ask, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
+        self.tally.batches += 1;
+        if !tools.post.send(self.dispatcher, Message::Ask(ask)) {
+            return self.dispatcher_lost(tools);
+        }
+        Ok(())
+    }
+
+    /// The dispatcher's answer to a batch.
+    pub(crate) fn answered(&mut self, answer: Answer, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
+        match self.batcher.answered(answer, tools.now) {
+            Ok((verdicts, next)) => {
+                let settled = for_all(verdicts, |(ticket, verdict)| {
+                    self.tally.answered += 1;
+                    self.verdict(ticket, &verdict, tools)
+                });
+                let sent = next.map_or(Ok(()), |ask| self.send_batch(ask, tools));
+                settled.and(sent)
+            }
+            Err(baton_control::BatchError::Stale { batch }) => {
+                tracing::debug!(batch, "late answer ignored");
+                Ok(())
+            }
+            Err(error) => {
+                tracing::error!(%error, "dispatcher");
+                self.dispatcher_lost(tools)
+            }
+        }
+    }
+
+    fn verdict(
+        &mut self,
+        ticket: Ticket,
+        verdict: &Verdict,
+        tools: &mut Tools<'_>,
+    ) -> Result<(), DatapathError> {
+        let Some(server) = verdict.server else {
+            // Nobody is there to serve it, or the dispatcher's file has no such pool, yet or any more.
+            return self.decide_alone(ticket, tools);
+        };
+        if let (Some(waiting), Some(keep)) = (self.waits.get(&ticket), &verdict.keep)
+            && let Some(target) = waiting.target
+        {
+            self.guides.keep(waiting.pool, target, keep, tools.datapath)?;
+        }
+        self.settle(ticket, server, tools)
+    }
+
+    /// Decides a waiting request for a server and lets its packets go on.
+    fn settle(&mut self, ticket: Ticket, server: NodeId, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
+        let Some(mut waited) = self.waits.take(&ticket) else { return Ok(()) };
+        let flow = ticket.flow;
+        if let Some(head) = waited.head.take() {
+            return self.replay(server, head, waited, tools);
+        }
+        if waited.is_ours {
+            let Some(start_seq) = tools.datapath.decide_asked(&flow, waited.seq, server)? else {
+                return Ok(());
+            };
+            if server == self.me {
+                let frames = std::mem::take(&mut waited.frames);
+                waited.frames = frames.into_iter().map(Frame::without_timestamps).collect();
+            }
+            self.waits.release(flow, start_seq, &waited, tools.datapath, tools.hold)?;
+            return self.feed(&flow, tools);
+        }
+        if tools.datapath.bind_held(&flow, waited.seq, server)?.is_none() {
+            return Ok(());
+        }
+        self.assign(server, tools)?;
+        self.waits.release(flow, waited.seq, &waited, tools.datapath, tools.hold)
+    }
+
+    fn decide_alone(&mut self, ticket: Ticket, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
+        let Some(waiting) = self.waits.get(&ticket) else { return Ok(()) };
+        let chosen = self.guides.choose_alone(waiting.pool, waiting.target);
+        // What is here already may as well stay.
+        let stays = waiting.is_ours && self.guides.is_member(waiting.pool, self.me);
+        match chosen.filter(|_| !stays).or(stays.then_some(self.me)) {
+            Some(server) => {
+                self.tally.fallback += 1;
+                self.settle(ticket, server, tools)
+            }
+            None => {
+                self.tally.failed += 1;
+                match self.waits.take(&ticket) {
+                    Some(waited) => self.nobody(ticket.flow, waited, tools),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// Nobody is there to have a request. The reader says so, in the protocol of its service, and so it gets
+    /// what it has not got yet.
+    fn nobody(
+        &mut self,
+        flow: Flow,
+        mut waited: Waiting,
+        tools: &mut Tools<'_>,
+    ) -> Result<(), DatapathError> {
+        if let Some(head) = waited.head.take() {
+            self.reader.refuse(head, Refusal::NoServer);
+            return Ok(());
+        }
+        let start_seq = if waited.is_ours {
+            tools.datapath.answer_asked(&flow, waited.seq)?
+        } else {
+            tools.datapath.read_held(&flow, waited.seq)?.then_some(waited.seq)
+        };
+        let Some(start_seq) = start_seq else { return Ok(()) };
+        self.waits.release(flow, start_seq, &waited, tools.datapath, tools.hold)
+    }
+
+    fn assign(&mut self, server: NodeId, tools: &Tools<'_>) -> Result<(), DatapathError> {
+        self.guides.assign(server);
+        *self.handed.entry(server).or_default() += 1;
+        tools.datapath.add_assigned(server)
+    }
+
+    /// A request that nobody is there for. What is held the client repeats; what the reader had it does not.
+    fn give_up(&mut self, waited: Option<Waiting>) {
+        if let Some(head) = waited.and_then(|waited| waited.head) {
+            self.reader.refuse(head, Refusal::NoServer);
+        }
+    }
+
+    /// What the reader has to say.
+    pub(crate) fn read(&mut self, event: reader::Event, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
+        match event {
+            reader::Event::Accepted(stream) => {
+                let head = Head::new(stream);
+                let service = head.as_ref().and_then(|head| tools.services.of(&head.flow));
+                if let (Some(head), Some(service)) = (head, service) {
+                    self.reader.begin(Head { protocol: service.protocol, ..head }, service.strict);
+                }
+                Ok(())
+            }
+            reader::Event::Read(id, how, head) => {
+                self.reader.ended(id, how);
+                head.map_or(Ok(()), |head| self.whole_head(head, tools))
+            }
+        }
+    }
+
+    /// The reader has a request's head.
+    fn whole_head(&mut self, head: Head, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
+        let flow = head.flow;
+        let Some(service) = tools.services.of(&flow) else { return Ok(()) };
+        let Some(reading) = tools.datapath.reading(&flow)? else {
+            self.reader.gone();
+            return Ok(());
+        };
+        let (pool, target) = match question::read(service, &head.bytes, self.target_secret) {
+            Read::Request { pool, target, host, .. } => {
+                if let Some(host) = host {
+                    tools.datapath.set_host(service, &host)?;
+                }
+                (pool, target)
+            }
+            Read::Refused(alert) => {
+                self.reader.refuse(head, Refusal::Alert(alert));
+                return Ok(());
+            }
+            Read::Doubtful(reason) => {
+                self.reader.refuse(head, Refusal::Doubtful(reason));
+                return Ok(());
+            }
+            // In doubt, and any server may have it: by load alone.
+            Read::Reader | Read::Unclear => (service.pools.first().copied().unwrap_or(PoolId(0)), None),
+        };
+        let waiting = Waiting {
+            start_seq: reading.start_seq,
+            seq: reading.start_seq,
+            pool,
+            target,
+            is_ours: false,
+            cut_seq: None,
+            head: Some(head),
+            frames: Vec::new(),
+            read: self.waits.passed_on(&flow),
+            since: tools.now,
+        };
+        self.ask(flow, waiting, tools)
+    }
+
+    /// Hands off a connection that the reader has: its server gets the client's bytes once more.
+    fn replay(
+        &mut self,
+        server: NodeId,
+        head: Head,
+        mut waited: Waiting,
+        tools: &mut Tools<'_>,
+    ) -> Result<(), DatapathError> {
+        let (flow, start_seq) = (head.flow, waited.seq);
+        let reading = tools.datapath.reading(&flow)?.filter(|r| r.start_seq == start_seq);
+        let taken = match &reading {
+            Some(_) => reader::take(head, start_seq, tools.datapath)?,
+            None => None,
+        };
+        let (Some(reading), Some(taken)) = (reading, taken) else {
+            self.reader.gone();
+            return Ok(());
+        };
+        let reading = Reading { timestamps: reading.timestamps_at(clock::monotonic()), ..reading };
+        let replay = Replay { flow, reading, bytes: &taken.bytes, fin: taken.fin };
+        let end = replay.end();
+        if tools.datapath.bind_read(&flow, start_seq, server, end)?.is_none() {
+            self.reader.gone();
+            if tools.datapath.reading(&flow)?.is_some_and(|r| r.start_seq == start_seq) {
+                // The right to decide has run out, and its client has been told that all of it came.
+                let packet = answer::reset(&flow, reading.start_ack, end);
+                if let Err(error) = tools.raw.send(&packet, &flow) {
+                    tracing::debug!(%error, %flow, "the client could not be told; it will give up by itself");
+                }
+                tools.datapath.remove_binding(&flow)?;
+            }
+            return Ok(());
+        }
+        self.assign(server, tools)?;
+        let frames = replay.frames(self.reader.mac, self.reader.mtu, self.reader.ipv6_nodes);
+        let start_ack = reading.start_ack;
+        let replayed = Replayed { start_seq, start_ack, end, frames, since: tools.now };
+        self.reader.replays.begin(flow, replayed, tools.hold);
+        waited.frames.extend(self.early.take(&flow));
+        self.waits.release(flow, start_seq, &waited, tools.datapath, tools.hold)
+    }
+
+    /// The dispatcher went away: whatever was asked of it is decided here.
+    pub(crate) fn dispatcher_lost(&mut self, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
+        self.guides.named(None);
+        let told = self.guides.refresh(tools.peers, tools.datapath, tools.now);
+        let decided = for_all(self.batcher.drain(), |ticket| self.decide_alone(ticket, tools));
+        told.and(decided)
+    }
+
+    /// Called on every tick: questions and packets that waited too long.
+    pub(crate) fn tick(&mut self, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
+        let asked = self.owners.tick(tools);
+        let decided = for_all(self.batcher.expire(tools.now), |ticket| self.decide_alone(ticket, tools));
+        for waited in self.waits.expire(tools.now) {
+            self.tally.failed += 1;
+            self.give_up(Some(waited));
+        }
+        self.early.expire(tools.now);
+        let gaps = self.early.take_untold(tools.now);
+        let heard = for_all(gaps, |(flow, newest)| self.tell_client(&flow, newest, tools));
+        let told = self.guides.tick(tools.datapath, tools.now);
+        let repeated = self.reader.replays.tick(tools);
+        let forgotten = self.waits.forget_released(tools.datapath);
+        asked.and(decided).and(heard).and(told).and(repeated).and(forgotten)
+    }
+}
+
+impl Waiting {
+    fn of(frame: Frame, pool: PoolId, target: Option<baton_cluster::Target>, now: Instant) -> Self {
+        Self {
+            start_seq: frame.seq,
+            seq: frame.seq,
+            pool,
+            target,
+            is_ours: false,
+            cut_seq: None,
+            head: None,
+            frames: vec![frame],
+            read: 1,
+            since: now,
+        }
+    }
+}
+
+/// Whether a packet came before the connection could take it.
+fn is_early(frame: &Frame, tools: &Tools<'_>) -> Result<bool, DatapathError> {
+    if !tools.services.of(&frame.flow).is_some_and(|service| service.strict) {
+        return Ok(false);
+    }
+    let binding = tools.datapath.binding(&frame.flow)?;
+    let asked = tools.datapath.asked(&frame.flow)?;
+    let asked = asked.filter(|asked| binding.is_some_and(|b| b.start_seq == asked.start_seq));
+    let from = asked.and_then(|asked| asked.early_seq);
+    Ok(from.is_some_and(|from| frame.seq.wrapping_sub(from).cast_signed() >= 0))
+}

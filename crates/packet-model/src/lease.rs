@@ -1,0 +1,124 @@
+//! Who decides a connection: `bpf/lease.h`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use baton_cluster::{Flow, NodeId};
+
+use crate::cookie::{Age, cookie_age, echoes, latest_syn_slot, maglev_slot};
+use crate::packet::flag::SYN;
+use crate::{Binding, Packet, Run};
+use baton_datapath::constants::{FLAG_ASKED, HEIRS_MAX};
+use baton_datapath::{Counter, Heirs, Lease, Maker};
+
+/// The tables of a switch.
+#[derive(Clone, Debug, Default)]
+pub struct Spread {
+    /// Until then, kernel time, a cookie may be of an earlier table.
+    pub unsettled_ns: u64,
+    /// Without a distributor SYNs are refused from then on.
+    pub refuse_ns: u64,
+    /// The numbers of the tables that count, the one in force first.
+    pub order: Vec<u8>,
+    /// All tables: for each slot the number of a maker.
+    pub tables: HashMap<u8, Arc<[Option<u16>]>>,
+    /// Makers by number.
+    pub makers: HashMap<u16, Maker>,
+}
+
+impl Spread {
+    fn maker(&self, table: u8, slot: usize) -> Option<&Maker> {
+        let number = self.tables.get(&table)?.get(slot).copied().flatten()?;
+        self.makers.get(&number)
+    }
+}
+
+impl Run<'_> {
+    /// Whether distributors have been missing for so long that clients are to be told.
+    pub(super) fn refuses(&self) -> bool {
+        self.clock.kernel_ns >= self.model.tables.spread.refuse_ns
+    }
+
+    /// The distributor that the switch sends a flow's packets to, by the table in force.
+    pub(super) fn choice(&self, flow: &Flow) -> Option<NodeId> {
+        let (tables, spread) = (&self.model.tables, &self.model.tables.spread);
+        let slot = maglev_slot(&tables.keys, flow);
+        spread.maker(*spread.order.first()?, slot).map(|maker| maker.node)
+    }
+
+    /// As above, but what follows a handshake goes to who answered that, or to its heir.
+    pub(super) fn choice_for(&mut self, p: &Packet) -> Option<NodeId> {
+        let (tables, spread) = (&self.model.tables, &self.model.tables.spread);
+        if p.has(SYN) || self.clock.kernel_ns >= spread.unsettled_ns {
+            return self.choice(&p.flow);
+        }
+        let slot = maglev_slot(&tables.keys, &p.flow);
+        let made_by = |maker: &&Maker| cookie_age(&tables.keys, p, maker.term, self.clock) == Some(Age::Good);
+        let makers = spread.order.iter().enumerate();
+        let maker = makers.filter_map(|(at, table)| Some((at, spread.maker(*table, slot)?)));
+        let Some((at, maker)) = maker.into_iter().find(|(_, maker)| made_by(maker)) else {
+            return self.choice(&p.flow);
+        };
+        let (earlier, mut maker) = (at > 0 || maker.over.is_some(), Some(*maker));
+        // Heirs may be gone too, and have heirs: nobody else has inherited the flow.
+        let mut decides = None;
+        for _ in 0..HEIRS_MAX {
+            let Some(Maker { node, over, .. }) = maker else { break };
+            match over {
+                None => {
+                    decides = Some(node);
+                    break;
+                }
+                Some(Heirs::Soon) => break,
+                Some(Heirs::None) => maker = None,
+                Some(Heirs::Table(table)) => maker = spread.maker(table, slot).copied(),
+            }
+        }
+        if earlier {
+            self.count(Counter::SpreadEarlier);
+        }
+        if maker.is_none() { self.choice(&p.flow) } else { decides }
+    }
+
+    pub(super) fn note_syn(&mut self, p: &Packet) {
+        let (slot, half) = latest_syn_slot(&self.model.tables.keys, &p.flow);
+        self.model.tables.latest_syns.insert(slot, (half, p.seq));
+    }
+
+    /// Whether a connection began before the flow's latest SYN.
+    pub(super) fn is_past(&self, flow: &Flow, start_seq: u32) -> bool {
+        let (slot, half) = latest_syn_slot(&self.model.tables.keys, flow);
+        let latest = self.model.tables.latest_syns.get(&slot).filter(|latest| latest.0 == half);
+        latest.is_some_and(|latest| start_seq.wrapping_sub(latest.1).cast_signed() <= 0)
+    }
+
+    /// The lease for packets that came by this switch.
+    pub(super) fn lease_of(&self, from: Option<NodeId>) -> Option<Lease> {
+        let leases = &self.model.tables.leases;
+        let own = |lease: &&Lease| from.is_some() && lease.from == from && !lease.is_heir;
+        leases.iter().skip(1).find(own).or(leases.first()).copied()
+    }
+
+    pub(super) fn holds(&self, lease: &Lease) -> bool {
+        u128::from(self.clock.kernel_ns) < lease.until.as_nanos()
+    }
+
+    /// What was left to this node may have been decided by who left it.
+    pub(super) fn must_ask(&self, b: &Binding) -> bool {
+        self.model.tables.lease_of_term(b.term).is_some_and(|lease| lease.is_heir) && !b.has(FLAG_ASKED)
+    }
+
+    /// The lease of the term that the packet's cookie was made in, if it is this node's to decide.
+    pub(super) fn proven(&mut self, p: &Packet, from: Option<NodeId>) -> Option<Lease> {
+        let mine = self.lease_of(from)?;
+        let keys = self.model.tables.keys;
+        if !echoes(&keys, p, self.clock) {
+            return None;
+        }
+        let takes = |lease: &&Lease| {
+            lease.from.is_none() == mine.from.is_none() && (!lease.is_heir || lease.from == from)
+        };
+        let good = |lease: &&Lease| cookie_age(&keys, p, lease.term, self.clock) == Some(Age::Good);
+        self.model.tables.leases.iter().filter(takes).find(good).copied()
+    }
+}

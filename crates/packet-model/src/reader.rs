@@ -1,0 +1,135 @@
+//! Connections that this node's reader has, or is to have.
+
+use baton_http::Fed;
+
+use crate::later::{Doubt, EARLY_MAX, Followed};
+use crate::packet::flag::{FIN, RST};
+use crate::request::feed;
+use crate::{Binding, Packet, Run, Verdict};
+use baton_datapath::constants::{
+    FLAG_ADOPTED, FLAG_BEHIND, FLAG_FIN_IN, FLAG_FROZEN, FLAG_MOVED, LASTING_MS,
+};
+use baton_datapath::{Counter, State};
+
+impl Run<'_> {
+    pub(super) fn reading(&mut self, p: &Packet, mut b: Binding, released: bool) -> Verdict {
+        let verdict = self.read(p, &mut b, released);
+        self.put(p.flow, b);
+        verdict
+    }
+
+    fn read(&mut self, p: &Packet, b: &mut Binding, released: bool) -> Verdict {
+        let carries = !p.payload.is_empty() || p.has(FIN);
+        b.seen_ns = self.clock.kernel_ns;
+        if (p.has(FIN) || p.has(RST)) && !b.has(FLAG_FIN_IN) && self.is_taken(p, b) {
+            b.flags |= FLAG_FIN_IN;
+        }
+        if b.has(FLAG_FROZEN) {
+            // It goes behind the replay.
+            if carries && !released {
+                return self.hold(b, Counter::HeldMore);
+            }
+            return self.drop(Counter::DropFrozen);
+        }
+        if b.has(FLAG_BEHIND) && !released {
+            if b.waited_enough(self.clock.kernel_ns) {
+                b.flags &= !FLAG_BEHIND;
+            } else if carries {
+                return self.hold(b, Counter::HeldMore);
+            }
+        }
+        if !b.has(FLAG_ADOPTED) && (p.payload.is_empty() || p.seq != b.start_seq) {
+            self.count(Counter::ReaderPacket);
+            let young = b.seen_ns.wrapping_sub(b.since_ns) < u64::from(LASTING_MS) * 1_000_000;
+            // It comes again behind the first one, which comes again behind the end of a stale socket.
+            if !p.payload.is_empty() && b.tries > 0 && young {
+                return Verdict::Drop;
+            }
+            return self.drop(Counter::DropEarlySegment);
+        }
+        if !p.payload.is_empty()
+            && self.service(&p.flow).is_some_and(|s| s.strict)
+            && let Some(verdict) = self.first_alone(p, b)
+        {
+            return verdict;
+        }
+        if b.has(FLAG_ADOPTED) {
+            self.count(Counter::ReaderPacket);
+            return Verdict::Stack;
+        }
+        let stale = self.model.stack.sockets.get(&p.flow).copied();
+        if let Some(socket) = stale.filter(|s| s.start_seq != Some(b.start_seq)) {
+            return self.end_stale_socket(p, b, socket);
+        }
+        if !self.model.stack.reader {
+            return self.drop(Counter::DropNoReader);
+        }
+        if !self.model.stack.adopts {
+            return self.refuse(p, Counter::ResetRefused);
+        }
+        b.tries = 0;
+        b.since_ns = self.clock.kernel_ns;
+        b.tsval = p.options.timestamps.map_or(0, |(tsval, _)| tsval);
+        b.clock = self.clock_after(p, b);
+        b.window = p.window;
+        b.flags |= FLAG_ADOPTED;
+        self.count(Counter::ReaderAdopted);
+        Verdict::Stack
+    }
+
+    /// A later request is the reader's: the server's socket ends.
+    pub(super) fn read_later(&mut self, p: &Packet, b: &mut Binding) -> Verdict {
+        self.leave(p, b);
+        self.model.tables.exchanges.remove(&p.flow);
+        b.flags |= FLAG_MOVED;
+        b.snd_end = p.ack;
+        b.state = State::Reading;
+        b.held = 0;
+        self.read(p, b, false)
+    }
+
+    fn hold(&mut self, b: &mut Binding, why: Counter) -> Verdict {
+        b.held += 1;
+        self.count(why);
+        Verdict::Redirect
+    }
+
+    /// In a strict service the reader gets one request and nothing behind it; `None`: it may have this.
+    fn first_alone(&mut self, p: &Packet, b: &mut Binding) -> Option<Verdict> {
+        let known = self.model.tables.exchanges.get(&p.flow).copied();
+        let known = known.filter(|f| f.start_seq == b.start_seq);
+        let mut f = known.unwrap_or_else(|| Followed::new(b.start_seq, 0));
+        self.model.tables.exchanges.insert(p.flow, f);
+        if f.doubt.is_some() {
+            return None;
+        }
+        let requests = f.messages.requests();
+        let over = f.messages.outstanding().asked() > 0 && requests.is_between_messages();
+        let end = if over { Some(requests.at()) } else { f.cut_seq };
+        let behind = end.filter(|end| p.seq.wrapping_sub(*end) < EARLY_MAX);
+        let mut after = f;
+        let (fed, again) = feed(&mut after.messages, p.seq, &p.payload);
+        let verdict = match (fed, again) {
+            (Fed::Old, _) => return None,
+            _ if behind.is_some() => {
+                f.early = behind.map(|end| (end, p.end_of_payload()));
+                Some(self.hold_for_later(b))
+            }
+            (Fed::Gap, _) => Some(self.drop(Counter::DropGap)),
+            (_, Some(at)) => {
+                f.cut_seq = Some(p.seq.wrapping_add(at as u32));
+                Some(self.hold(b, Counter::HeldPipelined))
+            }
+            (Fed::Doubt(_), None) => {
+                f.doubt = Some(Doubt::All);
+                None
+            }
+            (Fed::Followed | Fed::Skipped, None) => {
+                f = after;
+                None
+            }
+        };
+        self.model.tables.exchanges.insert(p.flow, f);
+        verdict
+    }
+}
