@@ -7,6 +7,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use baton_testbed::{
@@ -167,6 +168,46 @@ fn requests_that_move() {
 #[test]
 fn requests_that_stay_in_their_pool() {
     every_shape("p_http = \"stay\"\n");
+}
+
+/// A slow client's: requests in turn, in pieces that end anywhere.
+#[test]
+fn requests_that_come_in_pieces() {
+    let bed = Testbed::builder().figure(Figure::Five).build();
+    bed.client(0).sysctl("net.ipv4.tcp_early_retrans", "0");
+    let files = DocRoot::shared();
+    let [first, second] = ["a", "second/b"].map(|name| Content::new(name, 634));
+    [&first, &second].into_iter().for_each(|page| drop(files.add(page)));
+    let cluster = Figure::Five.start(&bed, WebServer::nginx, &files, &service("p_http = \"move\"\n"));
+    let on = Bed { bed: &bed, cluster: &cluster, odd: false };
+    let in_pieces = |n, piece| {
+        let mut connection = on.open(cluster.service());
+        // Who serves the connection has no more to do when the rest begins.
+        pipeline(&mut connection, &[&first], 1, false, false);
+        let pages: Vec<&Content> = [&second, &first].into_iter().cycle().take(n).collect();
+        let bytes: Vec<u8> = pages.iter().flat_map(|page| request(page, false)).collect();
+        for part in bytes.chunks(piece) {
+            connection.send(part).expect("sent");
+            thread::sleep(Duration::from_millis(3));
+        }
+        for page in &pages {
+            let response = connection.response_of(page).unwrap_or_else(|e| panic!("{n}, {piece}: {e}"));
+            assert_eq!(response.node(), home(page), "{n}, {piece}");
+        }
+    };
+    for (n, piece) in [(1, 30), (2, 30), (3, 30), (31, 30), (61, 500), (61, 1100), (61, 3100)] {
+        // As above: a machine that has other work may be late.
+        let again = || {
+            let before = on.retransmitted();
+            in_pieces(n, piece);
+            on.retransmitted() - before
+        };
+        assert!((0..ATTEMPTS).any(|_| again() == 0), "{n} in pieces of {piece}: sent again");
+    }
+    for fault in ["drop_loop", "drop_gap", "drop_early_request", "fault_rewrite", "fault_map", "event_lost"] {
+        assert_eq!(cluster.counted(fault), 0, "{fault}");
+    }
+    cluster.stop();
 }
 
 /// As a flat repository of apt's has it: paths that the programs cannot read.

@@ -65,37 +65,31 @@ inline_always bool is_ahead_of_adoption(struct __sk_buff *skb, const struct pack
 	return none;
 }
 
-/* Whether the stack has made a socket of the connection's first packet, which another CPU may have.
- */
-function bool is_made(struct __sk_buff *skb, const struct packet *p)
-{
-	struct bpf_sock *sk = socket_of(skb, &p->flow);
-	bool made = sk && sk->state != BPF_TCP_LISTEN;
-
-	if (sk)
-		bpf_sk_release(sk);
-	return made;
-}
-
 /* A packet for a connection that this node owns. */
 function int own(struct __sk_buff *skb, struct packet *p, struct binding *b, bool released)
 {
+	bool strict = p->service_flags & SERVICE_STRICT;
 	if (p->payload && p->seq == b->start_seq && !(b->flags & (FLAG_CONFIRMED | FLAG_CLOSED))) {
-		if (p->ack != b->start_ack)
+		if (p->ack == b->start_ack) {
+			read_options(skb, p);
+			return take(skb, p, b);
+		}
+		/* an older copy, by way of user space: it may be longer than what came as the first */
+		if (!strict)
 			return drop(COUNT_DROP_EARLY_SEGMENT);
-		read_options(skb, p);
-		return take(skb, p, b);
 	}
 	/* the first one is about to be adopted: what comes behind it waits */
-	if (p->payload && p->service_flags & SERVICE_STRICT &&
-	    !(b->flags & (FLAG_CONFIRMED | FLAG_CLOSED)) && !is_made(skb, p)) {
+	if (p->payload && strict && !(b->flags & (FLAG_CONFIRMED | FLAG_CLOSED)) &&
+	    !is_made(skb, p)) {
 		struct exchange *x = exchange_of(&p->flow, b);
 		if (x && x->doubt != DOUBT_ALL && daemon_listens())
 			return hold_early(skb, p, b, x);
-		return released || !daemon_listens() ? drop(COUNT_DROP_EARLY_SEGMENT)
-						     : hold(skb, p, b, COUNT_HELD_MORE);
+		/* another CPU is about to follow the first one; but never for ever */
+		return (released && has_lasted(b)) || !daemon_listens()
+			       ? drop(COUNT_DROP_EARLY_SEGMENT)
+			       : hold(skb, p, b, COUNT_HELD_MORE);
 	}
-	if (p->service_flags & SERVICE_STRICT) {
+	if (strict) {
 		/* of what user space gives back it has said so before */
 		if (!released || !p->payload)
 			heard(skb, p, b);

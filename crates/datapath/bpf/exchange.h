@@ -316,6 +316,13 @@ inline_always struct exchange *exchange_of(const struct flow_key *flow, const st
 	return x && x->start_seq == b->start_seq ? x : 0;
 }
 
+/* User space has nothing any more of what has passed. */
+inline_always void forget_passed(struct exchange *x)
+{
+	if ((__s32)(x->requests.at - x->early_end) >= 0)
+		x->early = 0;
+}
+
 /*
  * A response cannot be read. In a strict service the requests can be followed all the same. Another
  * protocol is the client's and this server's own affair from now on, if the client has asked for

@@ -10,15 +10,6 @@
 #include "decide.h"
 #include "reader.h"
 
-/* What the client has said last, for user space to repeat; the packet's options have been read. */
-inline_always void note_heard(struct exchange *x, const struct packet *p)
-{
-	x->heard_tsval = p->tsval;
-	x->heard_tsecr = p->tsecr;
-	x->heard_window = p->window;
-	x->heard_timestamps = !!(p->found & FOUND_TIMESTAMPS);
-}
-
 /*
  * Begins to follow a connection with its first packet, whose first request is this node's. false:
  * something comes behind it, from x->cut_seq on, that may be another's.
@@ -62,8 +53,7 @@ function bool follow_from(struct __sk_buff *skb, const struct packet *p, const s
 		x->heads = s->heads;
 		x->upgrades = s->upgrades;
 		x->closing = s->closing;
-		if ((__s32)(x->requests.at - x->early_end) >= 0)
-			x->early = 0;
+		forget_passed(x);
 	} else {
 		x->cut_seq = p->seq + s->reading.cut;
 		x->cut = 1;
@@ -73,27 +63,6 @@ function bool follow_from(struct __sk_buff *skb, const struct packet *p, const s
 	}
 	bpf_map_update_elem(&exchanges, &p->flow, x, BPF_ANY);
 	return whole;
-}
-
-/*
- * Whether the server's socket has everything up to this sequence number. What it has is noted for
- * user space in `x`, if there is one.
- */
-function bool has_all_before(struct __sk_buff *skb, const struct packet *p, __u32 seq,
-			     struct exchange *x)
-{
-	struct bpf_sock *sk = socket_of(skb, &p->flow);
-
-	if (!sk)
-		return false;
-	struct tcp_sock *tp = sk->state != BPF_TCP_LISTEN ? bpf_skc_to_tcp_sock(sk) : 0;
-	bool all = tp && (__s32)(tp->rcv_nxt - seq) >= 0;
-	if (tp && x) {
-		x->taken_ack = tp->rcv_nxt;
-		x->taken_window = tp->rcv_wup + tp->rcv_wnd - tp->rcv_nxt;
-	}
-	bpf_sk_release(sk);
-	return all;
 }
 
 /* Whether the server's socket is as idle as its messages say. */
@@ -289,8 +258,7 @@ inline_always void keep(const struct packet *p, const struct binding *b, struct 
 		x->doubt = DOUBT_BROKEN;
 		count(COUNT_MOVE_DOUBT);
 	}
-	if ((__s32)(x->requests.at - x->early_end) >= 0)
-		x->early = 0;
+	forget_passed(x);
 	/* what user space has may go on where this packet ends */
 	if (x->early && !released)
 		tell(&p->flow, b, EVENT_IDLE);
@@ -301,24 +269,6 @@ inline_always int outside_messages(struct exchange *x, const struct packet *p)
 	x->doubt = DOUBT_ALL;
 	count(COUNT_MOVE_DOUBT);
 	return TC_ACT_OK;
-}
-
-/* For user space, which gives it back when the connection can take it. */
-inline_always int hold_early(struct __sk_buff *skb, struct packet *p, struct binding *b,
-			     struct exchange *x)
-{
-	__u32 end = p->seq + p->payload + (p->flags & FIN ? 1 : 0);
-
-	if (!x->early) {
-		x->early_seq = p->seq;
-		x->early_end = end;
-	}
-	if ((__s32)(p->seq - x->early_seq) < 0)
-		x->early_seq = p->seq;
-	if ((__s32)(end - x->early_end) > 0)
-		x->early_end = end;
-	x->early = 1;
-	return hold(skb, p, b, COUNT_HELD_EARLY);
 }
 
 /*
@@ -458,8 +408,7 @@ inline_always int later_packet(struct __sk_buff *skb, struct packet *p, struct b
 	if (fed == FED_FOLLOWED && s->capture && between_messages(&s->follower)) {
 		x->requests = s->follower;
 		x->cut = 0;
-		if ((__s32)(x->requests.at - x->early_end) >= 0)
-			x->early = 0;
+		forget_passed(x);
 		/* they bring no answer that says so: what user space has may go on behind them */
 		if (x->early)
 			tell(&p->flow, b, EVENT_IDLE);
@@ -475,8 +424,12 @@ inline_always int later_packet(struct __sk_buff *skb, struct packet *p, struct b
 	switch (then) {
 	case LATER_MOVES: {
 		int sent = move_to(skb, p, b, s->to);
-		if (sent >= 0)
+		if (sent >= 0) {
+			/* user space may have got something since it gave this back */
+			if (x->early)
+				tell(&p->flow, b, EVENT_IDLE);
 			return sent;
+		}
 		if (strict) {
 			/* its server's CPU may be about to say so: once more, after the way up and
 			 * down */

@@ -28,7 +28,10 @@ inline_always struct bpf_sock *reader_listener(struct __sk_buff *skb, const stru
 
 enum { EARLY_MAX = 1 << 20 }; /* bytes that may wait for a connection to take them */
 
-/* The exchange of the connection that the reader has; made with the first packet. */
+/*
+ * The exchange of the connection that the reader has; made with the first packet. What user space
+ * has of a connection that was this node's server's it still has (read_later()).
+ */
 inline_always struct exchange *exchange_read(const struct packet *p, const struct binding *b,
 					     struct scratch *s)
 {
@@ -42,11 +45,76 @@ inline_always struct exchange *exchange_read(const struct packet *p, const struc
 	fresh->decided = NO_NODE;
 	/* in place: whoever holds the old one may write to it yet */
 	x = bpf_map_lookup_elem(&exchanges, &p->flow);
+	if (x && x->start_seq == b->start_seq - 1) {
+		fresh->early = x->early;
+		fresh->early_seq = x->early_seq;
+		fresh->early_end = x->early_end;
+	}
 	if (x)
 		*x = *fresh;
 	else
 		bpf_map_update_elem(&exchanges, &p->flow, fresh, BPF_ANY);
 	return bpf_map_lookup_elem(&exchanges, &p->flow);
+}
+
+/* What the client has said last, for user space to repeat; the packet's options have been read. */
+inline_always void note_heard(struct exchange *x, const struct packet *p)
+{
+	x->heard_tsval = p->tsval;
+	x->heard_tsecr = p->tsecr;
+	x->heard_window = p->window;
+	x->heard_timestamps = !!(p->found & FOUND_TIMESTAMPS);
+}
+
+/*
+ * Whether this node's socket has everything up to this sequence number. What it has is noted for
+ * user space in `x`, if there is one.
+ */
+function bool has_all_before(struct __sk_buff *skb, const struct packet *p, __u32 seq,
+			     struct exchange *x)
+{
+	struct bpf_sock *sk = socket_of(skb, &p->flow);
+
+	if (!sk)
+		return false;
+	struct tcp_sock *tp = sk->state != BPF_TCP_LISTEN ? bpf_skc_to_tcp_sock(sk) : 0;
+	bool all = tp && (__s32)(tp->rcv_nxt - seq) >= 0;
+	if (tp && x) {
+		x->taken_ack = tp->rcv_nxt;
+		x->taken_window = tp->rcv_wup + tp->rcv_wnd - tp->rcv_nxt;
+	}
+	bpf_sk_release(sk);
+	return all;
+}
+
+/* Whether the stack has made a socket of the connection's first packet, which another CPU may have.
+ */
+function bool is_made(struct __sk_buff *skb, const struct packet *p)
+{
+	struct bpf_sock *sk = socket_of(skb, &p->flow);
+	bool made = sk && sk->state != BPF_TCP_LISTEN;
+
+	if (sk)
+		bpf_sk_release(sk);
+	return made;
+}
+
+/* For user space, which gives it back when the connection can take it. */
+inline_always int hold_early(struct __sk_buff *skb, struct packet *p, struct binding *b,
+			     struct exchange *x)
+{
+	__u32 end = p->seq + p->payload + (p->flags & FIN ? 1 : 0);
+
+	if (!x->early) {
+		x->early_seq = p->seq;
+		x->early_end = end;
+	}
+	if ((__s32)(p->seq - x->early_seq) < 0)
+		x->early_seq = p->seq;
+	if ((__s32)(end - x->early_end) > 0)
+		x->early_end = end;
+	x->early = 1;
+	return hold(skb, p, b, COUNT_HELD_EARLY);
 }
 
 /*
@@ -80,17 +148,30 @@ function int first_alone(struct __sk_buff *skb, struct packet *p, struct binding
 		x->early_seq = end;
 		x->early_end = p->seq + p->payload;
 		verdict = hold(skb, p, b, COUNT_HELD_EARLY);
+	} else if (fed == FED_GAP && p->seq - x->requests.at < EARLY_MAX && daemon_listens()) {
+		/* what is before it may be on another CPU, or lost */
+		has_all_before(skb, p, p->seq, x);
+		verdict = hold_early(skb, p, b, x);
 	} else if (fed == FED_GAP) {
 		verdict = drop(COUNT_DROP_GAP);
 	} else if (fed != FED_OLD && s->reading.flags & READ_AGAIN) {
 		x->cut_seq = p->seq + s->reading.cut;
 		x->cut = 1;
+		if ((__s32)(x->cut_seq - x->early_seq) > 0)
+			x->early_seq = x->cut_seq; /* what is before it is the reader's */
 		verdict = hold(skb, p, b, COUNT_HELD_PIPELINED);
 	} else if (fed == FED_DOUBT) {
 		x->doubt = 1; /* the reader will say so */
 	} else if (fed == FED_FOLLOWED) {
 		x->requests = s->follower;
 		x->asked = s->asked;
+		x->heard_ack = p->ack;
+		read_options(skb, p);
+		note_heard(x, p);
+		forget_passed(x);
+		/* what user space has may go on where this packet ends */
+		if (x->early && !x->asked)
+			tell(&p->flow, b, EVENT_IDLE);
 	}
 	x->busy = 0;
 	return verdict;
@@ -120,8 +201,8 @@ function int reading(struct __sk_buff *skb, struct packet *p, struct binding *b,
 	if (p->flags & (FIN | RST) && !(b->flags & FLAG_FIN_IN) && is_taken(skb, p, b))
 		set_flag(b, FLAG_FIN_IN);
 	if (b->flags & FLAG_FROZEN) {
-		/* it goes behind the replay */
-		if ((p->payload || p->flags & FIN) && !released)
+		/* it goes behind the replay; also what user space gave back just before */
+		if (p->payload || p->flags & FIN)
 			return hold(skb, p, b, COUNT_HELD_MORE);
 		return drop(COUNT_DROP_FROZEN);
 	}
@@ -137,6 +218,10 @@ function int reading(struct __sk_buff *skb, struct packet *p, struct binding *b,
 			return requeue(skb, released);
 		return drop(COUNT_DROP_EARLY_SEGMENT);
 	}
+	/* what comes behind the first one waits for the socket, which another CPU makes */
+	if (p->payload && p->seq != b->start_seq && !has_lasted(b) && !is_made(skb, p) &&
+	    daemon_listens())
+		return hold(skb, p, b, COUNT_HELD_MORE);
 	if (p->payload && p->service_flags & SERVICE_STRICT) {
 		int verdict = first_alone(skb, p, b);
 		if (verdict != TC_ACT_OK)

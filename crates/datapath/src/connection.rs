@@ -96,6 +96,8 @@ pub struct Asked {
     pub early_seq: Option<u32>,
     /// Nothing is under way, all is acknowledged, and further requests may come.
     pub is_idle: bool,
+    /// The head of the first request that was followed is whole.
+    pub is_head_whole: bool,
     /// How many further requests may be unanswered.
     pub room: u32,
     /// Nothing of it is followed any more: whatever comes is for the server that has it.

@@ -96,6 +96,7 @@ impl Datapath {
             boundary: (u32::from(x.requests.scan.phase) == PHASE_START).then_some(x.requests.at),
             early_seq: (x.early != 0).then_some(x.early_seq),
             is_idle: is_idle(&x),
+            is_head_whole: x.asked != 0,
             room: if u32::from(x.doubt) == DOUBT_RESPONSES {
                 OUTSTANDING_MAX
             } else {

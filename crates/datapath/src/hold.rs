@@ -273,6 +273,24 @@ impl Frame {
         self
     }
 
+    /// With the time that the client has said since, if it has: a socket that knows of that would drop the packet
+    /// (RFC 7323 5.3).
+    pub fn not_before(&self, heard: &Heard) -> Self {
+        let mut new = self.clone();
+        let options = self.bytes.get(self.l4 + 20..self.payload_at).unwrap_or(&[]);
+        let place = timestamps_at(options).map(|at| at + self.l4 + 20);
+        if let (Some(at), Some((value, echo)), Some((own, _))) = (place, heard.timestamps, self.timestamps())
+            && value.wrapping_sub(own).cast_signed() > 0
+            && let Some(option) = new.bytes.get_mut(at..at + 8)
+        {
+            let (times, echoes) = option.split_at_mut(4);
+            times.copy_from_slice(&value.to_be_bytes());
+            echoes.copy_from_slice(&echo.to_be_bytes());
+            let _ = finish(&mut new.bytes);
+        }
+        new
+    }
+
     /// As it leaves this node anew: sent by none of the nodes, with all its time to live. It has come here because
     /// the connection is this node's, so however often that happens, it does not go round in circles.
     pub fn made_ours(&self) -> Self {

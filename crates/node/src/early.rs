@@ -39,8 +39,18 @@ struct Queue {
     told: Option<(u32, u16)>,
     /// What was given back from here on: if it comes again, the programs want it to wait.
     tried: Option<u32>,
-    /// Since when the client has not heard of what came, and where the newest of it begins.
-    untold: Option<(Instant, u32)>,
+    untold: Option<Untold>,
+}
+
+/// What came, and the client has not heard of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Untold {
+    /// For so long the connection has not gone on.
+    since: Instant,
+    /// Where it goes on.
+    pub(crate) at: u32,
+    /// Where the newest of what came begins.
+    pub(crate) newest: u32,
 }
 
 /// All of them, by connection.
@@ -127,10 +137,12 @@ impl Early {
         news
     }
 
-    /// A packet that begins at `newest` has come: if it still waits in a while, the client is to hear of it.
-    pub(crate) fn came(&mut self, flow: &Flow, newest: u32, now: Instant) {
+    /// A packet that begins at `newest` has come, or was there before, to a connection that goes on at `at`: if both
+    /// is still so in a while, the client is to hear of it.
+    pub(crate) fn came(&mut self, flow: &Flow, at: u32, newest: u32, now: Instant) {
         if let Some(queue) = self.flows.get_mut(flow).filter(|queue| !queue.frames.is_empty()) {
-            queue.untold = Some((queue.untold.map_or(now, |(since, _)| since), newest));
+            let since = queue.untold.filter(|untold| untold.at == at).map_or(now, |untold| untold.since);
+            queue.untold = Some(Untold { since, at, newest });
         }
     }
 
@@ -139,10 +151,10 @@ impl Early {
         self.flows.values().any(|queue| queue.untold.is_some())
     }
 
-    /// The connections whose clients are to hear of what came, and where the newest of it begins.
-    pub(crate) fn take_untold(&mut self, now: Instant) -> Vec<(Flow, u32)> {
-        let due = |queue: &mut Queue| queue.untold.take_if(|(since, _)| now - *since >= OVERTAKEN);
-        self.flows.iter_mut().filter_map(|(flow, queue)| Some((*flow, due(queue)?.1))).collect()
+    /// The connections whose clients are to hear of what came, if they have not gone on meanwhile.
+    pub(crate) fn take_untold(&mut self, now: Instant) -> Vec<(Flow, Untold)> {
+        let due = |queue: &mut Queue| queue.untold.take_if(|untold| now - untold.since >= OVERTAKEN);
+        self.flows.iter_mut().filter_map(|(flow, queue)| Some((*flow, due(queue)?))).collect()
     }
 
     /// What is kept of a connection while something before it is missing, from `at` on; first the range that the
@@ -184,6 +196,19 @@ impl Early {
     pub(crate) fn let_go(&mut self, flow: &Flow, hold: &Hold) {
         for frame in self.take(flow) {
             release(hold, &frame, None);
+        }
+    }
+
+    /// Gives the reader what its request's head goes on with: one packet, for behind a whole head it takes no more.
+    pub(crate) fn read_on(&mut self, flow: &Flow, asked: &Asked, hold: &Hold) {
+        let Some(queue) = self.flows.get_mut(flow).filter(|_| !asked.is_head_whole) else { return };
+        let is_ahead = |seq: u32| seq.wrapping_sub(asked.at).cast_signed() > 0;
+        let next = queue.frames.iter().position(|frame| is_ahead(frame.end()));
+        if let Some(place) = next.filter(|place| !queue.frames.get(*place).is_none_or(|f| is_ahead(f.seq))) {
+            let frame = queue.frames.remove(place);
+            queue.bytes -= frame.payload().len();
+            self.packets -= 1;
+            release(hold, &frame.not_before(&asked.heard), None);
         }
     }
 
@@ -240,6 +265,13 @@ impl Early {
             }
             return;
         }
+        // Half a request is the reader's, if the client is slow; if a part is missing, it waits for that: the reader
+        // could not take what is behind.
+        let end = at.wrapping_add(bytes.len() as u32);
+        let has_gap = queue.frames.iter().any(|frame| frame.seq.wrapping_sub(end).cast_signed() > 0);
+        if asked.boundary.is_some() && has_gap && parse_request(&bytes) == Parsed::Incomplete {
+            return;
+        }
         let fresh = queue.tried != Some(at);
         let plan = match asked.boundary {
             Some(_) => plan(&bytes, asked, fresh, owner),
@@ -263,7 +295,6 @@ impl Early {
         if plan.all {
             let rest = bytes.get(head.len()..).unwrap_or(&[]);
             go.extend(first.renewed(from, rest, &[], longest, &asked.heard));
-            let end = at.wrapping_add(bytes.len() as u32);
             let frames = self.take(flow);
             // Behind a gap, or the end.
             let ahead = |f: &&Frame| f.is_fin() || f.seq.wrapping_sub(end).cast_signed() > 0;
@@ -339,10 +370,10 @@ fn plan(bytes: &[u8], asked: &Asked, fresh: bool, owner: impl Fn(&Request<'_>) -
 mod tests {
     use std::net::Ipv4Addr;
 
-    use baton_datapath::Heard;
     use proptest::prelude::*;
 
     use super::*;
+    use baton_datapath::Heard;
 
     fn asked(is_idle: bool, room: u32) -> Asked {
         let heard = Heard { ack: 0, window: 1, timestamps: None };
@@ -352,6 +383,7 @@ mod tests {
             boundary: Some(0),
             early_seq: None,
             is_idle,
+            is_head_whole: false,
             room,
             is_let_go: false,
             heard,

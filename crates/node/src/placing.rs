@@ -10,10 +10,13 @@ use baton_cluster::{Flow, NodeId, PoolId};
 use baton_control::{Answer, BatchLimits, Batcher, Message, Question, Verdict};
 use baton_datapath::replay::Replay;
 use baton_datapath::{DatapathError, Frame, Reading, State, answer};
-use baton_http::Request;
+
+mod feeding;
+
+use feeding::is_early;
 
 use crate::clock;
-use crate::early::{Early, Owner};
+use crate::early::Early;
 use crate::guides::Guides;
 use crate::owners::Owners;
 use crate::question::{self, Read};
@@ -21,7 +24,7 @@ use crate::reader::{self, Head, Reader, Refusal, Replayed};
 use crate::services::Services;
 use crate::tools::Tools;
 use crate::trouble::for_all;
-use crate::waiting::{Ticket, Waiting, Waits, release};
+use crate::waiting::{Ticket, Waiting, Waits, release, up_to_date};
 
 /// A question unanswered for this long is decided by the fallback.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
@@ -108,14 +111,18 @@ impl Placing {
             self.early.add(frame, tools.now);
             self.waits.read_another(&flow, tools.datapath)?;
             self.feed(&flow, tools)?;
-            self.early.came(&flow, seq, tools.now);
+            if let Some(asked) = tools.datapath.asked(&flow)? {
+                self.early.came(&flow, asked.at, seq, tools.now);
+            }
             return Ok(());
         }
         let Some(frame) = self.waits.add(frame, tools.datapath, tools.hold)? else { return Ok(()) };
         let Some(binding) = tools.datapath.binding(&frame.flow)? else { return Ok(()) };
         match binding.state {
             // Decided while this packet was on its way up here.
-            State::Bound(_) => release(tools.hold, &frame, None),
+            State::Bound(_) => {
+                release(tools.hold, &up_to_date(&frame, binding.start_seq, tools.datapath)?, None);
+            }
             // Or moved, by a packet that this one must not overtake.
             State::Releasing(_) | State::Reading => {
                 self.waits.pass_on(&frame, binding.start_seq, tools.datapath, tools.hold)?;
@@ -125,65 +132,6 @@ impl Placing {
             // A later segment whose first one is not here: the client repeats both.
             State::Held | State::Open => {}
         }
-        Ok(())
-    }
-
-    /// What a packet acknowledges must not wait with it: the server's socket would send that again, and
-    /// not know that its connection is idle.
-    fn tell_socket(&mut self, frame: &Frame, tools: &Tools<'_>) -> Result<(), DatapathError> {
-        let binding = tools.datapath.binding(&frame.flow)?;
-        let ours = |state| match state {
-            State::Asking => true,
-            State::Bound(node) | State::Releasing(node) => node == self.me,
-            State::Open | State::Held | State::Reading => false,
-        };
-        if binding.is_some_and(|b| b.is_adopted && ours(b.state))
-            && self.early.is_news(frame, tools.now)
-            && let Some(acknowledgement) = frame.acknowledgement()
-        {
-            release(tools.hold, &acknowledgement, None);
-        }
-        Ok(())
-    }
-
-    /// Of a packet behind a gap the server's socket knows nothing. Without a word the client would repeat the
-    /// missing one only after its timeout, and take that for the time that the network needs.
-    fn tell_client(&mut self, flow: &Flow, seq: u32, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
-        let Some((receipt, at)) = tools.datapath.receipt(flow)? else { return Ok(()) };
-        let kept = self.early.behind_a_gap(flow, at, seq);
-        if kept.is_empty() {
-            return Ok(());
-        }
-        // Without the ranges it takes three to tell of a loss (RFC 5681 3.2).
-        for _ in 0..if receipt.selective { 1 } else { 3 } {
-            if let Err(error) = tools.raw.send(&answer::selective(flow, &receipt, &kept), flow) {
-                tracing::debug!(%error, %flow, "the client could not be told what came; it will repeat all of it");
-            }
-        }
-        Ok(())
-    }
-
-    /// A connection may be able to take what came too early.
-    pub(crate) fn feed(&mut self, flow: &Flow, tools: &Tools<'_>) -> Result<(), DatapathError> {
-        let Some(binding) = tools.datapath.binding(flow)? else { return Ok(()) };
-        match binding.state {
-            State::Bound(node) | State::Releasing(node) if node == self.me => {}
-            // It has moved.
-            State::Bound(_) | State::Releasing(_) => {
-                self.early.let_go(flow, tools.hold);
-                return Ok(());
-            }
-            _ => return Ok(()),
-        }
-        let asked = tools.datapath.asked(flow)?.filter(|asked| asked.start_seq == binding.start_seq);
-        let (Some(asked), Some(service)) = (asked, tools.services.of(flow)) else { return Ok(()) };
-        let (guides, me) = (&self.guides, self.me);
-        let owner = |request: &Request<'_>| {
-            let index = service.rules.choose(request);
-            let pool = service.pools.get(index).copied().unwrap_or(PoolId(0));
-            Owner { pool: pool.0, own: guides.is_member(pool, me) }
-        };
-        self.early.feed(flow, &asked, owner, tools.hold);
         Ok(())
     }
 
@@ -551,7 +499,7 @@ impl Placing {
         }
         self.early.expire(tools.now);
         let gaps = self.early.take_untold(tools.now);
-        let heard = for_all(gaps, |(flow, newest)| self.tell_client(&flow, newest, tools));
+        let heard = for_all(gaps, |(flow, untold)| self.tell_client(&flow, untold, tools));
         let told = self.guides.tick(tools.datapath, tools.now);
         let repeated = self.reader.replays.tick(tools);
         let forgotten = self.waits.forget_released(tools.datapath);
@@ -574,16 +522,4 @@ impl Waiting {
             since: now,
         }
     }
-}
-
-/// Whether a packet came before the connection could take it.
-fn is_early(frame: &Frame, tools: &Tools<'_>) -> Result<bool, DatapathError> {
-    if !tools.services.of(&frame.flow).is_some_and(|service| service.strict) {
-        return Ok(false);
-    }
-    let binding = tools.datapath.binding(&frame.flow)?;
-    let asked = tools.datapath.asked(&frame.flow)?;
-    let asked = asked.filter(|asked| binding.is_some_and(|b| b.start_seq == asked.start_seq));
-    let from = asked.and_then(|asked| asked.early_seq);
-    Ok(from.is_some_and(|from| frame.seq.wrapping_sub(from).cast_signed() >= 0))
 }

@@ -153,7 +153,18 @@ mod tests {
         let heard = Heard { ack: 0, window: 0, timestamps: None };
         let at = boundary.unwrap_or(0);
         let (early_seq, is_idle, room, is_let_go) = (None, false, 32, false);
-        Asked { start_seq: 0, at, boundary, early_seq, is_idle, room, is_let_go, heard, cut_seq }
+        Asked {
+            start_seq: 0,
+            at,
+            boundary,
+            early_seq,
+            is_idle,
+            is_head_whole: true,
+            room,
+            is_let_go,
+            heard,
+            cut_seq,
+        }
     }
 
     /// From every byte to every byte of two requests, of which the kernel asks about the first; or about both.

@@ -146,7 +146,7 @@ impl Waits {
             None => end_of_first(&frame.flow, start_seq, datapath)?,
             cut_seq => cut_seq,
         };
-        release(hold, frame, cut_seq);
+        release(hold, &up_to_date(frame, start_seq, datapath)?, cut_seq);
         self.finish(&frame.flow, datapath)
     }
 
@@ -260,6 +260,12 @@ fn end_of_first(flow: &Flow, start_seq: u32, datapath: &Datapath) -> Result<Opti
         return Ok(None);
     }
     Ok(datapath.asked(flow)?.filter(|asked| asked.start_seq == start_seq).and_then(|asked| asked.cut_seq))
+}
+
+/// A packet that was on its way up here while its client may have said a later time.
+pub(crate) fn up_to_date(frame: &Frame, start_seq: u32, datapath: &Datapath) -> Result<Frame, DatapathError> {
+    let asked = datapath.asked(&frame.flow)?.filter(|asked| asked.start_seq == start_seq);
+    Ok(asked.map_or_else(|| frame.clone(), |asked| frame.not_before(&asked.heard)))
 }
 
 /// Gives a packet back: in two, when a request begins in it that must be seen by itself.

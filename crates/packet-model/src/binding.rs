@@ -47,7 +47,7 @@ impl Binding {
     }
 
     /// It lives long enough for an update to be worth while.
-    fn has_lasted(&self, now_ns: u64) -> bool {
+    pub(super) fn has_lasted(&self, now_ns: u64) -> bool {
         age_ns(now_ns, self.since_ns) > u64::from(LASTING_MS) * 1_000_000
     }
 

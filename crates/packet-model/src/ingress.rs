@@ -157,21 +157,24 @@ impl Run<'_> {
 
     fn owned(&mut self, p: &Packet, b: &mut Binding, released: bool) -> Verdict {
         let carries = !p.payload.is_empty();
+        let strict = self.service(&p.flow).is_some_and(|s| s.strict);
         if carries && p.seq == b.start_seq && !b.has(FLAG_CONFIRMED | FLAG_CLOSED) {
+            if p.ack == b.start_ack {
+                return self.take(p, b);
+            }
             // With another ack it is not what the connection was bound by.
-            if p.ack != b.start_ack {
+            if !strict {
                 return self.drop(Counter::DropEarlySegment);
             }
-            return self.take(p, b);
         }
-        let strict = self.service(&p.flow).is_some_and(|s| s.strict);
         // The first one is about to be adopted: what comes behind it waits.
         let is_made = self.model.stack.sockets.contains_key(&p.flow);
         if carries && strict && !b.has(FLAG_CONFIRMED | FLAG_CLOSED) && !is_made {
             if let Some(verdict) = self.behind_the_first(p, b) {
                 return verdict;
             }
-            if released || !self.daemon_listens() {
+            // Another CPU is about to follow the first one; but never for ever.
+            if (released && b.has_lasted(self.clock.kernel_ns)) || !self.daemon_listens() {
                 return self.drop(Counter::DropEarlySegment);
             }
             return self.hold_more(b);

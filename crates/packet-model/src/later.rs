@@ -147,7 +147,7 @@ enum Later {
 
 impl Followed {
     /// User space gets this packet, too.
-    fn wait(&mut self, p: &Packet) {
+    pub(super) fn wait(&mut self, p: &Packet) {
         let end = p.end();
         let later = |a: u32, b: u32| if a.wrapping_sub(b).cast_signed() > 0 { a } else { b };
         let earlier = |a: u32, b: u32| if a.wrapping_sub(b).cast_signed() < 0 { a } else { b };
@@ -157,8 +157,12 @@ impl Followed {
         };
     }
 
+    pub(super) fn note_heard(&mut self, p: &Packet) {
+        self.heard = Heard { ack: p.ack, window: p.window, timestamps: p.options.timestamps };
+    }
+
     /// Nothing waits any more that has passed.
-    fn forget_passed(&mut self) {
+    pub(super) fn forget_passed(&mut self) {
         let at = self.messages.requests().at();
         self.early = self.early.filter(|(_, until)| at.wrapping_sub(*until).cast_signed() < 0);
     }
@@ -205,7 +209,7 @@ impl Run<'_> {
         let Some(service) = self.service(&p.flow).filter(|s| s.follows).cloned() else { return true };
         let before = self.followed(&p.flow, b);
         let mut f = Followed::new(b.start_seq, b.start_ack);
-        f.heard = Heard { ack: p.ack, window: p.window, timestamps: p.options.timestamps };
+        f.note_heard(p);
         // User space may have what comes behind this, which it has cut off.
         f.early = before.and_then(|before| before.early);
         let mut after = f.messages;
@@ -393,7 +397,13 @@ impl Run<'_> {
         match then {
             Later::Stays => {}
             Later::Moves(to) => match self.move_to(p, b, to) {
-                Some(verdict) => return Some(verdict),
+                Some(verdict) => {
+                    // User space may have got something since it gave this back.
+                    if f.early.is_some() {
+                        self.tell(Event::Idle { flow: p.flow });
+                    }
+                    return Some(verdict);
+                }
                 None if service.strict && answered => return Some(self.drop(Counter::DropEarlyRequest)),
                 // Its server's CPU may be about to say so.
                 None if service.strict => {
@@ -491,7 +501,7 @@ impl Run<'_> {
         {
             return;
         }
-        f.heard = Heard { ack: p.ack, window: p.window, timestamps: p.options.timestamps };
+        f.note_heard(p);
         self.keep(p.flow, f);
         let idle = p.payload.is_empty()
             && f.doubt.is_none()

@@ -5,7 +5,7 @@ use baton_http::Fed;
 use crate::later::{Doubt, EARLY_MAX, Followed};
 use crate::packet::flag::{FIN, RST};
 use crate::request::feed;
-use crate::{Binding, Packet, Run, Verdict};
+use crate::{Binding, Event, Packet, Run, Verdict};
 use baton_datapath::constants::{
     FLAG_ADOPTED, FLAG_BEHIND, FLAG_FIN_IN, FLAG_FROZEN, FLAG_MOVED, LASTING_MS,
 };
@@ -25,8 +25,8 @@ impl Run<'_> {
             b.flags |= FLAG_FIN_IN;
         }
         if b.has(FLAG_FROZEN) {
-            // It goes behind the replay.
-            if carries && !released {
+            // It goes behind the replay; also what user space gave back just before.
+            if carries {
                 return self.hold(b, Counter::HeldMore);
             }
             return self.drop(Counter::DropFrozen);
@@ -46,6 +46,15 @@ impl Run<'_> {
                 return Verdict::Drop;
             }
             return self.drop(Counter::DropEarlySegment);
+        }
+        // What comes behind the first one waits for the socket, which another CPU makes.
+        if !p.payload.is_empty()
+            && p.seq != b.start_seq
+            && !b.has_lasted(self.clock.kernel_ns)
+            && !self.model.stack.sockets.contains_key(&p.flow)
+            && self.daemon_listens()
+        {
+            return self.hold(b, Counter::HeldMore);
         }
         if !p.payload.is_empty()
             && self.service(&p.flow).is_some_and(|s| s.strict)
@@ -80,7 +89,12 @@ impl Run<'_> {
     /// A later request is the reader's: the server's socket ends.
     pub(super) fn read_later(&mut self, p: &Packet, b: &mut Binding) -> Verdict {
         self.leave(p, b);
-        self.model.tables.exchanges.remove(&p.flow);
+        // What user space has it still has.
+        let before = self.model.tables.exchanges.remove(&p.flow).and_then(|f| f.early);
+        if before.is_some() {
+            let fresh = Followed { early: before, ..Followed::new(b.start_seq, 0) };
+            self.model.tables.exchanges.insert(p.flow, fresh);
+        }
         b.flags |= FLAG_MOVED;
         b.snd_end = p.ack;
         b.state = State::Reading;
@@ -115,9 +129,19 @@ impl Run<'_> {
                 f.early = behind.map(|end| (end, p.end_of_payload()));
                 Some(self.hold_for_later(b))
             }
+            // What is before it may be on another CPU, or lost.
+            (Fed::Gap, _) if p.seq.wrapping_sub(requests.at()) < EARLY_MAX && self.daemon_listens() => {
+                f.wait(p);
+                Some(self.hold_for_later(b))
+            }
             (Fed::Gap, _) => Some(self.drop(Counter::DropGap)),
             (_, Some(at)) => {
-                f.cut_seq = Some(p.seq.wrapping_add(at as u32));
+                let cut = p.seq.wrapping_add(at as u32);
+                f.cut_seq = Some(cut);
+                // What is before it is the reader's.
+                f.early = f
+                    .early
+                    .map(|(seq, end)| (if cut.wrapping_sub(seq).cast_signed() > 0 { cut } else { seq }, end));
                 Some(self.hold(b, Counter::HeldPipelined))
             }
             (Fed::Doubt(_), None) => {
@@ -125,7 +149,13 @@ impl Run<'_> {
                 None
             }
             (Fed::Followed | Fed::Skipped, None) => {
-                f = after;
+                f = Followed { early: f.early, ..after };
+                f.note_heard(p);
+                f.forget_passed();
+                // What user space has may go on where this packet ends.
+                if f.early.is_some() && f.messages.outstanding().asked() == 0 {
+                    self.tell(Event::Idle { flow: p.flow });
+                }
                 None
             }
         };
