@@ -278,7 +278,9 @@ inline_always int outside_messages(struct exchange *x, const struct packet *p)
  */
 function int condemn(struct __sk_buff *skb, struct packet *p, struct binding *b, bool idle)
 {
-	struct reply rst = {.seq = p->ack, .flags = RST};
+	/* behind what is on its way to the client, which would take it for a forged one before that */
+	bool more = (__s32)(b->snd_end - p->ack) > 0;
+	struct reply rst = {.seq = more ? b->snd_end : p->ack, .flags = RST};
 
 	if (idle && !socket_is_idle(skb, p, b))
 		return -1;

@@ -350,7 +350,9 @@ impl Run<'_> {
         self.close(p.flow, b);
         self.model.stack.sockets.remove(&p.flow);
         self.count(Counter::ResetDoubt);
-        self.answer(p, &Reply { seq: p.ack, ack: 0, flags: RST, window: 0, clock: None })
+        // Behind what is on its way to the client.
+        let seq = if b.snd_end.wrapping_sub(p.ack).cast_signed() > 0 { b.snd_end } else { p.ack };
+        self.answer(p, &Reply { seq, ack: 0, flags: RST, window: 0, clock: None })
     }
 
     /// For a socket whose binding is lost. Nobody knows any more where its requests begin, and in a strict service
