@@ -75,6 +75,7 @@ test-crates:
 	$(AS_ROOT) cargo test --workspace --exclude baton-testbed --no-fail-fast || status=1; \
 	$(AS_ROOT) cargo test --package baton-testbed --lib || status=1; \
 	$(AS_ROOT) cargo test --package baton-testbed --doc || status=1; \
+	RUSTDOCFLAGS='-D warnings' cargo doc --quiet --workspace --no-deps --document-private-items || status=1; \
 	exit $$status
 
 test-suites:
@@ -110,6 +111,7 @@ lint: rust ## form: rustfmt, clippy, clang-format
 	@scripts/setup lint
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items
 	$$(scripts/newest clang-format) --dry-run -Werror crates/datapath/bpf/*.[ch]
 
 fuzz: setup rust ## everything that reads others' bytes, FUZZ_SECONDS each

@@ -17,7 +17,10 @@ const BYTES_MAX: u64 = 1 << 20;
 /// The file's text.
 pub fn text(file: &Path, exit: Exit) -> Result<String, Failure> {
     read(file).map_err(|error| {
-        let help = "write one with `baton init`, or name the right one";
+        let help = match error.kind() {
+            io::ErrorKind::PermissionDenied => "run this as root: the file has the cluster's secret",
+            _ => "write one with `baton init`, or name the right one",
+        };
         Failure::new(
             exit,
             format!("cannot read the cluster file {}: {error}\n  help: {help}", file.display()),

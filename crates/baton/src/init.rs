@@ -16,8 +16,8 @@ use crate::output::print;
 
 /// Write a fresh cluster file, with a new secret
 ///
-/// The file explains itself: give each of your machines a [[node]] with its roles, and each port
-/// that clients connect to a [[service]]. It is readable by you alone, because whoever knows its
+/// The file explains itself: give each of your machines a `[[node]]` with its roles, and each port
+/// that clients connect to a `[[service]]`. It is readable by you alone, because whoever knows its
 /// secret can take over connections. A file that exists is never overwritten.
 #[derive(Args)]
 #[command(after_help = "\

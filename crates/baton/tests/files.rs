@@ -4,9 +4,10 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use baton_http::{HostMatch, PathMatch};
-use common::{SECRET, Scratch, baton, workspace};
+use common::{BATON, SECRET, Scratch, baton, run, workspace};
 
 const COMMANDS: [&str; 5] = ["init", "check", "doctor", "node", "status"];
 
@@ -281,6 +282,16 @@ fn check_says_what_cannot_be_read() {
     assert!(syntax.err.contains("  --> syntax.toml:1\n   |\n  1| [cluster\n"), "{}", syntax.err);
     fs::write(dir.0.join("bytes.toml"), [0xff, 0xfe, 0]).expect("an own folder");
     baton(&dir, &["check", "bytes.toml"]).exits(1);
+}
+
+#[test]
+fn a_file_of_another_user_is_read_as_root() {
+    let dir = Scratch::new("forbidden");
+    fs::set_permissions(dir.one_node(), fs::Permissions::from_mode(0o000)).expect("an own file");
+    let plain_user = ["--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all", BATON, "check"];
+    let refused = run(Command::new("setpriv").args(plain_user).arg("one.toml").current_dir(&dir.0));
+    let err = refused.exits(1).err;
+    assert!(err.contains("run this as root") && !err.contains("baton init"), "{err}");
 }
 
 /// What never ends, or is not the file that was meant, is refused before it is read.

@@ -87,7 +87,9 @@ impl<T> Batcher<T> {
             return Err((token, BatchError::Full { undecided }));
         }
         self.waiting.push_back((question, token));
-        Ok(if self.asked.is_none() { self.next(now) } else { None })
+        let asked = if self.asked.is_none() { self.next(now) } else { None };
+        self.check_invariants();
+        Ok(asked)
     }
 
     /// Takes an answer.
@@ -104,7 +106,9 @@ impl<T> Batcher<T> {
             return Err(error);
         }
         let verdicts = asked.tokens.into_iter().zip(answer.answers).collect();
-        Ok((verdicts, self.next(now)))
+        let next = self.next(now);
+        self.check_invariants();
+        Ok((verdicts, next))
     }
 
     /// Gives back the tokens of all questions if the batch under way has failed by now, in the order
@@ -128,6 +132,14 @@ impl<T> Batcher<T> {
     /// How many questions are undecided.
     pub fn undecided(&self) -> usize {
         self.waiting.len() + self.asked.as_ref().map_or(0, |asked| asked.tokens.len())
+    }
+
+    /// Panics in debug and test builds when what must always hold does not.
+    fn check_invariants(&self) {
+        debug_assert!(self.undecided() <= self.limits.undecided_max, "more questions than there is room for");
+        debug_assert!(self.asked.is_some() || self.waiting.is_empty(), "questions wait, and nobody is asked");
+        let asked = self.asked.as_ref().map_or(1, |asked| asked.tokens.len());
+        debug_assert!((1..=QUESTIONS_MAX).contains(&asked), "a batch of {asked} questions");
     }
 
     /// Makes the next batch of what waits.

@@ -37,12 +37,14 @@ impl Line {
         }
         self.bytes += message.len();
         self.messages.push_back(message);
+        debug_assert!(self.bytes <= bytes_max, "more bytes than there is room for");
         Ok(())
     }
 
     fn pop(&mut self) -> Option<Vec<u8>> {
         let message = self.messages.pop_front()?;
         self.bytes -= message.len();
+        debug_assert!(!self.messages.is_empty() || self.bytes == 0, "bytes of no message");
         Some(message)
     }
 }

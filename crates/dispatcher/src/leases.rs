@@ -1,6 +1,6 @@
 //! Until when a distributor may decide connections: one lease for each switch that their packets come by, and
 //! one for what comes by none. A switch gives a distributor's connections to others only when it has not heard
-//! it for [`FENCE`] failure timeouts; the distributor decides for [`LEASE`] of them from the last moment at which
+//! it for a [`fence()`]; the distributor decides for a [`lease()`], which is shorter, from the last moment at which
 //! the switch is sure to have heard it. So there is never a moment in which both decide, whatever gets lost
 //! (C. Gray and D. Cheriton, *Leases*, SOSP'89; docs/decisions/0012).
 
@@ -138,6 +138,7 @@ impl Leases {
         }
         let until = Some(now + COOKIE_LIFE);
         self.inherited.push(Entry { from, term, until, is_heir: true });
+        debug_assert!(self.inherited.len() <= INHERITED_MAX, "more terms of others than there is room for");
     }
 
     /// All terms, the one of what comes by no switch first, then the distributor's own.

@@ -79,6 +79,7 @@ impl Pushes {
             return;
         }
         self.moved.insert((pool, target), (mapping, knows));
+        debug_assert!(self.moved.len() <= Self::MOVED_MAX, "more moved targets than there is room for");
     }
 
     /// A server came up.

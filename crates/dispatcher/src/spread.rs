@@ -212,7 +212,29 @@ impl Spread {
             let tables = self.tables.iter().map(|table| table.number).collect();
             changes.push(Change::Order { tables, until: self.until, refuse: self.refuse });
         }
+        self.check_invariants();
         changes
+    }
+
+    /// Panics in debug and test builds when what must always hold does not.
+    fn check_invariants(&self) {
+        debug_assert!(self.tables.len() <= TABLES_MAX, "more tables than there is room for");
+        let has = |number: u8| self.tables.iter().filter(|table| table.number == number).count();
+        debug_assert!(self.tables.iter().all(|table| has(table.number) == 1), "two tables of one number");
+        for maker in self.makers.values() {
+            let of_node = |other: &&Maker| other.node == maker.node && other.state == State::Alive;
+            debug_assert!(self.makers.values().filter(of_node).count() <= 1, "{} decides twice", maker.node);
+            if let State::Told { heirs: Some(table), .. } | State::Over { heirs: Some(table), .. } =
+                maker.state
+            {
+                debug_assert_eq!(has(table), 1, "the table that names the heirs of {} is gone", maker.node);
+            }
+        }
+        let in_force = self.tables.first().into_iter().flat_map(|table| table.makers.values());
+        debug_assert!(
+            in_force.into_iter().all(|maker| self.makers.contains_key(maker)),
+            "nobody makes cookies"
+        );
     }
 
     /// What no cookie is of any more.

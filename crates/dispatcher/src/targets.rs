@@ -57,6 +57,7 @@ impl<V> Targets<V> {
         if self.slots.len() < self.limit {
             self.index.insert(target, self.slots.len());
             self.slots.push(fresh);
+            self.check_invariants();
             return;
         }
         let place = self.advance();
@@ -66,6 +67,18 @@ impl<V> Targets<V> {
             *slot = fresh;
             self.evicted += 1;
         }
+        self.check_invariants();
+    }
+
+    /// Panics in debug and test builds when what must always hold does not.
+    fn check_invariants(&self) {
+        debug_assert_eq!(
+            self.index.len(),
+            self.slots.len(),
+            "an entry without a slot, or a slot without one"
+        );
+        debug_assert!(self.slots.len() <= self.limit, "more targets than there is room for");
+        debug_assert!(self.hand < self.slots.len().max(1), "the hand is behind the last slot");
     }
 
     /// Forgets every target for which `keep` says no; returns how many. Takes time in proportion
@@ -78,6 +91,7 @@ impl<V> Targets<V> {
             self.index.clear();
             self.index.extend(self.slots.iter().enumerate().map(|(place, slot)| (slot.target, place)));
         }
+        self.check_invariants();
         before - self.slots.len()
     }
 

@@ -43,7 +43,7 @@ pub async fn read(wanted: &Wanted) -> Result<Facts, HostError> {
     })
 }
 
-/// Of [`read`] and [`judge`](crate::judge) what is about the web server alone, which may be looked at often: whether
+/// Of [`read`] and `judge` what is about the web server alone, which may be looked at often: whether
 /// it listens where it has to, and can be handed connections.
 pub async fn web_server(wanted: &Wanted) -> Vec<Finding> {
     let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();

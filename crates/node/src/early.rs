@@ -53,6 +53,12 @@ pub(crate) struct Untold {
     pub(crate) newest: u32,
 }
 
+impl Queue {
+    fn recount(&mut self) {
+        self.bytes = self.frames.iter().map(|frame| frame.payload().len()).sum();
+    }
+}
+
 /// All of them, by connection.
 #[derive(Debug)]
 pub(crate) struct Early {
@@ -101,25 +107,39 @@ impl Early {
 
     /// Keeps a packet, if there is room; of two that begin alike the longer.
     pub(crate) fn add(&mut self, frame: Frame, now: Instant) {
-        let has_room = self.packets < self.packets_max;
-        let queue = self.queue(frame.flow, now);
+        let (flow, has_room) = (frame.flow, self.packets < self.packets_max);
+        let queue = self.queue(flow, now);
         queue.since = now;
         let len = frame.payload().len();
+        let room = BYTES_MAX.saturating_sub(queue.bytes);
         let place = queue.frames.partition_point(|kept| kept.seq.wrapping_sub(frame.seq).cast_signed() < 0);
         match queue.frames.get_mut(place).filter(|kept| kept.seq == frame.seq) {
             Some(kept) if kept.payload().len() > len => {}
-            Some(kept) => {
+            Some(kept) if len - kept.payload().len() <= room => {
                 queue.bytes += len - kept.payload().len();
                 *kept = frame;
             }
-            None if has_room && queue.bytes + len <= BYTES_MAX => {
+            None if has_room && len <= room => {
                 queue.bytes += len;
                 queue.longest = queue.longest.max(len);
                 queue.frames.insert(place, frame);
                 self.packets += 1;
             }
-            None => {}
+            Some(_) | None => {}
         }
+        self.check_invariants(&flow);
+    }
+
+    /// Panics in debug and test builds when what must always hold does not.
+    fn check_invariants(&self, flow: &Flow) {
+        debug_assert!(self.packets <= self.packets_max, "more packets than there is room for");
+        let Some(queue) = self.flows.get(flow) else { return };
+        debug_assert!(queue.frames.len() <= self.packets, "packets that are not counted");
+        let bytes: usize = queue.frames.iter().map(|frame| frame.payload().len()).sum();
+        debug_assert_eq!(queue.bytes, bytes, "bytes of no packet");
+        debug_assert!(queue.bytes <= BYTES_MAX, "more bytes than there is room for");
+        let in_order = |two: &[Frame]| matches!(two, [a, b] if b.seq.wrapping_sub(a.seq).cast_signed() >= 0);
+        debug_assert!(queue.frames.windows(2).all(in_order), "packets out of order");
     }
 
     /// Whether a packet says something that the server's socket has not been told.
@@ -232,7 +252,6 @@ impl Early {
         let before = queue.frames.len();
         queue.frames.retain(|frame| !passed(frame));
         self.packets -= before - queue.frames.len();
-        queue.bytes = queue.frames.iter().map(|frame| frame.payload().len()).sum();
         // The socket may lack what the programs have let pass: the client's repetition of it goes there, too.
         for frame in &queue.frames {
             let again = at.wrapping_sub(frame.seq) as usize;
@@ -244,6 +263,7 @@ impl Early {
         }
         let kept = std::mem::take(&mut queue.frames).into_iter();
         queue.frames = kept.filter_map(|frame| frame.from(at)).collect();
+        queue.recount();
         // Mostly the first request tells, or what of the client's has come since is of no interest yet.
         if !asked.is_idle && asked.boundary.is_some() {
             let some = Frame::joined_to(&queue.frames, at, FIRST_BYTES);
@@ -306,8 +326,9 @@ impl Early {
         let kept = std::mem::take(&mut queue.frames);
         self.packets -= kept.len();
         queue.frames = kept.into_iter().filter_map(|frame| frame.from(from)).collect();
-        queue.bytes = queue.frames.iter().map(|frame| frame.payload().len()).sum();
+        queue.recount();
         self.packets += queue.frames.len();
+        self.check_invariants(flow);
         for frame in go {
             // With the time that the client has said last: a socket may be made of it, here or elsewhere.
             release(hold, &frame, None);

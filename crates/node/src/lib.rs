@@ -2,8 +2,8 @@
 //! keeps the control connections, and runs one event loop over everything that can wake it.
 //!
 //! Packets are the kernel's business: what is done here is deciding what the kernel could not
-//! ([`distributor`]), deciding for others ([`dispatcher`]), and telling others what happened
-//! ([`server`], [`switch`]).
+//! (`placing`), deciding for others (`dispatcher`), and telling others what happened
+//! (`server`, `switch`).
 
 mod clock;
 mod daemon;

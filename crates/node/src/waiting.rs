@@ -118,7 +118,14 @@ impl Waits {
         } else {
             self.overflowed += 1;
         }
+        self.check_invariants();
         Ok(None)
+    }
+
+    /// Panics in debug and test builds when what must always hold does not.
+    fn check_invariants(&self) {
+        let waiting: usize = self.waiting.values().map(|(_, waiting)| waiting.frames.len()).sum();
+        debug_assert_eq!(self.packets, waiting, "packets that are not counted");
     }
 
     /// What waits may be of an earlier connection of the flow, whose client is gone: its answer comes to nothing.
@@ -169,6 +176,7 @@ impl Waits {
         let number = self.next_number;
         self.next_number = number.wrapping_add(1);
         self.waiting.insert(flow, (number, waiting));
+        self.check_invariants();
         Ok(Ticket { flow, number })
     }
 

@@ -168,7 +168,9 @@ impl<F> Search<F> {
                 ended.extend(batch.waiting.is_empty().then_some(*number));
             }
         }
-        ended.into_iter().flat_map(|number| self.finish(number)).collect()
+        let steps = ended.into_iter().flat_map(|number| self.finish(number)).collect();
+        self.check_invariants();
+        steps
     }
 
     /// A packet of a connection that nobody here knows; `inherited`: that is this node's to decide if nobody has it.
@@ -187,6 +189,16 @@ impl<F> Search<F> {
         let lost = Lost { flow, seq: numbers.seq, ack: numbers.ack };
         self.questions.insert(flow, Question { lost, latest: numbers, inherited, frames: vec![frame] });
         self.fresh.push(flow);
+        self.check_invariants();
+    }
+
+    /// Panics in debug and test builds when what must always hold does not.
+    fn check_invariants(&self) {
+        let asked: usize = self.batches.values().map(|batch| batch.flows.len()).sum();
+        debug_assert_eq!(self.questions.len(), self.fresh.len() + asked, "a question that nobody is asked");
+        debug_assert!(self.questions.len() <= FLOWS_MAX, "more questions than there is room for");
+        let waits = |batch: &Batch| !batch.waiting.is_empty() && batch.claims.len() == batch.flows.len();
+        debug_assert!(self.batches.values().all(waits), "a batch that nobody will answer");
     }
 
     /// Asks about what has gathered, when no answer is outstanding, or much has gathered.
@@ -207,6 +219,7 @@ impl<F> Search<F> {
             steps.extend(self.finish(number));
         }
         steps.extend(self.ask(now));
+        self.check_invariants();
         steps
     }
 
@@ -258,7 +271,9 @@ impl<F> Search<F> {
                 *best = Some(*theirs);
             }
         }
-        if batch.waiting.is_empty() { self.finish(owned.batch) } else { Vec::new() }
+        let steps = if batch.waiting.is_empty() { self.finish(owned.batch) } else { Vec::new() };
+        self.check_invariants();
+        steps
     }
 
     fn finish(&mut self, number: u32) -> Vec<Step<F>> {

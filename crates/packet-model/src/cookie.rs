@@ -59,7 +59,7 @@ pub struct Offer {
     pub mss: u16,
     /// SACK permitted.
     pub sack: bool,
-    /// Window scale. Without timestamps rounded down to one of [`SCALES`], and none without SACK.
+    /// Window scale. Without timestamps rounded down to one of `SCALES`, and none without SACK.
     pub wscale: Option<u8>,
     /// The client sends timestamps, and proves with their echo.
     pub timestamps: bool,

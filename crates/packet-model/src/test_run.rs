@@ -75,7 +75,7 @@ impl TestRun {
     /// Runs the ingress program on a frame that user space gives back.
     ///
     /// # Errors
-    /// As for [`Datapath::run_ingress`].
+    /// As for [`TestRun::run_ingress`].
     pub fn run_released(&self, frame: &[u8]) -> Result<Run, DatapathError> {
         run(&self.skel().progs.ingress, frame, MARK_RELEASED)
     }
@@ -83,7 +83,7 @@ impl TestRun {
     /// Runs the ingress program on a frame that a program sends to this node's own stack.
     ///
     /// # Errors
-    /// As for [`Datapath::run_ingress`].
+    /// As for [`TestRun::run_ingress`].
     pub fn run_local_reset(&self, frame: &[u8]) -> Result<Run, DatapathError> {
         run(&self.skel().progs.ingress, frame, MARK_LOCAL_RESET)
     }
@@ -91,7 +91,7 @@ impl TestRun {
     /// Runs the egress program on a frame that a program answers a client with.
     ///
     /// # Errors
-    /// As for [`Datapath::run_ingress`].
+    /// As for [`TestRun::run_ingress`].
     pub fn run_answer(&self, frame: &[u8]) -> Result<Run, DatapathError> {
         run(&self.skel().progs.egress, frame, MARK_ANSWER)
     }
@@ -99,7 +99,7 @@ impl TestRun {
     /// Runs the egress program on a frame.
     ///
     /// # Errors
-    /// As for [`Datapath::run_ingress`].
+    /// As for [`TestRun::run_ingress`].
     pub fn run_egress(&self, frame: &[u8]) -> Result<Run, DatapathError> {
         run(&self.skel().progs.egress, frame, 0)
     }

@@ -111,4 +111,4 @@ pub fn workspace(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
 }
 
-const BATON: &str = env!("CARGO_BIN_EXE_baton");
+pub const BATON: &str = env!("CARGO_BIN_EXE_baton");

@@ -1,7 +1,7 @@
 //! The reader: the distributor's slow path. It listens on the loopback address; the programs adopt into it
 //! connections whose first packet does not hold a whole request head. Heads are read by tasks, bounded in
-//! bytes, time and number; what is known then goes to [`crate::distributor`], which has it decided and hands
-//! the connection off by giving the server the client's bytes once more ([`take`], [`replays`]).
+//! bytes, time and number; what is known then goes to [`crate::placing`], which has it decided and hands
+//! the connection off by giving the server the client's bytes once more ([`mod@take`], [`replays`]).
 
 mod answer;
 mod head;
