@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use baton_testbed::{
     Cluster, Content, Dial, DocRoot, Fault, Figure, Load, Testbed, WebServer, node_status, wait_until,
@@ -299,5 +299,45 @@ fn the_dispatcher_may_be_the_last_to_know() {
     assert_eq!(dispatcher.reload(&two)["added"], json!(["more"]));
     ask();
     assert_eq!((decided("fallback"), decided("failed")), (fallback, 0), "the dispatcher knows it now");
+    cluster.stop();
+}
+
+/// Who else changes hosts by the same journal (`baton doctor --fix`) may have it locked for seconds: held requests are
+/// answered meanwhile, orders to reload wait for their turn, and each hears what became of it.
+#[test]
+fn a_reload_that_waits_keeps_nothing_waiting() {
+    const LOCKED_FOR: Duration = Duration::from_secs(3);
+    let bed = Testbed::builder().figure(Figure::Five).build();
+    let files = DocRoot::shared();
+    let page = Content::new("page", 3000);
+    files.add(&page);
+    let one = Figure::Five.config(&bed, "").replacen(
+        "policy = \"lard\"\n",
+        "policy = \"lard\"\nconsult = \"always\"\n",
+        1,
+    );
+    assert!(one.contains("always"), "{one}");
+    let cluster = Figure::Five.start_with(&bed, WebServer::nginx, &files, &one);
+    let front = &cluster.batons[0];
+    let two = format!("{one}{}", more(bed.vip(1)));
+    let journal = std::fs::File::open(front.host().scratch().path().join("baton")).expect("its folder");
+    journal.lock().expect("a lock");
+    let locked = Instant::now();
+    thread::scope(|scope| {
+        let ordered: Vec<_> = (0..2).map(|_| scope.spawn(|| front.reload(&two))).collect();
+        let mut fetched = 0;
+        while locked.elapsed() < LOCKED_FOR {
+            let dial = Dial::new(cluster.service()).patience(Duration::from_secs(1));
+            dial.open(bed.client(0)).and_then(|mut c| c.fetch(&page)).expect("answered at once");
+            fetched += 1;
+        }
+        assert!(fetched > 3 && !ordered.iter().any(|order| order.is_finished()), "{fetched}");
+        assert_eq!(cluster.counted("decided_alone"), 0, "the daemon has been there all the time");
+        journal.unlock().expect("unlocked");
+        let mut said: Vec<Value> = ordered.into_iter().map(|order| order.join().expect("it ends")).collect();
+        said.sort_by_key(|said| said["added"].as_array().map(Vec::len));
+        assert_eq!(said[0]["error"], Value::Null);
+        assert_eq!((&said[0]["added"], &said[1]["added"]), (&json!([]), &json!(["more"])));
+    });
     cluster.stop();
 }

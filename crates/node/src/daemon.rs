@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 
 use crate::dispatcher::DispatcherRole;
 use crate::gone::Gone;
+use crate::host_work::HostWork;
 use crate::lease::LeaseRole;
 use crate::listeners::Listeners;
 use crate::news::News;
@@ -85,6 +86,7 @@ pub(crate) struct Daemon {
     cluster_interface: u32,
     paths: Paths,
     pub(crate) paths_seen: mpsc::Receiver<Paths>,
+    pub(crate) host_work: HostWork,
     pub(crate) options: Options,
 }
 
@@ -154,6 +156,7 @@ impl Daemon {
             gone: Gone::default(),
             table: Table::new(services.cluster().limits.bindings, now),
             datapath,
+            host_work: HostWork::default(),
             options: options.clone(),
             services,
         };

@@ -12,6 +12,7 @@ mod early;
 mod error;
 mod gone;
 mod guides;
+mod host_work;
 mod lease;
 mod listeners;
 mod news;

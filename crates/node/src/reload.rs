@@ -4,36 +4,80 @@
 use std::time::Instant;
 
 use baton_cluster::{Changes, Succession};
-use tokio::net::UnixStream;
 
 use crate::NodeError;
 use crate::daemon::Daemon;
+use crate::host_work::{Orderer, Then};
 use crate::listeners::Listeners;
 use crate::setup::wanted_by;
 use crate::status::Reloaded;
 
 impl Daemon {
-    /// `baton reload` asks.
-    pub(crate) async fn reload_asked(&mut self, stream: UnixStream) {
-        let reloaded = match self.reload().await {
-            Ok(changes) => Reloaded {
-                node: self.my_name(),
-                added: changes.added,
-                changed: changes.changed,
-                removed: changes.removed,
-                error: None,
-            },
-            Err(error) => Reloaded { error: Some(error), ..Reloaded::default() },
-        };
-        self.socket.tell(stream, &reloaded);
+    /// `baton reload`, or SIGHUP: goes by the cluster file as it is by then, when it is the order's turn.
+    pub(crate) fn reload_ordered(&mut self, orderer: Orderer) {
+        if let Err(orderer) = self.host_work.order(orderer) {
+            self.reloaded(Err("too many orders to reload wait for their turn".to_owned()), orderer);
+        }
+        self.next_reload();
     }
 
-    /// Reads the cluster file again and goes by it; or says why that cannot be, and goes on as before.
-    pub(crate) async fn reload(&mut self) -> Result<Changes, String> {
-        let taken = match self.prepared().await {
-            Ok((known, changes)) => self.go_by(known).map(|()| changes).map_err(|error| error.to_string()),
-            Err(error) => Err(error),
-        };
+    /// A change of the host has ended.
+    pub(crate) fn host_changed(&mut self, changed: Result<(), String>, then: Then) {
+        match then {
+            Then::GoBy { known, changes, orderer } => {
+                let taken = changed.and_then(|()| self.go_by(*known).map_err(|error| error.to_string()));
+                self.reloaded(taken.map(|()| changes), orderer);
+            }
+            Then::Ended => {
+                if let Err(error) = changed {
+                    tracing::error!(error, "a VIP that no service has any more stays on this host");
+                }
+            }
+        }
+        self.next_reload();
+    }
+
+    /// What has no connection left of services that have gone, and the VIPs that were theirs alone.
+    pub(crate) fn forget_ended(&mut self) -> Result<(), NodeError> {
+        self.services.sweep(&self.datapath)?;
+        // What a change under way ends with goes by the services as they are.
+        if self.host_work.is_busy() {
+            return Ok(());
+        }
+        let Some(known) = self.services.count(&self.datapath, Instant::now()) else { return Ok(()) };
+        for (vip, port) in self.services.known().addresses().difference(&known.addresses()) {
+            tracing::info!(%vip, port, "nothing is left of it");
+        }
+        self.go_by(known)?;
+        let known = self.services.known().clone();
+        self.change_host(&known, Then::Ended);
+        Ok(())
+    }
+
+    /// Reads the cluster file of the next order, and has the host prepared for it.
+    fn next_reload(&mut self) {
+        while let Some(orderer) = self.host_work.next() {
+            let read = (self.options.reread.0)();
+            let known = self.services.known();
+            match read.and_then(|file| known.reload(file).map_err(|error| error.to_string())) {
+                Ok((known, changes)) => {
+                    let then = Then::GoBy { known: Box::new(known.clone()), changes, orderer };
+                    self.change_host(&known, then);
+                }
+                Err(error) => self.reloaded(Err(error), orderer),
+            }
+        }
+    }
+
+    /// Before the tables: where a VIP is missing, the server's socket would have no address.
+    fn change_host(&mut self, known: &Succession, then: Then) {
+        let node = known.cluster.node(self.me).filter(|_| self.options.configure_host);
+        let wanted = node.map(|node| wanted_by(known, node));
+        self.host_work.begin(wanted, self.options.run_dir.clone(), then);
+    }
+
+    /// The node goes by another file, or goes on as before: says so.
+    fn reloaded(&mut self, taken: Result<Changes, String>, orderer: Orderer) {
         match &taken {
             Ok(Changes { added, changed, removed }) => {
                 let (added, changed, removed) = (added.join(", "), changed.join(", "), removed.join(", "));
@@ -41,37 +85,14 @@ impl Daemon {
             }
             Err(error) => tracing::error!("cluster file not taken: {error}"),
         }
-        taken
-    }
-
-    /// What has no connection left of services that have gone, and the VIPs that were theirs alone.
-    pub(crate) async fn forget_ended(&mut self) -> Result<(), NodeError> {
-        self.services.sweep(&self.datapath)?;
-        let Some(known) = self.services.count(&self.datapath, Instant::now()) else { return Ok(()) };
-        for (vip, port) in self.services.known().addresses().difference(&known.addresses()) {
-            tracing::info!(%vip, port, "nothing is left of it");
-        }
-        self.go_by(known)?;
-        if let Err(error) = self.prepare_host(&self.services.known().clone()).await {
-            tracing::error!(error, "a VIP that no service has any more stays on this host");
-        }
-        Ok(())
-    }
-
-    async fn prepared(&self) -> Result<(Succession, Changes), String> {
-        let file = (self.options.reread.0)()?;
-        let (known, changes) = self.services.known().reload(file).map_err(|error| error.to_string())?;
-        self.prepare_host(&known).await?;
-        Ok((known, changes))
-    }
-
-    /// Before the tables: where a VIP is missing, the server's socket would have no address.
-    async fn prepare_host(&self, known: &Succession) -> Result<(), String> {
-        let Some(node) = known.cluster.node(self.me).filter(|_| self.options.configure_host) else {
-            return Ok(());
+        let Some(stream) = orderer else { return };
+        let reloaded = match taken {
+            Ok(Changes { added, changed, removed }) => {
+                Reloaded { node: self.my_name(), added, changed, removed, error: None }
+            }
+            Err(error) => Reloaded { error: Some(error), ..Reloaded::default() },
         };
-        let updated = baton_host::update(&wanted_by(known, node), &self.options.run_dir).await;
-        updated.map_err(|error| error.to_string())
+        self.socket.tell(stream, &reloaded);
     }
 
     /// The tables first: an error there leaves all as it was. What comes after it is tried again by itself, but for a

@@ -15,6 +15,7 @@ use tokio::time::sleep_until;
 
 use crate::NodeError;
 use crate::daemon::Daemon;
+use crate::host_work::Then;
 use crate::path::Paths;
 use crate::placing::Placing;
 use crate::reader;
@@ -42,6 +43,7 @@ enum Wake {
     Asked(Asked),
     Hangup,
     Paths(Paths),
+    Host(Result<(), String>, Then),
     Local,
     Tick,
 }
@@ -81,6 +83,7 @@ impl Daemon {
                 } => Wake::Events,
                 asked = self.socket.asked() => asked.map_or(Wake::Ended("the socket for commands"), Wake::Asked),
                 paths = self.paths_seen.recv() => paths.map_or(Wake::Ended("the look at paths"), Wake::Paths),
+                (changed, then) = self.host_work.ended() => Wake::Host(changed, then),
                 () = ready(()), if self.post.has_local() => Wake::Local,
                 () = sleep_until(tick_at) => Wake::Tick,
             };
@@ -107,9 +110,10 @@ impl Daemon {
                     events_from = tokio::time::Instant::now() + GATHER;
                 }
                 Wake::Asked(Asked::Status(stream)) => self.status_asked(stream),
-                Wake::Asked(Asked::Reload(stream)) => self.reload_asked(stream).await,
-                Wake::Hangup => drop(self.reload().await),
+                Wake::Asked(Asked::Reload(stream)) => self.reload_ordered(Some(stream)),
+                Wake::Hangup => self.reload_ordered(None),
                 Wake::Paths(paths) => self.paths_changed(paths),
+                Wake::Host(changed, then) => self.host_changed(changed, then),
                 Wake::Local | Wake::Tick => {}
             }
             if tokio::time::Instant::now() >= tick_at {
@@ -120,7 +124,7 @@ impl Daemon {
                 self.events();
                 self.local_messages();
                 let busy = self.tick();
-                let forgotten = self.forget_ended().await;
+                let forgotten = self.forget_ended();
                 self.troubles.note("services that end", forgotten);
                 tick_at = tokio::time::Instant::now() + if busy { BUSY_TICK } else { TICK };
             }
