@@ -16,6 +16,15 @@ const LONGER: &[(&str, usize)] = &[
     ("crates/node/src/daemon.rs", 560), // until its core is parted from it
     ("crates/node/src/placing.rs", 600),
 ];
+/// Lines that a function may have.
+const FUNCTION_MAX: usize = 75;
+/// Functions that are longer, by a word of their first lines, and by how much at most.
+const LONGER_FUNCTIONS: &[(&str, usize)] = &[
+    ("scan_byte(", 105),   // one state machine: a case for each state
+    ("note(", 85),         // the same, of what is read meanwhile
+    ("later_packet(", 95), // each way out of it ends the packet
+    ("run(mut self)", 90), // a line for each source of work
+];
 /// Crates that open no socket, read no clock and draw no random number. `link` of `control` is its I/O.
 const PURE: &[&str] = &["http", "tls", "cluster", "dispatcher", "control"];
 /// What a pure file must not say.
@@ -79,6 +88,50 @@ fn files_are_short() {
         let lines = product.get(*file).map_or(0, |text| without_tests(text).lines().count());
         assert!(lines > LINES_MAX, "{file} has {lines} lines: it needs no exception any more");
     }
+}
+
+/// The first lines of each function, and its length in lines, by its indentation.
+fn functions(text: &str) -> Vec<(String, usize)> {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut found = Vec::new();
+    for (at, line) in lines.iter().enumerate() {
+        let indent = line.len() - line.trim_start().len();
+        let words = line.trim_start().split('(').next().unwrap_or_default();
+        let rust =
+            line.contains("fn ") && words.split(' ').any(|word| word == "fn") && !words.starts_with("//");
+        let c = *line == "{" && at > 0;
+        if !rust && !c {
+            continue;
+        }
+        let end = format!("{}}}", " ".repeat(indent));
+        let rest = lines.get(at..).unwrap_or(&[]);
+        let is_declared = rust && rest.iter().take_while(|l| !l.ends_with('{')).any(|l| l.ends_with(';'));
+        if let Some(length) = rest.iter().position(|l| *l == end).filter(|_| !is_declared) {
+            let begins = lines.get(at.saturating_sub(2)..=at).unwrap_or(&[]).concat();
+            found.push((begins, length + 1));
+        }
+    }
+    found
+}
+
+#[test]
+fn functions_are_short() {
+    let shown =
+        functions("    fn a() {\n        if b {\n        }\n    }\n\nint c(void)\n{\n\treturn 0;\n}\n");
+    assert_eq!(shown.iter().map(|(_, length)| *length).collect::<Vec<_>>(), [4, 3]);
+    let mut broken = Vec::new();
+    let mut found = 0;
+    for (file, text) in product() {
+        for (begins, length) in functions(without_tests(&text)) {
+            found += 1;
+            let longer = LONGER_FUNCTIONS.iter().find(|(word, _)| begins.contains(word));
+            if length > longer.map_or(FUNCTION_MAX, |(_, most)| *most) {
+                broken.push(format!("{file}: {length} lines: {begins}"));
+            }
+        }
+    }
+    assert!(found > 1000, "{found} functions");
+    assert!(broken.is_empty(), "{broken:#?}");
 }
 
 #[test]
@@ -187,6 +240,48 @@ fn every_counter_is_counted() {
     let words: BTreeSet<&str> = programs.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
     let never: Vec<_> = names.iter().filter(|name| !words.contains(&*format!("COUNT_{name}"))).collect();
     assert!(never.is_empty(), "never counted: {never:?}");
+}
+
+/// Text without what stands in code quotes and drawings.
+fn prose(text: &str) -> String {
+    let outside = text.split("```").step_by(2).collect::<String>();
+    outside.split('`').step_by(2).collect()
+}
+
+/// One word for an idea: those that ARCHITECTURE's table of words has in its last column are used nowhere.
+#[test]
+fn no_second_word_is_used() {
+    let architecture = text("ARCHITECTURE.md");
+    let (before, rest) = architecture.split_once("| word | meaning | not |").expect("the table of words");
+    let (table, after) = rest.split_once("\n\n").expect("its end");
+    let rows = table.lines().filter(|row| row.starts_with("| "));
+    let words: Vec<String> = rows
+        .filter_map(|row| row.trim_end_matches(" |").rsplit(" | ").next())
+        .flat_map(|list| list.split(", ").map(str::to_lowercase))
+        .collect();
+    assert!(words.len() > 20 && words.contains(&"load balancer".to_owned()), "{words:?}");
+    let uses = |text: &str, word: &str| {
+        let text = prose(text).to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ");
+        text.match_indices(word).any(|(at, _)| {
+            let beside = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '-');
+            let ends = text[at + word.len()..].trim_start_matches('s').chars().next();
+            !beside(text[..at].chars().next_back()) && !beside(ends)
+        })
+    };
+    assert!(uses("Many load\nbalancers.", "load balancer") && !uses("a `load balancer`", "load balancer"));
+    let mut texts = files("docs", &["md"]);
+    texts.retain(|name, _| !name.contains("/decisions/"));
+    for file in ["README.md", "HACKING.md", "CONTRIBUTING.md", "SECURITY.md", "RELEASE.md"] {
+        texts.insert(file.to_owned(), text(file));
+    }
+    texts.insert("ARCHITECTURE.md".to_owned(), format!("{before}{after}"));
+    for (file, text) in texts {
+        let used: Vec<_> = words.iter().filter(|word| uses(&text, word)).collect();
+        assert!(
+            used.is_empty(),
+            "{file} says {used:?}: the table of words in ARCHITECTURE.md has another one"
+        );
+    }
 }
 
 /// Files and folders that documents name in code quotes exist.

@@ -54,7 +54,10 @@ pub(crate) struct Untold {
 }
 
 impl Queue {
-    fn recount(&mut self) {
+    /// Forgets all bytes before `at`.
+    fn cut_before(&mut self, at: u32) {
+        let kept = std::mem::take(&mut self.frames).into_iter();
+        self.frames = kept.filter_map(|frame| frame.from(at)).collect();
         self.bytes = self.frames.iter().map(|frame| frame.payload().len()).sum();
     }
 }
@@ -243,27 +246,9 @@ impl Early {
         if asked.is_let_go {
             return self.let_go(flow, hold);
         }
+        self.advance(flow, asked, hold);
         let Some(queue) = self.flows.get_mut(flow) else { return };
         let at = asked.at;
-        let passed = |frame: &Frame| {
-            let end = frame.end().wrapping_add(u32::from(frame.is_fin()));
-            at.wrapping_sub(end).cast_signed() >= 0
-        };
-        let before = queue.frames.len();
-        queue.frames.retain(|frame| !passed(frame));
-        self.packets -= before - queue.frames.len();
-        // The socket may lack what the programs have let pass: the client's repetition of it goes there, too.
-        for frame in &queue.frames {
-            let again = at.wrapping_sub(frame.seq) as usize;
-            if let Some(seen) = frame.payload().get(..again).filter(|seen| !seen.is_empty()) {
-                for old in frame.renewed(frame.seq, seen, &[], queue.longest, &asked.heard) {
-                    release(hold, &old.without_timestamps(), None);
-                }
-            }
-        }
-        let kept = std::mem::take(&mut queue.frames).into_iter();
-        queue.frames = kept.filter_map(|frame| frame.from(at)).collect();
-        queue.recount();
         // Mostly the first request tells, or what of the client's has come since is of no interest yet.
         if !asked.is_idle && asked.boundary.is_some() {
             let some = Frame::joined_to(&queue.frames, at, FIRST_BYTES);
@@ -277,10 +262,9 @@ impl Early {
             }
         }
         let bytes = Frame::joined(&queue.frames, at);
-        let Some(first) = queue.frames.first().cloned() else { return };
         if bytes.is_empty() {
             // A FIN that everything before it has passed.
-            if first.end() == at {
+            if queue.frames.first().is_some_and(|first| first.end() == at) {
                 self.let_go(flow, hold);
             }
             return;
@@ -293,14 +277,11 @@ impl Early {
             return;
         }
         let fresh = queue.tried != Some(at);
-        let plan = match asked.boundary {
-            Some(_) => plan(&bytes, asked, fresh, owner),
-            None => None,
-        };
+        let planned = asked.boundary.and_then(|_| plan(&bytes, asked, fresh, owner));
         let cut =
             asked.cut_seq.map(|seq| seq.wrapping_sub(at) as usize).filter(|n| *n > 0 && *n <= bytes.len());
         let part = |bytes| Plan { bytes, cuts: Vec::new(), all: false };
-        let plan = match (plan, cut) {
+        let plan = match (planned, cut) {
             // The programs have read more, or less, than is read here: as much passes as they say.
             (_, Some(bytes)) if !fresh || asked.boundary.is_none() => part(bytes),
             (Some(plan), _) => plan,
@@ -308,29 +289,54 @@ impl Early {
             (None, _) => return,
         };
         queue.tried = Some(at);
-        let longest = queue.longest;
-        let head = bytes.get(..plan.bytes).unwrap_or(&bytes);
-        let mut go = first.renewed(at, head, &plan.cuts, longest, &asked.heard);
-        let from = at.wrapping_add(head.len() as u32);
-        if plan.all {
-            let rest = bytes.get(head.len()..).unwrap_or(&[]);
-            go.extend(first.renewed(from, rest, &[], longest, &asked.heard));
-            let frames = self.take(flow);
-            // Behind a gap, or the end.
-            let ahead = |f: &&Frame| f.is_fin() || f.seq.wrapping_sub(end).cast_signed() > 0;
-            for frame in go.iter().chain(frames.iter().filter(ahead)) {
-                release(hold, frame, None);
+        self.give(flow, asked, &bytes, &plan, hold);
+    }
+
+    /// Forgets what the programs have let pass. The socket may lack it: the client's repetition of it goes there, too.
+    fn advance(&mut self, flow: &Flow, asked: &Asked, hold: &Hold) {
+        let Some(queue) = self.flows.get_mut(flow) else { return };
+        let at = asked.at;
+        let passed = |frame: &Frame| {
+            let end = frame.end().wrapping_add(u32::from(frame.is_fin()));
+            at.wrapping_sub(end).cast_signed() >= 0
+        };
+        let before = queue.frames.len();
+        queue.frames.retain(|frame| !passed(frame));
+        self.packets -= before - queue.frames.len();
+        for frame in &queue.frames {
+            let again = at.wrapping_sub(frame.seq) as usize;
+            if let Some(seen) = frame.payload().get(..again).filter(|seen| !seen.is_empty()) {
+                for old in frame.renewed(frame.seq, seen, &[], queue.longest, &asked.heard) {
+                    release(hold, &old.without_timestamps(), None);
+                }
             }
-            return;
         }
-        let kept = std::mem::take(&mut queue.frames);
-        self.packets -= kept.len();
-        queue.frames = kept.into_iter().filter_map(|frame| frame.from(from)).collect();
-        queue.recount();
-        self.packets += queue.frames.len();
+        queue.cut_before(at);
         self.check_invariants(flow);
+    }
+
+    /// Gives back a connection's `bytes` by a plan; with the time that the client has said last, for a socket may be made
+    /// of them, here or elsewhere.
+    fn give(&mut self, flow: &Flow, asked: &Asked, bytes: &[u8], plan: &Plan, hold: &Hold) {
+        let Some(queue) = self.flows.get_mut(flow) else { return };
+        let Some(first) = queue.frames.first().cloned() else { return };
+        let longest = queue.longest;
+        let (head, rest) = bytes.split_at_checked(plan.bytes).unwrap_or((bytes, &[]));
+        let from = asked.at.wrapping_add(head.len() as u32);
+        let mut go = first.renewed(asked.at, head, &plan.cuts, longest, &asked.heard);
+        if plan.all {
+            go.extend(first.renewed(from, rest, &[], longest, &asked.heard));
+            let end = asked.at.wrapping_add(bytes.len() as u32);
+            // Behind a gap, or the end.
+            let ahead = |f: &Frame| f.is_fin() || f.seq.wrapping_sub(end).cast_signed() > 0;
+            go.extend(self.take(flow).into_iter().filter(ahead));
+        } else {
+            let before = queue.frames.len();
+            queue.cut_before(from);
+            self.packets -= before - queue.frames.len();
+            self.check_invariants(flow);
+        }
         for frame in go {
-            // With the time that the client has said last: a socket may be made of it, here or elsewhere.
             release(hold, &frame, None);
         }
     }
