@@ -105,10 +105,10 @@ inline_always bool is_stale(struct bpf_sock *sk, const struct binding *b, __u32 
 }
 
 /*
- * The packet comes again behind the RST that it is turned into, and finds the way clear. The RST
- * says no time: to a socket in TIME_WAIT that of another client behind the same address may seem to
- * be past. A firewall may have forgotten the socket's connection: the mark tells it whose RST it
- * is.
+ * Turns the packet into a RST that ends the stale socket; a copy of the packet comes again behind
+ * the RST. The RST carries no timestamps: the packet may be of another client behind the same
+ * address, and a socket in TIME_WAIT ignores timestamps that are older than its own. The mark tells
+ * a firewall that this RST is Baton's: it may have forgotten the socket's connection.
  */
 function int end_stale_socket(struct __sk_buff *skb, const struct packet *p, struct binding *b,
 			      __u32 rst_seq)

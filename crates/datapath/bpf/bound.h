@@ -74,7 +74,7 @@ function int own(struct __sk_buff *skb, struct packet *p, struct binding *b, boo
 			read_options(skb, p);
 			return take(skb, p, b);
 		}
-		/* an older copy, by way of user space: it may be longer than what came as the first */
+		/* an older copy that was in user space: it may be longer than the first packet */
 		if (!strict)
 			return drop(COUNT_DROP_EARLY_SEGMENT);
 	}
@@ -162,8 +162,7 @@ function int elsewhere(struct __sk_buff *skb, struct packet *p, struct binding *
 		struct load *owner = load_of(b->node);
 		if (p->seq == b->start_seq && p->ack == b->start_ack && !(owner && owner->gone))
 			return hand_off(skb, p, b);
-		/* what the socket here had taken: its ACK was lost, and nobody else has one for it
-		 */
+		/* the socket that was here has acknowledged this, and its ACK was lost */
 		if (b->flags & FLAG_MOVED && (__s32)(p->seq - b->start_seq) < 0)
 			return answer_old(skb, p, b);
 	}

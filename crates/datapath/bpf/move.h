@@ -278,7 +278,8 @@ inline_always int outside_messages(struct exchange *x, const struct packet *p)
  */
 function int condemn(struct __sk_buff *skb, struct packet *p, struct binding *b, bool idle)
 {
-	/* behind what is on its way to the client, which would take it for a forged one before that */
+	/* behind the bytes that are on their way to the client: before them the client would take
+	 * the RST for a forged one */
 	bool more = (__s32)(b->snd_end - p->ack) > 0;
 	struct reply rst = {.seq = more ? b->snd_end : p->ack, .flags = RST};
 
@@ -396,7 +397,8 @@ inline_always int later_packet(struct __sk_buff *skb, struct packet *p, struct b
 	if (fed == FED_OLD)
 		return TC_ACT_OK;
 	if (fed == FED_GAP) {
-		/* nobody will repeat it: it came while the service did not follow */
+		/* the socket has the missing bytes: they came while the service did not follow
+		 * messages, so the client will not repeat them */
 		if (has_all_before(skb, p, p->seq, x))
 			return outside_messages(x, p);
 		if (strict && p->seq - x->requests.at < EARLY_MAX && daemon_listens())
@@ -433,8 +435,8 @@ inline_always int later_packet(struct __sk_buff *skb, struct packet *p, struct b
 			return sent;
 		}
 		if (strict) {
-			/* its server's CPU may be about to say so: once more, after the way up and
-			 * down */
+			/* another CPU may be about to finish the answer: user space gives the
+			 * packet back, and it is looked at once more */
 			if (answered)
 				return drop(COUNT_DROP_EARLY_REQUEST);
 			s->why = COUNT_HELD_BUSY;

@@ -250,7 +250,7 @@ inline_always int held(struct __sk_buff *skb, struct packet *p, struct binding *
 	}
 	if (!p->payload && !(p->flags & FIN))
 		return drop(COUNT_DROP_HELD_ACK);
-	/* given back too late: never for ever */
+	/* user space has given it back too late; holding it again might never end */
 	if (released)
 		return drop(COUNT_DROP_EARLY_SEGMENT);
 	return hold(skb, p, b, COUNT_HELD_MORE);
@@ -313,9 +313,9 @@ function int unknown(struct __sk_buff *skb, struct packet *p, __u16 from, bool r
 			       ? ask_whose(skb, p, from, ASK_HEIR, COUNT_RESET_UNKNOWN)
 			       : drop(COUNT_HANDSHAKE_ACK);
 	/*
-	 * The ACK and the request behind it, or either twice, may be here at once, on two CPUs.
-	 * What the request was decided for none must take back: each goes on with the binding that
-	 * is there first, and of an earlier connection's only one of them takes the place.
+	 * The ACK and the request behind it, or one of them twice, may be here at the same time, on
+	 * two CPUs. Neither may undo the other's decision: both go on with the binding that was
+	 * made first, and only one of them replaces the binding of an earlier connection.
 	 */
 	struct binding *old = bpf_map_lookup_elem(&bindings, &p->flow);
 	if (!old)

@@ -178,8 +178,8 @@ function int first_alone(struct __sk_buff *skb, struct packet *p, struct binding
 }
 
 /*
- * While the server's socket is being ended, the packet that the reader is to get first comes again
- * behind those that came with it: they go behind it once more.
+ * While the server's socket is being ended, the connection's first packet comes again behind the
+ * packets that arrived with it. So this packet, which must follow the first one, comes again, too.
  */
 inline_always int requeue(struct __sk_buff *skb, bool released)
 {

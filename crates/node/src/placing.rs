@@ -373,7 +373,8 @@ impl Placing {
         tools.datapath.add_assigned(server)
     }
 
-    /// A request that nobody is there for. What is held the client repeats; what the reader had it does not.
+    /// No server can take the request. The client repeats packets that are held; what the reader has acknowledged it does
+    /// not repeat, so the reader refuses it.
     fn give_up(&mut self, waited: Option<Waiting>) {
         if let Some(head) = waited.and_then(|waited| waited.head) {
             self.reader.refuse(head, Refusal::NoServer);

@@ -14,8 +14,8 @@ use crate::clock;
 /// An address ends for this long at least, for as long as it may take an operator to give all nodes the
 /// new file: a node without it could not take what another still hands it.
 const ENDS_FOR: Duration = Duration::from_secs(30);
-/// What is left of ending services is counted at most this often. It takes longer the more connections there
-/// are, and nothing else is done meanwhile: so the rest is this many times as long.
+/// The connections of ending services are counted at most this often. Counting takes longer the more connections there
+/// are, and stops everything else: so the pause after it is `COUNT_SHARE` times as long as it took.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 const COUNT_SHARE: u32 = 50;
 

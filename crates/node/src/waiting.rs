@@ -128,7 +128,8 @@ impl Waits {
         debug_assert_eq!(self.packets, waiting, "packets that are not counted");
     }
 
-    /// What waits may be of an earlier connection of the flow, whose client is gone: its answer comes to nothing.
+    /// Forgets packets of an earlier connection between the same ends: its client is gone, and the decision for it is of no
+    /// use to anybody.
     fn forget_other(&mut self, flow: &Flow, known: Option<Binding>) {
         let waits = |b: &Binding| matches!(b.state, State::Held | State::Asking | State::Reading);
         let another =
