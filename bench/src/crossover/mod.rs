@@ -28,7 +28,7 @@ const COUNTERS: [&str; 4] = ["moved", "drop_early_request", "held_load", "held_m
 /// So much of the moves may be missing.
 const TOLERATED: f64 = 0.02;
 
-/// Runs all of it, prints a table, and writes `crossover.json`, `crossover.svg` and `crossover.png`.
+/// Runs all of it, prints a table, and writes `crossover.json` and `crossover.svg`.
 /// Returns how many answers were wrong or missing.
 ///
 /// # Errors
@@ -49,12 +49,10 @@ pub fn crossover(
     let crossover = Crossover::of(meta, &schedule.sizes, &measure(&schedule, sides));
     println!("\n{}", table::table(&crossover));
     super::write(out, "crossover.json", &crossover)?;
-    let svg = plot::svg(&crossover);
-    for (name, bytes) in [("crossover.png", plot::png(&svg)?), ("crossover.svg", svg.into_bytes())] {
-        let path = out.join(name);
-        std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
-        println!("written: {}", path.display());
-    }
+    let path = out.join("crossover.svg");
+    std::fs::write(&path, plot::svg(&crossover))
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    println!("written: {}", path.display());
     Ok(crossover.rows.iter().chain(&crossover.alone).map(|row| row.errors).sum())
 }
 
