@@ -260,6 +260,33 @@ fn a_machine_dies() {
     }
 }
 
+/// As virtual machines are for a snapshot: nobody was there to be heard, nor to hear.
+#[test]
+fn all_daemons_stop_for_a_while() {
+    let bed = Testbed::builder().figure(Figure::Seven).build();
+    let files = DocRoot::shared();
+    let page = Content::new("page", 3000);
+    files.add(&page);
+    let cluster = Figure::Seven.start(&bed, WebServer::nginx, &files, "policy = \"lard\"\n");
+    let fetch = || {
+        let dial = Dial::new(cluster.service()).patience(SOON);
+        dial.open(bed.client(0)).and_then(|mut connection| connection.fetch(&page)).expect("served");
+    };
+    fetch();
+    let processes = || cluster.batons.iter().map(Baton::process);
+    processes().for_each(|process| process.signal(Signal::SIGSTOP));
+    thread::sleep(Duration::from_secs(3));
+    processes().for_each(|process| process.signal(Signal::SIGCONT));
+    fetch();
+    thread::sleep(Duration::from_secs(2));
+    fetch();
+    for process in processes() {
+        let log = std::fs::read_to_string(process.log()).expect("a log");
+        assert!(!log.contains("nothing was heard"), "{log}");
+    }
+    cluster.stop();
+}
+
 /// A daemon dies, or its control connections are cut, and its machine lives: the connections of its web server
 /// go on for as long as they please.
 #[test]

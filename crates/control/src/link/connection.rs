@@ -141,7 +141,10 @@ impl<'a> Connection<'a> {
                 () = wake.notified() => (),
                 () = &mut timer => {
                     let now = Instant::now();
-                    if !reading {
+                    if reading {
+                        // While this process was stopped it could hear nobody.
+                        self.session.was_busy(now.saturating_duration_since(timer.deadline().into()));
+                    } else {
                         self.session.was_not_reading(now);
                     }
                     self.session.tick(now)?;
