@@ -164,6 +164,21 @@ inline_always void close_binding(const struct flow_key *flow, struct binding *b)
 	}
 }
 
+/*
+ * This node's server has nothing more to do with the connection, which goes on elsewhere with this
+ * packet. The caller says where.
+ */
+inline_always void leave(struct binding *b, const struct packet *p)
+{
+	end_serving(b);
+	clear_flag(b, ~FLAG_SYN_SEEN);
+	b->start_seq = p->seq;
+	b->start_ack = p->ack;
+	b->issued = issued_after(b);
+	b->seen_ns = b->since_ns = bpf_ktime_get_ns();
+	count(COUNT_CLOSED);
+}
+
 /* A binding gives way to the next connection of the same flow. */
 inline_always void retire(struct binding *b)
 {

@@ -124,7 +124,7 @@ inline_always int local_reset(struct __sk_buff *skb, struct packet *p)
  */
 function int move_to(struct __sk_buff *skb, struct packet *p, struct binding *b, __u16 to)
 {
-	__u64 now = wall_ns(), since = b->since_ns;
+	__u64 since = b->since_ns;
 	__u8 state = b->state;
 
 	/* nothing that another CPU forwards may overtake the handoff packet */
@@ -140,15 +140,9 @@ function int move_to(struct __sk_buff *skb, struct packet *p, struct binding *b,
 		count(COUNT_MOVE_SOCKET_BUSY);
 		return -1;
 	}
-	end_serving(b);
-	clear_flag(b, ~FLAG_SYN_SEEN);
-	b->start_seq = p->seq;
-	b->start_ack = p->ack;
-	b->issued = (__s64)(now - b->issued) > 0 ? now : b->issued + 1;
-	b->seen_ns = b->since_ns = bpf_ktime_get_ns();
+	leave(b, p);
 	if (!end_own_socket(skb, p))
 		count(COUNT_FAULT_REWRITE); /* it stays muzzled, until its server tires of it */
-	count(COUNT_CLOSED);
 	count(COUNT_MOVED);
 	struct load *l = load_of(to);
 	if (l)

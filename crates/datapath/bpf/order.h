@@ -97,13 +97,12 @@ inline_always bool bind_read(struct order *o, const struct flow_key *flow, struc
 	if (!is_about(o, b) || b->state != STATE_READING ||
 	    !(b->flags & FLAG_MOVED || may_decide(b)))
 		return false;
-	__u64 now = wall_ns(), issued = b->issued + 1 > now ? b->issued + 1 : now;
 	struct exchange *x = bpf_map_lookup_elem(&exchanges, flow);
 	if (x)
 		x->early = x->cut = 0; /* its server's node judges now */
 	b->replay_end = o->held;
 	b->flags = FLAG_REPLAY | (b->flags & (FLAG_MOVED | FLAG_SYN_SEEN));
-	return to_releasing(o, flow, b, issued, s);
+	return to_releasing(o, flow, b, issued_after(b), s);
 }
 
 inline_always bool close_told(struct order *o, struct binding *b)

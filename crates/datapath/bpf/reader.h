@@ -269,20 +269,13 @@ inline_always void read_now(struct binding *b)
 inline_always int read_later(struct __sk_buff *skb, struct packet *p, struct binding *b)
 {
 	struct exchange *x = bpf_map_lookup_elem(&exchanges, &p->flow);
-	__u64 now = wall_ns();
 
 	if (x)
 		x->start_seq = p->seq - 1; /* no connection's: it is followed anew */
-	end_serving(b);
-	clear_flag(b, ~FLAG_SYN_SEEN);
+	leave(b, p);
 	set_flag(b, FLAG_MOVED);
-	b->start_seq = p->seq;
-	b->start_ack = p->ack;
 	b->snd_end = p->ack;
 	b->held = 0;
 	b->state = STATE_READING;
-	b->issued = (__s64)(now - b->issued) > 0 ? now : b->issued + 1;
-	b->since_ns = bpf_ktime_get_ns();
-	count(COUNT_CLOSED);
 	return reading(skb, p, b, false);
 }
