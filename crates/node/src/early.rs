@@ -110,27 +110,52 @@ impl Early {
 
     /// Keeps a packet, if there is room; of two that begin alike the longer.
     pub(crate) fn add(&mut self, frame: Frame, now: Instant) {
-        let (flow, has_room) = (frame.flow, self.packets < self.packets_max);
+        let (flow, len) = (frame.flow, frame.payload().len());
         let queue = self.queue(flow, now);
         queue.since = now;
-        let len = frame.payload().len();
-        let room = BYTES_MAX.saturating_sub(queue.bytes);
         let place = queue.frames.partition_point(|kept| kept.seq.wrapping_sub(frame.seq).cast_signed() < 0);
-        match queue.frames.get_mut(place).filter(|kept| kept.seq == frame.seq) {
-            Some(kept) if kept.payload().len() > len => {}
-            Some(kept) if len - kept.payload().len() <= room => {
-                queue.bytes += len - kept.payload().len();
-                *kept = frame;
+        if let Some(kept) = queue.frames.get(place).filter(|kept| kept.seq == frame.seq) {
+            if kept.payload().len() > len {
+                return;
             }
-            None if has_room && len <= room => {
-                queue.bytes += len;
-                queue.longest = queue.longest.max(len);
-                queue.frames.insert(place, frame);
-                self.packets += 1;
-            }
-            Some(_) | None => {}
+            queue.bytes -= kept.payload().len();
+            queue.frames.remove(place);
+            self.packets -= 1;
+        }
+        if self.make_room(&flow, frame.seq, len)
+            && let Some(queue) = self.flows.get_mut(&flow)
+        {
+            queue.bytes += len;
+            queue.longest = queue.longest.max(len);
+            queue.frames.insert(place, frame);
+            self.packets += 1;
         }
         self.check_invariants(&flow);
+    }
+
+    /// Whether there is room for a packet. What comes behind it gives way to it: a connection goes on with what is in front.
+    /// So does a packet of the connection that has most of them, and more than this one.
+    fn make_room(&mut self, flow: &Flow, seq: u32, len: usize) -> bool {
+        loop {
+            let Some(queue) = self.flows.get_mut(flow) else { return false };
+            let fits = queue.bytes + len <= BYTES_MAX;
+            if fits && self.packets < self.packets_max {
+                return true;
+            }
+            let own = queue.frames.len();
+            let is_behind = |last: &mut Frame| last.seq.wrapping_sub(seq).cast_signed() > 0;
+            if let Some(gone) = queue.frames.pop_if(is_behind) {
+                queue.bytes -= gone.payload().len();
+            } else {
+                let most = self.flows.values_mut().max_by_key(|queue| queue.frames.len());
+                let Some(most) = most.filter(|most| fits && most.frames.len() > own + 1) else {
+                    return false;
+                };
+                let gone = most.frames.pop();
+                most.bytes -= gone.map_or(0, |gone| gone.payload().len());
+            }
+            self.packets -= 1;
+        }
     }
 
     /// Panics in debug and test builds when what must always hold does not.
@@ -429,6 +454,29 @@ mod tests {
     }
 
     const ONE: usize = 28;
+
+    fn of_client(client_port: u16, seq: u32) -> Frame {
+        let mut bytes = frame(seq, &[0; 10], 0, 0).bytes;
+        bytes[34..36].copy_from_slice(&client_port.to_be_bytes());
+        Frame::parse(&bytes).expect("IPv4 and TCP")
+    }
+
+    #[test]
+    fn what_is_in_front_finds_room() {
+        let (mut early, now) = (Early::new(4), Instant::now());
+        let kept = |early: &Early, port| -> Vec<u32> {
+            let queue = early.flows.get(&of_client(port, 0).flow);
+            queue.map(|queue| queue.frames.iter().map(|frame| frame.seq).collect()).unwrap_or_default()
+        };
+        [20, 30, 40, 50].into_iter().for_each(|seq| early.add(of_client(1, seq), now));
+        early.add(of_client(1, 60), now);
+        assert_eq!(kept(&early, 1), [20, 30, 40, 50], "there is no room for more");
+        early.add(of_client(1, 10), now);
+        assert_eq!(kept(&early, 1), [10, 20, 30, 40], "the client repeats what came last");
+        [70, 80, 90].into_iter().for_each(|seq| early.add(of_client(2, seq), now));
+        assert_eq!((kept(&early, 1), kept(&early, 2)), (vec![10, 20], vec![70, 80]), "each its share");
+        assert_eq!(early.packets, 4);
+    }
 
     #[test]
     fn own_requests_go_at_once_and_others_when_the_connection_is_idle() {
