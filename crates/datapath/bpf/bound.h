@@ -74,8 +74,9 @@ function int own(struct __sk_buff *skb, struct packet *p, struct binding *b, boo
 			read_options(skb, p);
 			return take(skb, p, b);
 		}
-		/* an older copy that was in user space: it may be longer than the first packet */
-		if (!strict)
+		/* an older copy that was in user space: it may be longer than the first packet.
+		 * Here user space has parted them, and the first one is all that is missing */
+		if (!strict || released)
 			return drop(COUNT_DROP_EARLY_SEGMENT);
 	}
 	/* the first one is about to be adopted: what comes behind it waits */

@@ -72,6 +72,7 @@ enum times {
 	TRIES_MS = 150,
 	CWND_FRESH_MS = 1000, /* a congestion window is carried when it was in use so lately */
 	QUIET_MS = 2000,      /* an ended connection without a packet for so long is put aside */
+	FROZEN_MAX = 64,      /* packets held of a connection that the reader is handing off */
 	LASTING_MS = 10,      /* a connection that lives longer is worth an update and a close */
 	LINGER_MS = 60000,    /* a closed binding still leads late packets to the old owner */
 	HALF_CLOSED_MS = 300000,

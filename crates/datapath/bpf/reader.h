@@ -201,8 +201,9 @@ function int reading(struct __sk_buff *skb, struct packet *p, struct binding *b,
 	if (p->flags & (FIN | RST) && !(b->flags & FLAG_FIN_IN) && is_taken(skb, p, b))
 		set_flag(b, FLAG_FIN_IN);
 	if (b->flags & FLAG_FROZEN) {
-		/* it goes behind the replay; also what user space gave back just before */
-		if (p->payload || p->flags & FIN)
+		/* it goes behind the replay; so does a packet that user space gave back just
+		 * before, but not for ever, if the reader fails */
+		if ((p->payload || p->flags & FIN) && (!released || b->held < FROZEN_MAX))
 			return hold(skb, p, b, COUNT_HELD_MORE);
 		return drop(COUNT_DROP_FROZEN);
 	}

@@ -163,7 +163,7 @@ impl Run<'_> {
                 return self.take(p, b);
             }
             // With another ack it is not what the connection was bound by.
-            if !strict {
+            if !strict || released {
                 return self.drop(Counter::DropEarlySegment);
             }
         }

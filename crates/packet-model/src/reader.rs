@@ -7,7 +7,7 @@ use crate::packet::flag::{FIN, RST};
 use crate::request::feed;
 use crate::{Binding, Event, Packet, Run, Verdict};
 use baton_datapath::constants::{
-    FLAG_ADOPTED, FLAG_BEHIND, FLAG_FIN_IN, FLAG_FROZEN, FLAG_MOVED, LASTING_MS,
+    FLAG_ADOPTED, FLAG_BEHIND, FLAG_FIN_IN, FLAG_FROZEN, FLAG_MOVED, FROZEN_MAX, LASTING_MS,
 };
 use baton_datapath::{Counter, State};
 
@@ -25,8 +25,8 @@ impl Run<'_> {
             b.flags |= FLAG_FIN_IN;
         }
         if b.has(FLAG_FROZEN) {
-            // It goes behind the replay; also what user space gave back just before.
-            if carries {
+            // It goes behind the replay; also what user space gave back just before, but not for ever.
+            if carries && (!released || b.held < FROZEN_MAX) {
                 return self.hold(b, Counter::HeldMore);
             }
             return self.drop(Counter::DropFrozen);
