@@ -3,12 +3,14 @@
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::{Baton, Builder, DocRoot, Host, Testbed, WebServer, wait_until};
 
 /// How long the daemons may take to find each other.
 const FORMED: Duration = Duration::from_secs(20);
+const SPREAD: Duration = Duration::from_secs(2);
 
 /// Starts a kind of web server on a node.
 pub type StartServer = fn(&Host, &DocRoot) -> WebServer;
@@ -178,6 +180,7 @@ impl Figure {
         let batons = Baton::start_all(hosts, &config);
         let cluster = Cluster { figure: self, vips: self.vips(bed), servers, batons };
         cluster.wait_formed();
+        cluster.wait_spread();
         cluster
     }
 }
@@ -237,6 +240,27 @@ impl<'a> Cluster<'a> {
                     .map_or(0, |all| all.iter().filter(|connection| connection["state"] == "up").count());
                 up == others
             });
+        }
+    }
+
+    /// Waits until each switch spreads over all distributors; not for ever, for its log may be cut short. Distributors
+    /// that come one after the other change the table, and a client's RST then finds a node that does not know it.
+    fn wait_spread(&self) {
+        let has = |baton: &&Baton<'_>, role: &str| {
+            let roles = node_status(&baton.status(), baton.host().name())["roles"].clone();
+            roles.as_array().is_some_and(|roles| roles.iter().any(|name| name == role))
+        };
+        let distributors = self.batons.iter().filter(|baton| has(baton, "distributor")).count();
+        let until = Instant::now() + SPREAD;
+        for switch in self.batons.iter().filter(|baton| has(baton, "switch")) {
+            let is_whole = || {
+                let log = std::fs::read_to_string(switch.process().log()).unwrap_or_default();
+                let last = log.lines().rev().find_map(|line| line.split_once("table made distributors="));
+                last.is_some_and(|(_, number)| number.trim().parse() == Ok(distributors))
+            };
+            while !is_whole() && Instant::now() < until {
+                thread::sleep(Duration::from_millis(10));
+            }
         }
     }
 
