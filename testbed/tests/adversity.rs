@@ -73,16 +73,23 @@ fn three_percent_loss_in_each_direction() {
         let load = Load::new(Dial::new(cluster.service()).patience(Duration::from_secs(60)));
         let load = load.connections(40).requests(6);
         let closed = load.clone().close().run(bed.client(0), |i, j| contents[(i + j) % 4].clone());
-        let kept = load.run(bed.client(0), |i, j| contents[(i + j) % 4].clone());
+        let kept = load.clone().run(bed.client(0), |i, j| contents[(i + j) % 4].clone());
         assert!(closed.is_clean() && kept.is_clean(), "{figure:?}: {closed}\n{kept}");
+        // Behind a switch a lost handoff is decided afresh by whom the switch believes to be the owner. It may be that none
+        // was lost: then once more.
+        let begun = || cluster.counted("handoff_again") + cluster.counted("request_first");
+        let mut connections = 40 * 7;
+        while begun() <= connections && connections < 40 * 30 {
+            let more = load.clone().close().run(bed.client(0), |i, j| contents[(i + j) % 4].clone());
+            assert!(more.is_clean(), "{figure:?}: {more}");
+            connections += 40 * 6;
+        }
+        assert!(begun() > connections, "{figure:?}: no first packet was repeated");
         assert!(losses.iter().all(|loss| loss.lost() > 0), "nothing was lost");
         drop(losses);
         // After both FINs a RST answers what is repeated because its answer was lost, with bare nginx
         // and this loss too. No connection may be broken by one.
         assert_eq!(capture.stop().early_resets(), 0, "{figure:?}");
-        // Behind a switch a lost handoff is decided afresh by whom the switch believes to be the owner.
-        let repeated = cluster.counted("handoff_again") + cluster.counted("request_first");
-        assert!(repeated > 40 * 7, "{figure:?}: no first packet was repeated");
         cluster.stop();
     }
 }
