@@ -81,3 +81,22 @@ impl Drop for HostWork {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn orders_wait_for_their_turn_and_not_more_than_so_many() {
+        let mut work = HostWork::default();
+        work.begin(None, PathBuf::new(), Then::Ended);
+        for _ in 0..WAITING_MAX {
+            assert!(work.order(None).is_ok());
+        }
+        assert!(work.order(None).is_err(), "one more is told so");
+        assert!(work.is_busy() && work.next().is_none(), "a change is being made");
+        let (ended, then) = work.ended().await;
+        assert!(ended.is_ok() && matches!(then, Then::Ended));
+        assert_eq!(std::iter::from_fn(|| work.next()).count(), WAITING_MAX);
+    }
+}
