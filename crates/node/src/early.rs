@@ -40,6 +40,21 @@ struct Queue {
     /// What was given back from here on: if it comes again, the programs want it to wait.
     tried: Option<u32>,
     untold: Option<Untold>,
+    half: Option<Half>,
+}
+
+/// Half a request, that is what a connection would go on with. The other half is mostly on its way up here; if it is
+/// not, the client is slow, and the reader shall have the request.
+#[derive(Clone, Copy, Debug)]
+struct Half {
+    at: u32,
+    since: Instant,
+}
+
+impl Half {
+    fn is_late(&self, now: Instant) -> bool {
+        now - self.since >= OVERTAKEN
+    }
 }
 
 /// What came, and the client has not heard of.
@@ -54,6 +69,13 @@ pub(crate) struct Untold {
 }
 
 impl Queue {
+    /// Whether a connection that could go on at `at`, with half a request, has waited for the other half for long enough.
+    fn is_half_late(&mut self, at: u32, now: Instant) -> bool {
+        let half = self.half.filter(|half| half.at == at).unwrap_or(Half { at, since: now });
+        self.half = Some(half);
+        half.is_late(now)
+    }
+
     /// Forgets all bytes before `at`.
     fn cut_before(&mut self, at: u32) {
         let kept = std::mem::take(&mut self.frames).into_iter();
@@ -104,6 +126,7 @@ impl Early {
             told: None,
             tried: None,
             untold: None,
+            half: None,
         };
         self.flows.entry(flow).or_insert(fresh)
     }
@@ -194,9 +217,22 @@ impl Early {
         }
     }
 
-    /// Whether clients may have to hear of something soon.
-    pub(crate) fn is_untold(&self) -> bool {
-        self.flows.values().any(|queue| queue.untold.is_some())
+    /// Whether something is to be done soon.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.flows.values().any(|queue| queue.untold.is_some() || queue.half.is_some())
+    }
+
+    /// The connections whose half requests have waited for long enough, if they are still what comes next.
+    pub(crate) fn late_halves(&self, now: Instant) -> Vec<Flow> {
+        let is_late = |queue: &Queue| queue.half.is_some_and(|half| half.is_late(now));
+        self.flows.iter().filter(|(_, queue)| is_late(queue)).map(|(flow, _)| *flow).collect()
+    }
+
+    /// A half request that has waited for long enough has been given to the connection, or that has gone on without it.
+    pub(crate) fn forget_late_half(&mut self, flow: &Flow, now: Instant) {
+        if let Some(queue) = self.flows.get_mut(flow) {
+            queue.half.take_if(|half| half.is_late(now));
+        }
     }
 
     /// The connections whose clients are to hear of what came, if they have not gone on meanwhile.
@@ -266,6 +302,7 @@ impl Early {
         flow: &Flow,
         asked: &Asked,
         owner: impl Fn(&Request<'_>) -> Owner,
+        now: Instant,
         hold: &Hold,
     ) {
         if asked.is_let_go {
@@ -294,12 +331,13 @@ impl Early {
             }
             return;
         }
-        // Half a request is the reader's, if the client is slow; if a part is missing, it waits for that: the reader
-        // could not take what is behind.
-        let end = at.wrapping_add(bytes.len() as u32);
-        let has_gap = queue.frames.iter().any(|frame| frame.seq.wrapping_sub(end).cast_signed() > 0);
-        if asked.boundary.is_some() && has_gap && parse_request(&bytes) == Parsed::Incomplete {
-            return;
+        if asked.boundary.is_some() && parse_request(&bytes) == Parsed::Incomplete {
+            // If a part is missing, it waits for that: the reader could not take what is behind.
+            let end = at.wrapping_add(bytes.len() as u32);
+            let has_gap = queue.frames.iter().any(|frame| frame.seq.wrapping_sub(end).cast_signed() > 0);
+            if has_gap || (asked.is_idle && !queue.is_half_late(at, now)) {
+                return;
+            }
         }
         let fresh = queue.tried != Some(at);
         let planned = asked.boundary.and_then(|_| plan(&bytes, asked, fresh, owner));
@@ -515,6 +553,25 @@ mod tests {
         assert_eq!(plan(&bytes[ONE..], &asked(false, 9), true, owner), None);
         let whole = plan(&bytes[ONE..], &asked(true, 9), true, owner).expect("a slow client");
         assert_eq!((whole.bytes, whole.all), (9, true), "the reader shall have it");
+    }
+
+    #[test]
+    fn the_reader_has_half_a_request_of_a_slow_client_alone() {
+        let (mut early, began) = (Early::new(4), Instant::now());
+        let flow = of_client(1, 20).flow;
+        early.add(of_client(1, 20), began);
+        assert!(!early.is_busy());
+        let mut is_late = |at, now| early.queue(flow, now).is_half_late(at, now);
+        let later = began + OVERTAKEN;
+        assert!(!is_late(20, began));
+        assert!(is_late(20, later));
+        assert!(!is_late(48, later), "another request has its own time");
+        assert!(early.is_busy() && early.late_halves(later).is_empty());
+        early.forget_late_half(&flow, later);
+        let last = later + OVERTAKEN;
+        assert_eq!(early.late_halves(last), [flow]);
+        early.forget_late_half(&flow, last);
+        assert!(!early.is_busy());
     }
 
     #[test]

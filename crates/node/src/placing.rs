@@ -82,7 +82,7 @@ impl Placing {
 
     /// Whether something is due sooner than usual.
     pub(crate) fn is_busy(&self) -> bool {
-        !self.reader.replays.is_empty() || self.early.is_untold()
+        !self.reader.replays.is_empty() || self.early.is_busy()
     }
 
     /// Packets that wait now.
@@ -501,10 +501,15 @@ impl Placing {
         self.early.expire(tools.now);
         let gaps = self.early.take_untold(tools.now);
         let heard = for_all(gaps, |(flow, untold)| self.tell_client(&flow, untold, tools));
+        let fed = for_all(self.early.late_halves(tools.now), |flow| {
+            let fed = self.feed(&flow, tools);
+            self.early.forget_late_half(&flow, tools.now);
+            fed
+        });
         let told = self.guides.tick(tools.datapath, tools.now);
         let repeated = self.reader.replays.tick(tools);
         let forgotten = self.waits.forget_released(tools.datapath);
-        asked.and(decided).and(heard).and(told).and(repeated).and(forgotten)
+        asked.and(decided).and(heard).and(fed).and(told).and(repeated).and(forgotten)
     }
 }
 

@@ -318,7 +318,10 @@ fn selective_acknowledgements_of_an_upload() {
                 raw.expect("the block behind the gap", |s| s.sack().contains(&(place(5), place(8))));
             }
         }
-        assert_eq!(raw.acked(), place(3));
+        // What came while the connection moved may come after what did not.
+        if raw.acked() != place(3) {
+            raw.expect("all before the gap", |s| s.ack == place(3));
+        }
         for i in [4, 3] {
             raw.send(Segment { seq: place(i), ..raw.segment(ACK | PSH, pieces[i].1) });
         }

@@ -85,7 +85,7 @@ impl Placing {
             let pool = service.pools.get(index).copied().unwrap_or(PoolId(0));
             Owner { pool: pool.0, own: guides.is_member(pool, me) }
         };
-        self.early.feed(flow, &asked, owner, tools.hold);
+        self.early.feed(flow, &asked, owner, tools.now, tools.hold);
         Ok(())
     }
 }
