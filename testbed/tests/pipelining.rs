@@ -212,7 +212,6 @@ fn requests_that_come_in_pieces() {
 
 /// As a flat repository of apt's has it: paths that the programs cannot read.
 #[test]
-#[ignore = "a hundred at once wait for two of the client's timeouts"]
 fn paths_that_only_user_space_reads() {
     let bed = Testbed::builder().figure(Figure::Five).build();
     bed.client(0).sysctl("net.ipv4.tcp_early_retrans", "0");

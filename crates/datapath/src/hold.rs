@@ -351,16 +351,62 @@ impl Frame {
         *flags = *flags & !FIN | if fin { FIN } else { 0 };
         new.bytes.get_mut(self.l4 + 14..self.l4 + 16)?.copy_from_slice(&heard.window.to_be_bytes());
         if let Some((value, echo)) = heard.timestamps {
-            let at = timestamps_at(self.bytes.get(self.l4 + 20..self.payload_at)?)? + self.l4 + 20;
-            new.bytes.get_mut(at..at + 4)?.copy_from_slice(&value.to_be_bytes());
-            new.bytes.get_mut(at + 4..at + 8)?.copy_from_slice(&echo.to_be_bytes());
+            let options = self.l4 + 20..self.payload_at;
+            let times = [value.to_be_bytes(), echo.to_be_bytes()].concat();
+            match timestamps_at(self.bytes.get(options.clone())?) {
+                Some(at) => new.bytes.get_mut(options.start + at..)?.get_mut(..8)?.copy_from_slice(&times),
+                // They were taken from it on its way, or its client says them in some packets alone.
+                None => new.set_options([&[1, 1, 8, 10][..], &times].concat()),
+            }
         }
         finish(&mut new.bytes)?;
         Some(new)
     }
 
+    /// With these options alone, padded to full words.
+    fn set_options(&mut self, options: Vec<u8>) {
+        let (at, len) = (self.l4 + 20, options.len());
+        self.bytes.splice(at..self.payload_at, options);
+        if let Some(offset) = self.bytes.get_mut(self.l4 + 12) {
+            *offset = *offset & 0xf | (((20 + len) / 4) as u8) << 4;
+        }
+        self.payload_end = self.payload_end + at + len - self.payload_at;
+        self.payload_at = at + len;
+    }
+
     /// The TCP payload.
     pub fn payload(&self) -> &[u8] {
         self.bytes.get(self.payload_at..self.payload_end).unwrap_or(&[])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An IPv4 packet of this payload, with these TCP options.
+    fn frame(options: &[u8], payload: &[u8]) -> Frame {
+        let mut bytes = vec![0; 54];
+        bytes[12..16].copy_from_slice(&[8, 0, 0x45, 0]);
+        bytes[16..18].copy_from_slice(&((40 + options.len() + payload.len()) as u16).to_be_bytes());
+        (bytes[22], bytes[23], bytes[46], bytes[47]) = (9, 6, (5 + options.len() as u8 / 4) << 4, ACK);
+        bytes.extend([options, payload].concat());
+        Frame::parse(&bytes).expect("IPv4 and TCP")
+    }
+
+    #[test]
+    fn nothing_is_lost_of_a_packet_without_timestamps() {
+        let times = [&[1, 1, 8, 10][..], &[0, 0, 0, 5, 0, 0, 0, 6]].concat();
+        let stripped = frame(&times, b"GET ").without_timestamps();
+        let heard = Heard { ack: 3, window: 4, timestamps: Some((7, 8)) };
+        for first in [stripped, frame(&[], b"GET "), frame(&[1, 1, 4, 2], b"GET "), frame(&times, b"GET ")] {
+            assert!(first.timestamps().is_none_or(|own| own == (5, 6)));
+            let renewed = first.renewed(9, b"GET / HTTP", &[], 1000, &heard);
+            let [one] = &renewed[..] else { panic!("{renewed:?}") };
+            let parsed = Frame::parse(&one.bytes).expect("IPv4 and TCP");
+            assert_eq!(&parsed, one);
+            assert_eq!((parsed.payload(), parsed.seq), (&b"GET / HTTP"[..], 9));
+            assert_eq!((parsed.timestamps(), parsed.says()), (Some((7, 8)), Some((3, 4))));
+        }
     }
 }

@@ -313,8 +313,7 @@ impl Placing {
                 return Ok(());
             };
             if server == self.me {
-                let frames = std::mem::take(&mut waited.frames);
-                waited.frames = frames.into_iter().map(Frame::without_timestamps).collect();
+                waited.strip_timestamps();
             }
             self.waits.release(flow, start_seq, &waited, tools.datapath, tools.hold)?;
             return self.feed(&flow, tools);

@@ -42,6 +42,16 @@ pub(crate) struct Waiting {
     pub(crate) since: Instant,
 }
 
+impl Waiting {
+    /// Takes the client's times from what goes to a socket of this node's, up to where the next request begins: that will
+    /// be asked about, and may move.
+    pub(crate) fn strip_timestamps(&mut self) {
+        let goes_on = |f: &Frame| self.cut_seq.is_none_or(|cut| f.seq.wrapping_sub(cut).cast_signed() < 0);
+        let parts = self.frames.iter().flat_map(|frame| parts(frame, self.cut_seq));
+        self.frames = parts.map(|f| if goes_on(&f) { f.without_timestamps() } else { f }).collect();
+    }
+}
+
 /// A connection whose packets are on their way up here still, and back: decided, or the reader's.
 #[derive(Debug)]
 struct Releasing {
@@ -277,11 +287,15 @@ pub(crate) fn up_to_date(frame: &Frame, start_seq: u32, datapath: &Datapath) -> 
     Ok(asked.map_or_else(|| frame.clone(), |asked| frame.not_before(&asked.heard)))
 }
 
+/// A packet in two, if `cut_seq` is within it.
+fn parts(frame: &Frame, cut_seq: Option<u32>) -> Vec<Frame> {
+    let two = cut_seq.and_then(|seq| Some(vec![frame.cut(seq)?, frame.after(seq)?]));
+    two.unwrap_or_else(|| vec![frame.clone()])
+}
+
 /// Gives a packet back: in two, when a request begins in it that must be seen by itself.
 pub(crate) fn release(hold: &Hold, frame: &Frame, cut_seq: Option<u32>) {
-    let parts = cut_seq.and_then(|seq| Some([frame.cut(seq)?, frame.after(seq)?]));
-    let parts = parts.as_ref().map_or(std::slice::from_ref(frame), <[Frame; 2]>::as_slice);
-    for part in parts {
+    for part in parts(frame, cut_seq) {
         if let Err(error) = hold.release(&part.made_ours().bytes) {
             tracing::debug!(%error, flow = %frame.flow, "held packet lost; the client repeats it");
         }
@@ -314,6 +328,21 @@ mod tests {
             read: 1,
             since: Instant::now(),
         }
+    }
+
+    #[test]
+    fn what_will_be_asked_about_keeps_its_time() {
+        let mut bytes = vec![0; 66];
+        bytes[12..16].copy_from_slice(&[8, 0, 0x45, 0]);
+        bytes[17] = 52 + 8;
+        (bytes[22], bytes[23], bytes[46], bytes[47]) = (9, 6, 0x80, 16);
+        bytes[54..58].copy_from_slice(&[1, 1, 8, 10]);
+        bytes.extend(b"onetwo..");
+        let frame = Frame::parse(&bytes).expect("IPv4 and TCP");
+        let mut waiting = Waiting { cut_seq: Some(3), frames: vec![frame], ..waiting(0, 0) };
+        waiting.strip_timestamps();
+        let kept: Vec<_> = waiting.frames.iter().map(|f| (f.payload(), f.timestamps())).collect();
+        assert_eq!(kept, [(&b"one"[..], None), (&b"two.."[..], Some((0, 0)))]);
     }
 
     #[test]
