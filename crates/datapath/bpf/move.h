@@ -430,9 +430,10 @@ inline_always int later_packet(struct __sk_buff *skb, struct packet *p, struct b
 		}
 		if (strict) {
 			/* another CPU may be about to finish the answer: user space gives the
-			 * packet back, and it is looked at once more */
+			 * packet back, and it is looked at once more; after a moment, if once is
+			 * too early */
 			if (answered)
-				return drop(COUNT_DROP_EARLY_REQUEST);
+				return wait_for_idle(skb, p, b, x, false, released);
 			s->why = COUNT_HELD_BUSY;
 			return ask(skb, p, b, x);
 		}

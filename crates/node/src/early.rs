@@ -9,9 +9,14 @@ use std::time::{Duration, Instant};
 
 use baton_cluster::Flow;
 use baton_datapath::{Asked, Frame, Hold};
-use baton_http::{Exchange, Fed, Parsed, Request, parse_request};
+use baton_http::{Parsed, Request, parse_request};
 
 use crate::waiting::release;
+
+mod plan;
+
+pub(crate) use plan::Owner;
+use plan::{Plan, plan};
 
 /// The client's own repetition has long come by then.
 const KEPT_FOR: Duration = Duration::from_secs(30);
@@ -20,6 +25,9 @@ const TOLD_FOR: Duration = Duration::from_secs(1);
 /// What is missing before a packet mostly comes within this time: it was on another CPU, or has yet to be read here.
 /// A client that hears nothing repeats it after 200 ms.
 const OVERTAKEN: Duration = Duration::from_millis(40);
+/// A socket that cannot be taken from its server although all is answered is in use by the server just then.
+const BUSY_FOR: Duration = Duration::from_millis(5);
+const BUSY_TRIES: u32 = 20;
 /// Bytes of one connection: more than a socket of the server's offers before it has read something.
 const BYTES_MAX: usize = 4 << 20;
 
@@ -39,6 +47,7 @@ struct Queue {
     told: Option<(u32, u16)>,
     /// What was given back from here on: if it comes again, the programs want it to wait.
     tried: Option<u32>,
+    tried_idle: Option<Tried>,
     untold: Option<Untold>,
     half: Option<Half>,
 }
@@ -49,6 +58,14 @@ struct Queue {
 struct Half {
     at: u32,
     since: Instant,
+}
+
+/// What was given back from `at` on while the connection was idle. If it comes again, the server's socket is busy.
+#[derive(Clone, Copy, Debug)]
+struct Tried {
+    at: u32,
+    last: Instant,
+    times: u32,
 }
 
 impl Half {
@@ -69,6 +86,12 @@ pub(crate) struct Untold {
 }
 
 impl Queue {
+    /// Whether what was given to an idle connection has come again.
+    fn is_refused(&self) -> bool {
+        let front = self.frames.first().map(|frame| frame.seq);
+        self.tried_idle.is_some_and(|tried| front == Some(tried.at))
+    }
+
     /// Whether a connection that could go on at `at`, with half a request, has waited for the other half for long enough.
     fn is_half_late(&mut self, at: u32, now: Instant) -> bool {
         let half = self.half.filter(|half| half.at == at).unwrap_or(Half { at, since: now });
@@ -92,26 +115,6 @@ pub(crate) struct Early {
     packets_max: usize,
 }
 
-/// Whose a request is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Owner {
-    /// Its pool.
-    pub(crate) pool: u16,
-    /// This node's server is in that.
-    pub(crate) own: bool,
-}
-
-/// What of a connection's bytes may go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Plan {
-    /// So many bytes, as packets of their own.
-    pub(crate) bytes: usize,
-    /// Where requests begin in them.
-    pub(crate) cuts: Vec<usize>,
-    /// And what is behind them.
-    pub(crate) all: bool,
-}
-
 impl Early {
     pub(crate) fn new(packets_max: usize) -> Self {
         Self { flows: HashMap::new(), packets: 0, packets_max }
@@ -125,6 +128,7 @@ impl Early {
             longest: 0,
             told: None,
             tried: None,
+            tried_idle: None,
             untold: None,
             half: None,
         };
@@ -219,13 +223,14 @@ impl Early {
 
     /// Whether something is to be done soon.
     pub(crate) fn is_busy(&self) -> bool {
-        self.flows.values().any(|queue| queue.untold.is_some() || queue.half.is_some())
+        self.flows.values().any(|queue| queue.untold.is_some() || queue.half.is_some() || queue.is_refused())
     }
 
-    /// The connections whose half requests have waited for long enough, if they are still what comes next.
-    pub(crate) fn late_halves(&self, now: Instant) -> Vec<Flow> {
-        let is_late = |queue: &Queue| queue.half.is_some_and(|half| half.is_late(now));
-        self.flows.iter().filter(|(_, queue)| is_late(queue)).map(|(flow, _)| *flow).collect()
+    /// The connections that may now be given what they were not given before: half requests that have waited for long
+    /// enough, and what a busy socket did not let move.
+    pub(crate) fn due(&self, now: Instant) -> Vec<Flow> {
+        let is_due = |queue: &Queue| queue.is_refused() || queue.half.is_some_and(|half| half.is_late(now));
+        self.flows.iter().filter(|(_, queue)| is_due(queue)).map(|(flow, _)| *flow).collect()
     }
 
     /// A half request that has waited for long enough has been given to the connection, or that has gone on without it.
@@ -339,6 +344,15 @@ impl Early {
                 return;
             }
         }
+        let before = queue.tried_idle.filter(|tried| asked.is_idle && tried.at == at);
+        if before.is_some_and(|tried| now - tried.last < BUSY_FOR) {
+            return;
+        }
+        if before.is_some_and(|tried| tried.times >= BUSY_TRIES) {
+            // There is more to it: the client's own repetitions are rarer.
+            self.take(flow);
+            return;
+        }
         let fresh = queue.tried != Some(at);
         let planned = asked.boundary.and_then(|_| plan(&bytes, asked, fresh, owner));
         let cut =
@@ -352,6 +366,8 @@ impl Early {
             (None, _) => return,
         };
         queue.tried = Some(at);
+        let times = before.map_or(0, |tried| tried.times) + 1;
+        queue.tried_idle = asked.is_idle.then_some(Tried { at, last: now, times });
         self.give(flow, asked, &bytes, &plan, hold);
     }
 
@@ -412,50 +428,6 @@ impl Early {
     }
 }
 
-/// What of the bytes may go, that begin with a request; `None`: nothing may. `fresh`: they have not been given
-/// back before.
-fn plan(bytes: &[u8], asked: &Asked, fresh: bool, owner: impl Fn(&Request<'_>) -> Owner) -> Option<Plan> {
-    let mut run = Plan { bytes: 0, cuts: Vec::new(), all: false };
-    // Empty lines before a request are this node's server's: many take none before a connection's first.
-    let empty = bytes.iter().take_while(|c| matches!(c, b'\r' | b'\n')).count();
-    if empty > 0 && !matches!(parse_request(bytes), Parsed::Complete(request, _) if owner(&request).own) {
-        return Some(Plan { bytes: empty, ..run });
-    }
-    let mut of: Option<Owner> = None;
-    while let Some(rest) = bytes.get(run.bytes..).filter(|rest| !rest.is_empty()) {
-        let begins = match parse_request(rest) {
-            Parsed::Complete(request, _) => owner(&request),
-            Parsed::Incomplete | Parsed::Doubt(_) => break,
-        };
-        // What the connection began with here is this node's.
-        let own = begins.own || (run.bytes == 0 && asked.at == asked.start_seq);
-        let begins = Owner { own, ..begins };
-        let goes_along = match of {
-            None => true,
-            Some(before) if before.own => begins.own && (run.cuts.len() as u32) < asked.room,
-            Some(before) => before.pool == begins.pool,
-        };
-        if !goes_along {
-            break;
-        }
-        of = of.or(Some(begins));
-        run.cuts.push(run.bytes);
-        let mut exchange = Exchange::new(0, 0);
-        match exchange.one_request(0, rest) {
-            (Fed::Followed, used) => run.bytes += used,
-            _ => run.bytes = bytes.len(),
-        }
-    }
-    match of {
-        Some(owner) if owner.own && asked.room > 0 && fresh => Some(run),
-        _ if asked.is_idle => {
-            let bytes = if run.bytes == 0 { bytes.len() } else { run.bytes };
-            Some(Plan { bytes, all: true, ..run })
-        }
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
@@ -463,35 +435,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use baton_datapath::Heard;
-
-    fn asked(is_idle: bool, room: u32) -> Asked {
-        let heard = Heard { ack: 0, window: 1, timestamps: None };
-        Asked {
-            start_seq: 1000,
-            at: 0,
-            boundary: Some(0),
-            early_seq: None,
-            is_idle,
-            is_head_whole: false,
-            room,
-            is_let_go: false,
-            heard,
-            cut_seq: None,
-        }
-    }
-
-    /// Pools by the first letter of the path; `a` is this node's.
-    fn owner(request: &Request<'_>) -> Owner {
-        let pool = u16::from(request.raw_path[1]);
-        Owner { pool, own: pool == u16::from(b'a') }
-    }
-
-    fn get(pool: char) -> String {
-        format!("GET /{pool} HTTP/1.1\r\nHost: x\r\n\r\n")
-    }
-
-    const ONE: usize = 28;
 
     fn of_client(client_port: u16, seq: u32) -> Frame {
         let mut bytes = frame(seq, &[0; 10], 0, 0).bytes;
@@ -517,45 +460,6 @@ mod tests {
     }
 
     #[test]
-    fn own_requests_go_at_once_and_others_when_the_connection_is_idle() {
-        let stream = |pools: &str| pools.chars().map(get).collect::<String>().into_bytes();
-        let planned = |pools: &str, idle, room| {
-            plan(&stream(pools), &asked(idle, room), true, owner).map(|p| (p.bytes / ONE, p.all))
-        };
-        assert_eq!(get('a').len(), ONE);
-        assert_eq!(planned("aaabba", false, 32), Some((3, false)));
-        assert_eq!(planned("aaabba", true, 32), Some((3, false)), "the rest when that is answered");
-        assert_eq!(planned("bbcaa", false, 32), None);
-        assert_eq!(planned("bbcaa", true, 32), Some((2, true)), "one pool's, and all behind them");
-        assert_eq!(planned("aaaaa", false, 2), Some((2, false)), "no more than can be followed");
-        assert_eq!(planned("aaaaa", false, 0), None);
-    }
-
-    #[test]
-    fn empty_lines_go_to_who_has_the_connection() {
-        let planned = |pool: &str, idle| {
-            let bytes = format!("\r\n\r\n{pool}").into_bytes();
-            plan(&bytes, &asked(idle, 32), true, owner).map(|p| (p.bytes, p.all))
-        };
-        for idle in [true, false] {
-            assert_eq!(planned(&get('b'), idle), Some((4, false)));
-            assert_eq!(planned(&get('b')[..9], idle), Some((4, false)));
-            assert_eq!(planned("", idle), Some((4, false)));
-            assert_eq!(planned(&get('a'), idle), Some((4 + ONE, false)));
-        }
-    }
-
-    #[test]
-    fn half_a_request_waits_for_the_rest() {
-        let bytes = (get('a') + &get('a')[..9]).into_bytes();
-        let planned = plan(&bytes, &asked(false, 9), true, owner).expect("the first");
-        assert_eq!((planned.bytes, planned.cuts), (ONE, vec![0]));
-        assert_eq!(plan(&bytes[ONE..], &asked(false, 9), true, owner), None);
-        let whole = plan(&bytes[ONE..], &asked(true, 9), true, owner).expect("a slow client");
-        assert_eq!((whole.bytes, whole.all), (9, true), "the reader shall have it");
-    }
-
-    #[test]
     fn the_reader_has_half_a_request_of_a_slow_client_alone() {
         let (mut early, began) = (Early::new(4), Instant::now());
         let flow = of_client(1, 20).flow;
@@ -566,26 +470,12 @@ mod tests {
         assert!(!is_late(20, began));
         assert!(is_late(20, later));
         assert!(!is_late(48, later), "another request has its own time");
-        assert!(early.is_busy() && early.late_halves(later).is_empty());
+        assert!(early.is_busy() && early.due(later).is_empty());
         early.forget_late_half(&flow, later);
         let last = later + OVERTAKEN;
-        assert_eq!(early.late_halves(last), [flow]);
+        assert_eq!(early.due(last), [flow]);
         early.forget_late_half(&flow, last);
         assert!(!early.is_busy());
-    }
-
-    #[test]
-    fn what_came_back_is_not_given_again_before_the_connection_is_idle() {
-        let bytes = get('a').into_bytes();
-        assert_eq!(plan(&bytes, &asked(false, 9), false, owner), None);
-        assert!(plan(&bytes, &asked(true, 9), false, owner).is_some());
-    }
-
-    #[test]
-    fn the_first_request_of_a_connection_is_this_nodes() {
-        let first = Asked { start_seq: 0, ..asked(false, 9) };
-        let bytes = (get('b') + &get('b')).into_bytes();
-        assert_eq!(plan(&bytes, &first, true, owner).map(|p| p.bytes), Some(ONE));
     }
 
     fn frame(seq: u32, payload: &[u8], ack: u32, window: u16) -> Frame {
@@ -598,6 +488,17 @@ mod tests {
         bytes[48..50].copy_from_slice(&window.to_be_bytes());
         bytes.extend(payload);
         Frame::parse(&bytes).expect("IPv4 and TCP")
+    }
+
+    #[test]
+    fn what_a_busy_socket_did_not_let_move_is_due_again() {
+        let (mut early, now) = (Early::new(4), Instant::now());
+        let flow = of_client(1, 20).flow;
+        early.queue(flow, now).tried_idle = Some(Tried { at: 20, last: now, times: 1 });
+        assert!(!early.is_busy() && early.due(now).is_empty(), "it went");
+        early.add(of_client(1, 20), now);
+        assert!(early.is_busy());
+        assert_eq!(early.due(now), [flow]);
     }
 
     #[test]

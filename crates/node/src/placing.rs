@@ -500,7 +500,7 @@ impl Placing {
         self.early.expire(tools.now);
         let gaps = self.early.take_untold(tools.now);
         let heard = for_all(gaps, |(flow, untold)| self.tell_client(&flow, untold, tools));
-        let fed = for_all(self.early.late_halves(tools.now), |flow| {
+        let fed = for_all(self.early.due(tools.now), |flow| {
             let fed = self.feed(&flow, tools);
             self.early.forget_late_half(&flow, tools.now);
             fed

@@ -406,7 +406,9 @@ impl Run<'_> {
                     }
                     return Some(verdict);
                 }
-                None if service.strict && answered => return Some(self.drop(Counter::DropEarlyRequest)),
+                None if service.strict && answered => {
+                    return Some(self.wait_for_idle(p, b, f, false, released));
+                }
                 // Its server's CPU may be about to say so.
                 None if service.strict => {
                     self.keep(p.flow, Followed { early: None, ..f });
