@@ -100,7 +100,7 @@ quick: setup rust ## what needs no root and under three minutes: form, the pure 
 	cargo test --quiet --package baton-http --package baton-tls --package baton-cluster --package baton-dispatcher \
 	  --package baton-control --package baton-fuzz
 	cargo test --quiet --package baton-datapath --lib --test moves
-	cargo test --quiet --package baton-node --lib
+	cargo test --quiet --package baton-core --package baton-node --lib
 
 bench: rust ## compare with bare nginx, HAProxy, and nginx as a proxy
 	@scripts/setup bench

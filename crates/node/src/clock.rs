@@ -1,8 +1,9 @@
 //! The two clocks: the monotonic one that the programs use (`bpf_ktime_get_ns`), and the wall clock
 //! that nodes share.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use baton_core::Moment;
 use nix::time::{ClockId, clock_gettime};
 
 /// CLOCK_MONOTONIC, as the programs see it.
@@ -14,4 +15,9 @@ pub(crate) fn monotonic() -> Duration {
 pub(crate) fn wall_offset() -> Duration {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     wall.saturating_sub(monotonic())
+}
+
+/// This moment, as the core is told it.
+pub(crate) fn moment() -> Moment {
+    Moment { instant: Instant::now(), monotonic: monotonic() }
 }

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-use crate::peers::Peers;
+use baton_core::Peers;
 
 /// Longer than the kernel asks in vain (`mcast_solicit`, `ucast_solicit` and `retrans_time` of a neighbour: 3 s).
 const PATIENCE: Duration = Duration::from_secs(4);

@@ -1,16 +1,14 @@
 //! Another cluster file while the node runs: read, compared, the host prepared, and every component told.
 //! Called by the daemon's loop, for SIGHUP and for `baton reload`.
 
-use std::time::Instant;
-
 use baton_cluster::{Changes, Succession};
 
-use crate::NodeError;
 use crate::daemon::Daemon;
 use crate::host_work::{Orderer, Then};
 use crate::listeners::Listeners;
 use crate::setup::wanted_by;
 use crate::status::Reloaded;
+use crate::{NodeError, clock};
 
 impl Daemon {
     /// `baton reload`, or SIGHUP: goes by the cluster file as it is by then, when it is the order's turn.
@@ -39,17 +37,17 @@ impl Daemon {
 
     /// What has no connection left of services that have gone, and the VIPs that were theirs alone.
     pub(crate) fn forget_ended(&mut self) -> Result<(), NodeError> {
-        self.services.sweep(&self.datapath)?;
+        self.core.sweep_services(&mut self.outside)?;
         // What a change under way ends with goes by the services as they are.
         if self.host_work.is_busy() {
             return Ok(());
         }
-        let Some(known) = self.services.count(&self.datapath, Instant::now()) else { return Ok(()) };
-        for (vip, port) in self.services.known().addresses().difference(&known.addresses()) {
+        let Some(known) = self.core.count_ending(&mut self.outside, clock::moment()) else { return Ok(()) };
+        for (vip, port) in self.core.services().known().addresses().difference(&known.addresses()) {
             tracing::info!(%vip, port, "nothing is left of it");
         }
         self.go_by(known)?;
-        let known = self.services.known().clone();
+        let known = self.core.services().known().clone();
         self.change_host(&known, Then::Ended);
         Ok(())
     }
@@ -58,7 +56,7 @@ impl Daemon {
     fn next_reload(&mut self) {
         while let Some(orderer) = self.host_work.next() {
             let read = (self.options.reread.0)();
-            let known = self.services.known();
+            let known = self.core.services().known();
             match read.and_then(|file| known.reload(file).map_err(|error| error.to_string())) {
                 Ok((known, changes)) => {
                     let then = Then::GoBy { known: Box::new(known.clone()), changes, orderer };
@@ -71,7 +69,7 @@ impl Daemon {
 
     /// Before the tables: where a VIP is missing, the server's socket would have no address.
     fn change_host(&mut self, known: &Succession, then: Then) {
-        let node = known.cluster.node(self.me).filter(|_| self.options.configure_host);
+        let node = known.cluster.node(self.core.me()).filter(|_| self.options.configure_host);
         let wanted = node.map(|node| wanted_by(known, node));
         self.host_work.begin(wanted, self.options.run_dir.clone(), then);
     }
@@ -98,24 +96,20 @@ impl Daemon {
     /// The tables first: an error there leaves all as it was. What comes after it is tried again by itself, but for a
     /// second listening socket of the reader.
     fn go_by(&mut self, known: Succession) -> Result<(), NodeError> {
-        self.services.follow_up(known, &self.datapath, Instant::now())?;
+        self.core.go_by(known, &mut self.outside, clock::moment())?;
+        let (services, me) = (self.core.services(), self.core.me());
         if let Some(listeners) = &mut self.listeners
-            && let Some(node) = self.services.cluster().node(self.me)
+            && let Some(node) = services.cluster().node(me)
         {
-            *listeners = Listeners::watch(wanted_by(self.services.known(), node));
+            *listeners = Listeners::watch(wanted_by(services.known(), node));
         }
-        let listens = match &mut self.placing {
-            Some(placing) => placing.reader.listen_as_needed(self.services.cluster()),
+        let listens = match &mut self.outside.reader {
+            Some(reader) => reader.listen_as_needed(services.cluster()),
             None => Ok(()),
         };
         let promised = self.promise();
-        self.troubles.note("what changes while the programs run", promised);
-        self.with_placing("guides of other pools", |d, tools| {
-            d.guides.pools_changed(tools.services, tools.datapath)
-        });
-        if let Some(dispatcher) = &mut self.dispatcher {
-            dispatcher.pools_changed(self.services.cluster(), &mut self.post);
-        }
+        self.note("what changes while the programs run", promised);
+        self.core.pools_changed(&mut self.outside, clock::moment());
         listens
     }
 }

@@ -4,28 +4,31 @@ use std::fmt::Display;
 use std::time::Instant;
 
 use baton_control::{PeerState, PeerStatus};
+use baton_core::UnknownTally;
 use baton_datapath::{Counter, CounterKind};
 
 use crate::NodeError;
 use crate::daemon::Daemon;
+use crate::reader::Reader;
 use crate::status::{
     self, ConnectionState, ConnectionStatus, CounterStatus, DecisionStatus, EndingStatus, HandoffStatus,
-    LoadStatus, NodeStatus, TroubleStatus,
+    LoadStatus, NodeStatus, ReaderStatus, TroubleStatus, UnknownStatus,
 };
 
 impl Daemon {
     /// What this node says of itself now.
     pub(crate) fn status(&mut self) -> NodeStatus {
-        let counters = self.datapath.counters();
-        let serving = self.server.as_ref().map(|s| s.serving(&self.datapath)).transpose();
+        let counters = self.outside.datapath.counters();
+        let serving = self.core.serving(&mut self.outside);
         let (loads, handoffs) = (self.loads(), self.handoffs());
         let counters = self.readable_part("counters", counters);
         let serving = self.readable_part("connections being served", serving);
         let loads = self.readable_part("loads", loads);
         let handoffs = self.readable_part("handoffs", handoffs);
         let held_back = self.too_big.held_back();
-        let troubles = TroubleStatus { icmp_held_back: held_back, ..self.troubles.status() };
-        let Some(node) = self.services.cluster().node(self.me) else { return NodeStatus::default() };
+        let (errors, last) = (self.core.troubles.errors(), self.core.troubles.last().map(str::to_owned));
+        let troubles = TroubleStatus { errors, last, icmp_held_back: held_back };
+        let Some(node) = self.cluster().node(self.core.me()) else { return NodeStatus::default() };
         NodeStatus {
             name: node.name.clone(),
             id: node.id.0,
@@ -34,15 +37,15 @@ impl Daemon {
             reachable: true,
             since_s: self.started.elapsed().as_secs(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            file: short(&self.services.cluster().digest()),
+            file: short(&self.cluster().digest()),
             ending: self.ending(),
             connections: self.mesh.peers().iter().map(|p| self.connection(p)).collect(),
             loads,
             decisions: self.decisions(&counters),
-            unknown: self.placing.as_ref().map(|d| d.owners.status()).unwrap_or_default(),
-            reader: self.placing.as_ref().map(|d| d.reader.status()).unwrap_or_default(),
+            unknown: self.unknown(),
+            reader: self.reader(),
             handoffs,
-            counters: counters.nonzero().map(counter).chain(displaced(self.table.displaced())).collect(),
+            counters: counters.nonzero().map(counter).chain(displaced(self.core.displaced())).collect(),
             serving: serving.map_or(0, u64::from),
             adopted: counters.get(Counter::Adopted),
             closed: counters.get(Counter::Closed),
@@ -54,17 +57,17 @@ impl Daemon {
     /// A status tells what can be told.
     fn readable_part<T: Default>(&mut self, what: &'static str, read: Result<T, impl Display>) -> T {
         read.unwrap_or_else(|error| {
-            self.troubles.note(what, Err(error));
+            self.note(what, Err(error));
             T::default()
         })
     }
 
     fn name_of(&self, id: baton_cluster::NodeId) -> String {
-        self.services.cluster().node(id).map_or_else(|| id.to_string(), |n| n.name.clone())
+        self.cluster().node(id).map_or_else(|| id.to_string(), |n| n.name.clone())
     }
 
     fn ending(&self) -> Vec<EndingStatus> {
-        let ending = self.services.ending();
+        let ending = self.core.services().ending();
         ending
             .map(|(service, connections)| EndingStatus { service: service.to_owned(), connections })
             .collect()
@@ -93,12 +96,27 @@ impl Daemon {
         }
     }
 
+    fn unknown(&self) -> UnknownStatus {
+        let Some(placing) = self.core.placing() else { return UnknownStatus::default() };
+        let (tally, asking_now) = placing.owners().tally();
+        let UnknownTally { asked, found, reset, begun, unanswered, coming, overflowed } = tally;
+        let asking_now = asking_now as u64;
+        UnknownStatus { asking_now, asked, found, reset, begun, unanswered, coming, overflowed }
+    }
+
+    fn reader(&self) -> ReaderStatus {
+        let status = self.outside.reader.as_ref().map(Reader::status).unwrap_or_default();
+        let Some(placing) = self.core.placing() else { return status };
+        let replays = placing.replays();
+        ReaderStatus { replayed: replays.begun, repeated: replays.repeated, failed: replays.failed, ..status }
+    }
+
     fn loads(&self) -> Result<Vec<LoadStatus>, NodeError> {
-        let Some(placing) = &self.placing else { return Ok(Vec::new()) };
-        let loads = placing.guides.loads();
+        let Some(placing) = self.core.placing() else { return Ok(Vec::new()) };
+        let loads = placing.guides().loads();
         let mut out = Vec::new();
         for (server, weight) in loads.servers() {
-            let assigned = self.datapath.assigned(server)?;
+            let assigned = self.outside.datapath.assigned(server)?;
             out.push(LoadStatus {
                 server: self.name_of(server),
                 serving: u64::from(loads.load(server).unwrap_or(0).saturating_sub(assigned)),
@@ -111,8 +129,8 @@ impl Daemon {
     }
 
     fn decisions(&self, counters: &baton_datapath::Counters) -> DecisionStatus {
-        let tally = self.placing.as_ref().map(|d| d.tally()).unwrap_or_default();
-        let decided = self.dispatcher.as_ref().map(crate::dispatcher::DispatcherRole::stats);
+        let tally = self.core.placing().map(|placing| placing.tally()).unwrap_or_default();
+        let decided = self.core.dispatched();
         DecisionStatus {
             in_kernel: [Counter::DecidedCache, Counter::DecidedRota, Counter::DecidedAlone]
                 .map(|c| counters.get(c))
@@ -122,7 +140,7 @@ impl Daemon {
             asked: tally.asked,
             answered: tally.answered,
             batches: tally.batches,
-            held_now: self.placing.as_ref().map_or(0, |d| d.held_now() as u64),
+            held_now: self.core.placing().map_or(0, |placing| placing.held_now() as u64),
             failed: tally.failed + tally.overflowed,
             fallback: tally.fallback,
             decided: decided.map_or(0, |s| s.asked - s.refused),
@@ -132,10 +150,10 @@ impl Daemon {
     }
 
     fn handoffs(&self) -> Result<Vec<HandoffStatus>, NodeError> {
-        let Some(placing) = &self.placing else { return Ok(Vec::new()) };
+        let Some(placing) = self.core.placing() else { return Ok(Vec::new()) };
         let mut out = Vec::new();
-        for (server, _) in placing.guides.loads().servers() {
-            let count = self.datapath.handed_to(server)? + placing.handed_to(server);
+        for (server, _) in placing.guides().loads().servers() {
+            let count = self.outside.datapath.handed_to(server)? + placing.handed_to(server);
             out.push(HandoffStatus { to: self.name_of(server), count });
         }
         Ok(out)

@@ -8,11 +8,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use baton_cluster::{Cluster, Node, Succession};
+use baton_core::{decides, may_own};
 use baton_datapath::{Datapath, DatapathError, Hold, Peer, Roles, Settings, Sizes};
 use baton_host::{Interface, Undo, Wanted};
 
 use crate::path::Paths;
-use crate::services::Services;
 use crate::{NodeError, Options};
 
 /// The hold device's name; one daemon per network namespace.
@@ -49,13 +49,8 @@ impl Setup {
         Ok(Self { interfaces, cluster_interface, paths, undo, files })
     }
 
-    /// Loads the programs for this node and fills their tables. Nothing is attached.
-    pub(crate) fn load(
-        &self,
-        services: &Services,
-        node: &Node,
-    ) -> Result<(Datapath, Option<Hold>), NodeError> {
-        let cluster = services.cluster();
+    /// Loads the programs for this node, and tells them of the nodes; of no service yet. Nothing is attached.
+    pub(crate) fn load(&self, cluster: &Cluster, node: &Node) -> Result<(Datapath, Option<Hold>), NodeError> {
         let hold = decides(node.roles).then(|| Hold::create(HOLD_NAME)).transpose();
         let hold = hold.map_err(|error| match error {
             DatapathError::Hold { source, .. } if source.kind() == io::ErrorKind::ResourceBusy => {
@@ -81,7 +76,6 @@ impl Setup {
         for peer in &cluster.nodes {
             datapath.set_node(peer.id, &peer_entry(peer, &self.paths, self.cluster_interface.index))?;
         }
-        services.furnish(&datapath)?;
         Ok((datapath, hold))
     }
 
@@ -234,16 +228,6 @@ pub(crate) fn peer_entry(node: &Node, paths: &Paths, cluster_interface: u32) -> 
 
 fn datapath_roles(node: &Node) -> Roles {
     Roles { switch: node.roles.switch, distributor: node.roles.distributor, server: node.roles.server }
-}
-
-/// Whether a node may have a connection that another node does not know: with its server, or before the decision.
-pub(crate) fn may_own(roles: baton_cluster::Roles) -> bool {
-    roles.server || roles.distributor
-}
-
-/// Whether requests are decided on this node: first ones, or those of connections that it serves.
-pub(crate) fn decides(roles: baton_cluster::Roles) -> bool {
-    roles.distributor || roles.server
 }
 
 #[cfg(test)]

@@ -15,9 +15,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
 use crate::NodeError;
-use crate::peers::Peers;
-use crate::post::Post;
 use crate::status::{ClusterStatus, NodeStatus};
+use baton_core::Peers;
 
 /// What a client of the socket says; both are of one length.
 const STATUS: &[u8; 7] = b"status\n";
@@ -75,24 +74,22 @@ impl StatusSocket {
         });
     }
 
-    /// Somebody wants the status: peers that are up are asked in turn.
+    /// Somebody wants the status: what peers that are up are to be asked.
     pub(crate) fn ask(
         &mut self,
         stream: UnixStream,
         mine: NodeStatus,
         cluster: &Cluster,
         peers: &Peers,
-        post: &mut Post,
-    ) {
+    ) -> Vec<(NodeId, Message)> {
         if self.pending.len() >= PENDING_MAX {
-            return;
+            return Vec::new();
         }
         let id = self.next;
         self.next = id.wrapping_add(1);
-        let waiting: Vec<NodeId> = peers
-            .others(cluster, |_| true)
-            .filter(|peer| post.send(*peer, Message::StatusRequest(StatusRequest { id })))
-            .collect();
+        let waiting: Vec<NodeId> = peers.others(cluster, |_| true).collect();
+        let question = |peer: &NodeId| (*peer, Message::StatusRequest(StatusRequest { id }));
+        let questions = waiting.iter().map(question).collect();
         let mut status =
             ClusterStatus { cluster: cluster.name.clone(), asked: mine.name.clone(), nodes: Vec::new() };
         for node in &cluster.nodes {
@@ -100,6 +97,7 @@ impl StatusSocket {
         }
         self.pending.insert(id, Pending { stream, status, waiting, until: Instant::now() + PATIENCE });
         self.finish(|pending| pending.waiting.is_empty());
+        questions
     }
 
     /// A peer replies.

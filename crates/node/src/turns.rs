@@ -14,11 +14,11 @@ use tokio::task::yield_now;
 use tokio::time::sleep_until;
 
 use crate::NodeError;
+use crate::clock;
 use crate::daemon::Daemon;
 use crate::host_work::Then;
 use crate::path::Paths;
-use crate::placing::Placing;
-use crate::reader;
+use crate::reader::{self, Reader};
 use crate::socket::Asked;
 use crate::watch::Watched;
 
@@ -61,9 +61,7 @@ impl Daemon {
         let mesh_ended = mesh.ended();
         tokio::pin!(mesh_ended);
 
-        if let Some(me) = self.services.cluster().node(self.me).cloned() {
-            self.came_up(&me);
-        }
+        self.core.begun(&mut self.outside, clock::moment());
         let ended = loop {
             let more_events = self.more_events;
             let hold_from = self.hold_from;
@@ -73,8 +71,8 @@ impl Daemon {
                 _ = hangup.recv() => Wake::Hangup,
                 () = &mut mesh_ended => Wake::Ended("the control connections"),
                 Some(event) = self.mesh_events.recv() => Wake::Mesh(event),
-                () = readable(self.hold.as_ref(), hold_from) => Wake::Held,
-                event = read(self.placing.as_mut()) => Wake::Reader(event),
+                () = readable(self.outside.hold.as_ref(), hold_from) => Wake::Held,
+                event = read(self.outside.reader.as_mut()) => Wake::Reader(event),
                 () = async {
                     sleep_until(events_from).await;
                     if !more_events {
@@ -84,7 +82,7 @@ impl Daemon {
                 asked = self.socket.asked() => asked.map_or(Wake::Ended("the socket for commands"), Wake::Asked),
                 paths = self.paths_seen.recv() => paths.map_or(Wake::Ended("the look at paths"), Wake::Paths),
                 (changed, then) = self.host_work.ended() => Wake::Host(changed, then),
-                () = ready(()), if self.post.has_local() => Wake::Local,
+                () = ready(()), if self.core.post.has_local() => Wake::Local,
                 () = sleep_until(tick_at) => Wake::Tick,
             };
             match wake {
@@ -98,13 +96,11 @@ impl Daemon {
                     if let Err(error) = self.held() {
                         break Err(error);
                     }
-                    if self.placing.as_ref().is_some_and(Placing::is_busy) {
+                    if self.core.is_busy() {
                         tick_at = tick_at.min(tokio::time::Instant::now() + BUSY_TICK);
                     }
                 }
-                Wake::Reader(event) => {
-                    self.with_placing("a request's head", |d, tools| d.read(event, tools));
-                }
+                Wake::Reader(event) => self.read(event),
                 Wake::Events => {
                     self.events();
                     events_from = tokio::time::Instant::now() + GATHER;
@@ -125,16 +121,14 @@ impl Daemon {
                 self.local_messages();
                 let busy = self.tick();
                 let forgotten = self.forget_ended();
-                self.troubles.note("services that end", forgotten);
+                self.note("services that end", forgotten);
                 tick_at = tokio::time::Instant::now() + if busy { BUSY_TICK } else { TICK };
             }
             self.local_messages();
-            self.refresh_switch();
-            self.with_placing("questions", |d, tools| d.owners.flush(tools));
-            self.send_news();
+            self.flush();
             yield_now().await;
         };
-        self.end_leases();
+        self.core.end_leases(&mut self.outside, clock::moment());
         self.mesh.stop().await;
         ended
     }
@@ -161,9 +155,7 @@ impl Daemon {
     fn local_messages(&mut self) {
         let began = Instant::now();
         for _ in 0..MESSAGES_AT_ONCE {
-            let Some(message) = self.post.take_local() else { break };
-            self.message(self.me, message);
-            if began.elapsed() >= SHARE {
+            if !self.core.local_message(&mut self.outside, clock::moment()) || began.elapsed() >= SHARE {
                 break;
             }
         }
@@ -171,9 +163,9 @@ impl Daemon {
 }
 
 /// Waits for the reader; for ever on a node that has none.
-async fn read(placing: Option<&mut Placing>) -> reader::Event {
-    match placing {
-        Some(placing) => placing.reader.event().await,
+async fn read(reader: Option<&mut Reader>) -> reader::Event {
+    match reader {
+        Some(reader) => reader.event().await,
         None => pending().await,
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use baton_cluster::Protocol;
-use baton_http::Reason;
+use baton_core::Refusal;
 use baton_tls::{Alert, alert};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,62 +18,43 @@ use tokio::time::timeout;
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 1 << 20;
 
-/// Why a request is not handed off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    /// Its head can be read in several ways, and where it goes matters.
-    Doubtful(Reason),
-    /// Its head took too long.
-    TooSlow,
-    /// Its head is too long.
-    TooLong,
-    /// More heads are being read than may be, and this one has been for the longest time.
-    Crowded,
-    /// No server is there for it.
-    NoServer,
-    /// TLS that cannot be read, or that no pool is for.
-    Alert(Alert),
+fn status(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::Doubtful(_) | Refusal::Alert(_) => "400 Bad Request",
+        Refusal::TooSlow => "408 Request Timeout",
+        Refusal::TooLong => "431 Request Header Fields Too Large",
+        Refusal::Crowded | Refusal::NoServer => "503 Service Unavailable",
+    }
 }
 
-impl Refusal {
-    fn status(self) -> &'static str {
-        match self {
-            Self::Doubtful(_) | Self::Alert(_) => "400 Bad Request",
-            Self::TooSlow => "408 Request Timeout",
-            Self::TooLong => "431 Request Header Fields Too Large",
-            Self::Crowded | Self::NoServer => "503 Service Unavailable",
-        }
+fn text(refusal: Refusal) -> String {
+    match refusal {
+        Refusal::Doubtful(reason) => format!("The request cannot be read in one way only: {reason}."),
+        Refusal::Alert(_) => "The request is not in the protocol of this port.".to_owned(),
+        Refusal::TooSlow => "The request's head was not complete in time.".to_owned(),
+        Refusal::TooLong => "The request's head is too long.".to_owned(),
+        Refusal::Crowded => "Too many requests are waiting for the rest of their heads.".to_owned(),
+        Refusal::NoServer => "No server is available for the request.".to_owned(),
     }
+}
 
-    fn text(self) -> String {
-        match self {
-            Self::Doubtful(reason) => format!("The request cannot be read in one way only: {reason}."),
-            Self::Alert(_) => "The request is not in the protocol of this port.".to_owned(),
-            Self::TooSlow => "The request's head was not complete in time.".to_owned(),
-            Self::TooLong => "The request's head is too long.".to_owned(),
-            Self::Crowded => "Too many requests are waiting for the rest of their heads.".to_owned(),
-            Self::NoServer => "No server is available for the request.".to_owned(),
-        }
+/// All that the client is sent, in the protocol that it is thought to speak.
+pub(crate) fn answer(refusal: Refusal, protocol: Protocol) -> Vec<u8> {
+    match (protocol, refusal) {
+        (Protocol::Tls, Refusal::Alert(why)) => alert(why).to_vec(),
+        (Protocol::Tls, _) => alert(Alert::InternalError).to_vec(),
+        (Protocol::Http, _) => response(refusal).into_bytes(),
+        (Protocol::Tcp, _) => Vec::new(),
     }
+}
 
-    /// All that the client is sent, in the protocol that it is thought to speak.
-    pub(crate) fn answer(self, protocol: Protocol) -> Vec<u8> {
-        match (protocol, self) {
-            (Protocol::Tls, Self::Alert(why)) => alert(why).to_vec(),
-            (Protocol::Tls, _) => alert(Alert::InternalError).to_vec(),
-            (Protocol::Http, _) => self.response().into_bytes(),
-            (Protocol::Tcp, _) => Vec::new(),
-        }
-    }
-
-    /// The whole response (RFC 9112).
-    fn response(self) -> String {
-        let (status, text) = (self.status(), self.text() + "\n");
-        format!(
-            "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}",
-            text.len()
-        )
-    }
+/// The whole response (RFC 9112).
+fn response(refusal: Refusal) -> String {
+    let (status, text) = (status(refusal), text(refusal) + "\n");
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}",
+        text.len()
+    )
 }
 
 /// Answers and closes: the FIN goes at once, the socket when the client has closed too. `places` bounds
@@ -112,6 +93,8 @@ pub(crate) async fn refuse(mut stream: TcpStream, answer: Vec<u8>, places: Arc<S
 
 #[cfg(test)]
 mod tests {
+    use baton_http::Reason;
+
     use super::*;
 
     #[test]
@@ -124,7 +107,7 @@ mod tests {
             Refusal::NoServer,
         ];
         for refusal in all {
-            let response = refusal.response();
+            let response = response(refusal);
             let (head, body) = response.split_once("\r\n\r\n").expect("a head and a body");
             assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{response}");
             assert!(head.ends_with("Connection: close") && body.ends_with(".\n"), "{response}");
@@ -134,10 +117,10 @@ mod tests {
     #[test]
     fn clients_of_tls_are_told_by_an_alert() {
         let unknown = Refusal::Alert(Alert::UnrecognizedName);
-        assert_eq!(unknown.answer(Protocol::Tls), [21, 3, 3, 0, 2, 2, 112]);
+        assert_eq!(answer(unknown, Protocol::Tls), [21, 3, 3, 0, 2, 2, 112]);
         for refusal in [Refusal::TooSlow, Refusal::TooLong, Refusal::Crowded, Refusal::NoServer] {
-            assert_eq!(refusal.answer(Protocol::Tls), [21, 3, 3, 0, 2, 2, 80], "{refusal:?}");
-            assert!(refusal.answer(Protocol::Http).starts_with(b"HTTP/1.1 "), "{refusal:?}");
+            assert_eq!(answer(refusal, Protocol::Tls), [21, 3, 3, 0, 2, 2, 80], "{refusal:?}");
+            assert!(answer(refusal, Protocol::Http).starts_with(b"HTTP/1.1 "), "{refusal:?}");
         }
     }
 }

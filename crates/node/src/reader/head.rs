@@ -11,8 +11,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::answer::Refusal;
-use crate::question::NOT_TLS;
+use baton_core::{Head, NOT_TLS, Refusal};
 
 /// Read at once.
 const PIECE: usize = 16 * 1024;
@@ -34,16 +33,6 @@ impl HeadLimits {
     }
 }
 
-/// A connection of the reader, and what has been read of it.
-#[derive(Debug)]
-pub(crate) struct Head {
-    pub(crate) stream: TcpStream,
-    pub(crate) flow: Flow,
-    /// What the client is thought to speak: its head is a request's, or a ClientHello.
-    pub(crate) protocol: Protocol,
-    pub(crate) bytes: Vec<u8>,
-}
-
 /// How reading ended.
 #[derive(Debug)]
 pub(crate) enum Outcome {
@@ -54,59 +43,60 @@ pub(crate) enum Outcome {
     Gone,
 }
 
-impl Head {
-    /// A connection that the listener took; `None` when its addresses are no client's.
-    pub(crate) fn new(stream: TcpStream) -> Option<Self> {
-        let (Ok(client), Ok(vip)) = (stream.peer_addr(), stream.local_addr()) else { return None };
-        let flow =
-            Flow { client: client.ip(), client_port: client.port(), vip: vip.ip(), vip_port: vip.port() };
-        Some(Self { stream, flow, protocol: Protocol::default(), bytes: Vec::new() })
-    }
+/// A connection that the listener took; `None` when its addresses are no client's.
+pub(super) fn accepted(stream: TcpStream) -> Option<Head<TcpStream>> {
+    let (Ok(client), Ok(vip)) = (stream.peer_addr(), stream.local_addr()) else { return None };
+    let flow = Flow { client: client.ip(), client_port: client.port(), vip: vip.ip(), vip_port: vip.port() };
+    Some(Head { stream, flow, protocol: Protocol::default(), bytes: Vec::new() })
+}
 
-    /// Reads until the outcome is known, or another connection needs the place.
-    pub(crate) async fn read(&mut self, limits: HeadLimits, evicted: oneshot::Receiver<()>) -> Outcome {
-        let until = Instant::now() + limits.time;
-        // A TLS service has no strict pools, but a name is needed for one: whoever has not said it is refused.
-        let limits = HeadLimits { strict: limits.strict || self.protocol == Protocol::Tls, ..limits };
-        tokio::select! {
-            biased;
-            read = timeout_at(until, self.pieces(limits)) => match read {
-                Ok(Ok(outcome)) => outcome,
-                Ok(Err(_)) => Outcome::Gone,
-                Err(_) => limits.exceeded(Refusal::TooSlow),
-            },
-            Ok(()) = evicted => Outcome::Refused(Refusal::Crowded),
-        }
+/// Reads until the outcome is known, or another connection needs the place.
+pub(super) async fn read(
+    head: &mut Head<TcpStream>,
+    limits: HeadLimits,
+    evicted: oneshot::Receiver<()>,
+) -> Outcome {
+    let until = Instant::now() + limits.time;
+    // A TLS service has no strict pools, but a name is needed for one: whoever has not said it is refused.
+    let limits = HeadLimits { strict: limits.strict || head.protocol == Protocol::Tls, ..limits };
+    tokio::select! {
+        biased;
+        read = timeout_at(until, pieces(head, limits)) => match read {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Outcome::Gone,
+            Err(_) => limits.exceeded(Refusal::TooSlow),
+        },
+        Ok(()) = evicted => Outcome::Refused(Refusal::Crowded),
     }
+}
 
-    async fn pieces(&mut self, limits: HeadLimits) -> io::Result<Outcome> {
-        if self.protocol == Protocol::Tcp {
-            return Ok(Outcome::Whole); // nobody reads anything
+async fn pieces(head: &mut Head<TcpStream>, limits: HeadLimits) -> io::Result<Outcome> {
+    if head.protocol == Protocol::Tcp {
+        return Ok(Outcome::Whole); // nobody reads anything
+    }
+    let is_tls = head.protocol == Protocol::Tls;
+    let (mut request, mut hello) = (Reading::default(), HelloReader::default());
+    loop {
+        head.stream.readable().await?;
+        head.bytes.reserve(PIECE);
+        match head.stream.try_read_buf(&mut head.bytes) {
+            // Its server may have something to say to that.
+            Ok(0) if !is_tls && !limits.strict && !head.bytes.is_empty() => return Ok(Outcome::Whole),
+            Ok(0) => return Ok(Outcome::Gone),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) => return Err(error),
         }
-        let is_tls = self.protocol == Protocol::Tls;
-        let (mut request, mut hello) = (Reading::default(), HelloReader::default());
-        loop {
-            self.stream.readable().await?;
-            self.bytes.reserve(PIECE);
-            match self.stream.try_read_buf(&mut self.bytes) {
-                // Its server may have something to say to that.
-                Ok(0) if !is_tls && !limits.strict && !self.bytes.is_empty() => return Ok(Outcome::Whole),
-                Ok(0) => return Ok(Outcome::Gone),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                Err(error) => return Err(error),
-            }
-            let outcome = if is_tls {
-                after_hello(hello.read(&self.bytes))
-            } else {
-                after_request(request.parse(&self.bytes), limits)
-            };
-            if let Some(outcome) = outcome {
-                return Ok(outcome);
-            }
-            if self.bytes.len() >= limits.bytes {
-                return Ok(limits.exceeded(Refusal::TooLong));
-            }
+        let outcome = if is_tls {
+            after_hello(hello.read(&head.bytes))
+        } else {
+            after_request(request.parse(&head.bytes), limits)
+        };
+        if let Some(outcome) = outcome {
+            return Ok(outcome);
+        }
+        if head.bytes.len() >= limits.bytes {
+            return Ok(limits.exceeded(Refusal::TooLong));
         }
     }
 }

@@ -1,11 +1,10 @@
 //! The reader: the distributor's slow path. It listens on the loopback address; the programs adopt into it
 //! connections whose first packet does not hold a whole request head. Heads are read by tasks, bounded in
-//! bytes, time and number; what is known then goes to [`crate::placing`], which has it decided and hands
-//! the connection off by giving the server the client's bytes once more ([`mod@take`], [`replays`]).
+//! bytes, time and number; what is known then goes to the core (`placing`), which has it decided and hands
+//! the connection off by giving the server the client's bytes once more ([`mod@take`]).
 
 mod answer;
 mod head;
-mod replays;
 mod take;
 
 use std::collections::BTreeMap;
@@ -14,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use baton_cluster::Cluster;
+use baton_core::{Head, Refusal};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
@@ -22,10 +22,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use crate::NodeError;
 use crate::status::ReaderStatus;
 
-pub(crate) use answer::Refusal;
-pub(crate) use head::Head;
 use head::{HeadLimits, Outcome};
-pub(crate) use replays::{Replayed, Replays};
 pub(crate) use take::take;
 
 /// Connections that wait for being taken.
@@ -41,9 +38,9 @@ const REST: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(crate) enum Event {
     /// The programs have given a connection.
-    Accepted(TcpStream),
+    Accepted(Head<TcpStream>),
     /// A task has ended; with a head, if it is to be handed off.
-    Read(u64, Counted, Option<Head>),
+    Read(u64, Counted, Option<Head<TcpStream>>),
 }
 
 /// How a task ended, for the tally.
@@ -59,11 +56,6 @@ pub(crate) enum Counted {
 pub(crate) struct Reader {
     port: u16,
     port_v6: Option<u16>,
-    /// Interface that clients' packets arrive by, as replays name it; and what it carries.
-    pub(crate) mac: [u8; 6],
-    pub(crate) mtu: usize,
-    /// The nodes have IPv6 addresses.
-    pub(crate) ipv6_nodes: bool,
     events: mpsc::Receiver<Event>,
     to_daemon: mpsc::Sender<Event>,
     limits: HeadLimits,
@@ -72,13 +64,12 @@ pub(crate) struct Reader {
     open: BTreeMap<u64, oneshot::Sender<()>>,
     next: u64,
     closing: Arc<Semaphore>,
-    pub(crate) replays: Replays,
     tally: ReaderStatus,
 }
 
 impl Reader {
     /// Begins to listen. Must be called in the node's network namespace, on its runtime.
-    pub(crate) fn listen(cluster: &Cluster, mac: [u8; 6], mtu: u32) -> Result<Self, NodeError> {
+    pub(crate) fn listen(cluster: &Cluster) -> Result<Self, NodeError> {
         allow_files();
         let failed = |source| NodeError::System { what: "the reader's listening socket", source };
         let (v4, port) = listener(Ipv4Addr::LOCALHOST.into()).map_err(failed)?;
@@ -89,9 +80,6 @@ impl Reader {
         let mut reader = Self {
             port,
             port_v6: None,
-            mac,
-            mtu: mtu as usize,
-            ipv6_nodes: cluster.nodes.iter().any(|node| node.address.is_ipv6()),
             events,
             to_daemon,
             limits: HeadLimits {
@@ -103,7 +91,6 @@ impl Reader {
             open: BTreeMap::new(),
             next: 0,
             closing: Arc::new(Semaphore::new(most)),
-            replays: Replays::new(most),
             tally: ReaderStatus::default(),
         };
         reader.listen_as_needed(cluster)?;
@@ -133,13 +120,7 @@ impl Reader {
 
     /// What it says of itself.
     pub(crate) fn status(&self) -> ReaderStatus {
-        ReaderStatus {
-            reading_now: self.open.len() as u64,
-            replayed: self.replays.begun,
-            repeated: self.replays.repeated,
-            failed: self.replays.failed,
-            ..self.tally.clone()
-        }
+        ReaderStatus { reading_now: self.open.len() as u64, ..self.tally.clone() }
     }
 
     /// What comes next; waits for it.
@@ -152,7 +133,7 @@ impl Reader {
     }
 
     /// Begins to read a head. The oldest of too many is refused.
-    pub(crate) fn begin(&mut self, head: Head, strict: bool) {
+    pub(crate) fn begin(&mut self, head: Head<TcpStream>, strict: bool) {
         if self.open.len() >= self.most
             && let Some((_, oldest)) = self.open.pop_first()
         {
@@ -183,9 +164,9 @@ impl Reader {
     }
 
     /// Answers a request that was read, but cannot be handed off.
-    pub(crate) fn refuse(&mut self, head: Head, refusal: Refusal) {
+    pub(crate) fn refuse(&mut self, head: Head<TcpStream>, refusal: Refusal) {
         self.count(refusal);
-        let answer = refusal.answer(head.protocol);
+        let answer = answer::answer(refusal, head.protocol);
         tokio::spawn(answer::refuse(head.stream, answer, Arc::clone(&self.closing)));
     }
 
@@ -229,7 +210,8 @@ async fn accept(listener: TcpListener, to_daemon: mpsc::Sender<Event>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                if to_daemon.send(Event::Accepted(stream)).await.is_err() {
+                let Some(head) = head::accepted(stream) else { continue };
+                if to_daemon.send(Event::Accepted(head)).await.is_err() {
                     return;
                 }
             }
@@ -244,18 +226,18 @@ async fn accept(listener: TcpListener, to_daemon: mpsc::Sender<Event>) {
 /// One connection's task.
 async fn read(
     id: u64,
-    mut head: Head,
+    mut head: Head<TcpStream>,
     limits: HeadLimits,
     evicted: oneshot::Receiver<()>,
     to_daemon: mpsc::Sender<Event>,
     closing: Arc<Semaphore>,
 ) {
-    let event = match head.read(limits, evicted).await {
+    let event = match head::read(&mut head, limits, evicted).await {
         Outcome::Whole => Event::Read(id, Counted::Whole, Some(head)),
         Outcome::Gone => Event::Read(id, Counted::Gone, None),
         Outcome::Refused(refusal) => {
             let _ = to_daemon.send(Event::Read(id, Counted::Refused(refusal), None)).await;
-            return answer::refuse(head.stream, refusal.answer(head.protocol), closing).await;
+            return answer::refuse(head.stream, answer::answer(refusal, head.protocol), closing).await;
         }
     };
     let _ = to_daemon.send(event).await;

@@ -4,19 +4,10 @@
 use std::io::{self, Read};
 use std::time::Duration;
 
+use baton_core::{Head, TakenBytes};
 use baton_datapath::{Datapath, DatapathError};
 use socket2::SockRef;
-
-use super::head::Head;
-
-/// What the reader's socket had acknowledged, all of it.
-#[derive(Debug)]
-pub(crate) struct Taken {
-    /// From the first byte on.
-    pub(crate) bytes: Vec<u8>,
-    /// The client had ended its direction behind them.
-    pub(crate) fin: bool,
-}
+use tokio::net::TcpStream;
 
 /// Freezes the connection, takes everything, closes. `None` when there is nothing to hand off any more: the
 /// client has reset the connection, or begun another one from the same port.
@@ -30,7 +21,11 @@ pub(crate) struct Taken {
 /// (RFC 2018 8), and the client keeps them.
 ///
 /// With a linger time of zero closing sends a RST, which egress drops, and leaves no TIME_WAIT.
-pub(crate) fn take(head: Head, start_seq: u32, datapath: &Datapath) -> Result<Option<Taken>, DatapathError> {
+pub(crate) fn take(
+    head: Head<TcpStream>,
+    start_seq: u32,
+    datapath: &Datapath,
+) -> Result<Option<TakenBytes>, DatapathError> {
     let Head { stream, flow, mut bytes, .. } = head;
     // Tokio may not know yet that there is something to read; the system does.
     let Ok(mut stream) = stream.into_std() else { return Ok(None) };
@@ -51,5 +46,5 @@ pub(crate) fn take(head: Head, start_seq: u32, datapath: &Datapath) -> Result<Op
         tracing::debug!(%error, %flow, "the reader's socket stays until its client is silent");
     }
     drop(stream);
-    Ok(Some(Taken { bytes, fin }))
+    Ok(Some(TakenBytes { bytes, fin }))
 }

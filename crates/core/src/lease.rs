@@ -2,14 +2,14 @@
 //! ([`baton_dispatcher::leases`] is the rule).
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::Duration;
 
 use baton_cluster::NodeId;
-use baton_control::{Grant, Mesh, Message, Term};
-use baton_datapath::{Datapath, DatapathError, Lease};
+use baton_control::{Grant, Message, Term};
+use baton_datapath::{DatapathError, Lease};
 use baton_dispatcher::leases::{Entry, Leases};
 
-use crate::clock;
+use crate::outside::Outside;
 use crate::post::Post;
 
 /// The leases of this node.
@@ -33,11 +33,11 @@ impl LeaseRole {
     }
 
     /// A node that may be a switch came up.
-    pub(crate) fn up(&mut self, node: NodeId, is_switch: bool, post: &mut Post) {
+    pub(crate) fn up(&mut self, node: NodeId, is_switch: bool, now: Duration, chance: u32, post: &mut Post) {
         let session = self.sessions.entry(node).or_default();
         *session += 1;
         if is_switch {
-            let term = self.leases.up(node, *session, clock::monotonic(), rand::random());
+            let term = self.leases.up(node, *session, now, chance);
             post.send(node, Message::Term(Term { term }));
         }
     }
@@ -47,33 +47,37 @@ impl LeaseRole {
     }
 
     /// A switch answers to a term.
-    pub(crate) fn answered(&mut self, switch: NodeId, grant: Grant, post: &mut Post) {
-        let now = clock::monotonic();
-        let again = self.leases.answered(switch, grant.term, grant.granted, now, rand::random());
+    pub(crate) fn answered(
+        &mut self,
+        switch: NodeId,
+        grant: Grant,
+        now: Duration,
+        chance: u32,
+        post: &mut Post,
+    ) {
+        let again = self.leases.answered(switch, grant.term, grant.granted, now, chance);
         if let Some(term) = again {
             post.send(switch, Message::Term(Term { term }));
         }
     }
 
     /// A switch leaves another distributor's connections to this one.
-    pub(crate) fn inherit(&mut self, switch: NodeId, term: u32) {
+    pub(crate) fn inherit(&mut self, switch: NodeId, term: u32, now: Duration) {
         tracing::info!(%switch, "inherits connections of a distributor that is gone");
-        self.leases.inherit(switch, term, clock::monotonic());
+        self.leases.inherit(switch, term, now);
     }
 
     /// This node stops: it decides nothing any more, and says so before it says goodbye.
-    pub(crate) fn end(&mut self, datapath: &Datapath) -> Result<(), DatapathError> {
+    pub(crate) fn end(&mut self, outside: &mut impl Outside) -> Result<(), DatapathError> {
         self.sessions.clear();
         self.written.clear();
-        datapath.set_leases(&[])
+        outside.set_leases(&[])
     }
 
     /// Tells the programs what holds now.
-    pub(crate) fn refresh(&mut self, mesh: &Mesh, datapath: &Datapath) -> Result<(), DatapathError> {
-        let now = clock::monotonic();
+    pub(crate) fn refresh(&mut self, now: Duration, outside: &mut impl Outside) -> Result<(), DatapathError> {
         for (node, session) in &self.sessions {
-            if let Some((of, at)) = mesh.heard_by(*node).filter(|(of, _)| of == session) {
-                let ago = Instant::now().saturating_duration_since(at);
+            if let Some((of, ago)) = outside.heard_by(*node).filter(|(of, _)| of == session) {
                 self.leases.heard(*node, of, now.saturating_sub(ago));
             }
         }
@@ -81,7 +85,7 @@ impl LeaseRole {
         let leases: Vec<Lease> =
             entries.iter().take(baton_datapath::constants::LEASES_MAX as usize).map(lease).collect();
         if leases != self.written {
-            datapath.set_leases(&leases)?;
+            outside.set_leases(&leases)?;
             self.written = leases;
         }
         Ok(())

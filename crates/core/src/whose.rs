@@ -36,21 +36,21 @@ const BEHIND_MAX: u32 = 1 << 26;
 
 /// What has become of packets that nobody here knew.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
+pub struct Tally {
     /// Connections asked about.
-    pub(crate) asked: u64,
+    pub asked: u64,
     /// Of them, found at another node.
-    pub(crate) found: u64,
+    pub found: u64,
     /// Reset, because no node has them.
-    pub(crate) reset: u64,
+    pub reset: u64,
     /// Just begun: what comes before was lost on its way here, and the client repeats it.
-    pub(crate) begun: u64,
+    pub begun: u64,
     /// Not answered by all: the client's repetition is asked about again.
-    pub(crate) unanswered: u64,
+    pub unanswered: u64,
     /// Being handed off to this node: the client's repetition finds them.
-    pub(crate) coming: u64,
+    pub coming: u64,
     /// Packets dropped because too many connections were in question.
-    pub(crate) overflowed: u64,
+    pub overflowed: u64,
 }
 
 /// What is to be done.

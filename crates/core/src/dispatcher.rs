@@ -10,7 +10,7 @@ use baton_control::{Answer, Ask, Change, Guidance, Live, Load, Message, Push, Ve
 use baton_dispatcher::{Decision, Dispatcher, Guide, PoolRule, Question, Refusal, Stats};
 
 use crate::post::Post;
-use crate::setup::decides;
+use crate::services::decides;
 
 /// The dispatcher of this node.
 #[derive(Debug)]

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use baton_cluster::{Flow, PoolId, Target};
 use baton_datapath::constants::HELD_MS;
-use baton_datapath::{Binding, Datapath, DatapathError, Frame, Hold, State};
+use baton_datapath::{Binding, DatapathError, Frame, State};
 
-use crate::reader::Head;
+use crate::head::Head;
+use crate::outside::Outside;
 use crate::trouble::for_all;
 
 /// Connections that the kernel is asked about at each tick.
@@ -23,7 +24,7 @@ pub(crate) struct Ticket {
 
 /// A connection whose packets wait.
 #[derive(Debug)]
-pub(crate) struct Waiting {
+pub(crate) struct Waiting<S> {
     /// Of its binding: tells it from others of the flow.
     pub(crate) start_seq: u32,
     /// Sequence number of the request's first byte.
@@ -35,14 +36,14 @@ pub(crate) struct Waiting {
     /// Where in a packet the next request begins, which must be seen by itself.
     pub(crate) cut_seq: Option<u32>,
     /// The reader has the connection, and this of its first request.
-    pub(crate) head: Option<Head>,
+    pub(crate) head: Option<Head<S>>,
     pub(crate) frames: Vec<Frame>,
     /// Packets of it read from the hold device, repetitions included.
     pub(crate) read: u32,
     pub(crate) since: Instant,
 }
 
-impl Waiting {
+impl<S> Waiting<S> {
     /// Takes the client's times from what goes to a socket of this node's, up to where the next request begins: that will
     /// be asked about, and may move.
     pub(crate) fn strip_timestamps(&mut self) {
@@ -62,9 +63,9 @@ struct Releasing {
 
 /// All of them.
 #[derive(Debug)]
-pub(crate) struct Waits {
+pub(crate) struct Waits<S> {
     /// Each under the number of its ticket.
-    waiting: HashMap<Flow, (u64, Waiting)>,
+    waiting: HashMap<Flow, (u64, Waiting<S>)>,
     next_number: u64,
     releasing: HashMap<Flow, Releasing>,
     /// Those of them that the kernel has yet to be asked about, before it is asked about all again.
@@ -75,7 +76,7 @@ pub(crate) struct Waits {
     pub(crate) overflowed: u64,
 }
 
-impl Waits {
+impl<S> Waits<S> {
     pub(crate) fn new(packets_max: usize) -> Self {
         Self {
             waiting: HashMap::new(),
@@ -94,7 +95,7 @@ impl Waits {
     }
 
     /// What waits with this ticket, if it still does.
-    pub(crate) fn get(&self, ticket: &Ticket) -> Option<&Waiting> {
+    pub(crate) fn get(&self, ticket: &Ticket) -> Option<&Waiting<S>> {
         self.waiting.get(&ticket.flow).filter(|(number, _)| *number == ticket.number).map(|(_, w)| w)
     }
 
@@ -102,19 +103,18 @@ impl Waits {
     pub(crate) fn add(
         &mut self,
         frame: Frame,
-        datapath: &Datapath,
-        hold: &Hold,
+        outside: &mut impl Outside,
     ) -> Result<Option<Frame>, DatapathError> {
         let flow = frame.flow;
         // Its own connection may be gone, or may be asked for again.
-        let known = datapath.binding(&flow)?;
+        let known = outside.binding(&flow)?;
         self.forget_other(&flow, known);
         let binding = known.filter(|b| is_releasing(b.state));
         if self.releasing.get(&flow).map(|r| r.start_seq) != binding.map(|b| b.start_seq) {
             self.releasing.remove(&flow);
         }
         if let Some(start_seq) = self.releasing.get(&flow).map(|r| r.start_seq) {
-            self.pass_on(&frame, start_seq, datapath, hold)?;
+            self.pass_on(&frame, start_seq, outside)?;
             return Ok(None);
         }
         let Some((_, waiting)) = self.waiting.get_mut(&flow) else { return Ok(Some(frame)) };
@@ -143,7 +143,7 @@ impl Waits {
     fn forget_other(&mut self, flow: &Flow, known: Option<Binding>) {
         let waits = |b: &Binding| matches!(b.state, State::Held | State::Asking | State::Reading);
         let another =
-            |waiting: &Waiting| known.filter(waits).is_some_and(|b| b.start_seq != waiting.start_seq);
+            |waiting: &Waiting<S>| known.filter(waits).is_some_and(|b| b.start_seq != waiting.start_seq);
         if self.waiting.get(flow).is_some_and(|(_, waiting)| another(waiting)) {
             self.remove(flow);
         }
@@ -154,18 +154,18 @@ impl Waits {
         &mut self,
         frame: &Frame,
         start_seq: u32,
-        datapath: &Datapath,
-        hold: &Hold,
+        outside: &mut impl Outside,
     ) -> Result<(), DatapathError> {
         let fresh = Releasing { start_seq, read: 0, cut_seq: None };
         let releasing = self.releasing.entry(frame.flow).or_insert(fresh);
         releasing.read += 1;
         let cut_seq = match releasing.cut_seq {
-            None => end_of_first(&frame.flow, start_seq, datapath)?,
+            None => end_of_first(&frame.flow, start_seq, outside)?,
             cut_seq => cut_seq,
         };
-        release(hold, &up_to_date(frame, start_seq, datapath)?, cut_seq);
-        self.finish(&frame.flow, datapath)
+        let frame = up_to_date(frame, start_seq, outside)?;
+        release(outside, &frame, cut_seq);
+        self.finish(&frame.flow, outside)
     }
 
     /// How many packets were passed on of a connection that is to wait now.
@@ -177,7 +177,7 @@ impl Waits {
     ///
     /// # Errors
     /// What was given, when there is no room for it.
-    pub(crate) fn begin(&mut self, flow: Flow, waiting: Waiting) -> Result<Ticket, Box<Waiting>> {
+    pub(crate) fn begin(&mut self, flow: Flow, waiting: Waiting<S>) -> Result<Ticket, Box<Waiting<S>>> {
         if self.packets >= self.packets_max {
             self.overflowed += 1;
             return Err(Box::new(waiting));
@@ -192,25 +192,29 @@ impl Waits {
     }
 
     /// A packet was read that belongs to another queue: it counts all the same.
-    pub(crate) fn read_another(&mut self, flow: &Flow, datapath: &Datapath) -> Result<(), DatapathError> {
+    pub(crate) fn read_another(
+        &mut self,
+        flow: &Flow,
+        outside: &mut impl Outside,
+    ) -> Result<(), DatapathError> {
         if let Some(releasing) = self.releasing.get_mut(flow) {
             releasing.read += 1;
         } else if let Some((_, waiting)) = self.waiting.get_mut(flow) {
             waiting.read += 1;
-        } else if let Some(reading) = datapath.reading(flow)? {
+        } else if let Some(reading) = outside.reading(flow)? {
             let releasing = Releasing { start_seq: reading.start_seq, read: 1, cut_seq: None };
             self.releasing.insert(*flow, releasing);
         }
-        self.finish(flow, datapath)
+        self.finish(flow, outside)
     }
 
     /// Takes out what waits with this ticket, if it still does.
-    pub(crate) fn take(&mut self, ticket: &Ticket) -> Option<Waiting> {
+    pub(crate) fn take(&mut self, ticket: &Ticket) -> Option<Waiting<S>> {
         self.get(ticket)?;
         self.remove(&ticket.flow)
     }
 
-    fn remove(&mut self, flow: &Flow) -> Option<Waiting> {
+    fn remove(&mut self, flow: &Flow) -> Option<Waiting<S>> {
         let (_, waiting) = self.waiting.remove(flow)?;
         self.packets -= waiting.frames.len();
         Some(waiting)
@@ -222,21 +226,20 @@ impl Waits {
         &mut self,
         flow: Flow,
         start_seq: u32,
-        waited: &Waiting,
-        datapath: &Datapath,
-        hold: &Hold,
+        waited: &Waiting<S>,
+        outside: &mut impl Outside,
     ) -> Result<(), DatapathError> {
         for frame in &waited.frames {
-            release(hold, frame, waited.cut_seq);
+            release(outside, frame, waited.cut_seq);
         }
         let releasing = Releasing { start_seq, read: waited.read, cut_seq: waited.cut_seq };
         self.releasing.insert(flow, releasing);
-        self.finish(&flow, datapath)
+        self.finish(&flow, outside)
     }
 
-    fn finish(&mut self, flow: &Flow, datapath: &Datapath) -> Result<(), DatapathError> {
+    fn finish(&mut self, flow: &Flow, outside: &mut impl Outside) -> Result<(), DatapathError> {
         if let Some(r) = self.releasing.get(flow)
-            && datapath.released(flow, r.start_seq, r.read)?
+            && outside.released(flow, r.start_seq, r.read)?
         {
             self.releasing.remove(flow);
         }
@@ -244,7 +247,7 @@ impl Waits {
     }
 
     /// Connections that have waited for too long, taken out. The kernel has given up on them too.
-    pub(crate) fn expire(&mut self, now: Instant) -> Vec<Waiting> {
+    pub(crate) fn expire(&mut self, now: Instant) -> Vec<Waiting<S>> {
         let too_old = Duration::from_millis(u64::from(HELD_MS));
         let stale: Vec<Flow> =
             self.waiting.iter().filter(|(_, (_, w))| now - w.since > too_old).map(|(f, _)| *f).collect();
@@ -253,14 +256,14 @@ impl Waits {
 
     /// Forgets what the kernel no longer counts on: it lets a connection's packets pass by themselves
     /// after a while. Looks at so many at a time, in turn: there may be as many as clients like.
-    pub(crate) fn forget_released(&mut self, datapath: &Datapath) -> Result<(), DatapathError> {
+    pub(crate) fn forget_released(&mut self, outside: &mut impl Outside) -> Result<(), DatapathError> {
         if self.to_look_at.is_empty() {
             self.to_look_at.extend(self.releasing.keys());
         }
         let now = self.to_look_at.len().min(LOOKS);
         let flows: Vec<Flow> = self.to_look_at.drain(..now).collect();
         for_all(flows, |flow| {
-            if !datapath.binding(&flow)?.is_some_and(|b| is_releasing(b.state)) {
+            if !outside.binding(&flow)?.is_some_and(|b| is_releasing(b.state)) {
                 self.releasing.remove(&flow);
             }
             Ok(())
@@ -274,16 +277,24 @@ fn is_releasing(state: State) -> bool {
 
 /// Where a strict service's first request ends in a connection that the reader has, once that is known and
 /// another one has come: nothing from there on may reach the reader.
-fn end_of_first(flow: &Flow, start_seq: u32, datapath: &Datapath) -> Result<Option<u32>, DatapathError> {
-    if datapath.reading(flow)?.is_none_or(|reading| reading.start_seq != start_seq) {
+fn end_of_first(
+    flow: &Flow,
+    start_seq: u32,
+    outside: &mut impl Outside,
+) -> Result<Option<u32>, DatapathError> {
+    if outside.reading(flow)?.is_none_or(|reading| reading.start_seq != start_seq) {
         return Ok(None);
     }
-    Ok(datapath.asked(flow)?.filter(|asked| asked.start_seq == start_seq).and_then(|asked| asked.cut_seq))
+    Ok(outside.asked(flow)?.filter(|asked| asked.start_seq == start_seq).and_then(|asked| asked.cut_seq))
 }
 
 /// A packet that was on its way up here while its client may have said a later time.
-pub(crate) fn up_to_date(frame: &Frame, start_seq: u32, datapath: &Datapath) -> Result<Frame, DatapathError> {
-    let asked = datapath.asked(&frame.flow)?.filter(|asked| asked.start_seq == start_seq);
+pub(crate) fn up_to_date(
+    frame: &Frame,
+    start_seq: u32,
+    outside: &mut impl Outside,
+) -> Result<Frame, DatapathError> {
+    let asked = outside.asked(&frame.flow)?.filter(|asked| asked.start_seq == start_seq);
     Ok(asked.map_or_else(|| frame.clone(), |asked| frame.not_before(&asked.heard)))
 }
 
@@ -294,9 +305,9 @@ fn parts(frame: &Frame, cut_seq: Option<u32>) -> Vec<Frame> {
 }
 
 /// Gives a packet back: in two, when a request begins in it that must be seen by itself.
-pub(crate) fn release(hold: &Hold, frame: &Frame, cut_seq: Option<u32>) {
+pub(crate) fn release(outside: &mut impl Outside, frame: &Frame, cut_seq: Option<u32>) {
     for part in parts(frame, cut_seq) {
-        if let Err(error) = hold.release(&part.made_ours().bytes) {
+        if let Err(error) = outside.release(&part.made_ours().bytes) {
             tracing::debug!(%error, flow = %frame.flow, "held packet lost; the client repeats it");
         }
     }
@@ -315,7 +326,7 @@ mod tests {
         Flow { client, vip, client_port: 40_000, vip_port: 80 }
     }
 
-    fn waiting(start_seq: u32, seq: u32) -> Waiting {
+    fn waiting(start_seq: u32, seq: u32) -> Waiting<()> {
         Waiting {
             start_seq,
             seq,

@@ -3,15 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-use baton_cluster::{Cluster, Flow, Node, NodeId};
+use baton_cluster::{Cluster, Flow, NodeId};
 use baton_control::message::ENDS_MAX;
 use baton_control::{Close, End, Load, Message};
-use baton_datapath::{Counter, Datapath, DatapathError};
+use baton_datapath::{Counter, DatapathError};
 
-use crate::clock;
+use crate::outside::{Moment, Outside};
 use crate::peers::Peers;
 use crate::post::Post;
-use crate::pressure::Pressure;
 
 /// How often the count of busy connections is compared with the bindings themselves.
 const RECOUNT_EVERY: Duration = Duration::from_secs(30);
@@ -28,45 +27,45 @@ pub(crate) struct ServerRole {
     recounted: Instant,
     /// Busy by the counters, but not by the bindings.
     drift: i64,
-    pressure: Pressure,
 }
 
 impl ServerRole {
-    pub(crate) fn new(node: &Node, now: Instant) -> Self {
-        Self { last: None, told: now, recounted: now, drift: 0, pressure: Pressure::new(node) }
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { last: None, told: now, recounted: now, drift: 0 }
     }
 
     /// Connections being served now.
-    pub(crate) fn serving(&self, datapath: &Datapath) -> Result<u32, DatapathError> {
-        let busy = self.counted(datapath)? - self.drift;
+    pub(crate) fn serving(&self, outside: &mut impl Outside) -> Result<u32, DatapathError> {
+        let busy = self.counted(outside)? - self.drift;
         Ok(u32::try_from(busy.max(0)).unwrap_or(u32::MAX))
     }
 
     /// How busy the node is now.
-    fn load(&mut self, now: Instant, datapath: &Datapath) -> Result<Load, DatapathError> {
+    fn load(&self, now: Instant, outside: &mut impl Outside) -> Result<Load, DatapathError> {
         Ok(Load {
-            serving: self.serving(datapath)?,
-            pressure: self.pressure.get(now),
-            adopted_total: datapath.counter(Counter::Adopted)?,
-            closed_total: datapath.counter(Counter::Closed)?,
+            serving: self.serving(outside)?,
+            pressure: outside.pressure(now),
+            adopted_total: outside.counter(Counter::Adopted)?,
+            closed_total: outside.counter(Counter::Closed)?,
         })
     }
 
     /// Called on every tick: tells the load if it changed. Whether it did.
     pub(crate) fn tick(
         &mut self,
-        now: Instant,
-        datapath: &Datapath,
+        moment: Moment,
+        outside: &mut impl Outside,
         cluster: &Cluster,
         peers: &Peers,
         me: NodeId,
         post: &mut Post,
     ) -> Result<bool, DatapathError> {
+        let now = moment.instant;
         if now - self.recounted >= RECOUNT_EVERY {
             self.recounted = now;
-            self.recount(datapath)?;
+            self.recount(moment.monotonic, outside)?;
         }
-        let load = self.load(now, datapath)?;
+        let load = self.load(now, outside)?;
         let changed = self.last != Some(load);
         if !changed && now - self.told < REPEAT_EVERY {
             return Ok(false);
@@ -80,19 +79,19 @@ impl ServerRole {
         Ok(changed)
     }
 
-    fn counted(&self, datapath: &Datapath) -> Result<i64, DatapathError> {
-        let started = datapath.counter(Counter::ServingStarted)?;
-        let ended = datapath.counter(Counter::ServingEnded)?;
+    fn counted(&self, outside: &mut impl Outside) -> Result<i64, DatapathError> {
+        let started = outside.counter(Counter::ServingStarted)?;
+        let ended = outside.counter(Counter::ServingEnded)?;
         Ok(started.wrapping_sub(ended).cast_signed())
     }
 
-    fn recount(&mut self, datapath: &Datapath) -> Result<(), DatapathError> {
-        let counted = self.counted(datapath)?;
+    fn recount(&mut self, monotonic: Duration, outside: &mut impl Outside) -> Result<(), DatapathError> {
+        let counted = self.counted(outside)?;
         if counted == 0 {
             self.drift = 0;
             return Ok(());
         }
-        let busy = datapath.busy(clock::monotonic().saturating_sub(SILENT_AFTER));
+        let busy = outside.busy(monotonic.saturating_sub(SILENT_AFTER));
         self.drift = counted - busy.cast_signed();
         Ok(())
     }

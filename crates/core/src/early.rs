@@ -8,9 +8,10 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use baton_cluster::Flow;
-use baton_datapath::{Asked, Frame, Hold};
+use baton_datapath::{Asked, Frame};
 use baton_http::{Parsed, Request, parse_request};
 
+use crate::outside::Outside;
 use crate::waiting::release;
 
 mod plan;
@@ -282,14 +283,14 @@ impl Early {
     }
 
     /// Gives everything back as it came.
-    pub(crate) fn let_go(&mut self, flow: &Flow, hold: &Hold) {
+    pub(crate) fn let_go(&mut self, flow: &Flow, outside: &mut impl Outside) {
         for frame in self.take(flow) {
-            release(hold, &frame, None);
+            release(outside, &frame, None);
         }
     }
 
     /// Gives the reader what its request's head goes on with: one packet, for behind a whole head it takes no more.
-    pub(crate) fn read_on(&mut self, flow: &Flow, asked: &Asked, hold: &Hold) {
+    pub(crate) fn read_on(&mut self, flow: &Flow, asked: &Asked, outside: &mut impl Outside) {
         let Some(queue) = self.flows.get_mut(flow).filter(|_| !asked.is_head_whole) else { return };
         let is_ahead = |seq: u32| seq.wrapping_sub(asked.at).cast_signed() > 0;
         let next = queue.frames.iter().position(|frame| is_ahead(frame.end()));
@@ -297,7 +298,7 @@ impl Early {
             let frame = queue.frames.remove(place);
             queue.bytes -= frame.payload().len();
             self.packets -= 1;
-            release(hold, &frame.not_before(&asked.heard), None);
+            release(outside, &frame.not_before(&asked.heard), None);
         }
     }
 
@@ -308,12 +309,12 @@ impl Early {
         asked: &Asked,
         owner: impl Fn(&Request<'_>) -> Owner,
         now: Instant,
-        hold: &Hold,
+        outside: &mut impl Outside,
     ) {
         if asked.is_let_go {
-            return self.let_go(flow, hold);
+            return self.let_go(flow, outside);
         }
-        self.advance(flow, asked, hold);
+        self.advance(flow, asked, outside);
         let Some(queue) = self.flows.get_mut(flow) else { return };
         let at = asked.at;
         // Mostly the first request tells, or what of the client's has come since is of no interest yet.
@@ -332,7 +333,7 @@ impl Early {
         if bytes.is_empty() {
             // A FIN that everything before it has passed.
             if queue.frames.first().is_some_and(|first| first.end() == at) {
-                self.let_go(flow, hold);
+                self.let_go(flow, outside);
             }
             return;
         }
@@ -368,11 +369,11 @@ impl Early {
         queue.tried = Some(at);
         let times = before.map_or(0, |tried| tried.times) + 1;
         queue.tried_idle = asked.is_idle.then_some(Tried { at, last: now, times });
-        self.give(flow, asked, &bytes, &plan, hold);
+        self.give(flow, asked, &bytes, &plan, outside);
     }
 
     /// Forgets what the programs have let pass. The socket may lack it: the client's repetition of it goes there, too.
-    fn advance(&mut self, flow: &Flow, asked: &Asked, hold: &Hold) {
+    fn advance(&mut self, flow: &Flow, asked: &Asked, outside: &mut impl Outside) {
         let Some(queue) = self.flows.get_mut(flow) else { return };
         let at = asked.at;
         let passed = |frame: &Frame| {
@@ -386,7 +387,7 @@ impl Early {
             let again = at.wrapping_sub(frame.seq) as usize;
             if let Some(seen) = frame.payload().get(..again).filter(|seen| !seen.is_empty()) {
                 for old in frame.renewed(frame.seq, seen, &[], queue.longest, &asked.heard) {
-                    release(hold, &old.without_timestamps(), None);
+                    release(outside, &old.without_timestamps(), None);
                 }
             }
         }
@@ -396,7 +397,7 @@ impl Early {
 
     /// Gives back a connection's `bytes` by a plan; with the time that the client has said last, for a socket may be made
     /// of them, here or elsewhere.
-    fn give(&mut self, flow: &Flow, asked: &Asked, bytes: &[u8], plan: &Plan, hold: &Hold) {
+    fn give(&mut self, flow: &Flow, asked: &Asked, bytes: &[u8], plan: &Plan, outside: &mut impl Outside) {
         let Some(queue) = self.flows.get_mut(flow) else { return };
         let Some(first) = queue.frames.first().cloned() else { return };
         let longest = queue.longest;
@@ -416,7 +417,7 @@ impl Early {
             self.check_invariants(flow);
         }
         for frame in go {
-            release(hold, &frame, None);
+            release(outside, &frame, None);
         }
     }
 

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use baton_cluster::{Cluster, Flow, PHttp, Pool, PoolHash, PoolId, Service, ServiceId, Succession};
-use baton_datapath::{Datapath, DatapathError, PoolEntry, ServiceEntry};
+use baton_cluster::{Cluster, Flow, PHttp, Pool, PoolHash, PoolId, Roles, Service, ServiceId, Succession};
+use baton_datapath::{DatapathError, PoolEntry, ServiceEntry};
 use baton_http::Rules;
 
-use crate::clock;
+use crate::outside::{Moment, Outside};
 
 /// An address ends for this long at least, for as long as it may take an operator to give all nodes the
 /// new file: a node without it could not take what another still hands it.
@@ -21,7 +21,7 @@ const COUNT_SHARE: u32 = 50;
 
 /// The services of this node.
 #[derive(Debug)]
-pub(crate) struct Services {
+pub struct Services {
     known: Succession,
     open: Vec<ServiceEntry>,
     ending: Vec<ServiceEntry>,
@@ -45,17 +45,17 @@ impl Services {
     }
 
     /// The cluster file in force.
-    pub(crate) fn cluster(&self) -> &Cluster {
+    pub fn cluster(&self) -> &Cluster {
         &self.known.cluster
     }
 
     /// The file, and what is left of those before it.
-    pub(crate) fn known(&self) -> &Succession {
+    pub fn known(&self) -> &Succession {
         &self.known
     }
 
     /// The service that a connection is for.
-    pub(crate) fn of(&self, flow: &Flow) -> Option<&ServiceEntry> {
+    pub fn of(&self, flow: &Flow) -> Option<&ServiceEntry> {
         let is_its = |s: &&ServiceEntry| s.port == flow.vip_port && s.vips.contains(&flow.vip);
         self.open.iter().chain(&self.ending).find(is_its)
     }
@@ -66,12 +66,12 @@ impl Services {
     }
 
     /// Whether requests of some service's connections may have to move.
-    pub(crate) fn follow(&self) -> bool {
+    pub fn follow(&self) -> bool {
         self.open.iter().chain(&self.ending).any(|service| service.follows)
     }
 
     /// The names of services that end, with the connections that each has left.
-    pub(crate) fn ending(&self) -> impl Iterator<Item = (&str, u64)> {
+    pub fn ending(&self) -> impl Iterator<Item = (&str, u64)> {
         self.known.ending.iter().map(|ending| {
             let Service { name, vips, port, .. } = &ending.service;
             let left = vips.iter().filter_map(|vip| self.left.get(&(*vip, *port)));
@@ -80,9 +80,9 @@ impl Services {
     }
 
     /// Fills the programs' tables, which know nothing yet.
-    pub(crate) fn furnish(&self, datapath: &Datapath) -> Result<(), DatapathError> {
-        self.set_pools(datapath)?;
-        self.open.iter().try_for_each(|service| datapath.set_service(service))
+    pub(crate) fn furnish(&self, outside: &mut impl Outside) -> Result<(), DatapathError> {
+        self.set_pools(outside)?;
+        self.open.iter().try_for_each(|service| outside.set_service(service))
     }
 
     /// Goes by another file from now on: what is new comes before what uses it, what has gone leaves after
@@ -91,25 +91,25 @@ impl Services {
     pub(crate) fn follow_up(
         &mut self,
         known: Succession,
-        datapath: &Datapath,
+        outside: &mut impl Outside,
         now: Instant,
     ) -> Result<(), DatapathError> {
-        self.sweep(datapath)?;
+        self.sweep(outside)?;
         let mut after = Self::new(known, now);
         for (address, left) in &mut after.left {
             *left = self.left.get(address).copied().unwrap_or(*left);
         }
         after.count_at = self.count_at;
 
-        after.set_pools(datapath)?;
+        after.set_pools(outside)?;
         for service in after.open.iter().filter(|s| self.open.iter().all(|known| known.id != s.id)) {
-            datapath.set_service(service)?;
+            outside.set_service(service)?;
         }
         for (vip, port) in after.known.ending_addresses() {
-            datapath.end_address(vip, port)?;
+            outside.end_address(vip, port)?;
         }
         for (vip, port) in self.known.addresses().difference(&after.known.addresses()) {
-            datapath.remove_address(*vip, *port)?;
+            outside.remove_address(*vip, *port)?;
         }
         let services = self.known.service_ids().difference(&after.known.service_ids()).copied().collect();
         let is_gone = |pool: &&Pool| after.known.pools().all(|known| known.id != pool.id);
@@ -119,34 +119,35 @@ impl Services {
     }
 
     /// Called on every tick: removes what no packet can be under way by any more.
-    pub(crate) fn sweep(&mut self, datapath: &Datapath) -> Result<(), DatapathError> {
+    pub(crate) fn sweep(&mut self, outside: &mut impl Outside) -> Result<(), DatapathError> {
         let (services, pools) = &self.gone;
-        services.iter().try_for_each(|service| datapath.remove_service(*service))?;
-        pools.iter().try_for_each(|pool| datapath.remove_pool(*pool))?;
+        services.iter().try_for_each(|service| outside.remove_service(*service))?;
+        pools.iter().try_for_each(|pool| outside.remove_pool(*pool))?;
         self.gone = (Vec::new(), Vec::new());
         Ok(())
     }
 
     /// Counts what is left of ending services, now and then. What follows when some address has nothing left.
-    pub(crate) fn count(&mut self, datapath: &Datapath, now: Instant) -> Option<Succession> {
-        if self.left.is_empty() || now < self.count_at {
+    pub(crate) fn count(&mut self, outside: &mut impl Outside, now: Moment) -> Option<Succession> {
+        if self.left.is_empty() || now.instant < self.count_at {
             return None;
         }
         let addresses: Vec<_> = self.left.keys().copied().collect();
-        let counts = datapath.connections_at(&addresses, clock::monotonic());
-        self.count_at = now + COUNT_EVERY.max((Instant::now() - now) * COUNT_SHARE);
+        let (counts, took) = outside.connections_at(&addresses, now.monotonic);
+        self.count_at = now.instant + COUNT_EVERY.max(took * COUNT_SHARE);
         for ((_, connections), count) in self.left.values_mut().zip(counts) {
             *connections = count;
         }
-        let over = |(since, connections): &(Instant, u64)| *connections == 0 && now - *since >= ENDS_FOR;
+        let over =
+            |(since, connections): &(Instant, u64)| *connections == 0 && now.instant - *since >= ENDS_FOR;
         let over: Vec<_> = self.left.iter().filter(|(_, left)| over(left)).map(|(at, _)| *at).collect();
         let without = |known: Succession, (vip, port): (IpAddr, u16)| known.without(vip, port);
         (!over.is_empty()).then(|| over.into_iter().fold(self.known.clone(), without))
     }
 
-    fn set_pools(&self, datapath: &Datapath) -> Result<(), DatapathError> {
+    fn set_pools(&self, outside: &mut impl Outside) -> Result<(), DatapathError> {
         self.known.pools().try_for_each(|pool| {
-            datapath.set_pool(&PoolEntry {
+            outside.set_pool(&PoolEntry {
                 id: pool.id,
                 service: pool.service,
                 key: pool.key.clone(),
@@ -175,4 +176,14 @@ fn entry_of(service: &Service, pools: &[&Pool], strict: bool) -> ServiceEntry {
         strict,
         follows: strict || pools.iter().any(|pool| pool.p_http != PHttp::Stay),
     }
+}
+
+/// Whether a node may have a connection that another node does not know: with its server, or before the decision.
+pub fn may_own(roles: Roles) -> bool {
+    roles.server || roles.distributor
+}
+
+/// Whether requests are decided on a node: first ones, or those of connections that it serves.
+pub fn decides(roles: Roles) -> bool {
+    roles.distributor || roles.server
 }

@@ -1,13 +1,14 @@
 //! The switch role's share in user space: which distributors there are, and where flows went.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use baton_cluster::{Cluster, NodeId};
 use baton_control::{Close, Heir, Message, Update};
-use baton_datapath::{Datapath, DatapathError, Heirs, Maker};
+use baton_datapath::{DatapathError, Heirs, Maker};
 use baton_dispatcher::spread::{self, Change, Spread};
 
-use crate::clock;
+use crate::outside::Outside;
 use crate::post::Post;
 use crate::trouble::for_all;
 
@@ -26,30 +27,40 @@ impl SwitchRole {
     }
 
     /// A distributor says what its cookies are made with. Whether it may decide what they are made for.
-    pub(crate) fn term(&mut self, node: NodeId, term: u32) -> bool {
-        self.spread.term(node, term, clock::monotonic())
+    pub(crate) fn term(&mut self, node: NodeId, term: u32, now: Duration) -> bool {
+        self.spread.term(node, term, now)
     }
 
     /// A distributor went down.
-    pub(crate) fn down(&mut self, node: NodeId, ended: bool) {
-        self.spread.down(node, ended, clock::monotonic());
+    pub(crate) fn down(&mut self, node: NodeId, ended: bool, now: Duration) {
+        self.spread.down(node, ended, now);
     }
 
     /// Makes the tables what they must be by now.
-    pub(crate) fn refresh(&mut self, datapath: &Datapath, post: &mut Post) -> Result<(), DatapathError> {
-        self.pending.extend(self.spread.tick(clock::monotonic()));
+    pub(crate) fn refresh(
+        &mut self,
+        now: Duration,
+        outside: &mut impl Outside,
+        post: &mut Post,
+    ) -> Result<(), DatapathError> {
+        self.pending.extend(self.spread.tick(now));
         while let Some(change) = self.pending.front() {
-            self.carry_out(change, datapath, post)?;
+            self.carry_out(change, outside, post)?;
             self.pending.pop_front();
         }
         Ok(())
     }
 
-    fn carry_out(&self, change: &Change, datapath: &Datapath, post: &mut Post) -> Result<(), DatapathError> {
+    fn carry_out(
+        &self,
+        change: &Change,
+        outside: &mut impl Outside,
+        post: &mut Post,
+    ) -> Result<(), DatapathError> {
         match change {
             Change::Table { table, slots } => {
                 tracing::info!(distributors = self.spread.distributors(), "switch table made");
-                datapath.set_spread_table(*table, slots)
+                outside.set_spread_table(*table, slots)
             }
             Change::Maker { maker, node, term, over } => {
                 let over = over.map(|heirs| match heirs {
@@ -57,9 +68,9 @@ impl SwitchRole {
                     spread::Heirs::Soon => Heirs::Soon,
                     spread::Heirs::Table(table) => Heirs::Table(table),
                 });
-                datapath.set_maker(*maker, &Maker { node: *node, term: *term, over })
+                outside.set_maker(*maker, &Maker { node: *node, term: *term, over })
             }
-            Change::Order { tables, until, refuse } => datapath.set_spread(tables, *until, *refuse),
+            Change::Order { tables, until, refuse } => outside.set_spread(tables, *until, *refuse),
             Change::Heirs { term, nodes } => {
                 for node in nodes {
                     post.send(*node, Message::Heir(Heir { term: *term }));
@@ -71,18 +82,18 @@ impl SwitchRole {
 }
 
 /// An update message: flows that have moved.
-pub(crate) fn updated(datapath: &Datapath, update: &Update) -> Result<(), DatapathError> {
+pub(crate) fn updated(outside: &mut impl Outside, update: &Update) -> Result<(), DatapathError> {
     for_all(&update.moves, |m| {
         if m.issued == 0 {
             // Found by its socket alone: nobody knows when it was decided, so whatever else is known stands.
-            datapath.bind_found(&m.flow, m.start_seq, m.server, 0).map(drop)
+            outside.bind_found(&m.flow, m.start_seq, m.server, 0).map(drop)
         } else {
-            datapath.bind_told(&m.flow, m.start_seq, m.server, m.from, m.issued).map(drop)
+            outside.bind_told(&m.flow, m.start_seq, m.server, m.from, m.issued).map(drop)
         }
     })
 }
 
 /// A close message: flows that have ended.
-pub(crate) fn closed(datapath: &Datapath, close: &Close) -> Result<(), DatapathError> {
-    for_all(&close.ends, |end| datapath.close_told(&end.flow, end.start_seq).map(drop))
+pub(crate) fn closed(outside: &mut impl Outside, close: &Close) -> Result<(), DatapathError> {
+    for_all(&close.ends, |end| outside.close_told(&end.flow, end.start_seq).map(drop))
 }

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use baton_cluster::{Cluster, NodeId};
 use baton_control::message::MOVES_MAX;
 use baton_control::{Message, Move, Update};
+use baton_datapath::DatapathError;
 use baton_datapath::constants::LASTING_MS;
-use baton_datapath::{Datapath, DatapathError};
 
+use crate::outside::Outside;
 use crate::peers::Peers;
 use crate::post::Post;
 
@@ -33,12 +34,12 @@ impl News {
     pub(crate) fn send(
         &mut self,
         me: NodeId,
+        now: Instant,
         cluster: &Cluster,
         peers: &Peers,
-        datapath: &Datapath,
+        outside: &mut impl Outside,
         post: &mut Post,
     ) -> Result<(), DatapathError> {
-        let now = Instant::now();
         let mut failed = None;
         let lasting = Duration::from_millis(u64::from(LASTING_MS));
         let mut due: BTreeMap<NodeId, Vec<Move>> = BTreeMap::new();
@@ -48,7 +49,7 @@ impl News {
                 break;
             }
             self.0.pop_front();
-            let binding = datapath.binding(&moved.flow).unwrap_or_else(|error| {
+            let binding = outside.binding(&moved.flow).unwrap_or_else(|error| {
                 failed.get_or_insert(error);
                 None
             });

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use baton_cluster::{NodeId, Pool, PoolHash, PoolId, Target};
 use baton_control::{Push, message};
 use baton_datapath::constants::MAX_REPLICAS;
-use baton_datapath::{Datapath, DatapathError, Guide};
+use baton_datapath::{DatapathError, Guide};
 use baton_dispatcher::fallback::Ring;
 use baton_dispatcher::{Dispatcher, Loads};
 
-use crate::clock;
+use crate::outside::Outside;
 use crate::peers::Peers;
 use crate::services::Services;
 use crate::trouble::for_all;
@@ -39,7 +39,7 @@ struct Stale {
 
 /// All pools'.
 #[derive(Debug)]
-pub(crate) struct Guides {
+pub struct Guides {
     pools: BTreeMap<PoolId, Guided>,
     /// What each pool's requests are decided by, as last told.
     told: BTreeMap<PoolHash, message::Guide>,
@@ -71,7 +71,7 @@ impl Guides {
     }
 
     /// Every server's load as known here.
-    pub(crate) fn loads(&self) -> &Loads {
+    pub fn loads(&self) -> &Loads {
         &self.loads
     }
 
@@ -97,7 +97,8 @@ impl Guides {
         pool: PoolId,
         target: Target,
         servers: &[NodeId],
-        datapath: &Datapath,
+        monotonic: Duration,
+        outside: &mut impl Outside,
     ) -> Result<(), DatapathError> {
         let Some(Guided { pool: known, .. }) = self.pools.get(&pool) else { return Ok(()) };
         let cached = matches!(self.told.get(&known.hash), Some(message::Guide::Cached { .. }));
@@ -105,25 +106,30 @@ impl Guides {
             return Ok(());
         }
         let servers = servers.get(..MAX_REPLICAS as usize).unwrap_or(servers);
-        let expires = (servers.len() > 1).then(|| clock::monotonic() + known.policy.k);
+        let expires = (servers.len() > 1).then(|| monotonic + known.policy.k);
         let generation = self.generation;
-        datapath.set_decision(pool, target, servers, expires, generation).inspect_err(|_| {
+        outside.set_decision(pool, target, servers, expires, generation).inspect_err(|_| {
             // Better none than the one before.
-            if datapath.remove_decision(pool, target).is_err() {
+            if outside.remove_decision(pool, target).is_err() {
                 self.void();
             }
         })
     }
 
     /// Mappings that changed.
-    pub(crate) fn pushed(&mut self, push: &Push, datapath: &Datapath) -> Result<(), DatapathError> {
+    pub(crate) fn pushed(
+        &mut self,
+        push: &Push,
+        monotonic: Duration,
+        outside: &mut impl Outside,
+    ) -> Result<(), DatapathError> {
         let pool = self.pools.values().find(|guided| guided.pool.hash == push.pool);
         let Some(pool) = pool.map(|guided| guided.pool.id) else { return Ok(()) };
         let told = for_all(&push.changes, |change| {
             if change.servers.is_empty() {
-                datapath.remove_decision(pool, change.target)
+                outside.remove_decision(pool, change.target)
             } else {
-                self.keep(pool, change.target, &change.servers, datapath)
+                self.keep(pool, change.target, &change.servers, monotonic, outside)
             }
         });
         if told.is_err() {
@@ -138,10 +144,10 @@ impl Guides {
         &mut self,
         node: NodeId,
         load: &message::Load,
-        datapath: &Datapath,
+        outside: &mut impl Outside,
     ) -> Result<(), DatapathError> {
         self.loads.report(node, load.serving, load.pressure);
-        let told = self.tell_load(node, datapath);
+        let told = self.tell_load(node, outside);
         self.stale.loads |= told.is_err();
         told
     }
@@ -156,10 +162,10 @@ impl Guides {
     pub(crate) fn refresh(
         &mut self,
         peers: &Peers,
-        datapath: &Datapath,
+        outside: &mut impl Outside,
         now: Instant,
     ) -> Result<(), DatapathError> {
-        let mut ended = self.forget_gone(datapath, now);
+        let mut ended = self.forget_gone(outside, now);
         let servers: Vec<NodeId> = self.loads.servers().map(|(node, _)| node).collect();
         for node in servers {
             let named = self.named.as_ref().is_none_or(|live| live.contains(&node));
@@ -170,24 +176,24 @@ impl Guides {
                 } else {
                     self.gone.insert(node, now);
                 }
-                let told = self.tell_load(node, datapath);
+                let told = self.tell_load(node, outside);
                 self.stale.loads |= told.is_err();
                 ended = ended.and(told);
             }
         }
-        let told = self.tell(datapath);
+        let told = self.tell(outside);
         ended.and(told)
     }
 
     /// A server that has been gone for long leaves every decision for good: its targets may be elsewhere by the
     /// time it is back.
-    fn forget_gone(&mut self, datapath: &Datapath, now: Instant) -> Result<(), DatapathError> {
+    fn forget_gone(&mut self, outside: &mut impl Outside, now: Instant) -> Result<(), DatapathError> {
         let long = |since: &Instant| now - *since >= Dispatcher::DISTRIBUTORS_REMEMBER_FOR;
         let gone: Vec<NodeId> =
             self.gone.iter().filter(|(_, since)| long(since)).map(|(node, _)| *node).collect();
         for_all(gone, |node| {
             self.gone.remove(&node);
-            let forgotten = datapath.forget_server(node);
+            let forgotten = outside.forget_server(node);
             if forgotten.is_err() {
                 self.void();
             }
@@ -198,17 +204,17 @@ impl Guides {
     }
 
     /// Called on every tick: what takes its time, and what the tables refused.
-    pub(crate) fn tick(&mut self, datapath: &Datapath, now: Instant) -> Result<(), DatapathError> {
-        let forgotten = self.forget_gone(datapath, now);
+    pub(crate) fn tick(&mut self, outside: &mut impl Outside, now: Instant) -> Result<(), DatapathError> {
+        let forgotten = self.forget_gone(outside, now);
         let Stale { loads, guides, retry_at } = self.stale;
         if !(loads || guides) || retry_at.is_some_and(|at| now < at) {
             return forgotten;
         }
         self.stale.retry_at = Some(now + RETRY);
         let servers: Vec<NodeId> = self.loads.servers().map(|(node, _)| node).collect();
-        let loads = for_all(servers, |node| self.tell_load(node, datapath));
+        let loads = for_all(servers, |node| self.tell_load(node, outside));
         self.stale.loads = loads.is_err();
-        let told = self.tell(datapath);
+        let told = self.tell(outside);
         forgotten.and(loads).and(told)
     }
 
@@ -223,40 +229,40 @@ impl Guides {
         &mut self,
         pool: PoolHash,
         guide: message::Guide,
-        datapath: &Datapath,
+        outside: &mut impl Outside,
     ) -> Result<(), DatapathError> {
         if self.told.len() < TOLD_MAX || self.told.contains_key(&pool) {
             self.told.insert(pool, guide);
         }
-        self.tell(datapath)
+        self.tell(outside)
     }
 
     /// Goes by other pools from now on. What was remembered may name servers that a pool has no more.
     pub(crate) fn pools_changed(
         &mut self,
         services: &Services,
-        datapath: &Datapath,
+        outside: &mut impl Outside,
     ) -> Result<(), DatapathError> {
         self.pools = guided(services);
         self.void();
-        self.tell(datapath)
+        self.tell(outside)
     }
 
     /// Whatever was remembered is void: the dispatcher is another one, or has forgotten.
-    pub(crate) fn forget(&mut self, datapath: &Datapath) -> Result<(), DatapathError> {
+    pub(crate) fn forget(&mut self, outside: &mut impl Outside) -> Result<(), DatapathError> {
         self.void();
         self.told.clear();
-        self.tell(datapath)
+        self.tell(outside)
     }
 
-    fn tell_load(&self, node: NodeId, datapath: &Datapath) -> Result<(), DatapathError> {
+    fn tell_load(&self, node: NodeId, outside: &mut impl Outside) -> Result<(), DatapathError> {
         let weight = self.loads.weight(node).unwrap_or(1);
         let reported = self.loads.load(node).unwrap_or(0);
-        datapath.set_load(node, reported, weight, self.least_weight, self.loads.is_live(node))
+        outside.set_load(node, reported, weight, self.least_weight, self.loads.is_live(node))
     }
 
     /// Writes all pools' guides; they are stale until all have been written.
-    fn tell(&mut self, datapath: &Datapath) -> Result<(), DatapathError> {
+    fn tell(&mut self, outside: &mut impl Outside) -> Result<(), DatapathError> {
         let told = for_all(&self.pools, |(id, Guided { pool, .. })| {
             // While user space is silent the kernel goes round all live servers of the pool.
             let everybody: Vec<NodeId> = self.loads.of(&pool.servers).live().map(|(node, _)| node).collect();
@@ -267,7 +273,7 @@ impl Guides {
                 }
                 Some(message::Guide::Rota(turns)) => (Guide::Rota, turns),
             };
-            datapath.set_guide(*id, &guide, rota, self.generation)
+            outside.set_guide(*id, &guide, rota, self.generation)
         });
         self.stale.guides = told.is_err();
         told

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use baton_cluster::Flow;
-use baton_datapath::{DatapathError, Hold, State, answer};
+use baton_datapath::{DatapathError, State, answer};
 
-use crate::raw::Raw;
+use crate::outside::Outside;
 use crate::tools::Tools;
 
 /// Repeated first after this long, then after twice as long each time.
@@ -35,12 +35,15 @@ struct Open {
 
 /// All of them.
 #[derive(Debug)]
-pub(crate) struct Replays {
+pub struct Replays {
     open: HashMap<Flow, Open>,
     most: usize,
-    pub(crate) begun: u64,
-    pub(crate) repeated: u64,
-    pub(crate) failed: u64,
+    /// Connections whose bytes were given to a server.
+    pub begun: u64,
+    /// Times that such bytes were given again.
+    pub repeated: u64,
+    /// Connections that no server took in time.
+    pub failed: u64,
 }
 
 impl Replays {
@@ -54,9 +57,9 @@ impl Replays {
     }
 
     /// Gives the frames to the programs for the first time.
-    pub(crate) fn begin(&mut self, flow: Flow, replayed: Replayed, hold: &Hold) {
+    pub(crate) fn begin(&mut self, flow: Flow, replayed: Replayed, outside: &mut impl Outside) {
         self.begun += 1;
-        give(&replayed, hold);
+        give(&replayed, outside);
         if self.open.len() >= self.most {
             self.failed += 1;
             tracing::warn!(%flow, "too many replays are open: this one is not repeated if it is lost");
@@ -74,16 +77,16 @@ impl Replays {
     }
 
     /// Called on every tick.
-    pub(crate) fn tick(&mut self, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
+    pub(crate) fn tick(&mut self, tools: &mut Tools<'_, impl Outside>) -> Result<(), DatapathError> {
         let is_due = |open: &Open| open.due <= tools.now;
         let due: Vec<Flow> = self.open.iter().filter(|(_, open)| is_due(open)).map(|(f, _)| *f).collect();
         due.into_iter().try_for_each(|flow| self.repeat(flow, tools))
     }
 
-    fn repeat(&mut self, flow: Flow, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
+    fn repeat(&mut self, flow: Flow, tools: &mut Tools<'_, impl Outside>) -> Result<(), DatapathError> {
         let Some(open) = self.open.get_mut(&flow) else { return Ok(()) };
         let replayed = &open.replayed;
-        let stands = tools.datapath.binding(&flow)?.is_some_and(|b| {
+        let stands = tools.outside.binding(&flow)?.is_some_and(|b| {
             b.start_seq == replayed.start_seq && matches!(b.state, State::Bound(_) | State::Releasing(_))
         });
         if !stands {
@@ -94,22 +97,22 @@ impl Replays {
         if tools.now - replayed.since >= PATIENCE {
             self.failed += 1;
             tracing::warn!(%flow, "no server took what the client had sent: the connection is reset");
-            send_reset(&flow, replayed, tools.raw);
-            tools.datapath.remove_binding(&flow)?;
+            send_reset(&flow, replayed, tools.outside);
+            tools.outside.remove_binding(&flow)?;
             self.open.remove(&flow);
             return Ok(());
         }
         self.repeated += 1;
-        give(replayed, tools.hold);
+        give(replayed, tools.outside);
         open.wait *= 2;
         open.due = (tools.now + open.wait).min(open.replayed.since + PATIENCE);
         Ok(())
     }
 }
 
-fn give(replayed: &Replayed, hold: &Hold) {
+fn give(replayed: &Replayed, outside: &mut impl Outside) {
     for frame in &replayed.frames {
-        if let Err(error) = hold.release(frame) {
+        if let Err(error) = outside.release(frame) {
             tracing::debug!(%error, "frame of a replay lost; it is repeated");
             return;
         }
@@ -117,9 +120,9 @@ fn give(replayed: &Replayed, hold: &Hold) {
 }
 
 /// Ends the client's connection, which no socket here has.
-fn send_reset(flow: &Flow, replayed: &Replayed, raw: &mut Raw) {
+fn send_reset(flow: &Flow, replayed: &Replayed, outside: &mut impl Outside) {
     let packet = answer::reset(flow, replayed.start_ack, replayed.end);
-    if let Err(error) = raw.send(&packet, flow) {
+    if let Err(error) = outside.send_packet(&packet, flow) {
         tracing::debug!(%error, %flow, "the client could not be told; it will give up by itself");
     }
 }

@@ -1,26 +1,22 @@
 //! Connections that nobody here knows, and those that other nodes ask about: what [`crate::whose`] decides, carried out.
 
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use baton_cluster::{Cluster, Flow, NodeId};
 use baton_control::{Claim, Lost, Message, Move, Owned, Pace, Update, Whose};
 use baton_datapath::{DatapathError, Frame, Known, Numbers, State, answer};
-use baton_host::{SocketState, Sockets};
+use baton_host::SocketState;
 
-use crate::clock;
-use crate::setup::may_own;
-use crate::status::UnknownStatus;
+use crate::outside::Outside;
+use crate::services::may_own;
 use crate::tools::Tools;
 use crate::whose::{Search, Step, Tally, claim, is_about};
 
 /// Both sides of the question on this node.
 #[derive(Debug)]
-pub(crate) struct Owners {
+pub struct Owners {
     me: NodeId,
     search: Search<Frame>,
-    /// To look for sockets whose bindings are gone; on servers.
-    sockets: Option<Sockets>,
     mac: [u8; 6],
     pace: Pace,
     pace_plain: Pace,
@@ -34,39 +30,40 @@ impl Owners {
 
     /// `mac`: of the interface that held packets come back to.
     pub(crate) fn new(cluster: &Cluster, me: NodeId, mac: [u8; 6], now: Instant) -> Self {
-        let is_server = cluster.node(me).is_some_and(|node| node.roles.server);
         let others = cluster.with_role(may_own).map(|node| node.id).filter(|id| *id != me);
-        let sockets = is_server.then(Sockets::open).transpose().unwrap_or_else(|error| {
-            tracing::warn!(%error, "connections whose bindings are lost will not be found");
-            None
-        });
         Self {
             me,
             search: Search::new(me, others, now),
-            sockets,
             mac,
             pace: Pace::new(Self::RESETS, Self::RESETS),
             pace_plain: Pace::new(Self::RESETS_PLAIN, Self::RESETS_PLAIN),
         }
     }
 
-    pub(crate) fn status(&self) -> UnknownStatus {
-        let Tally { asked, found, reset, begun, unanswered, coming, overflowed } = self.search.tally;
-        let asking_now = self.search.in_question() as u64;
-        UnknownStatus { asking_now, asked, found, reset, begun, unanswered, coming, overflowed }
+    /// What has become of them; and how many are in question now.
+    pub fn tally(&self) -> (Tally, usize) {
+        (self.search.tally, self.search.in_question())
     }
 
     pub(crate) fn came_up(&mut self, node: NodeId, now: Instant) {
         self.search.came_up(node, now);
     }
 
-    pub(crate) fn went_down(&mut self, node: NodeId, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
+    pub(crate) fn went_down(
+        &mut self,
+        node: NodeId,
+        tools: &mut Tools<'_, impl Outside>,
+    ) -> Result<(), DatapathError> {
         let steps = self.search.went_down(node, tools.now);
         self.carry_out(steps, tools)
     }
 
     /// A held packet that nobody here knew.
-    pub(crate) fn packet(&mut self, frame: Frame, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
+    pub(crate) fn packet(
+        &mut self,
+        frame: Frame,
+        tools: &mut Tools<'_, impl Outside>,
+    ) -> Result<(), DatapathError> {
         let inherited = frame.is_inherited();
         let frame = frame.readdressed(self.mac);
         // It has become known while the packet was on its way up here.
@@ -78,18 +75,23 @@ impl Owners {
         Ok(())
     }
 
-    fn is_known(&self, flow: &Flow, numbers: &Numbers, tools: &Tools<'_>) -> Result<bool, DatapathError> {
-        let known = tools.datapath.known(flow, clock::monotonic())?;
+    fn is_known(
+        &self,
+        flow: &Flow,
+        numbers: &Numbers,
+        tools: &mut Tools<'_, impl Outside>,
+    ) -> Result<bool, DatapathError> {
+        let known = tools.outside.known(flow, tools.monotonic)?;
         Ok(known.is_some_and(|known| !self.is_nobody(&known) && is_about(&known, numbers.seq)))
     }
 
     /// Called when all that woke the node has been done: what has gathered is asked about.
-    pub(crate) fn flush(&mut self, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
+    pub(crate) fn flush(&mut self, tools: &mut Tools<'_, impl Outside>) -> Result<(), DatapathError> {
         let steps = self.search.flush(tools.now);
         self.carry_out(steps, tools)
     }
 
-    pub(crate) fn tick(&mut self, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
+    pub(crate) fn tick(&mut self, tools: &mut Tools<'_, impl Outside>) -> Result<(), DatapathError> {
         let steps = self.search.tick(tools.now);
         self.carry_out(steps, tools)
     }
@@ -99,7 +101,7 @@ impl Owners {
         &mut self,
         from: NodeId,
         owned: &Owned,
-        tools: &mut Tools<'_>,
+        tools: &mut Tools<'_, impl Outside>,
     ) -> Result<(), DatapathError> {
         let steps = self.search.answered(from, owned);
         self.carry_out(steps, tools)
@@ -110,7 +112,7 @@ impl Owners {
         &mut self,
         from: NodeId,
         whose: &Whose,
-        tools: &mut Tools<'_>,
+        tools: &mut Tools<'_, impl Outside>,
     ) -> Result<(), DatapathError> {
         let mut claims = Vec::with_capacity(whose.lost.len());
         let mut moves = Vec::new();
@@ -141,11 +143,11 @@ impl Owners {
         &mut self,
         from: NodeId,
         lost: &Lost,
-        tools: &Tools<'_>,
+        tools: &mut Tools<'_, impl Outside>,
     ) -> Result<Result<Option<(Claim, bool)>, std::io::Error>, DatapathError> {
-        let now = clock::monotonic();
-        let known = tools.datapath.known(&lost.flow, now)?;
-        let socket = match self.socket(&lost.flow) {
+        let now = tools.monotonic;
+        let known = tools.outside.known(&lost.flow, now)?;
+        let socket = match tools.outside.socket(&lost.flow) {
             Ok(socket) => socket,
             Err(error) => {
                 tracing::debug!(%error, flow = %lost.flow, "sockets cannot be asked for");
@@ -164,13 +166,11 @@ impl Owners {
         known.hearsay && matches!(known.state, State::Bound(node) | State::Releasing(node) if node == self.me)
     }
 
-    fn socket(&mut self, flow: &Flow) -> std::io::Result<Option<SocketState>> {
-        let Some(sockets) = &mut self.sockets else { return Ok(None) };
-        let client = SocketAddr::new(flow.client, flow.client_port);
-        sockets.find(client, SocketAddr::new(flow.vip, flow.vip_port))
-    }
-
-    fn carry_out(&mut self, steps: Vec<Step<Frame>>, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
+    fn carry_out(
+        &mut self,
+        steps: Vec<Step<Frame>>,
+        tools: &mut Tools<'_, impl Outside>,
+    ) -> Result<(), DatapathError> {
         for step in steps {
             match step {
                 Step::Ask { to, whose } => {
@@ -180,7 +180,7 @@ impl Owners {
                     }
                 }
                 Step::Bind { flow, claim, frames } => {
-                    tools.datapath.bind_found(&flow, claim.start_seq, claim.owner, claim.issued)?;
+                    tools.outside.bind_found(&flow, claim.start_seq, claim.owner, claim.issued)?;
                     frames.iter().for_each(|frame| release(frame, tools));
                 }
                 Step::Decide { frames } => frames.iter().for_each(|frame| release(frame, tools)),
@@ -191,18 +191,18 @@ impl Owners {
                     }
                     // Of a flood of them each is looked at in its turn; the others' clients repeat their packets.
                     let pace = if numbers.echo.is_some() { &mut self.pace } else { &mut self.pace_plain };
-                    if !pace.allows(clock::monotonic()) {
+                    if !pace.allows(tools.monotonic) {
                         self.search.tally.reset -= 1;
                         self.search.tally.unanswered += 1;
                         continue;
                     }
-                    if tools.datapath.has_begun(&flow, &numbers)? {
+                    if tools.outside.has_begun(&flow, &numbers)? {
                         self.search.tally.reset -= 1;
                         self.search.tally.begun += 1;
                         continue;
                     }
                     let packet = answer::reset(&flow, numbers.ack, numbers.end);
-                    if let Err(error) = tools.raw.send(&packet, &flow) {
+                    if let Err(error) = tools.outside.send_packet(&packet, &flow) {
                         tracing::debug!(%error, %flow, "the client could not be told that its connection is lost");
                     }
                 }
@@ -212,8 +212,8 @@ impl Owners {
     }
 }
 
-fn release(frame: &Frame, tools: &Tools<'_>) {
-    if let Err(error) = tools.hold.release(&frame.bytes) {
+fn release(frame: &Frame, tools: &mut Tools<'_, impl Outside>) {
+    if let Err(error) = tools.outside.release(&frame.bytes) {
         tracing::debug!(%error, flow = %frame.flow, "held packet lost; the client repeats it");
     }
 }

@@ -2,52 +2,56 @@
 //! socket or a message that fails costs what it was for, never the node.
 
 use std::fmt::Display;
-use std::time::Instant;
+use std::time::Duration;
 
 use baton_control::Pace;
-
-use crate::status::TroubleStatus;
 
 /// Lines of the log a second, and at once.
 const LINES: (u32, u32) = (1, 10);
 
 /// Errors that the node went on after.
 #[derive(Debug)]
-pub(crate) struct Troubles {
-    started: Instant,
+pub struct Troubles {
     pace: Pace,
     errors: u64,
     last: Option<String>,
 }
 
-impl Troubles {
-    pub(crate) fn new(started: Instant) -> Self {
-        Self { started, pace: Pace::new(LINES.0, LINES.1), errors: 0, last: None }
+impl Default for Troubles {
+    fn default() -> Self {
+        Self { pace: Pace::new(LINES.0, LINES.1), errors: 0, last: None }
     }
+}
+
+impl Troubles {
+    /// The most bytes that are kept of a text, so that it fits a status message.
+    pub const TEXT_BYTES_MAX: usize = 128;
 
     /// Notes how something ended; `what` says what it was for.
-    pub(crate) fn note<E: Display>(&mut self, what: &'static str, ended: Result<(), E>) {
+    pub fn note<E: Display>(&mut self, now: Duration, what: &'static str, ended: Result<(), E>) {
         let Err(error) = ended else { return };
         self.errors += 1;
         let text = format!("{what}: {error}");
-        if self.pace.allows(self.started.elapsed()) {
+        if self.pace.allows(now) {
             tracing::error!(errors = self.errors, "{text}");
         }
-        self.last = Some(text);
+        let end = (0..=text.len().min(Self::TEXT_BYTES_MAX)).rev().find(|end| text.is_char_boundary(*end));
+        self.last = end.and_then(|end| text.get(..end)).map(str::to_owned);
     }
 
-    pub(crate) fn status(&self) -> TroubleStatus {
-        let short = |text: &String| {
-            let most = text.len().min(TroubleStatus::ERROR_BYTES_MAX);
-            let end = (0..=most).rev().find(|end| text.is_char_boundary(*end));
-            end.and_then(|end| text.get(..end)).unwrap_or_default().to_owned()
-        };
-        TroubleStatus { errors: self.errors, last: self.last.as_ref().map(short), icmp_held_back: 0 }
+    /// How many there were.
+    pub fn errors(&self) -> u64 {
+        self.errors
+    }
+
+    /// The last of them.
+    pub fn last(&self) -> Option<&str> {
+        self.last.as_deref()
     }
 }
 
 /// Does it for all, whatever fails of it; the first failure.
-pub(crate) fn for_all<T, E>(
+pub fn for_all<T, E>(
     items: impl IntoIterator<Item = T>,
     mut act: impl FnMut(T) -> Result<(), E>,
 ) -> Result<(), E> {
@@ -65,16 +69,16 @@ mod tests {
 
     #[test]
     fn errors_are_counted_and_the_last_is_shown() {
-        let mut troubles = Troubles::new(Instant::now());
-        assert_eq!(troubles.status(), TroubleStatus::default());
-        troubles.note("loads", Ok::<_, &str>(()));
+        let mut troubles = Troubles::default();
+        assert_eq!((troubles.errors(), troubles.last()), (0, None));
+        troubles.note(Duration::ZERO, "loads", Ok::<_, &str>(()));
         for n in 0..1000 {
-            troubles.note("loads", Err(format!("no room, {n}: {}", "é".repeat(100))));
+            let failed = Err(format!("no room, {n}: {}", "é".repeat(100)));
+            troubles.note(Duration::ZERO, "loads", failed);
         }
-        let status = troubles.status();
-        assert_eq!(status.errors, 1000);
-        let last = status.last.expect("one");
-        assert!(last.starts_with("loads: no room, 999: é") && last.len() <= TroubleStatus::ERROR_BYTES_MAX);
+        assert_eq!(troubles.errors(), 1000);
+        let last = troubles.last().expect("one");
+        assert!(last.starts_with("loads: no room, 999: é") && last.len() <= Troubles::TEXT_BYTES_MAX);
     }
 
     #[test]

@@ -4,23 +4,26 @@
 //! which every node computes alike.
 
 use std::collections::HashMap;
+use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
 use baton_cluster::{Flow, NodeId, PoolId};
-use baton_control::{Answer, BatchLimits, Batcher, Message, Question, Verdict};
+use baton_control::{BatchLimits, Batcher};
 use baton_datapath::replay::Replay;
 use baton_datapath::{DatapathError, Frame, Reading, State, answer};
 
+mod asking;
 mod feeding;
 
 use feeding::is_early;
 
-use crate::clock;
 use crate::early::Early;
 use crate::guides::Guides;
+use crate::head::{Head, Refusal};
+use crate::outside::Outside;
 use crate::owners::Owners;
 use crate::question::{self, Read};
-use crate::reader::{self, Head, Reader, Refusal, Replayed};
+use crate::replays::{Replayed, Replays};
 use crate::services::Services;
 use crate::tools::Tools;
 use crate::trouble::for_all;
@@ -31,36 +34,55 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What is counted in user space.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Tally {
-    pub(crate) asked: u64,
-    pub(crate) answered: u64,
-    pub(crate) batches: u64,
-    pub(crate) failed: u64,
-    pub(crate) fallback: u64,
-    pub(crate) known: u64,
-    pub(crate) overflowed: u64,
+pub struct Tally {
+    /// Questions put to the dispatcher.
+    pub asked: u64,
+    /// Of them, answered.
+    pub answered: u64,
+    /// Messages that they were put in.
+    pub batches: u64,
+    /// Without answer in time, or without a server.
+    pub failed: u64,
+    /// Decided without the dispatcher.
+    pub fallback: u64,
+    /// Decided as the programs would have.
+    pub known: u64,
+    /// Packets for which there was no room.
+    pub overflowed: u64,
+}
+
+/// The interface that clients' packets arrive by, as the bytes of a replay name it.
+#[derive(Clone, Copy, Debug)]
+pub struct Link {
+    /// Its address.
+    pub mac: [u8; 6],
+    /// What it carries, bytes.
+    pub mtu: usize,
+    /// The nodes have IPv6 addresses.
+    pub ipv6_nodes: bool,
 }
 
 /// The placing of requests on this node.
 #[derive(Debug)]
-pub(crate) struct Placing {
+pub struct Placing<S> {
     me: NodeId,
     dispatcher: NodeId,
     batcher: Batcher<Ticket>,
-    waits: Waits,
+    waits: Waits<S>,
     early: Early,
     pub(crate) guides: Guides,
-    pub(crate) reader: Reader,
+    pub(crate) replays: Replays,
+    link: Link,
     pub(crate) owners: Owners,
     handed: HashMap<NodeId, u64>,
     tally: Tally,
     target_secret: u64,
 }
 
-impl Placing {
-    pub(crate) fn new(services: &Services, me: NodeId, reader: Reader) -> Self {
+impl<S: Debug> Placing<S> {
+    pub(crate) fn new(services: &Services, me: NodeId, link: Link, now: Instant) -> Self {
         let cluster = services.cluster();
-        let owners = Owners::new(cluster, me, reader.mac, Instant::now());
+        let owners = Owners::new(cluster, me, link.mac, now);
         let held_packets_max = cluster.limits.held_packets as usize;
         Self {
             me,
@@ -72,7 +94,8 @@ impl Placing {
             waits: Waits::new(held_packets_max),
             early: Early::new(held_packets_max),
             guides: Guides::new(services),
-            reader,
+            replays: Replays::new(cluster.limits.reader_connections as usize),
+            link,
             owners,
             handed: HashMap::new(),
             tally: Tally::default(),
@@ -80,27 +103,47 @@ impl Placing {
         }
     }
 
+    /// The servers' loads and the rules for deciding alone.
+    pub fn guides(&self) -> &Guides {
+        &self.guides
+    }
+
+    /// Connections that nobody here knew.
+    pub fn owners(&self) -> &Owners {
+        &self.owners
+    }
+
+    /// What servers have yet to take of connections that the reader had.
+    pub fn replays(&self) -> &Replays {
+        &self.replays
+    }
+
     /// Whether something is due sooner than usual.
     pub(crate) fn is_busy(&self) -> bool {
-        !self.reader.replays.is_empty() || self.early.is_busy()
+        !self.replays.is_empty() || self.early.is_busy()
     }
 
     /// Packets that wait now.
-    pub(crate) fn held_now(&self) -> usize {
+    pub fn held_now(&self) -> usize {
         self.waits.packets()
     }
 
-    pub(crate) fn tally(&self) -> Tally {
+    /// What has been counted.
+    pub fn tally(&self) -> Tally {
         Tally { overflowed: self.waits.overflowed, ..self.tally }
     }
 
     /// Connections that user space handed to a server.
-    pub(crate) fn handed_to(&self, node: NodeId) -> u64 {
+    pub fn handed_to(&self, node: NodeId) -> u64 {
         self.handed.get(&node).copied().unwrap_or(0)
     }
 
     /// A packet that the kernel holds.
-    pub(crate) fn frame(&mut self, bytes: &[u8], tools: &mut Tools<'_>) -> Result<(), DatapathError> {
+    pub(crate) fn frame(
+        &mut self,
+        bytes: &[u8],
+        tools: &mut Tools<'_, impl Outside<Stream = S>>,
+    ) -> Result<(), DatapathError> {
         let Some(frame) = Frame::parse(bytes) else { return Ok(()) };
         if frame.is_unknown() {
             return self.owners.packet(frame, tools);
@@ -109,23 +152,24 @@ impl Placing {
         self.tell_socket(&frame, tools)?;
         if is_early(&frame, tools)? {
             self.early.add(frame, tools.now);
-            self.waits.read_another(&flow, tools.datapath)?;
+            self.waits.read_another(&flow, tools.outside)?;
             self.feed(&flow, tools)?;
-            if let Some(asked) = tools.datapath.asked(&flow)? {
+            if let Some(asked) = tools.outside.asked(&flow)? {
                 self.early.came(&flow, asked.at, seq, tools.now);
             }
             return Ok(());
         }
-        let Some(frame) = self.waits.add(frame, tools.datapath, tools.hold)? else { return Ok(()) };
-        let Some(binding) = tools.datapath.binding(&frame.flow)? else { return Ok(()) };
+        let Some(frame) = self.waits.add(frame, tools.outside)? else { return Ok(()) };
+        let Some(binding) = tools.outside.binding(&frame.flow)? else { return Ok(()) };
         match binding.state {
             // Decided while this packet was on its way up here.
             State::Bound(_) => {
-                release(tools.hold, &up_to_date(&frame, binding.start_seq, tools.datapath)?, None);
+                let frame = up_to_date(&frame, binding.start_seq, tools.outside)?;
+                release(tools.outside, &frame, None);
             }
             // Or moved, by a packet that this one must not overtake.
             State::Releasing(_) | State::Reading => {
-                self.waits.pass_on(&frame, binding.start_seq, tools.datapath, tools.hold)?;
+                self.waits.pass_on(&frame, binding.start_seq, tools.outside)?;
             }
             State::Held if binding.start_seq == frame.seq => self.first(frame, tools)?,
             State::Asking => self.later(frame, tools)?,
@@ -136,13 +180,17 @@ impl Placing {
     }
 
     /// The first request of a connection.
-    fn first(&mut self, frame: Frame, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
+    fn first(
+        &mut self,
+        frame: Frame,
+        tools: &mut Tools<'_, impl Outside<Stream = S>>,
+    ) -> Result<(), DatapathError> {
         let Some(service) = tools.services.of(&frame.flow) else { return Ok(()) };
         let read = question::read(service, frame.payload(), self.target_secret);
         let waiting = match read {
             Read::Reader | Read::Doubtful(_) | Read::Refused(_) => {
-                if tools.datapath.read_held(&frame.flow, frame.seq)? {
-                    self.waits.pass_on(&frame, frame.seq, tools.datapath, tools.hold)?;
+                if tools.outside.read_held(&frame.flow, frame.seq)? {
+                    self.waits.pass_on(&frame, frame.seq, tools.outside)?;
                 }
                 return Ok(());
             }
@@ -152,7 +200,7 @@ impl Placing {
             }
             Read::Request { pool, target, host, next } => {
                 if let Some(host) = host {
-                    tools.datapath.set_host(service, &host)?;
+                    tools.outside.set_host(service, &host)?;
                 }
                 let cut = next.filter(|_| service.strict).map(|at| frame.seq.wrapping_add(at as u32));
                 Waiting { cut_seq: cut, ..Waiting::of(frame.clone(), pool, target, tools.now) }
@@ -162,9 +210,13 @@ impl Placing {
     }
 
     /// A later request of a connection that this node serves.
-    fn later(&mut self, frame: Frame, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
+    fn later(
+        &mut self,
+        frame: Frame,
+        tools: &mut Tools<'_, impl Outside<Stream = S>>,
+    ) -> Result<(), DatapathError> {
         let Some(service) = tools.services.of(&frame.flow) else { return Ok(()) };
-        let Some(asked) = tools.datapath.asked(&frame.flow)? else { return Ok(()) };
+        let Some(asked) = tools.outside.asked(&frame.flow)? else { return Ok(()) };
         let flow = frame.flow;
         if service.strict && !question::is_asked(&frame, &asked) {
             // It was on its way up here before that one, and goes back behind it.
@@ -180,7 +232,7 @@ impl Placing {
         let waiting = match read {
             Read::Request { pool, target, host, next } if begins => {
                 if let Some(host) = host {
-                    tools.datapath.set_host(service, &host)?;
+                    tools.outside.set_host(service, &host)?;
                 }
                 // As above: it may be longer than the one that the kernel asks about.
                 cut_seq = next.filter(|_| service.strict).map(|at| frame.seq.wrapping_add(at as u32));
@@ -192,10 +244,10 @@ impl Placing {
                 let waiting = Waiting::of(frame, here, None, tools.now);
                 let mut waiting = Waiting { start_seq, is_ours: true, cut_seq, ..waiting };
                 waiting.frames.extend(behind);
-                if tools.datapath.answer_asked(&flow, waiting.seq)?.is_none() {
+                if tools.outside.answer_asked(&flow, waiting.seq)?.is_none() {
                     return Ok(());
                 }
-                return self.waits.release(flow, start_seq, &waiting, tools.datapath, tools.hold);
+                return self.waits.release(flow, start_seq, &waiting, tools.outside);
             }
             // The end of a request, and the next one behind it: or nothing that could be decided.
             _ => {
@@ -216,116 +268,40 @@ impl Placing {
         self.ask(flow, waiting, tools)
     }
 
-    fn ask(&mut self, flow: Flow, waiting: Waiting, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
-        let at = waiting.is_ours.then_some(self.me);
-        let pool = tools.services.hash(waiting.pool);
-        let question = pool.map(|pool| Question { pool, target: waiting.target, at });
-        let ticket = match self.waits.begin(flow, waiting) {
-            Ok(ticket) => ticket,
-            Err(rejected) => {
-                self.give_up(Some(*rejected));
-                return Ok(());
-            }
-        };
-        if let Some(server) = self.known(&ticket, tools)? {
-            self.tally.known += 1;
-            return self.settle(ticket, server, tools);
-        }
-        let Some(question) = question.filter(|_| tools.peers.is_up(self.dispatcher)) else {
-            return self.decide_alone(ticket, tools);
-        };
-        self.tally.asked += 1;
-        match self.batcher.ask(question, ticket, tools.now) {
-            Ok(Some(ask)) => self.send_batch(ask, tools),
-            Ok(None) => Ok(()),
-            Err((ticket, _full)) => self.decide_alone(ticket, tools),
-        }
-    }
-
-    /// The server for a first request by what the dispatcher has said before, as the programs would have
-    /// decided it if they could have read it.
-    fn known(&self, ticket: &Ticket, tools: &Tools<'_>) -> Result<Option<NodeId>, DatapathError> {
-        match self.waits.get(ticket) {
-            Some(waiting) if !waiting.is_ours => {
-                tools.datapath.decided(waiting.pool, waiting.target, clock::monotonic())
-            }
-            _ => Ok(None),
-        }
-    }
-
-    fn send_batch(&mut self, ask: baton_control::Ask, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
-        self.tally.batches += 1;
-        if !tools.post.send(self.dispatcher, Message::Ask(ask)) {
-            return self.dispatcher_lost(tools);
-        }
-        Ok(())
-    }
-
-    /// The dispatcher's answer to a batch.
-    pub(crate) fn answered(&mut self, answer: Answer, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
-        match self.batcher.answered(answer, tools.now) {
-            Ok((verdicts, next)) => {
-                let settled = for_all(verdicts, |(ticket, verdict)| {
-                    self.tally.answered += 1;
-                    self.verdict(ticket, &verdict, tools)
-                });
-                let sent = next.map_or(Ok(()), |ask| self.send_batch(ask, tools));
-                settled.and(sent)
-            }
-            Err(baton_control::BatchError::Stale { batch }) => {
-                tracing::debug!(batch, "late answer ignored");
-                Ok(())
-            }
-            Err(error) => {
-                tracing::error!(%error, "dispatcher");
-                self.dispatcher_lost(tools)
-            }
-        }
-    }
-
-    fn verdict(
+    /// Decides a waiting request for a server and lets its packets go on.
+    fn settle(
         &mut self,
         ticket: Ticket,
-        verdict: &Verdict,
-        tools: &mut Tools<'_>,
+        server: NodeId,
+        tools: &mut Tools<'_, impl Outside<Stream = S>>,
     ) -> Result<(), DatapathError> {
-        let Some(server) = verdict.server else {
-            // Nobody is there to serve it, or the dispatcher's file has no such pool, yet or any more.
-            return self.decide_alone(ticket, tools);
-        };
-        if let (Some(waiting), Some(keep)) = (self.waits.get(&ticket), &verdict.keep)
-            && let Some(target) = waiting.target
-        {
-            self.guides.keep(waiting.pool, target, keep, tools.datapath)?;
-        }
-        self.settle(ticket, server, tools)
-    }
-
-    /// Decides a waiting request for a server and lets its packets go on.
-    fn settle(&mut self, ticket: Ticket, server: NodeId, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
         let Some(mut waited) = self.waits.take(&ticket) else { return Ok(()) };
         let flow = ticket.flow;
         if let Some(head) = waited.head.take() {
             return self.replay(server, head, waited, tools);
         }
         if waited.is_ours {
-            let Some(start_seq) = tools.datapath.decide_asked(&flow, waited.seq, server)? else {
+            let Some(start_seq) = tools.outside.decide_asked(&flow, waited.seq, server)? else {
                 return Ok(());
             };
             if server == self.me {
                 waited.strip_timestamps();
             }
-            self.waits.release(flow, start_seq, &waited, tools.datapath, tools.hold)?;
+            self.waits.release(flow, start_seq, &waited, tools.outside)?;
             return self.feed(&flow, tools);
         }
-        if tools.datapath.bind_held(&flow, waited.seq, server)?.is_none() {
+        if tools.outside.bind_held(&flow, waited.seq, server)?.is_none() {
             return Ok(());
         }
         self.assign(server, tools)?;
-        self.waits.release(flow, waited.seq, &waited, tools.datapath, tools.hold)
+        self.waits.release(flow, waited.seq, &waited, tools.outside)
     }
 
-    fn decide_alone(&mut self, ticket: Ticket, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
+    fn decide_alone(
+        &mut self,
+        ticket: Ticket,
+        tools: &mut Tools<'_, impl Outside<Stream = S>>,
+    ) -> Result<(), DatapathError> {
         let Some(waiting) = self.waits.get(&ticket) else { return Ok(()) };
         let chosen = self.guides.choose_alone(waiting.pool, waiting.target);
         // What is here already may as well stay.
@@ -350,75 +326,72 @@ impl Placing {
     fn nobody(
         &mut self,
         flow: Flow,
-        mut waited: Waiting,
-        tools: &mut Tools<'_>,
+        mut waited: Waiting<S>,
+        tools: &mut Tools<'_, impl Outside<Stream = S>>,
     ) -> Result<(), DatapathError> {
         if let Some(head) = waited.head.take() {
-            self.reader.refuse(head, Refusal::NoServer);
+            tools.outside.refuse(head, Refusal::NoServer);
             return Ok(());
         }
         let start_seq = if waited.is_ours {
-            tools.datapath.answer_asked(&flow, waited.seq)?
+            tools.outside.answer_asked(&flow, waited.seq)?
         } else {
-            tools.datapath.read_held(&flow, waited.seq)?.then_some(waited.seq)
+            tools.outside.read_held(&flow, waited.seq)?.then_some(waited.seq)
         };
         let Some(start_seq) = start_seq else { return Ok(()) };
-        self.waits.release(flow, start_seq, &waited, tools.datapath, tools.hold)
+        self.waits.release(flow, start_seq, &waited, tools.outside)
     }
 
-    fn assign(&mut self, server: NodeId, tools: &Tools<'_>) -> Result<(), DatapathError> {
+    fn assign(
+        &mut self,
+        server: NodeId,
+        tools: &mut Tools<'_, impl Outside<Stream = S>>,
+    ) -> Result<(), DatapathError> {
         self.guides.assign(server);
         *self.handed.entry(server).or_default() += 1;
-        tools.datapath.add_assigned(server)
+        tools.outside.add_assigned(server)
     }
 
     /// No server can take the request. The client repeats packets that are held; what the reader has acknowledged it does
     /// not repeat, so the reader refuses it.
-    fn give_up(&mut self, waited: Option<Waiting>) {
+    fn give_up(&mut self, waited: Option<Waiting<S>>, outside: &mut impl Outside<Stream = S>) {
         if let Some(head) = waited.and_then(|waited| waited.head) {
-            self.reader.refuse(head, Refusal::NoServer);
+            outside.refuse(head, Refusal::NoServer);
         }
     }
 
-    /// What the reader has to say.
-    pub(crate) fn read(&mut self, event: reader::Event, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
-        match event {
-            reader::Event::Accepted(stream) => {
-                let head = Head::new(stream);
-                let service = head.as_ref().and_then(|head| tools.services.of(&head.flow));
-                if let (Some(head), Some(service)) = (head, service) {
-                    self.reader.begin(Head { protocol: service.protocol, ..head }, service.strict);
-                }
-                Ok(())
-            }
-            reader::Event::Read(id, how, head) => {
-                self.reader.ended(id, how);
-                head.map_or(Ok(()), |head| self.whole_head(head, tools))
-            }
+    /// The programs have given the reader a connection.
+    pub(crate) fn accepted(&mut self, head: Head<S>, tools: &mut Tools<'_, impl Outside<Stream = S>>) {
+        if let Some(service) = tools.services.of(&head.flow) {
+            tools.outside.read_head(Head { protocol: service.protocol, ..head }, service.strict);
         }
     }
 
     /// The reader has a request's head.
-    fn whole_head(&mut self, head: Head, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
+    pub(crate) fn whole_head(
+        &mut self,
+        head: Head<S>,
+        tools: &mut Tools<'_, impl Outside<Stream = S>>,
+    ) -> Result<(), DatapathError> {
         let flow = head.flow;
         let Some(service) = tools.services.of(&flow) else { return Ok(()) };
-        let Some(reading) = tools.datapath.reading(&flow)? else {
-            self.reader.gone();
+        let Some(reading) = tools.outside.reading(&flow)? else {
+            tools.outside.gone();
             return Ok(());
         };
         let (pool, target) = match question::read(service, &head.bytes, self.target_secret) {
             Read::Request { pool, target, host, .. } => {
                 if let Some(host) = host {
-                    tools.datapath.set_host(service, &host)?;
+                    tools.outside.set_host(service, &host)?;
                 }
                 (pool, target)
             }
             Read::Refused(alert) => {
-                self.reader.refuse(head, Refusal::Alert(alert));
+                tools.outside.refuse(head, Refusal::Alert(alert));
                 return Ok(());
             }
             Read::Doubtful(reason) => {
-                self.reader.refuse(head, Refusal::Doubtful(reason));
+                tools.outside.refuse(head, Refusal::Doubtful(reason));
                 return Ok(());
             }
             // In doubt, and any server may have it: by load alone.
@@ -443,59 +416,54 @@ impl Placing {
     fn replay(
         &mut self,
         server: NodeId,
-        head: Head,
-        mut waited: Waiting,
-        tools: &mut Tools<'_>,
+        head: Head<S>,
+        mut waited: Waiting<S>,
+        tools: &mut Tools<'_, impl Outside<Stream = S>>,
     ) -> Result<(), DatapathError> {
         let (flow, start_seq) = (head.flow, waited.seq);
-        let reading = tools.datapath.reading(&flow)?.filter(|r| r.start_seq == start_seq);
+        let reading = tools.outside.reading(&flow)?.filter(|r| r.start_seq == start_seq);
         let taken = match &reading {
-            Some(_) => reader::take(head, start_seq, tools.datapath)?,
+            Some(_) => tools.outside.take(head, start_seq)?,
             None => None,
         };
         let (Some(reading), Some(taken)) = (reading, taken) else {
-            self.reader.gone();
+            tools.outside.gone();
             return Ok(());
         };
-        let reading = Reading { timestamps: reading.timestamps_at(clock::monotonic()), ..reading };
+        let reading = Reading { timestamps: reading.timestamps_at(tools.monotonic), ..reading };
         let replay = Replay { flow, reading, bytes: &taken.bytes, fin: taken.fin };
         let end = replay.end();
-        if tools.datapath.bind_read(&flow, start_seq, server, end)?.is_none() {
-            self.reader.gone();
-            if tools.datapath.reading(&flow)?.is_some_and(|r| r.start_seq == start_seq) {
+        if tools.outside.bind_read(&flow, start_seq, server, end)?.is_none() {
+            tools.outside.gone();
+            if tools.outside.reading(&flow)?.is_some_and(|r| r.start_seq == start_seq) {
                 // The right to decide has run out, and its client has been told that all of it came.
                 let packet = answer::reset(&flow, reading.start_ack, end);
-                if let Err(error) = tools.raw.send(&packet, &flow) {
+                if let Err(error) = tools.outside.send_packet(&packet, &flow) {
                     tracing::debug!(%error, %flow, "the client could not be told; it will give up by itself");
                 }
-                tools.datapath.remove_binding(&flow)?;
+                tools.outside.remove_binding(&flow)?;
             }
             return Ok(());
         }
         self.assign(server, tools)?;
-        let frames = replay.frames(self.reader.mac, self.reader.mtu, self.reader.ipv6_nodes);
+        let frames = replay.frames(self.link.mac, self.link.mtu, self.link.ipv6_nodes);
         let start_ack = reading.start_ack;
         let replayed = Replayed { start_seq, start_ack, end, frames, since: tools.now };
-        self.reader.replays.begin(flow, replayed, tools.hold);
+        self.replays.begin(flow, replayed, tools.outside);
         waited.frames.extend(self.early.take(&flow));
-        self.waits.release(flow, start_seq, &waited, tools.datapath, tools.hold)
-    }
-
-    /// The dispatcher went away: whatever was asked of it is decided here.
-    pub(crate) fn dispatcher_lost(&mut self, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
-        self.guides.named(None);
-        let told = self.guides.refresh(tools.peers, tools.datapath, tools.now);
-        let decided = for_all(self.batcher.drain(), |ticket| self.decide_alone(ticket, tools));
-        told.and(decided)
+        self.waits.release(flow, start_seq, &waited, tools.outside)
     }
 
     /// Called on every tick: questions and packets that waited too long.
-    pub(crate) fn tick(&mut self, tools: &mut Tools<'_>) -> Result<(), DatapathError> {
+    pub(crate) fn tick(
+        &mut self,
+        tools: &mut Tools<'_, impl Outside<Stream = S>>,
+    ) -> Result<(), DatapathError> {
         let asked = self.owners.tick(tools);
         let decided = for_all(self.batcher.expire(tools.now), |ticket| self.decide_alone(ticket, tools));
         for waited in self.waits.expire(tools.now) {
             self.tally.failed += 1;
-            self.give_up(Some(waited));
+            self.give_up(Some(waited), tools.outside);
         }
         self.early.expire(tools.now);
         let gaps = self.early.take_untold(tools.now);
@@ -505,14 +473,14 @@ impl Placing {
             self.early.forget_late_half(&flow, tools.now);
             fed
         });
-        let told = self.guides.tick(tools.datapath, tools.now);
-        let repeated = self.reader.replays.tick(tools);
-        let forgotten = self.waits.forget_released(tools.datapath);
+        let told = self.guides.tick(tools.outside, tools.now);
+        let repeated = self.replays.tick(tools);
+        let forgotten = self.waits.forget_released(tools.outside);
         asked.and(decided).and(heard).and(fed).and(told).and(repeated).and(forgotten)
     }
 }
 
-impl Waiting {
+impl<S> Waiting<S> {
     fn of(frame: Frame, pool: PoolId, target: Option<baton_cluster::Target>, now: Instant) -> Self {
         Self {
             start_seq: frame.seq,

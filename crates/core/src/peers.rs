@@ -6,7 +6,7 @@ use baton_cluster::{Cluster, NodeId, Roles};
 
 /// The nodes that are up.
 #[derive(Clone, Debug)]
-pub(crate) struct Peers {
+pub struct Peers {
     me: NodeId,
     up: BTreeSet<NodeId>,
 }
@@ -24,12 +24,13 @@ impl Peers {
         }
     }
 
-    pub(crate) fn is_up(&self, node: NodeId) -> bool {
+    /// Whether a node is.
+    pub fn is_up(&self, node: NodeId) -> bool {
         self.up.contains(&node)
     }
 
     /// The nodes other than this one that are up and have a role.
-    pub(crate) fn others<'a>(
+    pub fn others<'a>(
         &'a self,
         cluster: &'a Cluster,
         role: impl Fn(Roles) -> bool + 'a,

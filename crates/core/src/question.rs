@@ -7,7 +7,7 @@ use baton_http::{Exchange, Fed, Parsed, Reason, Request, parse_request};
 use baton_tls::{Alert, ClientHello, Reading, read_client_hello};
 
 /// What a client is told that speaks something else where TLS is spoken.
-pub(crate) const NOT_TLS: Alert = Alert::UnexpectedMessage;
+pub const NOT_TLS: Alert = Alert::UnexpectedMessage;
 
 /// What is to be done with a request.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,7 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use baton_datapath::{Datapath, DatapathError, Swept};
+use baton_datapath::{DatapathError, Swept};
+
+use crate::outside::Outside;
 
 /// A sweep goes over the whole table in the kernel: so seldom while little happens.
 const SELDOM: Duration = Duration::from_secs(30);
@@ -38,13 +40,13 @@ impl Table {
     }
 
     /// Sweeps when it is time.
-    pub(crate) fn tick(&mut self, now: Instant, datapath: &Datapath) -> Result<(), DatapathError> {
-        let population = datapath.population()?;
+    pub(crate) fn tick(&mut self, now: Instant, outside: &mut impl Outside) -> Result<(), DatapathError> {
+        let population = outside.population()?;
         if !self.is_time(now, population) {
             return Ok(());
         }
-        let swept = datapath.sweep()?;
-        let meanwhile = datapath.population()?;
+        let swept = outside.sweep()?;
+        let meanwhile = outside.population()?;
         if self.note(now, population, meanwhile, swept) && !self.told {
             self.told = true;
             tracing::warn!(
