@@ -45,7 +45,7 @@ KEEP ?=
 # `make test-fresh` makes these, in a new Debian; with SUITES, ALONE and their like as they are given here.
 FRESH ?= setup demo test
 
-.PHONY: help setup rust demo quick test test-fresh test-crates test-suites test-alone bench lint fuzz
+.PHONY: help setup rust demo simulate quick test test-fresh test-crates test-suites test-alone bench lint fuzz
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -101,6 +101,10 @@ quick: setup rust ## what needs no root and under three minutes: form, the pure 
 	  --package baton-control --package baton-fuzz
 	cargo test --quiet --package baton-datapath --lib --test moves
 	cargo test --quiet --package baton-core --package baton-node --lib
+	cargo run --quiet --release --package baton-simulation -- 0 3000
+
+simulate: setup rust ## a cluster under simulated time: SEED=n tells one story, SEED=n LAST=m plays many
+	cargo run --quiet --release --package baton-simulation -- $(or $(SEED),0) $(LAST)
 
 bench: rust ## compare with bare nginx, HAProxy, and nginx as a proxy
 	@scripts/setup bench

@@ -55,7 +55,8 @@ fn files(folder: &str, endings: &[&str]) -> BTreeMap<String, String> {
 fn product() -> BTreeMap<String, String> {
     let mut all = files("crates", &["rs", "h", "c"]);
     all.retain(|name, _| {
-        let beside = ["/tests/", "/tests.rs", "/benches/", "/packet-model/", "/target/", "/build.rs"];
+        let beside =
+            ["/tests/", "/tests.rs", "/benches/", "/packet-model/", "/simulation/", "/target/", "/build.rs"];
         (name.contains("/src/") || name.contains("/bpf/")) && !beside.iter().any(|part| name.contains(part))
     });
     all

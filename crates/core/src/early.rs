@@ -3,7 +3,7 @@
 //! the connection takes, as the client would send them now: this node's own requests as soon as they are whole,
 //! another pool's when the connection is idle. The client still has all of it too: whatever is lost here it repeats.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -111,14 +111,14 @@ impl Queue {
 /// All of them, by connection.
 #[derive(Debug)]
 pub(crate) struct Early {
-    flows: HashMap<Flow, Queue>,
+    flows: BTreeMap<Flow, Queue>,
     packets: usize,
     packets_max: usize,
 }
 
 impl Early {
     pub(crate) fn new(packets_max: usize) -> Self {
-        Self { flows: HashMap::new(), packets: 0, packets_max }
+        Self { flows: BTreeMap::new(), packets: 0, packets_max }
     }
 
     fn queue(&mut self, flow: Flow, now: Instant) -> &mut Queue {

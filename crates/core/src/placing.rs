@@ -3,7 +3,7 @@
 //! the dispatcher, once; the answer lets its packets go on. Without a dispatcher the fallback decides,
 //! which every node computes alike.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
@@ -74,7 +74,7 @@ pub struct Placing<S> {
     pub(crate) replays: Replays,
     link: Link,
     pub(crate) owners: Owners,
-    handed: HashMap<NodeId, u64>,
+    handed: BTreeMap<NodeId, u64>,
     tally: Tally,
     target_secret: u64,
 }
@@ -97,7 +97,7 @@ impl<S: Debug> Placing<S> {
             replays: Replays::new(cluster.limits.reader_connections as usize),
             link,
             owners,
-            handed: HashMap::new(),
+            handed: BTreeMap::new(),
             tally: Tally::default(),
             target_secret: cluster.keys().target,
         }

@@ -1,7 +1,7 @@
 //! What servers were given of connections that the reader had, until their TCP has acknowledged it: the
 //! client will not repeat it, so it is repeated here.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use baton_cluster::Flow;
@@ -36,7 +36,7 @@ struct Open {
 /// All of them.
 #[derive(Debug)]
 pub struct Replays {
-    open: HashMap<Flow, Open>,
+    open: BTreeMap<Flow, Open>,
     most: usize,
     /// Connections whose bytes were given to a server.
     pub begun: u64,
@@ -48,7 +48,7 @@ pub struct Replays {
 
 impl Replays {
     pub(crate) fn new(most: usize) -> Self {
-        Self { open: HashMap::new(), most, begun: 0, repeated: 0, failed: 0 }
+        Self { open: BTreeMap::new(), most, begun: 0, repeated: 0, failed: 0 }
     }
 
     /// Whether something may have to be repeated soon.

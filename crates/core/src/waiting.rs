@@ -1,7 +1,7 @@
 //! Packets that wait in user space for a decision, by connection: bounded in number, and counted as the
 //! kernel counts what it gave, so that both agree on when the last has gone back.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use baton_cluster::{Flow, PoolId, Target};
@@ -65,9 +65,9 @@ struct Releasing {
 #[derive(Debug)]
 pub(crate) struct Waits<S> {
     /// Each under the number of its ticket.
-    waiting: HashMap<Flow, (u64, Waiting<S>)>,
+    waiting: BTreeMap<Flow, (u64, Waiting<S>)>,
     next_number: u64,
-    releasing: HashMap<Flow, Releasing>,
+    releasing: BTreeMap<Flow, Releasing>,
     /// Those of them that the kernel has yet to be asked about, before it is asked about all again.
     to_look_at: VecDeque<Flow>,
     packets: usize,
@@ -79,9 +79,9 @@ pub(crate) struct Waits<S> {
 impl<S> Waits<S> {
     pub(crate) fn new(packets_max: usize) -> Self {
         Self {
-            waiting: HashMap::new(),
+            waiting: BTreeMap::new(),
             next_number: 0,
-            releasing: HashMap::new(),
+            releasing: BTreeMap::new(),
             to_look_at: VecDeque::new(),
             packets: 0,
             packets_max,

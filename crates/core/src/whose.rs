@@ -6,7 +6,7 @@
 //! answer. One owner, at any time, says "mine", or "mine" in the name of the node that it is handing the connection
 //! to: so also while a connection moves at least one node claims it, whatever the order in which nodes are asked.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use baton_cluster::{Flow, NodeId};
@@ -121,7 +121,7 @@ pub(crate) struct Search<F> {
     me: NodeId,
     /// The other nodes that may own connections.
     others: BTreeMap<NodeId, Other>,
-    questions: HashMap<Flow, Question<F>>,
+    questions: BTreeMap<Flow, Question<F>>,
     /// Those that have not been asked about yet.
     fresh: Vec<Flow>,
     batches: BTreeMap<u32, Batch>,
@@ -135,7 +135,7 @@ impl<F> Search<F> {
         Self {
             me,
             others: others.into_iter().map(|id| (id, Other { is_up: false, since: now })).collect(),
-            questions: HashMap::new(),
+            questions: BTreeMap::new(),
             fresh: Vec::new(),
             batches: BTreeMap::new(),
             next: 0,

@@ -233,8 +233,13 @@ function int open(struct __sk_buff *skb, struct packet *p, struct binding *b)
 		count(COUNT_KEEPALIVE_ANSWERED);
 		return answer(skb, p, &r);
 	}
-	if (p->payload || ((p->flags & FIN) && p->seq != b->start_seq))
-		return drop(COUNT_DROP_EARLY_SEGMENT);
+	if (p->payload || ((p->flags & FIN) && p->seq != b->start_seq)) {
+		if (may_decide(b))
+			return drop(COUNT_DROP_EARLY_SEGMENT);
+		/* whoever decides now may have taken what comes before */
+		forget_binding(&p->flow);
+		return ask_whose(skb, p, NO_NODE, ASK_WHOSE, COUNT_RESET_UNKNOWN);
+	}
 	if (p->flags & FIN)
 		return answer_fin(skb, p);
 	return drop(COUNT_HANDSHAKE_ACK);

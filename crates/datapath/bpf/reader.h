@@ -213,7 +213,10 @@ function int reading(struct __sk_buff *skb, struct packet *p, struct binding *b,
 		else if (p->payload || p->flags & FIN)
 			return hold(skb, p, b, COUNT_HELD_MORE);
 	}
-	if (!(b->flags & FLAG_ADOPTED) && (p->seq != b->start_seq || !p->payload)) {
+	/* with another ack than the first one's the reader's answer would stand in the wrong place
+	 */
+	bool first = p->seq == b->start_seq && p->payload && p->ack == b->start_ack;
+	if (!(b->flags & FLAG_ADOPTED) && !first) {
 		count(COUNT_READER_PACKET);
 		if (p->payload && b->tries && b->seen_ns - b->since_ns < (__u64)LASTING_MS * MS)
 			return requeue(skb, released);

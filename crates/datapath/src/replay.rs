@@ -37,7 +37,7 @@ impl Replay<'_> {
     /// Ethernet frames to `mac`, the interface that the client's packets arrive by, which carries IP packets
     /// of `mtu` bytes; wrapped, between nodes with IPv6 addresses or not, they fit it too.
     pub fn frames(&self, mac: [u8; 6], mtu: usize, ipv6_nodes: bool) -> Vec<Vec<u8>> {
-        let options = self.options().len();
+        let options = self.options(true).len();
         let wrapping = if ipv6_nodes { WRAPPING_V6 } else { WRAPPING_V4 } as usize;
         let ip = if self.flow.vip.is_ipv6() { 40 } else { 20 };
         let headers = wrapping + ip + 20 + options;
@@ -46,21 +46,24 @@ impl Replay<'_> {
         let frame = |(i, payload): (usize, &[u8])| {
             let last = if i + 1 == count { PSH | if self.fin { FIN } else { 0 } } else { 0 };
             let seq = self.reading.start_seq.wrapping_add((i * most) as u32);
-            self.frame(mac, seq, ACK | last, payload)
+            self.frame(mac, seq, ACK | last, payload, &self.options(i == 0))
         };
         self.bytes.chunks(most).enumerate().filter_map(frame).collect()
     }
 
-    fn options(&self) -> Vec<u8> {
-        self.reading.timestamps.map(timestamps_option).unwrap_or_default()
+    /// The socket is made of the first frame. To the others it may come, before they do or are repeated, that the client
+    /// says a later time: it would drop them for theirs (RFC 7323 5.3). Linux takes them without.
+    fn options(&self, is_first: bool) -> Vec<u8> {
+        let timestamps = self.reading.timestamps.map(timestamps_option).unwrap_or_default();
+        if is_first { timestamps } else { vec![1; timestamps.len()] }
     }
 
-    fn frame(&self, mac: [u8; 6], seq: u32, flags: u8, payload: &[u8]) -> Option<Vec<u8>> {
+    fn frame(&self, mac: [u8; 6], seq: u32, flags: u8, payload: &[u8], options: &[u8]) -> Option<Vec<u8>> {
         let Flow { client, client_port, vip, vip_port } = self.flow;
         let (from, to) = (SocketAddr::new(client, client_port), SocketAddr::new(vip, vip_port));
         let header =
             Header { from, to, seq, ack: self.reading.start_ack, window: self.reading.window, flags };
-        let mut frame = header.frame(mac, &self.options());
+        let mut frame = header.frame(mac, options);
         frame.extend_from_slice(payload);
         finish(&mut frame)?;
         Some(frame)
@@ -192,7 +195,12 @@ pub(crate) mod tests {
                 prop_assert_eq!((tcp.psh(), tcp.fin(), tcp.ack()), (last, last && fin, true));
                 prop_assert_eq!((tcp.acknowledgment_number(), tcp.window_size()), (77, 502));
                 let options: Vec<_> = tcp.options_iterator().filter_map(Result::ok).collect();
-                prop_assert_eq!(options.len(), if timestamps.is_some() { 3 } else { 0 });
+                let expected = match timestamps {
+                    None => 0,
+                    Some(_) => if i == 0 { 3 } else { 12 },
+                };
+                prop_assert_eq!(options.len(), expected);
+                prop_assert_eq!(frame.timestamps(), timestamps.filter(|_| i == 0));
                 seq = seq.wrapping_add(frame.payload().len() as u32);
                 together.extend_from_slice(frame.payload());
             }

@@ -3,7 +3,7 @@
 use baton_cluster::{NodeId, PoolId, Target};
 
 use crate::request::Read;
-use crate::{Guided, Run};
+use crate::{Clock, Guided, Model, Run, Verdict};
 use baton_datapath::{Counter, Guide};
 
 /// Turns of a rota that one request passes over because their servers are dead.
@@ -17,6 +17,31 @@ pub(super) enum Choice {
     NobodyAlive,
     /// Only user space could decide, and it is silent.
     NoServer,
+}
+
+impl Model {
+    /// The server for a first request that user space has read, if the tables say it (`Datapath::decided`).
+    pub fn decided(&mut self, pool: PoolId, target: Option<Target>, clock: Clock) -> Option<NodeId> {
+        let mut server = None;
+        let _ = Run::over(self, &[], clock, |run| {
+            let Some(guided) = run.model.tables.guides.get(&pool).cloned() else { return Verdict::Next };
+            server = match (guided.guide, target) {
+                (Guide::Rota, _) => {
+                    let place = run.turn(pool);
+                    run.rota_at(&guided.rota, place)
+                }
+                (Guide::Cached { load_limit }, Some(target)) => {
+                    match run.cached(pool, target, load_limit, guided.generation) {
+                        Choice::Server(server, _) => Some(server),
+                        _ => None,
+                    }
+                }
+                _ => None,
+            };
+            Verdict::Next
+        });
+        server
+    }
 }
 
 impl Run<'_> {

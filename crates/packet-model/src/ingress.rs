@@ -394,7 +394,12 @@ impl Run<'_> {
         }
         // What comes before the bytes in front of it, data or FIN, must come again behind them.
         if !p.payload.is_empty() || (p.has(FIN) && p.seq != b.start_seq) {
-            return self.drop(Counter::DropEarlySegment);
+            if self.model.tables.may_decide(&b, self.clock) {
+                return self.drop(Counter::DropEarlySegment);
+            }
+            // Whoever decides now may have taken what comes before.
+            self.model.tables.bindings.remove(&p.flow);
+            return self.ask_whose(p, None, Question::Whose, Counter::ResetUnknown);
         }
         if p.has(FIN) {
             return self.answer_fin(p);

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use baton_cluster::{Flow, NodeId};
 
 use crate::cookie::{Age, cookie_age, echoes, latest_syn_slot, maglev_slot};
-use crate::packet::flag::SYN;
-use crate::{Binding, Packet, Run};
-use baton_datapath::constants::{FLAG_ASKED, HEIRS_MAX};
-use baton_datapath::{Counter, Heirs, Lease, Maker};
+use crate::packet::flag::{ACK, SYN};
+use crate::{Binding, Clock, Model, Options, Packet, Run};
+use baton_datapath::constants::{BEGUN_REACH, FLAG_ASKED, HEIRS_MAX};
+use baton_datapath::{Counter, Heirs, Lease, Maker, Numbers};
 
 /// The tables of a switch.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +30,35 @@ impl Spread {
     fn maker(&self, table: u8, slot: usize) -> Option<&Maker> {
         let number = self.tables.get(&table)?.get(slot).copied().flatten()?;
         self.makers.get(&number)
+    }
+}
+
+impl Model {
+    /// Whether a packet that nobody knows is of a connection that has just begun here (`Datapath::has_begun`).
+    pub fn has_begun(&self, flow: &Flow, numbers: &Numbers, clock: Clock) -> bool {
+        let keys = &self.tables.keys;
+        let timestamps = numbers.echo.map(|echo| (0, echo));
+        let mut p = Packet {
+            flow: *flow,
+            seq: numbers.seq.wrapping_add(1),
+            ack: numbers.ack,
+            flags: ACK,
+            window: 0,
+            ttl: 0,
+            options: Options { timestamps, ..Options::default() },
+            payload: Vec::new(),
+        };
+        let made_by = |p: &Packet, lease: &Lease| cookie_age(keys, p, lease.term, clock) == Some(Age::Good);
+        echoes(keys, &p, clock)
+            && (0..BEGUN_REACH + 2).any(|_| {
+                let found = self.leases_of(&p, made_by);
+                p.seq = p.seq.wrapping_sub(1);
+                found
+            })
+    }
+
+    fn leases_of(&self, p: &Packet, made_by: impl Fn(&Packet, &Lease) -> bool) -> bool {
+        self.tables.leases.iter().any(|lease| made_by(p, lease))
     }
 }
 

@@ -271,6 +271,8 @@ pub struct Outcome {
     pub verdict: Verdict,
     /// The frame as it goes on; means nothing when it is dropped.
     pub frame: Vec<u8>,
+    /// The node that it is sent to, if it is sent to one.
+    pub to: Option<NodeId>,
     /// What was counted, each how often.
     pub counted: BTreeMap<Counter, u64>,
     /// What user space is told.
@@ -321,6 +323,7 @@ struct Run<'m> {
     frame: Vec<u8>,
     /// Who wrapped it, and how often that has been done.
     wrapped: Option<(NodeId, u8)>,
+    to: Option<NodeId>,
     counted: BTreeMap<Counter, u64>,
     events: Vec<Event>,
 }
@@ -337,11 +340,12 @@ impl<'m> Run<'m> {
             clock,
             frame: frame.to_vec(),
             wrapped: None,
+            to: None,
             counted: BTreeMap::new(),
             events: Vec::new(),
         };
         let verdict = program(&mut run);
-        Outcome { verdict, frame: run.frame, counted: run.counted, events: run.events }
+        Outcome { verdict, frame: run.frame, to: run.to, counted: run.counted, events: run.events }
     }
 
     fn count(&mut self, counter: Counter) {

@@ -38,7 +38,9 @@ impl Run<'_> {
                 return self.hold(b, Counter::HeldMore);
             }
         }
-        if !b.has(FLAG_ADOPTED) && (p.payload.is_empty() || p.seq != b.start_seq) {
+        // With another ack than the first one's the reader's answer would stand in the wrong place.
+        let first = !p.payload.is_empty() && p.seq == b.start_seq && p.ack == b.start_ack;
+        if !b.has(FLAG_ADOPTED) && !first {
             self.count(Counter::ReaderPacket);
             let young = b.seen_ns.wrapping_sub(b.since_ns) < u64::from(LASTING_MS) * 1_000_000;
             // It comes again behind the first one, which comes again behind the end of a stale socket.

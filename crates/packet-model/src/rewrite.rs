@@ -112,6 +112,7 @@ impl Run<'_> {
         }
         self.set_ttl((ttl - 1).min(TTL_BETWEEN as u8));
         self.count(why);
+        self.to = Some(to);
         Verdict::Redirect
     }
 
@@ -153,7 +154,7 @@ impl Run<'_> {
             peer.address,
             settings.handoff_port,
         ) {
-            Some(frame) => self.frame = frame,
+            Some(frame) => (self.frame, self.to) = (frame, Some(to)),
             None => return self.drop(Counter::FaultRewrite),
         }
         Verdict::Redirect

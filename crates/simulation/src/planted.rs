@@ -1,0 +1,30 @@
+//! Faults that are planted, one rule broken each: the search must find every one of them, or it proves nothing.
+
+/// What is done wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Planted {
+    /// Earlier news of a connection stands against later ones.
+    NewsOutOfOrder,
+    /// A later request goes to this node's server, whatever was decided.
+    WrongServer,
+    /// The last byte that the reader has is lost.
+    TakesTooLittle,
+    /// A distributor decides whoever made the cookie, and whatever has become of its lease.
+    NoLeases,
+    /// A packet of a connection that has just begun is one of an unknown connection.
+    BegunIsUnknown,
+    /// What the tables say of one pool's targets counts for the other's.
+    AnyServer,
+}
+
+impl Planted {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::NewsOutOfOrder,
+        Self::WrongServer,
+        Self::TakesTooLittle,
+        Self::NoLeases,
+        Self::BegunIsUnknown,
+        Self::AnyServer,
+    ];
+}

@@ -1,0 +1,480 @@
+//! The world of one run: nodes, wires, clients, and the order of all that happens.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use baton_cluster::{Cluster, Flow, NodeId};
+use baton_control::Message;
+use baton_core::{Core, Moment};
+use baton_datapath::Event;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+
+mod machine;
+mod mishaps;
+mod wires;
+
+use crate::client::{Client, RequestId};
+use crate::plan::{MS, Mishap, Plan, vip};
+use crate::planted::Planted;
+use crate::segment::Segment;
+use crate::shell::{Deed, Shell};
+use crate::{Failure, Summary};
+
+/// The end of a run: a client that is not content by then never will be.
+const PATIENCE: u64 = 90_000 * MS;
+/// More packets than any run needs.
+const PACKETS_MAX: u64 = 60_000;
+/// Lines of the story that are kept.
+const STORY: usize = 5000;
+/// A daemon's regular tick, and the one when something is due.
+const TICK: u64 = 50 * MS;
+const BUSY_TICK: u64 = 10 * MS;
+/// A silent peer is down after this (the cluster file's default, to which the leases are fitted).
+const FAILURE_TIMEOUT: u64 = 1000 * MS;
+
+/// What happens.
+#[derive(Debug)]
+enum Happening {
+    /// A frame arrives at a node, in its life of this number.
+    Frame {
+        node: usize,
+        life: u32,
+        frame: Vec<u8>,
+        released: bool,
+    },
+    ToClient {
+        frame: Vec<u8>,
+    },
+    /// A held packet is read.
+    Held {
+        node: usize,
+        life: u32,
+        frame: Vec<u8>,
+    },
+    Told {
+        node: usize,
+        life: u32,
+        event: Event,
+    },
+    Message {
+        from: usize,
+        to: usize,
+        lives: (u32, u32),
+        session: u64,
+        message: Message,
+    },
+    Local {
+        node: usize,
+        life: u32,
+    },
+    Tick {
+        node: usize,
+        life: u32,
+    },
+    /// The reader has a head.
+    Read {
+        node: usize,
+        life: u32,
+        flow: Flow,
+    },
+    /// A socket's timeout, or an answer of its server.
+    Socket {
+        node: usize,
+        life: u32,
+        flow: Flow,
+    },
+    Client {
+        number: usize,
+    },
+    /// A control connection is there.
+    Up {
+        node: usize,
+        life: u32,
+        peer: usize,
+        peer_life: u32,
+    },
+    Down {
+        node: usize,
+        life: u32,
+        peer: usize,
+    },
+    Mishap(Mishap),
+    Starts {
+        node: usize,
+    },
+    /// Two nodes hear each other again.
+    Hears {
+        node: usize,
+        other: usize,
+    },
+}
+
+struct Node {
+    core: Option<Core<Flow>>,
+    shell: Shell,
+    life: u32,
+    /// Until then the daemon does nothing.
+    stalled_until: u64,
+}
+
+/// Who has sent which bytes of a connection: at any place one node alone.
+#[derive(Default)]
+struct Sent(Vec<(u32, u32, usize)>);
+
+/// See the head of this file.
+pub(crate) struct World<'a> {
+    plan: &'a Plan,
+    cluster: Cluster,
+    started: Instant,
+    now: u64,
+    heap: BinaryHeap<Reverse<(u64, u64)>>,
+    happenings: BTreeMap<u64, Happening>,
+    next: u64,
+    rng: StdRng,
+    nodes: Vec<Node>,
+    clients: Vec<Client>,
+    /// Pairs of nodes whose control messages do not pass.
+    deaf: Vec<(usize, usize)>,
+    executed: BTreeMap<RequestId, Vec<usize>>,
+    sent: BTreeMap<(usize, u16), Sent>,
+    story: VecDeque<String>,
+    summary: Summary,
+    mark: DefaultHasher,
+    planted: Option<Planted>,
+    /// When nothing has gone wrong for a while.
+    calm_from: u64,
+}
+
+type Ended<T = ()> = Result<T, String>;
+
+fn mac(node: usize) -> [u8; 6] {
+    [2, 0, 0, 0, 1, node as u8]
+}
+
+const ROUTER: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
+
+impl<'a> World<'a> {
+    pub(crate) fn new(plan: &'a Plan, planted: Option<Planted>) -> Self {
+        let cluster = Cluster::parse(&plan.file).unwrap_or_else(|e| panic!("{e}\n{}", plan.file));
+        let mut world = Self {
+            plan,
+            cluster,
+            started: Instant::now(),
+            now: 0,
+            heap: BinaryHeap::new(),
+            happenings: BTreeMap::new(),
+            next: 0,
+            rng: StdRng::seed_from_u64(plan.seed ^ 0x5eed),
+            nodes: Vec::new(),
+            clients: Vec::new(),
+            deaf: Vec::new(),
+            executed: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            story: VecDeque::new(),
+            summary: Summary::default(),
+            mark: DefaultHasher::new(),
+            planted,
+            calm_from: 0,
+        };
+        for node in 0..world.cluster.nodes.len() {
+            let shell = world.shell(node);
+            world.nodes.push(Node { core: None, shell, life: 0, stalled_until: 0 });
+            let at = world.rng.random_range(0..20 * MS);
+            world.at(at, Happening::Starts { node });
+        }
+        for (number, client) in plan.clients.iter().enumerate() {
+            let flow = Flow {
+                client: Ipv4Addr::new(10, 2, 0, 2 + number as u8).into(),
+                client_port: 40_000 + number as u16,
+                vip: vip(),
+                vip_port: 80,
+            };
+            let isn = world.rng.random();
+            world.clients.push(Client::new(number, flow, client.clone(), isn));
+            world.at(client.starts, Happening::Client { number });
+        }
+        for (at, mishap) in &plan.mishaps {
+            world.at(*at, Happening::Mishap(*mishap));
+        }
+        world
+    }
+
+    fn at(&mut self, at: u64, what: Happening) {
+        self.heap.push(Reverse((at.max(self.now), self.next)));
+        self.happenings.insert(self.next, what);
+        self.next += 1;
+    }
+
+    fn soon(&mut self, most: u64, what: Happening) {
+        let at = self.now + self.rng.random_range(0..=most);
+        self.at(at, what);
+    }
+
+    fn tell(&mut self, line: String) {
+        line.hash(&mut self.mark);
+        if self.story.len() >= STORY {
+            self.story.pop_front();
+        }
+        self.story.push_back(format!("{:>10.3} {line}", self.now as f64 / MS as f64));
+    }
+
+    pub(crate) fn run(mut self) -> Result<Summary, Box<Failure>> {
+        loop {
+            if self.clients.iter().all(Client::is_over) {
+                break;
+            }
+            let Some(Reverse((at, number))) = self.heap.pop() else { break };
+            self.now = at;
+            let Some(what) = self.happenings.remove(&number) else { continue };
+            if at > PATIENCE && self.plan.crashes() {
+                break; // what a machine takes with it is not looked at yet
+            }
+            let ended = if at > PATIENCE { Err(self.who_waits()) } else { self.step(what) };
+            if let Err(what) = ended.and_then(|()| self.bounds()) {
+                return Err(Box::new(Failure { what, story: self.story.into() }));
+            }
+        }
+        self.summary.took_ms = self.now / MS;
+        self.summary.mark = self.mark.finish();
+        Ok(self.summary)
+    }
+
+    fn who_waits(&self) -> String {
+        let waits = self.clients.iter().filter(|c| !c.is_over());
+        let lines = waits.map(|c| {
+            format!(
+                "client {} ({:?}) has {} of {} answers",
+                c.number,
+                c.stage,
+                c.answered,
+                c.plan.requests.len()
+            )
+        });
+        format!("not content: {}", lines.collect::<Vec<_>>().join("; "))
+    }
+
+    fn bounds(&self) -> Ended {
+        if self.summary.packets > PACKETS_MAX {
+            return Err(format!("{} packets: a storm", self.summary.packets));
+        }
+        Ok(())
+    }
+
+    fn moment(&self, node: usize) -> Moment {
+        let instant = self.started + Duration::from_nanos(self.now);
+        Moment { instant, monotonic: self.nodes[node].shell.monotonic() }
+    }
+
+    fn is_alive(&self, node: usize, life: u32) -> bool {
+        let node = &self.nodes[node];
+        node.core.is_some() && node.life == life
+    }
+
+    /// Lets a node's core act, and carries out what it orders.
+    fn core(&mut self, node: usize, act: impl FnOnce(&mut Core<Flow>, &mut Shell, Moment)) -> Ended {
+        let now = self.moment(node);
+        let n = &mut self.nodes[node];
+        let Some(core) = &mut n.core else { return Ok(()) };
+        act(core, &mut n.shell, now);
+        self.carry_out(node)
+    }
+
+    /// What the core's step has brought about.
+    fn carry_out(&mut self, node: usize) -> Ended {
+        loop {
+            let deeds = std::mem::take(&mut self.nodes[node].shell.deeds);
+            if deeds.is_empty() {
+                break;
+            }
+            for deed in deeds {
+                match deed {
+                    Deed::Release(frame) => {
+                        self.told_frame(&format!("given back at n{node}"), &frame);
+                        self.ingress(node, &frame, true)?;
+                    }
+                    Deed::Packet(packet) => {
+                        let frame = [&[0; 12][..], &[8, 0], &packet].concat();
+                        self.send_to_client(frame);
+                    }
+                    Deed::Read(flow) => self.reader_has(node, flow),
+                    Deed::Refuse(flow) => self.reader_refuses(node, flow)?,
+                }
+            }
+        }
+        let life = self.nodes[node].life;
+        let Some(core) = &mut self.nodes[node].core else { return Ok(()) };
+        let (errors, last) = (core.troubles.errors(), core.troubles.last().map(str::to_owned));
+        let out = core.post.take_out();
+        let local = core.post.has_local();
+        if errors > 0 {
+            return Err(format!("node {node}: {last:?}"));
+        }
+        for (to, message) in out {
+            self.send_message(node, to.index(), message);
+        }
+        if local {
+            self.soon(50_000, Happening::Local { node, life });
+        }
+        self.tell_events(node);
+        Ok(())
+    }
+
+    fn tell_events(&mut self, node: usize) {
+        let life = self.nodes[node].life;
+        for event in std::mem::take(&mut self.nodes[node].shell.events) {
+            self.soon(5 * MS, Happening::Told { node, life, event });
+        }
+    }
+
+    fn send_message(&mut self, from: usize, to: usize, message: Message) {
+        let lives = (self.nodes[from].life, self.nodes[to].life);
+        let Some((session, _)) = self.nodes[from].shell.sessions.get(&NodeId(to as u16)).copied() else {
+            return;
+        };
+        if self.is_deaf(from, to) {
+            return; // the connection will break
+        }
+        // In order: each later than the one before.
+        let delay = self.plan.message_delay;
+        let at = self.now + delay + (self.next % 1000);
+        self.at(at, Happening::Message { from, to, lives, session, message });
+    }
+
+    fn is_deaf(&self, a: usize, b: usize) -> bool {
+        self.deaf.iter().any(|pair| *pair == (a, b) || *pair == (b, a))
+    }
+
+    fn step(&mut self, what: Happening) -> Ended {
+        let node = match &what {
+            Happening::Frame { node, life, .. }
+            | Happening::Held { node, life, .. }
+            | Happening::Told { node, life, .. }
+            | Happening::Local { node, life }
+            | Happening::Tick { node, life }
+            | Happening::Read { node, life, .. }
+            | Happening::Socket { node, life, .. }
+            | Happening::Up { node, life, .. }
+            | Happening::Down { node, life, .. } => Some((*node, *life)),
+            Happening::Message { to, lives, .. } => Some((*to, lives.1)),
+            _ => None,
+        };
+        if let Some((node, life)) = node {
+            if !self.is_alive(node, life) {
+                return Ok(());
+            }
+            self.nodes[node].shell.now = self.now;
+            let until = self.nodes[node].stalled_until;
+            let is_daemons = !matches!(what, Happening::Frame { .. } | Happening::Socket { .. });
+            if is_daemons && until > self.now {
+                self.at(until, what);
+                return Ok(());
+            }
+        }
+        match what {
+            Happening::Frame { node, frame, released, .. } => {
+                self.told_frame(&format!("at n{node}"), &frame);
+                self.ingress(node, &frame, released)
+            }
+            Happening::ToClient { frame } => self.client_receives(&frame),
+            Happening::Held { node, frame, .. } => {
+                self.told_frame(&format!("held at n{node}"), &frame);
+                self.core(node, |core, shell, now| {
+                    core.held(&frame, shell, now);
+                    core.flush(shell, now);
+                })
+            }
+            Happening::Told { node, event, .. } => {
+                self.tell(format!("n{node} is told {event:?}"));
+                self.core(node, |core, shell, now| {
+                    core.event(event, shell, now);
+                    core.flush(shell, now);
+                })
+            }
+            Happening::Message { from, to, lives, session, message } => {
+                let theirs = self.nodes[from].shell.sessions.get(&NodeId(to as u16)).map(|s| s.0);
+                if lives.0 != self.nodes[from].life || theirs != Some(session) {
+                    return Ok(());
+                }
+                let text = format!("{message:?}");
+                self.tell(format!("n{from} to n{to}: {}", &text[..text.len().min(150)]));
+                self.core(to, |core, shell, now| {
+                    core.message(NodeId(from as u16), message, shell, now);
+                    core.flush(shell, now);
+                })
+            }
+            Happening::Local { node, .. } => self.core(node, |core, shell, now| {
+                core.local_message(shell, now);
+                core.flush(shell, now);
+            }),
+            Happening::Tick { node, life } => {
+                let mut busy = false;
+                self.core(node, |core, shell, now| {
+                    let until = now.monotonic + Duration::from_secs(2);
+                    shell.model.tables.daemon_until_ns = until.as_nanos() as u64;
+                    shell.model.tables.follows = core.services().follow();
+                    busy = core.tick(shell, now);
+                    core.flush(shell, now);
+                })?;
+                let at = self.now + if busy { BUSY_TICK } else { TICK };
+                self.at(at, Happening::Tick { node, life });
+                Ok(())
+            }
+            Happening::Read { node, flow, .. } => self.head(node, flow),
+            Happening::Socket { node, flow, .. } => self.socket(node, flow),
+            Happening::Client { number } => self.client(number),
+            Happening::Up { node, peer, peer_life, .. } => {
+                if !self.is_alive(peer, peer_life) || self.is_deaf(node, peer) {
+                    return Ok(());
+                }
+                let id = NodeId(peer as u16);
+                self.tell(format!("n{peer} is up for n{node}"));
+                let number = self.nodes[node].shell.sessions.get(&id).map_or(0, |s| s.0) + 1;
+                self.nodes[node].shell.sessions.insert(id, (number, None));
+                self.core(node, |core, shell, now| {
+                    core.up(id, mac(peer), shell, now);
+                    core.flush(shell, now);
+                })
+            }
+            Happening::Down { node, peer, .. } => {
+                let id = NodeId(peer as u16);
+                self.tell(format!("n{peer} is down for n{node}"));
+                self.core(node, |core, shell, now| {
+                    core.down(id, false, shell, now);
+                    core.flush(shell, now);
+                })
+            }
+            Happening::Mishap(mishap) => {
+                self.mishap(mishap);
+                Ok(())
+            }
+            Happening::Starts { node } => self.starts(node),
+            Happening::Hears { node, other } => {
+                self.tell(format!("n{node} and n{other} hear each other again"));
+                self.deaf.retain(|pair| *pair != (node, other) && *pair != (other, node));
+                self.connect(node, other);
+                Ok(())
+            }
+        }
+    }
+
+    fn told_frame(&mut self, place: &str, frame: &[u8]) {
+        let line = match Segment::parse(frame) {
+            Some(((_, port), _, segment)) => format!("{place} {port} {segment:?}"),
+            None => format!("{place}: wrapped, {} bytes", frame.len()),
+        };
+        self.tell(line);
+    }
+}
+
+/// Whether bytes hold a whole head.
+fn is_whole(bytes: &[u8]) -> bool {
+    bytes.windows(4).any(|w| w == b"\r\n\r\n")
+}
+
+fn is_from_vip(frame: &[u8]) -> bool {
+    Segment::parse(frame).is_some_and(|((from, _), ..)| from == vip())
+}
