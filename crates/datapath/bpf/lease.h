@@ -50,14 +50,18 @@ inline_always bool must_ask(const struct binding *b)
 {
 	struct lease *l = lease_of_term(b->term);
 
-	return l && l->kind == LEASE_HEIR && !(b->flags & FLAG_ASKED);
+	return l && l->kind == LEASE_HEIR && !(b->flags & (FLAG_ASKED | FLAG_MOVED));
 }
 
-/* Whether the distributor may decide a connection now. */
+/*
+ * Whether the node may decide a connection now: a distributor by its lease, and who had a
+ * connection and has moved it, again, when nobody took it.
+ */
 inline_always bool may_decide(const struct binding *b)
 {
+	if (b->flags & FLAG_MOVED)
+		return true;
 	struct lease *l = lease_of_term(b->term);
-
 	return l && holds(l) && (l->kind == LEASE_OWN || b->flags & FLAG_ASKED);
 }
 

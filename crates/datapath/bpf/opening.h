@@ -176,7 +176,7 @@ function int first_request(struct __sk_buff *skb, struct packet *p, struct bindi
 /* The same once more: what it was decided for is down. */
 function int decide_again(struct __sk_buff *skb, struct packet *p, struct binding *b)
 {
-	if (!(b->flags & FLAG_MOVED) && !may_decide(b))
+	if (!may_decide(b))
 		return drop(COUNT_DROP_NO_LEASE);
 	if (set_flag(b, FLAG_CLAIMED) & FLAG_CLAIMED)
 		return drop(COUNT_DROP_BUSY);

@@ -94,8 +94,7 @@ inline_always bool freeze(struct order *o, struct binding *b)
 inline_always bool bind_read(struct order *o, const struct flow_key *flow, struct binding *b,
 			     struct scratch *s)
 {
-	if (!is_about(o, b) || b->state != STATE_READING ||
-	    !(b->flags & FLAG_MOVED || may_decide(b)))
+	if (!is_about(o, b) || b->state != STATE_READING || !may_decide(b))
 		return false;
 	struct exchange *x = bpf_map_lookup_elem(&exchanges, flow);
 	if (x)

@@ -455,7 +455,7 @@ impl Run<'_> {
 
     fn decide_again(&mut self, p: &Packet) -> Verdict {
         let Some(mut b) = self.binding_of(&p.flow) else { return self.drop(Counter::FaultMap) };
-        if !b.has(FLAG_MOVED) && !self.model.tables.may_decide(&b, self.clock) {
+        if !self.model.tables.may_decide(&b, self.clock) {
             return self.drop(Counter::DropNoLease);
         }
         b.flags &= !(FLAG_HANDED | FLAG_ASKED_AGAIN | FLAG_LEFT);

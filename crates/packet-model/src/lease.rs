@@ -8,7 +8,7 @@ use baton_cluster::{Flow, NodeId};
 use crate::cookie::{Age, cookie_age, echoes, latest_syn_slot, maglev_slot};
 use crate::packet::flag::{ACK, SYN};
 use crate::{Binding, Clock, Model, Options, Packet, Run};
-use baton_datapath::constants::{BEGUN_REACH, FLAG_ASKED, HEIRS_MAX};
+use baton_datapath::constants::{BEGUN_REACH, FLAG_ASKED, FLAG_MOVED, HEIRS_MAX};
 use baton_datapath::{Counter, Heirs, Lease, Maker, Numbers};
 
 /// The tables of a switch.
@@ -134,7 +134,8 @@ impl Run<'_> {
 
     /// What was left to this node may have been decided by who left it.
     pub(super) fn must_ask(&self, b: &Binding) -> bool {
-        self.model.tables.lease_of_term(b.term).is_some_and(|lease| lease.is_heir) && !b.has(FLAG_ASKED)
+        self.model.tables.lease_of_term(b.term).is_some_and(|lease| lease.is_heir)
+            && !b.has(FLAG_ASKED | FLAG_MOVED)
     }
 
     /// The lease of the term that the packet's cookie was made in, if it is this node's to decide.

@@ -26,7 +26,7 @@ use std::net::IpAddr;
 use baton_cluster::{Flow, Keys, NodeId, PHttp, PoolId, Protocol, ServiceId, Target};
 use baton_http::{Key, Rules};
 
-use baton_datapath::constants::{FLAG_ASKED, SENDER_MAC};
+use baton_datapath::constants::{FLAG_ASKED, FLAG_MOVED, SENDER_MAC};
 use baton_datapath::{Counter, Event, Guide, Lease, Peer, Settings};
 
 pub use binding::Binding;
@@ -170,8 +170,12 @@ impl Tables {
         self.leases.iter().find(|lease| lease.term == term)
     }
 
-    /// Whether the distributor may decide a connection now.
+    /// Whether the node may decide a connection now: a distributor by its lease, and who had a connection and has
+    /// moved it, again, when nobody took it.
     fn may_decide(&self, b: &Binding, clock: Clock) -> bool {
+        if b.has(FLAG_MOVED) {
+            return true;
+        }
         let holds = |lease: &&Lease| u128::from(clock.kernel_ns) < lease.until.as_nanos();
         let lease = self.lease_of_term(b.term).filter(holds);
         lease.is_some_and(|lease| !lease.is_heir || b.has(FLAG_ASKED))

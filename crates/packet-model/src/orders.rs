@@ -97,8 +97,7 @@ impl Model {
         replay_end: u32,
         clock: Clock,
     ) -> bool {
-        let moved = self.tables.bindings.get(flow).is_some_and(|b| b.has(FLAG_MOVED));
-        if !moved && !self.may_bind(flow, clock) {
+        if !self.may_bind(flow, clock) {
             return false;
         }
         let b = self.tables.bindings.get_mut(flow);

@@ -45,6 +45,17 @@ pub(crate) struct Socket {
     pub(crate) timer: Option<u64>,
 }
 
+/// The control connections to a node.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Session {
+    /// How many there have been.
+    pub(crate) number: u64,
+    /// Since when the last one is not heard of.
+    pub(crate) silent_since: Option<u64>,
+    /// The core takes the node for up.
+    pub(crate) is_up: bool,
+}
+
 /// What a core has made its machine do, for the world to carry out.
 #[derive(Debug)]
 pub(crate) enum Deed {
@@ -65,8 +76,7 @@ pub(crate) struct Shell {
     pub(crate) counters: BTreeMap<Counter, u64>,
     pub(crate) events: Vec<Event>,
     pub(crate) deeds: Vec<Deed>,
-    /// How many control connections there have been to each node, and since when the last is not heard of.
-    pub(crate) sessions: BTreeMap<NodeId, (u64, Option<u64>)>,
+    pub(crate) sessions: BTreeMap<NodeId, Session>,
     /// Simulated time, nanoseconds; and by how much this node's clocks are ahead of it.
     pub(crate) now: u64,
     pub(crate) booted: u64,
@@ -489,7 +499,7 @@ impl Outside for Shell {
     }
 
     fn heard_by(&mut self, node: NodeId) -> Option<(u64, Duration)> {
-        let (number, silent_since) = *self.sessions.get(&node)?;
+        let Session { number, silent_since, .. } = *self.sessions.get(&node)?;
         let ago = silent_since.map_or(0, |since| self.now.saturating_sub(since));
         Some((number, Duration::from_nanos(ago)))
     }

@@ -21,7 +21,7 @@ use crate::client::{Client, RequestId};
 use crate::plan::{MS, Mishap, Plan, vip};
 use crate::planted::Planted;
 use crate::segment::Segment;
-use crate::shell::{Deed, Shell};
+use crate::shell::{Deed, Session, Shell};
 use crate::{Failure, Summary};
 
 /// The end of a run: a client that is not content by then never will be.
@@ -332,7 +332,9 @@ impl<'a> World<'a> {
 
     fn send_message(&mut self, from: usize, to: usize, message: Message) {
         let lives = (self.nodes[from].life, self.nodes[to].life);
-        let Some((session, _)) = self.nodes[from].shell.sessions.get(&NodeId(to as u16)).copied() else {
+        let Some(session) =
+            self.nodes[from].shell.sessions.get(&NodeId(to as u16)).filter(|s| s.is_up).map(|s| s.number)
+        else {
             return;
         };
         if self.is_deaf(from, to) {
@@ -395,7 +397,7 @@ impl<'a> World<'a> {
                 })
             }
             Happening::Message { from, to, lives, session, message } => {
-                let theirs = self.nodes[from].shell.sessions.get(&NodeId(to as u16)).map(|s| s.0);
+                let theirs = self.nodes[from].shell.sessions.get(&NodeId(to as u16)).map(|s| s.number);
                 if lives.0 != self.nodes[from].life || theirs != Some(session) {
                     return Ok(());
                 }
@@ -430,22 +432,20 @@ impl<'a> World<'a> {
                 if !self.is_alive(peer, peer_life) || self.is_deaf(node, peer) {
                     return Ok(());
                 }
+                self.down(node, peer)?;
                 let id = NodeId(peer as u16);
                 self.tell(format!("n{peer} is up for n{node}"));
-                let number = self.nodes[node].shell.sessions.get(&id).map_or(0, |s| s.0) + 1;
-                self.nodes[node].shell.sessions.insert(id, (number, None));
+                let session = self.nodes[node].shell.sessions.entry(id).or_default();
+                *session = Session { number: session.number + 1, silent_since: None, is_up: true };
                 self.core(node, |core, shell, now| {
                     core.up(id, mac(peer), shell, now);
                     core.flush(shell, now);
                 })
             }
             Happening::Down { node, peer, .. } => {
-                let id = NodeId(peer as u16);
-                self.tell(format!("n{peer} is down for n{node}"));
-                self.core(node, |core, shell, now| {
-                    core.down(id, false, shell, now);
-                    core.flush(shell, now);
-                })
+                let session = self.nodes[node].shell.sessions.get(&NodeId(peer as u16));
+                let is_silent = session.is_some_and(|session| session.silent_since.is_some());
+                if is_silent { self.down(node, peer) } else { Ok(()) }
             }
             Happening::Mishap(mishap) => {
                 self.mishap(mishap);

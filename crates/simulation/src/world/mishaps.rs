@@ -52,6 +52,20 @@ impl World<'_> {
         }
     }
 
+    /// A node takes another one for down, if it has not done so.
+    pub(super) fn down(&mut self, node: usize, peer: usize) -> Ended {
+        let id = NodeId(peer as u16);
+        let Some(session) = self.nodes[node].shell.sessions.get_mut(&id) else { return Ok(()) };
+        if !std::mem::take(&mut session.is_up) {
+            return Ok(());
+        }
+        self.tell(format!("n{peer} is down for n{node}"));
+        self.core(node, |core, shell, now| {
+            core.down(id, false, shell, now);
+            core.flush(shell, now);
+        })
+    }
+
     /// Two nodes do not hear each other for a while. If it is long, their control connection breaks.
     pub(super) fn silence(&mut self, node: usize, other: usize, for_long: u64) {
         if self.is_deaf(node, other) {
@@ -68,7 +82,7 @@ impl World<'_> {
     pub(super) fn breaks(&mut self, node: usize, peer: usize) {
         let now = self.now;
         if let Some(session) = self.nodes[node].shell.sessions.get_mut(&NodeId(peer as u16)) {
-            session.1.get_or_insert(now);
+            session.silent_since.get_or_insert(now);
             let life = self.nodes[node].life;
             let at = self.now + FAILURE_TIMEOUT;
             self.at(at, Happening::Down { node, life, peer });
