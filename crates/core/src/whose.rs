@@ -23,6 +23,11 @@ const PATIENCE: Duration = Duration::from_millis(300);
 pub(crate) const ABSENCE: Duration = Duration::from_secs(10);
 /// A node that came up a moment ago may be told any moment what is its own: its "no" counts after this long.
 const SETTLING: Duration = Duration::from_secs(2);
+/// Others say that a connection is this node's own, and it never comes: after this long it is lost, because the machine
+/// was started again since. A handoff packet is valid for less.
+const COMES_WITHIN: Duration = Duration::from_secs(5);
+/// For how long it is remembered that a connection was to come.
+const COMING_FOR: Duration = Duration::from_secs(120);
 /// Connections in question at once.
 const FLOWS_MAX: usize = 1024;
 /// Packets kept of each: the client repeats what is not kept.
@@ -125,6 +130,8 @@ pub(crate) struct Search<F> {
     /// Those that have not been asked about yet.
     fresh: Vec<Flow>,
     batches: BTreeMap<u32, Batch>,
+    /// Since when connections, each by its beginning, are to come here.
+    coming: BTreeMap<(Flow, u32), Instant>,
     next: u32,
     pub(crate) tally: Tally,
 }
@@ -138,6 +145,7 @@ impl<F> Search<F> {
             questions: BTreeMap::new(),
             fresh: Vec::new(),
             batches: BTreeMap::new(),
+            coming: BTreeMap::new(),
             next: 0,
             tally: Tally::default(),
         }
@@ -211,6 +219,7 @@ impl<F> Search<F> {
         let late = |batch: &Batch| now.saturating_duration_since(batch.asked) >= PATIENCE;
         let ended: Vec<u32> =
             self.batches.iter().filter(|(_, b)| late(b)).map(|(number, _)| *number).collect();
+        self.coming.retain(|_, since| now.saturating_duration_since(*since) < COMING_FOR);
         let mut steps = Vec::new();
         for number in ended {
             if let Some(batch) = self.batches.get_mut(&number) {
@@ -221,6 +230,20 @@ impl<F> Search<F> {
         steps.extend(self.ask(now));
         self.check_invariants();
         steps
+    }
+
+    /// Whether a connection that is to be this node's own has not come for so long that it never will.
+    fn is_overdue(&mut self, flow: Flow, claim: &Claim, now: Instant) -> bool {
+        let key = (flow, claim.start_seq);
+        if self.coming.len() >= FLOWS_MAX && !self.coming.contains_key(&key) {
+            return false;
+        }
+        let since = *self.coming.entry(key).or_insert(now);
+        let is_overdue = now.saturating_duration_since(since) >= COMES_WITHIN;
+        if is_overdue {
+            self.coming.remove(&key);
+        }
+        is_overdue
     }
 
     fn ask(&mut self, now: Instant) -> Vec<Step<F>> {
@@ -283,7 +306,16 @@ impl<F> Search<F> {
         for (flow, claim) in batch.flows.into_iter().zip(batch.claims) {
             let Some(question) = self.questions.remove(&flow) else { continue };
             match claim {
-                Some(claim) if claim.owner == self.me => self.tally.coming += 1,
+                Some(claim)
+                    if claim.owner == self.me
+                        && !(complete && self.is_overdue(flow, &claim, batch.asked)) =>
+                {
+                    self.tally.coming += 1;
+                }
+                Some(claim) if claim.owner == self.me => {
+                    self.tally.reset += 1;
+                    steps.push(Step::Reset { flow, numbers: question.latest });
+                }
                 Some(claim) if !claim.ended || complete => {
                     self.tally.found += 1;
                     steps.push(Step::Bind { flow, claim, frames: question.frames });

@@ -72,6 +72,28 @@ fn when_all_have_said_no_the_client_is_told() {
     assert_eq!(reset, [Step::Reset { flow: flow(0), numbers: numbers(9, 8) }], "where the client is now");
 }
 
+/// Its machine was started again after the connection had been handed to it.
+#[test]
+fn a_client_whose_connection_never_comes_is_told() {
+    let now = Instant::now();
+    let mut search = search(now);
+    let mut ask = |flow_number, after: Duration, claims: [Option<Claim>; 2]| {
+        search.packet(flow(flow_number), numbers(9, 8), false, 10);
+        let batch = asked(&search.flush(now + after), &[B, C]);
+        assert_eq!(search.answered(B, &answer(batch, &[claims[0]])), []);
+        search.answered(C, &answer(batch, &[claims[1]]))
+    };
+    let yours = Some(mine(ME));
+    assert_eq!(ask(0, Duration::ZERO, [yours, None]), [], "it is on its way");
+    assert_eq!(ask(0, COMES_WITHIN / 2, [None, yours]), []);
+    let another = Some(Claim { start_seq: 9, ..mine(ME) });
+    assert_eq!(ask(0, COMES_WITHIN, [another, None]), [], "the port has another one, which has its own time");
+    assert_eq!(ask(1, COMES_WITHIN, [yours, None]), [], "and so has every connection");
+    let reset = [Step::Reset { flow: flow(0), numbers: numbers(9, 8) }];
+    assert_eq!(ask(0, COMES_WITHIN, [yours, None]), reset);
+    assert_eq!(ask(0, COMES_WITHIN, [yours, None]), [], "once");
+}
+
 /// What another distributor has left waits for the nodes that are there, not for that distributor.
 #[test]
 fn what_nobody_has_is_decided_by_its_heir() {
