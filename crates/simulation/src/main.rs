@@ -5,17 +5,18 @@ use std::process::ExitCode;
 use baton_simulation::{Plan, run};
 
 fn main() -> ExitCode {
-    let mut numbers = std::env::args().skip(1).map(|text| text.parse::<u64>());
+    let (words, numbers): (Vec<String>, _) = std::env::args().skip(1).partition(|word| word == "strictly");
+    let mut numbers = numbers.into_iter().map(|text: String| text.parse::<u64>());
     let (Some(Ok(first)), last) = (numbers.next(), numbers.next()) else {
         eprintln!(
-            "usage: baton-simulation FIRST [LAST]\nPlays the seeds from FIRST to LAST, and tells the story of one that fails."
+            "usage: baton-simulation FIRST [LAST] [strictly]\nPlays the seeds from FIRST to LAST, and tells the story of one that fails. strictly: clients of crashed machines must hear of it, too."
         );
         return ExitCode::from(2);
     };
     let last = last.and_then(Result::ok).unwrap_or(first);
     let mut failed = false;
     for seed in first..=last {
-        let plan = Plan::new(seed);
+        let plan = Plan { strictly: !words.is_empty(), ..Plan::new(seed) };
         match run(&plan, None) {
             Ok(summary) if first == last => println!("seed {seed}: {summary:?}"),
             Ok(_) => {}

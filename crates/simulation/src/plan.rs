@@ -46,6 +46,8 @@ pub struct Plan {
     pub skews: Vec<u64>,
     /// Each client's requests.
     pub clients: Vec<ClientPlan>,
+    /// Whether the clients of a machine that crashes must hear of it, too: not all do yet.
+    pub strictly: bool,
     /// What happens to nodes, in order.
     pub mishaps: Vec<(u64, Mishap)>,
 }
@@ -201,6 +203,7 @@ impl Plan {
             message_delay,
             skews,
             clients,
+            strictly: false,
             mishaps,
         }
     }

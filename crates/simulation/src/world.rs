@@ -230,8 +230,8 @@ impl<'a> World<'a> {
             let Some(Reverse((at, number))) = self.heap.pop() else { break };
             self.now = at;
             let Some(what) = self.happenings.remove(&number) else { continue };
-            if at > PATIENCE && self.plan.crashes() && std::env::var("JUDGE").is_err() {
-                break; // what a machine takes with it is not looked at yet
+            if at > PATIENCE && self.plan.crashes() && !self.plan.strictly {
+                break;
             }
             let ended = if at > PATIENCE { Err(self.who_waits()) } else { self.step(what) };
             if let Err(what) = ended.and_then(|()| self.bounds()) {
