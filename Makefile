@@ -45,7 +45,7 @@ KEEP ?=
 # `make test-fresh` makes these, in a new Debian; with SUITES, ALONE and their like as they are given here.
 FRESH ?= setup demo test
 
-.PHONY: help setup rust demo simulate quick test test-fresh test-crates test-suites test-alone bench lint fuzz
+.PHONY: help setup rust demo simulate quick test test-fresh test-kernels test-crates test-suites test-alone bench lint fuzz
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -70,6 +70,11 @@ test-fresh: rust ## the same on a machine that has nothing but git, make and Rus
 	@scripts/setup fresh
 	$(SUDO) scripts/test-fresh $(FRESH) $(foreach given,SUITES ALONE ROUTED_SUITES ROUTED_ALONE FLOODED_SUITES OTHER_NETWORKS AT_ONCE,\
 	  $(if $(filter command environment,$(firstword $(origin $(given)))),$(given)='$($(given))'))
+
+test-kernels: rust ## on Debian's own kernels, each in a virtual machine: JOBS="node links" (programs, demo), DEBIAN_SUITES=trixie
+	@scripts/setup kernels
+	$(SUDO) env $(foreach given,DEBIAN_SUITES KERNELS KERNELS_DIR PATIENCE,\
+	  $(if $(filter command environment,$(firstword $(origin $(given)))),$(given)='$($(given))')) scripts/test-kernels $(JOBS)
 
 test-crates:
 	@echo "== the tests of the crates"
