@@ -53,10 +53,8 @@ pub struct Core<S> {
 }
 
 impl<S: Debug> Core<S> {
-    /// A node that knows of no other yet. `chance`: a number that nobody can guess.
-    ///
-    /// # Panics
-    /// Never: a node that is not in the cluster file has no role.
+    /// A node that knows of no other yet. `chance`: a number that nobody can guess. A node that is
+    /// not in the file has no role.
     pub fn new(known: Succession, me: NodeId, link: Link, now: Moment, chance: u32) -> Self {
         let services = Services::new(known, now.instant);
         let cluster = services.cluster();
@@ -289,7 +287,7 @@ impl<S: Debug> Core<S> {
         }
     }
 
-    /// The next message from this node to itself, if there is one. Whether there was; back comes what is the daemon's.
+    /// Takes the next message from this node to itself. Whether there was one.
     pub fn local_message(&mut self, outside: &mut impl Outside<Stream = S>, now: Moment) -> bool {
         let Some(message) = self.post.take_local() else { return false };
         self.message(self.me, message, outside, now);
