@@ -208,7 +208,9 @@ fn random_loss_is_repaired_and_seen() {
     }
     drop(losses);
     let seen = capture.stop();
-    assert_eq!(seen.resets(), 0);
+    // A client's FIN that it sent again, since the ACK of the first was lost, meets no socket once the server
+    // has closed: the stack answers with a RST, and no connection is broken by it.
+    assert_eq!(seen.early_resets(), 0, "{:#?}", seen.flows);
     assert!(bed.node(0).kernel_counter("RetransSegs") > 0, "the server has sent again");
     let from_servers = seen.from_servers();
     assert!(from_servers.retransmitted + from_servers.out_of_order > 0, "{from_servers:?}");
