@@ -153,7 +153,6 @@ int ingress(struct __sk_buff *skb)
 		return NEXT_PROGRAM;
 	if (skb->mark == MARK_LOCAL_RESET)
 		return local_reset(skb, p);
-	s->has_clock = 0;
 	int parsed = parse(skb, p, skb->protocol);
 	bool wrapped = parsed == PARSED_UDP, forwarded = false;
 	if (wrapped) {
@@ -163,17 +162,15 @@ int ingress(struct __sk_buff *skb)
 			return drop(COUNT_DROP_HANDOFF_MALFORMED);
 		if (parsed != PARSED_DROP && forwarded)
 			count(COUNT_WRAPPED_RECEIVED);
-	} else if (parsed == PARSED_DROP) {
-		count(p->why);
 	}
 	switch (parsed) {
 	case PARSED_TCP:
 		verdict = wrapped && !forwarded ? handoff(skb, p, s) : undecided(skb, p);
-		return verdict == DECIDED ? decided(skb, p) : verdict;
+		return verdict == GO_ON ? decided(skb, p) : verdict;
 	case PARSED_ICMP:
 		return icmp(skb, p);
 	case PARSED_DROP:
-		return TC_ACT_SHOT;
+		return drop(p->why);
 	default:
 		return NEXT_PROGRAM;
 	}

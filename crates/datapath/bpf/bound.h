@@ -35,7 +35,7 @@ inline_always int take(struct __sk_buff *skb, struct packet *p, struct binding *
 	 */
 	if (x && !x->doubt && (__s32)(p->seq + p->payload - x->requests.at) > 0)
 		return drop(COUNT_DROP_EARLY_REQUEST);
-	int verdict = adopt(skb, p, b, s->has_clock ? s->clock : clock_for(p, b->rtt_ms));
+	int verdict = adopt(skb, p, b, p->has_clock ? p->clock : clock_for(p, b->rtt_ms));
 	if (!adopted && b->flags & FLAG_ADOPTED)
 		tell(&p->flow, b, EVENT_BOUND);
 	return verdict;
@@ -109,7 +109,7 @@ function int own(struct __sk_buff *skb, struct packet *p, struct binding *b, boo
 			b->state = STATE_BOUND;
 		}
 		int verdict = later(skb, p, b, released);
-		if (verdict != TC_ACT_OK || b->state == STATE_READING)
+		if (verdict != GO_ON)
 			return verdict;
 	}
 	count(COUNT_OWNED);

@@ -83,29 +83,33 @@ inline_always __u16 least_loaded(const struct decision *d, __u32 limit, bool *ab
 	return best;
 }
 
-inline_always __u16 cached(const struct packet *p, const struct guide *g, __u64 target,
-			   enum counter *why)
+/* A server, and how it was chosen; or NO_NODE, and why the packet is held, dropped or refused. */
+struct choice {
+	__u16 server;
+	enum counter why;
+};
+
+inline_always struct choice no_server(enum counter why)
+{
+	return (struct choice){.server = NO_NODE, .why = why};
+}
+
+inline_always struct choice cached(const struct packet *p, const struct guide *g, __u64 target)
 {
 	struct decision_key k = {.target = target, .pool = p->pool};
 	struct decision *d = bpf_map_lookup_elem(&decisions, &k);
 	bool above = false;
 
-	*why = COUNT_HELD_MISS;
 	if (!d || d->generation != g->generation ||
 	    (d->expires_ns && d->expires_ns < bpf_ktime_get_ns()))
-		return NO_NODE;
+		return no_server(COUNT_HELD_MISS);
 	__u16 server = least_loaded(d, g->load_limit, &above);
 	if (server == NO_NODE)
-		return NO_NODE;
-	if (above) {
-		*why = COUNT_HELD_LOAD;
-		return NO_NODE;
-	}
-	*why = COUNT_DECIDED_CACHE;
-	return server;
+		return no_server(COUNT_HELD_MISS);
+	return above ? no_server(COUNT_HELD_LOAD) : (struct choice){server, COUNT_DECIDED_CACHE};
 }
 
-/* Whether a cached decision for the request that s->reading is of names this node. */
+/* Whether a cached decision for the request that s->walk.reading is of names this node. */
 inline_always bool names_this_node(const struct packet *p, const struct scratch *s,
 				   const struct guide *g)
 {
@@ -123,34 +127,30 @@ inline_always bool names_this_node(const struct packet *p, const struct scratch 
 	return false;
 }
 
-/*
- * The server for the request that s->reading is of, in p->pool; or NO_NODE: then the packet is
- * held, for the reason in `why`.
- */
-inline_always __u16 decide(const struct packet *p, struct scratch *s, enum counter *why)
+/* The server for the request that s->walk.reading is of, in p->pool. */
+inline_always struct choice decide(const struct packet *p, struct scratch *s)
 {
 	__u32 pool = p->pool;
 	struct guide *g = bpf_map_lookup_elem(&guides, &pool);
 	__u64 target = 0;
 	bool known = target_of(p, s, &target);
 
-	*why = COUNT_DROP_NO_SERVER;
 	if (!g)
-		return NO_NODE;
+		return no_server(COUNT_DROP_NO_SERVER);
 	if (!daemon_listens()) {
-		*why = COUNT_DECIDED_ALONE;
-		return decide_alone(p, g, target, known);
+		/* user space would say in the service's protocol that nobody is there */
+		__u16 server = decide_alone(p, g, target, known);
+		return (struct choice){server, server == NO_NODE ? COUNT_RESET_NO_SERVER
+								 : COUNT_DECIDED_ALONE};
 	}
 	if (g->kind == GUIDE_ROTA) {
 		__u16 server = take_turn(p, g);
-		*why = server == NO_NODE ? COUNT_HELD_ASK : COUNT_DECIDED_ROTA;
-		return server;
+		return (struct choice){server,
+				       server == NO_NODE ? COUNT_HELD_ASK : COUNT_DECIDED_ROTA};
 	}
-	*why = COUNT_HELD_ASK;
 	if (g->kind != GUIDE_CACHED)
-		return NO_NODE;
-	*why = COUNT_HELD_HEAD;
-	return known ? cached(p, g, target, why) : NO_NODE;
+		return no_server(COUNT_HELD_ASK);
+	return known ? cached(p, g, target) : no_server(COUNT_HELD_HEAD);
 }
 
 /* Gives the packet to user space through the hold device; it comes back when there is a decision.

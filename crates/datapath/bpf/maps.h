@@ -91,10 +91,10 @@ struct {
 
 enum read_flag {
 	READ_LINE_CR = 1,
-	READ_LINE = 2,	   /* the request line is whole */
-	READ_HEAD = 4,	   /* the head is whole */
-	READ_ODD_PATH = 8, /* not its own normal form */
-	READ_HOST = 16,	   /* there is a host */
+	READ_LINE = 2,	  /* the request line is whole */
+	READ_HEAD = 4,	  /* the head is whole */
+	READ_NO_PATH = 8, /* nothing goes by its path: it is not its own normal form */
+	READ_HOST = 16,	  /* there is a host */
 	READ_ODD_HOST = 32,
 	READ_AGAIN = 64,   /* another request begins in the same packet; of one that is judged: what
 			      begins at `cut` may not go along with what is before it */
@@ -131,41 +131,57 @@ struct reading {
 };
 
 /*
- * verifier: state of the byte loops lives here, not on the stack, or each step is a new state; and
- * what would not fit on the 512 bytes of stack.
+ * One packet's bytes on their way through a follower (exchange.h). Who follows sets the first
+ * part, and finds in the second what has become of it; the third is the walk's own.
  */
-struct scratch {
-	__u64 words[16];
-	struct wrapping wrapping;
-	struct binding binding;
-	struct event event;
-	struct exchange exchange;
+struct walk {
 	struct follower follower;
-	struct reading reading;
-	struct reading first; /* with `saved`: of the request that begins the packet */
-	struct route_key route;
-	struct binding told; /* apply_order's own: a packet may interrupt it */
-	__u8 head[2 * HEAD_MAX];
-	__u32 used;  /* of a payload being followed */
-	__u32 clock; /* with has_clock: what the node that handed off says */
-	__u32 why;
-	__u16 to;
-	__u8 has_clock;
-	__u8 responses, capture, line_only, whole_head;
+	__u32 asked, answered, heads, upgrades; /* of struct exchange, and taken back to it */
+	__u8 responses;				/* the bytes are the server's */
+	__u8 line_only;				/* the first request's line is all that is read */
 	/*
 	 * A packet of a strict service is judged: may this node's server have each request in it?
 	 * But for the one that begins the packet, of which more is asked.
 	 */
-	__u8 judge, opens, judged, saved, broken, closing;
-	__u8 fresh;  /* the connection's first packet: its first request is this node's */
-	__u32 begun; /* where in the payload the last request begins */
-	__u32 upgrades;
-	__u32 asked, answered, heads;
-	__u8 options[64];
+	__u8 judge;
+	__u8 fresh; /* the connection's first packet: its first request is this node's */
+
+	__u8 broken;  /* a judged packet's last byte is one that nobody can read */
+	__u8 closing; /* a message says that it is the last */
+	__u8 capture; /* a request has begun of which the head is not whole */
+	struct reading reading;
+
+	struct reading first; /* with `saved`: of the request that begins the packet */
+	__u8 opens, judged, saved;
+	__u32 used;    /* of the payload */
+	__u32 begun;   /* where in the payload the last request begins */
+	__u32 at, end; /* of the bytes in `head` */
+	__u8 head[2 * HEAD_MAX];
+};
+
+/* A packet's TCP options on their way into struct packet (packet.h). */
+struct options {
+	__u8 bytes[64];
 	__u32 at, end;
 	__u32 tsval, tsecr;
 	__u16 mss;
 	__u8 found, wscale;
+};
+
+/*
+ * verifier: state of the byte loops lives here, not on the stack, or each step is a new state; and
+ * what would not fit on the 512 bytes of stack. Each is one header's own, but for the walk.
+ */
+struct scratch {
+	__u64 words[16];	  /* wrap.h: what a tag is made of */
+	struct wrapping wrapping; /* wrap.h, handoff.h: of the packet that is read or written */
+	struct binding binding;	  /* a new one, on its way into its table */
+	struct binding told;	  /* order.h's own: a packet may interrupt it */
+	struct event event;
+	struct exchange exchange; /* a new one, on its way into its table */
+	struct route_key route;
+	struct walk walk;
+	struct options options;
 };
 TABLE(BPF_MAP_TYPE_PERCPU_ARRAY, 1, __u32, struct scratch, scratches);
 
@@ -192,6 +208,12 @@ inline_always void count_population(enum population which)
 	if (v)
 		*v += 1;
 }
+
+/*
+ * A step of a packet's way ends with a verdict (TC_ACT_OK, TC_ACT_SHOT, a redirect's), or with
+ * GO_ON: nothing is said yet, its caller's next step follows.
+ */
+enum { GO_ON = -2 };
 
 inline_always int drop(enum counter why)
 {

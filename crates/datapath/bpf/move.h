@@ -28,16 +28,13 @@ function bool follow_from(struct __sk_buff *skb, const struct packet *p, const s
 	x->decided = NO_NODE;
 	x->heard_ack = p->ack;
 	note_heard(x, p);
-	s->follower = x->requests;
-	s->asked = s->answered = s->heads = s->upgrades = 0;
-	s->responses = s->closing = 0;
-	s->judge = !!(p->service_flags & SERVICE_STRICT);
-	s->fresh = 1;
+	struct walk *w = &s->walk;
+	walk_requests(w, x, p->service_flags & SERVICE_STRICT);
+	w->fresh = 1;
 	enum fed fed = follow(skb, p);
-	s->fresh = 0;
-	bool whole = fed != FED_FOLLOWED || !s->judge || !(s->reading.flags & READ_AGAIN);
-	if (fed != FED_FOLLOWED || s->broken) {
-		x->doubt = s->broken ? DOUBT_BROKEN : DOUBT_ALL;
+	bool whole = fed != FED_FOLLOWED || !w->judge || !(w->reading.flags & READ_AGAIN);
+	if (fed != FED_FOLLOWED || w->broken) {
+		x->doubt = w->broken ? DOUBT_BROKEN : DOUBT_ALL;
 		count(COUNT_MOVE_DOUBT);
 	}
 	/* user space may have what comes behind this, which it has cut off */
@@ -48,14 +45,11 @@ function bool follow_from(struct __sk_buff *skb, const struct packet *p, const s
 		x->early_end = before->early_end;
 	}
 	if (whole) {
-		x->requests = s->follower;
-		x->asked = s->asked;
-		x->heads = s->heads;
-		x->upgrades = s->upgrades;
-		x->closing = s->closing;
+		keep_requests(x, w);
+		x->closing = w->closing;
 		forget_passed(x);
 	} else {
-		x->cut_seq = p->seq + s->reading.cut;
+		x->cut_seq = p->seq + w->reading.cut;
 		x->cut = 1;
 		x->early = 1;
 		x->early_seq = p->seq;
@@ -120,7 +114,7 @@ inline_always int local_reset(struct __sk_buff *skb, struct packet *p)
 /*
  * Moves the connection to another node with this request. Other CPUs may send on the socket at any
  * time: so the binding changes first, from when on egress drops what the socket sends; then the
- * socket is looked at once more. What it had sent before that has made it busy.
+ * socket is looked at once more. What it had sent before that has made it busy: GO_ON.
  */
 function int move_to(struct __sk_buff *skb, struct packet *p, struct binding *b, __u16 to)
 {
@@ -138,7 +132,7 @@ function int move_to(struct __sk_buff *skb, struct packet *p, struct binding *b,
 		b->since_ns = since;
 		clear_flag(b, FLAG_HANDED);
 		count(COUNT_MOVE_SOCKET_BUSY);
-		return -1;
+		return GO_ON;
 	}
 	leave(b, p);
 	if (!end_own_socket(skb, p))
@@ -161,25 +155,26 @@ function int move_to(struct __sk_buff *skb, struct packet *p, struct binding *b,
 /* What becomes of a later request. */
 enum later {
 	LATER_STAYS,
-	LATER_MOVES, /* to s->to */
-	LATER_ASKED, /* held for user space, for the reason s->why */
+	LATER_MOVES, /* to another node */
+	LATER_ASKED, /* held for user space */
 	LATER_WAITS, /* not before the connection is idle: dropped, the client repeats it */
 	LATER_READ,  /* by the reader */
 };
 
-function enum later place(struct packet *p, struct scratch *s, struct exchange *x, bool idle)
+/* Where a later request belongs. `c` says to which node it moves, or why it is held. */
+function enum later place(struct packet *p, struct scratch *s, struct exchange *x, bool idle,
+			  struct choice *c)
 {
 	bool strict = p->service_flags & SERVICE_STRICT;
-	enum counter why;
-	__u32 need = p->service_flags & (SERVICE_HOSTS | SERVICE_STRICT) ? READ_HEAD : READ_LINE;
+	__u32 need = needs_whole_head(p) ? READ_HEAD : READ_LINE;
 
 	/*
 	 * Empty lines are for the server that has the connection: many take none before a
 	 * connection's first request, which this one would be elsewhere.
 	 */
-	if (s->reading.begin)
+	if (s->walk.reading.begin)
 		return LATER_STAYS;
-	if (!(s->reading.flags & need)) {
+	if (!(s->walk.reading.flags & need)) {
 		count(COUNT_MOVE_NOT_READ);
 		return !strict ? LATER_STAYS : idle ? LATER_READ : LATER_WAITS;
 	}
@@ -189,10 +184,10 @@ function enum later place(struct packet *p, struct scratch *s, struct exchange *
 		return !strict || is_own(s, p) ? LATER_STAYS : LATER_WAITS;
 	}
 	if (x->decided != NO_NODE && x->decided_seq == p->seq) {
-		s->to = x->decided;
+		c->server = x->decided;
 	} else {
 		p->pool = choose_pool(p, s);
-		s->why = COUNT_HELD_HEAD;
+		c->why = COUNT_HELD_HEAD;
 		if (p->pool == POOL_UNKNOWN)
 			return idle || strict ? LATER_ASKED : LATER_STAYS;
 		struct pool *pool = pool_of(p->pool);
@@ -215,22 +210,22 @@ function enum later place(struct packet *p, struct scratch *s, struct exchange *
 			return LATER_STAYS; /* blind to content: nothing is gained by a move */
 		if (member && pool->p_http == P_HTTP_EXTENDED) {
 			/* whether another server is cheaper, only the dispatcher can say */
-			s->why = COUNT_HELD_MISS;
+			c->why = COUNT_HELD_MISS;
 			if (!names_this_node(p, s, g))
 				return LATER_ASKED;
 			count(COUNT_MOVE_DECIDED_HERE);
 			return LATER_STAYS;
 		}
-		s->to = decide(p, s, &why);
-		s->why = why;
-		if (s->to == NO_NODE && (why == COUNT_DROP_NO_SERVER || why == COUNT_DECIDED_ALONE))
+		*c = decide(p, s);
+		if (c->server == NO_NODE &&
+		    (c->why == COUNT_DROP_NO_SERVER || c->why == COUNT_RESET_NO_SERVER))
 			return member ? LATER_STAYS : LATER_WAITS;
-		if (s->to == NO_NODE)
+		if (c->server == NO_NODE)
 			return LATER_ASKED;
 	}
-	if (s->to == NODE_READER)
+	if (c->server == NODE_READER)
 		return idle ? LATER_READ : LATER_WAITS;
-	if (s->to == settings.self) {
+	if (c->server == settings.self) {
 		count(COUNT_MOVE_DECIDED_HERE);
 		return LATER_STAYS;
 	}
@@ -239,16 +234,13 @@ function enum later place(struct packet *p, struct scratch *s, struct exchange *
 
 /* Keeps what was followed of this packet, which the server gets. */
 inline_always void keep(const struct packet *p, const struct binding *b, struct exchange *x,
-			const struct scratch *s, bool released)
+			const struct walk *w, bool released)
 {
-	x->requests = s->follower;
-	x->heads = s->heads;
-	x->upgrades = s->upgrades;
-	x->asked = s->asked;
+	keep_requests(x, w);
 	x->cut = 0;
-	if (s->closing)
+	if (w->closing)
 		x->closing = 1;
-	if (s->broken) {
+	if (w->broken) {
 		x->doubt = DOUBT_BROKEN;
 		count(COUNT_MOVE_DOUBT);
 	}
@@ -262,13 +254,13 @@ inline_always int outside_messages(struct exchange *x, const struct packet *p)
 {
 	x->doubt = DOUBT_ALL;
 	count(COUNT_MOVE_DOUBT);
-	return TC_ACT_OK;
+	return GO_ON;
 }
 
 /*
  * Ends the connection, because nobody can tell any more where a request begins, or whether the
  * answer to the one before is whole: no other server may go on with it, and this one is not in the
- * pool of what may come. `idle`: not before its socket has nothing more to say. -1: not yet.
+ * pool of what may come. `idle`: not before its socket has nothing more to say; GO_ON: not yet.
  */
 function int condemn(struct __sk_buff *skb, struct packet *p, struct binding *b, bool idle)
 {
@@ -278,7 +270,7 @@ function int condemn(struct __sk_buff *skb, struct packet *p, struct binding *b,
 	struct reply rst = {.seq = more ? b->snd_end : p->ack, .flags = RST};
 
 	if (idle && !socket_is_idle(skb, p, b))
-		return -1;
+		return GO_ON;
 	close_binding(&p->flow, b);
 	if (!end_own_socket(skb, p))
 		count(COUNT_FAULT_REWRITE);
@@ -295,7 +287,7 @@ inline_always int wait_for_idle(struct __sk_buff *skb, struct packet *p, struct 
 {
 	if (x->doubt == DOUBT_RESPONSES && !released) {
 		int ended = condemn(skb, p, b, true);
-		if (ended >= 0)
+		if (ended != GO_ON)
 			return ended;
 	}
 	if (idle || !daemon_listens())
@@ -307,15 +299,13 @@ inline_always int wait_for_idle(struct __sk_buff *skb, struct packet *p, struct 
 
 /* User space is to say whose the request is. */
 inline_always int ask(struct __sk_buff *skb, struct packet *p, struct binding *b,
-		      struct exchange *x)
+		      struct exchange *x, enum counter why)
 {
-	struct scratch *s = scratch();
-
 	x->early = 0;
 	b->state = STATE_ASKING;
 	b->since_ns = bpf_ktime_get_ns();
 	b->held = 0;
-	return hold(skb, p, b, s ? s->why : COUNT_HELD_ASK);
+	return hold(skb, p, b, why);
 }
 
 /*
@@ -349,7 +339,7 @@ inline_always void heard(struct __sk_buff *skb, struct packet *p, struct binding
 
 /*
  * In a strict service, behind what nobody can read: nothing of it is for this server. What its
- * socket has had before may come again.
+ * socket has had before may come again: GO_ON.
  */
 inline_always int behind_doubt(struct __sk_buff *skb, struct packet *p, struct binding *b,
 			       const struct exchange *x, bool released)
@@ -358,11 +348,11 @@ inline_always int behind_doubt(struct __sk_buff *skb, struct packet *p, struct b
 	__u32 end = x->requests.at + (x->doubt == DOUBT_BROKEN ? 1 : 0);
 
 	if ((__s32)(p->seq + p->payload - end) <= 0)
-		return TC_ACT_OK;
+		return GO_ON;
 	return released ? drop(COUNT_DROP_DOUBT) : condemn(skb, p, b, false);
 }
 
-/* A packet with payload of a connection that is followed: to the server, unless it moves. */
+/* A packet with payload of a connection that is followed. GO_ON: it is for the server here. */
 inline_always int later_packet(struct __sk_buff *skb, struct packet *p, struct binding *b,
 			       struct exchange *x, bool released)
 {
@@ -370,18 +360,13 @@ inline_always int later_packet(struct __sk_buff *skb, struct packet *p, struct b
 	bool strict = p->service_flags & SERVICE_STRICT;
 
 	if (!s)
-		return TC_ACT_OK;
+		return GO_ON;
 	if (x->doubt == DOUBT_BROKEN || x->doubt == DOUBT_REFUSED)
 		return behind_doubt(skb, p, b, x, released);
 	if (x->doubt == DOUBT_RESPONSES)
 		x->answered = x->asked; /* nobody knows better */
-	s->follower = x->requests;
-	s->asked = x->asked;
-	s->answered = x->answered;
-	s->heads = x->heads;
-	s->upgrades = x->upgrades;
-	s->responses = s->closing = 0;
-	s->judge = strict;
+	struct walk *w = &s->walk;
+	walk_requests(w, x, strict);
 	/* user space has had it, and has said all that it can */
 	bool answered = released && x->decided != NO_NODE && x->decided_seq == p->seq;
 	bool boundary = p->seq == x->requests.at && between_messages(&x->requests);
@@ -389,7 +374,7 @@ inline_always int later_packet(struct __sk_buff *skb, struct packet *p, struct b
 		    between_messages(&x->responses) && p->ack == x->responses.at;
 	enum fed fed = follow(skb, p);
 	if (fed == FED_OLD)
-		return TC_ACT_OK;
+		return GO_ON;
 	if (fed == FED_GAP) {
 		/* the socket has the missing bytes: they came while the service did not follow
 		 * messages, so the client will not repeat them */
@@ -399,30 +384,32 @@ inline_always int later_packet(struct __sk_buff *skb, struct packet *p, struct b
 			return hold_early(skb, p, b, x);
 		return drop(COUNT_DROP_GAP);
 	}
-	bool cut = strict && s->reading.flags & READ_AGAIN;
+	bool cut = strict && w->reading.flags & READ_AGAIN;
 	if (fed == FED_DOUBT && !strict)
 		return outside_messages(x, p);
 	/* empty lines, and no request behind them yet: whoever has the connection may have them */
-	if (fed == FED_FOLLOWED && s->capture && between_messages(&s->follower)) {
-		x->requests = s->follower;
+	if (fed == FED_FOLLOWED && w->capture && between_messages(&w->follower)) {
+		x->requests = w->follower;
 		x->cut = 0;
 		forget_passed(x);
 		/* they bring no answer that says so: what user space has may go on behind them */
 		if (x->early)
 			tell(&p->flow, b, EVENT_IDLE);
-		return TC_ACT_OK;
+		return GO_ON;
 	}
+	struct choice choice = {.server = NO_NODE, .why = COUNT_HELD_ASK};
 	enum later then = LATER_STAYS;
-	if (boundary && cut && !s->reading.cut)
+	if (boundary && cut && !w->reading.cut)
 		then = LATER_WAITS; /* too many are unanswered */
 	else if (boundary)
-		then = fed == FED_DOUBT ? (idle ? LATER_READ : LATER_WAITS) : place(p, s, x, idle);
+		then = fed == FED_DOUBT ? (idle ? LATER_READ : LATER_WAITS)
+					: place(p, s, x, idle, &choice);
 	if (then == LATER_ASKED && answered)
 		then = strict ? LATER_WAITS : LATER_STAYS;
 	switch (then) {
 	case LATER_MOVES: {
-		int sent = move_to(skb, p, b, s->to);
-		if (sent >= 0) {
+		int sent = move_to(skb, p, b, choice.server);
+		if (sent != GO_ON) {
 			/* user space may have got something since it gave this back */
 			if (x->early)
 				tell(&p->flow, b, EVENT_IDLE);
@@ -434,13 +421,12 @@ inline_always int later_packet(struct __sk_buff *skb, struct packet *p, struct b
 			 * too early */
 			if (answered)
 				return wait_for_idle(skb, p, b, x, false, released);
-			s->why = COUNT_HELD_BUSY;
-			return ask(skb, p, b, x);
+			return ask(skb, p, b, x, COUNT_HELD_BUSY);
 		}
 		break;
 	}
 	case LATER_ASKED:
-		return ask(skb, p, b, x);
+		return ask(skb, p, b, x, choice.why);
 	case LATER_WAITS:
 		return wait_for_idle(skb, p, b, x, idle, released);
 	case LATER_READ:
@@ -452,12 +438,12 @@ inline_always int later_packet(struct __sk_buff *skb, struct packet *p, struct b
 		/* its beginning may pass: user space parts them */
 		if (!daemon_listens())
 			return drop(COUNT_DROP_EARLY_REQUEST);
-		x->cut_seq = p->seq + s->reading.cut;
+		x->cut_seq = p->seq + w->reading.cut;
 		x->cut = 1;
 		return hold_early(skb, p, b, x);
 	}
-	keep(p, b, x, s, released);
-	return TC_ACT_OK;
+	keep(p, b, x, w, released);
+	return GO_ON;
 }
 
 /* Another packet of the connection is being looked at: this one comes again, by way of user space.
@@ -472,7 +458,7 @@ inline_always int once_more(struct __sk_buff *skb, struct packet *p, struct bind
 global int later(struct __sk_buff *skb, struct packet *p, struct binding *b, __u32 released)
 {
 	if (!p || !b)
-		return TC_ACT_OK;
+		return GO_ON;
 	struct exchange *x = exchange_of(&p->flow, b);
 
 	/* it has moved meanwhile, on another CPU: its socket here must not have any more of it */
@@ -480,7 +466,7 @@ global int later(struct __sk_buff *skb, struct packet *p, struct binding *b, __u
 		return once_more(skb, p, b);
 	/* a server that has ended its side answers nothing any more: its stack knows what to say */
 	if (!x || x->doubt == DOUBT_ALL || b->flags & FLAG_FIN_OUT)
-		return TC_ACT_OK;
+		return GO_ON;
 	/* the other one needs microseconds, the client's repetition of what is dropped 200 ms */
 	if (__sync_lock_test_and_set(&x->busy, 1))
 		return once_more(skb, p, b);

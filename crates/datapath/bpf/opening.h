@@ -44,14 +44,11 @@ inline_always void describe(struct packet *p, struct binding *b, __u32 term)
 	}
 }
 
-/* No verdict yet: the binding says whose packet it is now. */
-enum { DECIDED = -2 };
-
+/* Decides a first request. GO_ON: the binding says now whose its packet is. */
 inline_always int decide_first(struct __sk_buff *skb, struct packet *p, struct binding *b)
 {
-	enum counter why = COUNT_HELD_HEAD;
+	struct choice choice = no_server(COUNT_HELD_HEAD);
 	struct scratch *s = scratch();
-	__u16 server = NO_NODE;
 
 	if (!s)
 		return drop(COUNT_FAULT_MAP);
@@ -61,50 +58,48 @@ inline_always int decide_first(struct __sk_buff *skb, struct packet *p, struct b
 	bool listens = daemon_listens();
 	bool sealed = p->service_flags & (SERVICE_TLS | SERVICE_TCP);
 	enum fed fed = sealed ? FED_DOUBT : read_first(skb, p, s);
-	if (fed != FED_FOLLOWED)
-		s->reading.flags |= READ_ODD_PATH; /* whatever it is, it is not to be decided by */
-	else if (!(s->reading.flags & (s->whole_head ? READ_HEAD : READ_LINE))) {
-		if (listens) {
-			read_now(b);
-			return DECIDED;
-		}
-		s->reading.flags |= READ_ODD_PATH; /* nor is half a path */
+	struct reading *r = &s->walk.reading;
+	bool whole =
+		fed == FED_FOLLOWED && r->flags & (needs_whole_head(p) ? READ_HEAD : READ_LINE);
+	if (fed == FED_FOLLOWED && !whole && listens) {
+		read_now(b);
+		return GO_ON;
 	}
-	if (fed == FED_FOLLOWED && p->service_flags & SERVICE_STRICT &&
-	    s->reading.flags & READ_AGAIN)
-		why = COUNT_HELD_PIPELINED;
+	if (!whole)
+		r->flags |= READ_NO_PATH; /* whatever its path is, it is not whole */
+	if (fed == FED_FOLLOWED && p->service_flags & SERVICE_STRICT && r->flags & READ_AGAIN)
+		choice.why = COUNT_HELD_PIPELINED;
 	else if (p->service_flags & SERVICE_TLS)
-		why = COUNT_HELD_HELLO;
+		choice.why = COUNT_HELD_HELLO;
 	else
 		p->pool = choose_pool(p, s);
-	if (p->pool != POOL_UNKNOWN && why == COUNT_HELD_HEAD)
-		server = decide(p, s, &why);
+	if (p->pool != POOL_UNKNOWN && choice.why == COUNT_HELD_HEAD)
+		choice = decide(p, s);
 	else if (!listens)
-		why = COUNT_DROP_NO_SERVER;
-	if (server == NO_NODE) {
-		/* nobody is there; user space would say so in the service's protocol */
-		if (why == COUNT_DECIDED_ALONE)
+		choice.why = COUNT_DROP_NO_SERVER;
+	if (choice.server == NO_NODE) {
+		if (choice.why == COUNT_RESET_NO_SERVER)
 			return refuse(skb, p, COUNT_RESET_NO_SERVER);
-		if (why == COUNT_DROP_NO_SERVER)
+		if (choice.why == COUNT_DROP_NO_SERVER)
 			return drop(COUNT_DROP_NO_SERVER);
 		b->held = 0;
 		b->state = STATE_HELD;
-		return hold(skb, p, b, why);
+		return hold(skb, p, b, choice.why);
 	}
-	struct load *l = load_of(server);
+	struct load *l = load_of(choice.server);
 	if (l)
 		__sync_fetch_and_add(&l->assigned, 1);
-	__u32 to = server;
+	__u32 to = choice.server;
 	__u64 *handed = bpf_map_lookup_elem(&handed_to, &to);
 	if (handed)
 		*handed += 1;
-	count(why);
-	b->node = server;
+	count(choice.why);
+	b->node = choice.server;
 	b->state = STATE_BOUND;
 	b->issued = issued_after(b);
-	if (server == settings.self)
+	if (choice.server == settings.self)
 		count(COUNT_HANDOFF_LOCAL);
-	return DECIDED;
+	return GO_ON;
 }
 
 /* No request that the client did not mean to be repeated: RFC 9110 9.2.1, RFC 8446 8. */
@@ -166,7 +161,7 @@ function int first_request(struct __sk_buff *skb, struct packet *p, struct bindi
 		return drop(COUNT_DROP_BUSY);
 	int verdict = may_be_decided(b) ? decide_first(skb, p, b) : drop(COUNT_DROP_BUSY);
 	struct scratch *s = scratch();
-	if (verdict == DECIDED && b->state == STATE_BOUND &&
+	if (verdict == GO_ON && b->state == STATE_BOUND &&
 	    (!s || !promote(&p->flow, b, &s->binding)))
 		verdict = drop(COUNT_DROP_BUSY);
 	clear_flag(b, FLAG_CLAIMED);
@@ -369,10 +364,10 @@ function int syn(struct __sk_buff *skb, struct packet *p, __u16 from)
 	if (ip_summed(skb) == CHECKSUM_NONE && !p->payload) {
 		struct scratch *s = scratch();
 		__u32 n = p->header & 63; /* verifier: a bound that clang cannot fold away */
-		if (!s || n < TCP_MIN || bpf_skb_load_bytes(skb, p->l4, s->head, n))
+		if (!s || n < TCP_MIN || bpf_skb_load_bytes(skb, p->l4, s->walk.head, n))
 			return drop(COUNT_DROP_MALFORMED);
-		if (fold(pseudo_sum(p, n) + bpf_csum_diff(0, 0, (__be32 *)s->head, n & ~3, 0)) !=
-		    0xffff)
+		if (fold(pseudo_sum(p, n) +
+			 bpf_csum_diff(0, 0, (__be32 *)s->walk.head, n & ~3, 0)) != 0xffff)
 			return drop(COUNT_DROP_CHECKSUM);
 	}
 	if (p->service_flags & SERVICE_ENDING)

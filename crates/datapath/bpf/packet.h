@@ -38,9 +38,10 @@ struct packet {
 	__u8 v6;
 	__u8 wrapped; /* by another member: headers before l3 are the wrapping */
 	__u8 hops;    /* with wrapped: how often since */
-	__u8 pad;
-	__u16 from; /* with wrapped: by which member */
-	__u16 why;  /* with PARSED_DROP: enum counter */
+	__u8 has_clock;
+	__u16 from;  /* with wrapped: by which member */
+	__u16 why;   /* with PARSED_DROP: enum counter */
+	__u32 clock; /* with has_clock: of the flow, as the node that handed it off says */
 };
 
 TABLE(BPF_MAP_TYPE_PERCPU_ARRAY, 1, __u32, struct packet, packets);
@@ -295,34 +296,35 @@ inline_always __u32 load_be32(const __u8 *b, __u32 i)
 static long option_step(__u32 step, void *context)
 {
 	struct scratch *s = *(struct scratch **)context;
-	__u32 i = s->at;
+	__u32 i = s->options.at;
 
-	if (i >= s->end || i >= TCP_OPTIONS_MAX)
+	if (i >= s->options.end || i >= TCP_OPTIONS_MAX)
 		return 1;
-	__u8 kind = s->options[i & 63], length = s->options[(i + 1) & 63];
+	__u8 kind = s->options.bytes[i & 63], length = s->options.bytes[(i + 1) & 63];
 	if (kind == 0)
 		return 1;
 	if (kind == 1) {
-		s->at = i + 1;
+		s->options.at = i + 1;
 		return 0;
 	}
-	if (length < 2 || i + length > s->end)
+	if (length < 2 || i + length > s->options.end)
 		return 1;
 	if (kind == 2 && length == 4) {
-		s->found |= FOUND_MSS;
-		s->mss = (__u16)s->options[(i + 2) & 63] << 8 | s->options[(i + 3) & 63];
+		s->options.found |= FOUND_MSS;
+		s->options.mss =
+			(__u16)s->options.bytes[(i + 2) & 63] << 8 | s->options.bytes[(i + 3) & 63];
 	} else if (kind == 3 && length == 3) {
-		__u8 wscale = s->options[(i + 2) & 63];
-		s->found |= FOUND_WSCALE;
-		s->wscale = wscale > 14 ? 14 : wscale; /* RFC 7323 2.3 */
+		__u8 wscale = s->options.bytes[(i + 2) & 63];
+		s->options.found |= FOUND_WSCALE;
+		s->options.wscale = wscale > 14 ? 14 : wscale; /* RFC 7323 2.3 */
 	} else if (kind == 4 && length == 2) {
-		s->found |= FOUND_SACK;
+		s->options.found |= FOUND_SACK;
 	} else if (kind == 8 && length == 10) {
-		s->found |= FOUND_TIMESTAMPS;
-		s->tsval = load_be32(s->options, i + 2);
-		s->tsecr = load_be32(s->options, i + 6);
+		s->options.found |= FOUND_TIMESTAMPS;
+		s->options.tsval = load_be32(s->options.bytes, i + 2);
+		s->options.tsecr = load_be32(s->options.bytes, i + 6);
 	}
-	s->at = i + length;
+	s->options.at = i + length;
 	return 0;
 }
 
@@ -334,16 +336,16 @@ function void read_options(struct __sk_buff *skb, struct packet *p)
 	p->found = 0;
 	if (!s || n == 0)
 		return;
-	if (bpf_skb_load_bytes(skb, p->l4 + TCP_MIN, s->options, n))
+	if (bpf_skb_load_bytes(skb, p->l4 + TCP_MIN, s->options.bytes, n))
 		return;
-	s->at = 0;
-	s->end = n;
-	s->found = 0;
-	s->tsval = s->tsecr = 0; /* not those of another packet */
+	s->options.at = 0;
+	s->options.end = n;
+	s->options.found = 0;
+	s->options.tsval = s->options.tsecr = 0; /* not those of another packet */
 	bpf_loop(TCP_OPTIONS_MAX, option_step, &s, 0);
-	p->found = s->found;
-	p->mss = s->mss;
-	p->wscale = s->wscale;
-	p->tsval = s->tsval;
-	p->tsecr = s->tsecr;
+	p->found = s->options.found;
+	p->mss = s->options.mss;
+	p->wscale = s->options.wscale;
+	p->tsval = s->options.tsval;
+	p->tsecr = s->options.tsecr;
 }

@@ -121,7 +121,7 @@ inline_always int hold_early(struct __sk_buff *skb, struct packet *p, struct bin
  * In a strict service the reader gets one request and nothing behind it: what its socket has
  * acknowledged the client does not repeat, and the next request may be another server's. A
  * packet with both goes to user space, which gives it back in two; what begins behind the first
- * request it keeps until the connection is handed off. TC_ACT_OK: the reader may have this.
+ * request it keeps until the connection is handed off. GO_ON: the reader may have this.
  */
 function int first_alone(struct __sk_buff *skb, struct packet *p, struct binding *b)
 {
@@ -131,15 +131,14 @@ function int first_alone(struct __sk_buff *skb, struct packet *p, struct binding
 		return drop(COUNT_FAULT_MAP);
 	struct exchange *x = exchange_read(p, b, s);
 	if (!x || x->doubt)
-		return TC_ACT_OK;
+		return GO_ON;
 	if (__sync_lock_test_and_set(&x->busy, 1))
 		return drop(COUNT_DROP_BUSY);
-	s->follower = x->requests;
-	s->asked = x->asked;
-	s->answered = s->heads = s->upgrades = 0;
-	s->responses = s->judge = s->closing = 0;
+	struct walk *w = &s->walk;
+	walk_requests(w, x, false);
+	w->answered = w->heads = w->upgrades = 0;
 	bool over = x->asked && between_messages(&x->requests);
-	int verdict = TC_ACT_OK;
+	int verdict = GO_ON;
 	enum fed fed = follow(skb, p);
 	__u32 end = over ? x->requests.at : x->cut_seq, beyond = p->seq - end;
 	if (fed != FED_OLD && (over || x->cut) && beyond < EARLY_MAX) {
@@ -154,8 +153,8 @@ function int first_alone(struct __sk_buff *skb, struct packet *p, struct binding
 		verdict = hold_early(skb, p, b, x);
 	} else if (fed == FED_GAP) {
 		verdict = drop(COUNT_DROP_GAP);
-	} else if (fed != FED_OLD && s->reading.flags & READ_AGAIN) {
-		x->cut_seq = p->seq + s->reading.cut;
+	} else if (fed != FED_OLD && w->reading.flags & READ_AGAIN) {
+		x->cut_seq = p->seq + w->reading.cut;
 		x->cut = 1;
 		if ((__s32)(x->cut_seq - x->early_seq) > 0)
 			x->early_seq = x->cut_seq; /* what is before it is the reader's */
@@ -163,8 +162,8 @@ function int first_alone(struct __sk_buff *skb, struct packet *p, struct binding
 	} else if (fed == FED_DOUBT) {
 		x->doubt = 1; /* the reader will say so */
 	} else if (fed == FED_FOLLOWED) {
-		x->requests = s->follower;
-		x->asked = s->asked;
+		x->requests = w->follower;
+		x->asked = w->asked;
 		x->heard_ack = p->ack;
 		read_options(skb, p);
 		note_heard(x, p);
@@ -228,7 +227,7 @@ function int reading(struct __sk_buff *skb, struct packet *p, struct binding *b,
 		return hold(skb, p, b, COUNT_HELD_MORE);
 	if (p->payload && p->service_flags & SERVICE_STRICT) {
 		int verdict = first_alone(skb, p, b);
-		if (verdict != TC_ACT_OK)
+		if (verdict != GO_ON)
 			return verdict;
 	}
 	if (b->flags & FLAG_ADOPTED) {

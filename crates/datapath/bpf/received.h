@@ -20,7 +20,7 @@ inline_always void learn(struct binding *b, const struct handoff_option *o, cons
 	set_flag(b, bpf_ntohs(o->flags) & (FLAG_REPLAY | FLAG_MOVED));
 }
 
-/* A handoff packet from a distributor: this node is to own the connection. */
+/* A handoff packet from a distributor: this node is to own the connection. GO_ON: it does. */
 inline_always int handoff(struct __sk_buff *skb, struct packet *p, struct scratch *s)
 {
 	const struct handoff_option *o = &s->wrapping.option;
@@ -84,9 +84,9 @@ inline_always int handoff(struct __sk_buff *skb, struct packet *p, struct scratc
 		if (!b)
 			return drop(COUNT_FAULT_MAP);
 	}
-	s->clock = bpf_ntohl(o->tsval);
-	s->has_clock = 1;
-	return DECIDED;
+	p->clock = bpf_ntohl(o->tsval);
+	p->has_clock = 1;
+	return GO_ON;
 }
 
 /* An ICMP error about a connection: for the stack of the node that has it. */

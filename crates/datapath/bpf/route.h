@@ -23,7 +23,7 @@ inline_always bool is_member(const struct pool *pool, __u16 node)
 inline_always struct route *route_for(struct scratch *s, __u16 pattern)
 {
 	s->route.host = pattern;
-	s->route.method = mix(s->reading.method);
+	s->route.method = mix(s->walk.reading.method);
 	struct route *named = bpf_map_lookup_elem(&routes, &s->route);
 	s->route.method = 0;
 	struct route *any = bpf_map_lookup_elem(&routes, &s->route);
@@ -33,15 +33,15 @@ inline_always struct route *route_for(struct scratch *s, __u16 pattern)
 	return named ? named : any;
 }
 
-/* The pool of the request that s->reading is of; POOL_UNKNOWN when user space must say. */
+/* The pool of the request that s->walk.reading is of; POOL_UNKNOWN when user space must say. */
 inline_always __u16 choose_pool(const struct packet *p, struct scratch *s)
 {
-	struct reading *r = &s->reading;
+	struct reading *r = &s->walk.reading;
 	struct hosts found = {};
 
 	if (!(p->service_flags & SERVICE_ROUTES))
 		return p->pool;
-	if (r->flags & READ_ODD_PATH)
+	if (r->flags & READ_NO_PATH)
 		return POOL_UNKNOWN;
 	if (p->service_flags & SERVICE_STRICT &&
 	    (r->flags & READ_UNLIKE || r->loud < p->service_flags >> SERVICE_LOUD_SHIFT))
@@ -82,14 +82,15 @@ inline_always __u16 choose_pool(const struct packet *p, struct scratch *s)
 	return p->pool;
 }
 
-/* The target of the request that s->reading is of, by its pool's key; false: user space must say.
+/* The target of the request that s->walk.reading is of, by its pool's key; false: user space must
+ * say.
  */
 inline_always bool target_of(const struct packet *p, const struct scratch *s, __u64 *target)
 {
-	const struct reading *r = &s->reading;
+	const struct reading *r = &s->walk.reading;
 	struct pool *pool = pool_of(p->pool);
 
-	if (!pool || r->flags & READ_ODD_PATH || pool->key == KEY_OTHER)
+	if (!pool || r->flags & READ_NO_PATH || pool->key == KEY_OTHER)
 		return false;
 	*target = mix(pool->key == KEY_PATH ? r->hash : r->hash_all);
 	return true;

@@ -557,11 +557,11 @@ inline_always void note(struct reading *r, const struct scan *m, __u8 from, __u8
 	}
 	/* a host in the target, and a target without a path, are left to user space */
 	if (to == PHASE_SCHEME || to == PHASE_AUTHORITY || to == PHASE_ASTERISK) {
-		r->flags |= to == PHASE_ASTERISK ? READ_ODD_PATH : READ_ODD_HOST;
+		r->flags |= to == PHASE_ASTERISK ? READ_NO_PATH : READ_ODD_HOST;
 		return;
 	}
 	if (from == PHASE_AUTHORITY && to != PHASE_PATH) {
-		r->flags |= READ_ODD_PATH;
+		r->flags |= READ_NO_PATH;
 		return;
 	}
 	bool in_path = from == PHASE_TARGET || from == PHASE_AUTHORITY || from == PHASE_PATH ||
@@ -570,7 +570,7 @@ inline_always void note(struct reading *r, const struct scan *m, __u8 from, __u8
 		if (to == PHASE_VERSION || (from != PHASE_QUERY && to == PHASE_QUERY)) {
 			/* the path ends here, if it has not before */
 			if (in_path && (r->segment == SEGMENT_DOT || r->segment == SEGMENT_DOTS))
-				r->flags |= READ_ODD_PATH;
+				r->flags |= READ_NO_PATH;
 			if (in_path)
 				r->hash = r->hash_all;
 			if (to == PHASE_VERSION)
@@ -587,7 +587,7 @@ inline_always void note(struct reading *r, const struct scan *m, __u8 from, __u8
 		r->path_len++;
 		if (c == '/') {
 			if (r->segment != SEGMENT_OTHER && r->path_len > 1)
-				r->flags |= READ_ODD_PATH;
+				r->flags |= READ_NO_PATH;
 			r->segment = SEGMENT_EMPTY;
 		} else if (c == '.' && r->segment < SEGMENT_DOTS) {
 			r->segment++;
@@ -597,12 +597,12 @@ inline_always void note(struct reading *r, const struct scan *m, __u8 from, __u8
 		if (from == PHASE_ESCAPE_HIGH)
 			r->high = hex(c);
 		if ((from == PHASE_ESCAPE_HIGH || from == PHASE_ESCAPE_LOW) && c >= 'a')
-			r->flags |= READ_ODD_PATH;
+			r->flags |= READ_NO_PATH;
 		if (c >= 0x80)
-			r->flags |= READ_ODD_PATH;
+			r->flags |= READ_NO_PATH;
 		__u8 meant = from == PHASE_ESCAPE_LOW ? r->high << 4 | hex(c) : c;
 		if (from == PHASE_ESCAPE_LOW && is_unreserved(meant))
-			r->flags |= READ_ODD_PATH;
+			r->flags |= READ_NO_PATH;
 		/* crates/http/src/readings.rs */
 		if (c == ';' || c == '\\' ||
 		    (from == PHASE_ESCAPE_LOW &&

@@ -202,7 +202,7 @@ inline_always bool well_formed(const struct wrapping *w)
 
 /*
  * Reads and verifies a wrapped packet: the option, and the packet in it. Nothing is changed, in
- * packet or tables, before the tag has proved right. What it is, or PARSED_DROP, counted.
+ * packet or tables, before the tag has proved right.
  */
 global int verify(struct __sk_buff *skb, struct packet *p)
 {
@@ -220,21 +220,15 @@ global int verify(struct __sk_buff *skb, struct packet *p)
 		p->l3 = L3 + bytes;
 		parsed = parse(skb, p, *(__be16 *)(w->geneve + 2));
 	}
-	if (parsed != PARSED_TCP && parsed != PARSED_ICMP) {
-		count(COUNT_DROP_HANDOFF_MALFORMED);
-		return PARSED_DROP;
-	}
+	if (parsed != PARSED_TCP && parsed != PARSED_ICMP)
+		return refused(p, COUNT_DROP_HANDOFF_MALFORMED);
 	struct addr me = settings.address;
 	__u64 tag = handoff_tag(o, p, &me);
-	if (o->tag[0] != bpf_htonl(tag >> 32) || o->tag[1] != bpf_htonl((__u32)tag)) {
-		count(COUNT_DROP_HANDOFF_FORGED);
-		return PARSED_DROP;
-	}
+	if (o->tag[0] != bpf_htonl(tag >> 32) || o->tag[1] != bpf_htonl((__u32)tag))
+		return refused(p, COUNT_DROP_HANDOFF_FORGED);
 	__s64 age = wall_ns() - issued_of(o), limit = (__s64)HANDOFF_AGE_MS * MS;
-	if (age > limit || age < -limit) {
-		count(COUNT_DROP_HANDOFF_STALE);
-		return PARSED_DROP;
-	}
+	if (age > limit || age < -limit)
+		return refused(p, COUNT_DROP_HANDOFF_STALE);
 	p->wrapped = 1;
 	p->hops = o->hops;
 	p->from = bpf_ntohs(o->distributor);
