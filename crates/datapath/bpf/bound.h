@@ -66,8 +66,10 @@ inline_always bool is_ahead_of_adoption(struct __sk_buff *skb, const struct pack
 }
 
 /* A packet for a connection that this node owns. */
-function int own(struct __sk_buff *skb, struct packet *p, struct binding *b, bool released)
+global int own(struct __sk_buff *skb, struct packet *p, struct binding *b, bool released)
 {
+	if (!p || !b)
+		return drop(COUNT_FAULT_MAP);
 	bool strict = p->service_flags & SERVICE_STRICT;
 	if (p->payload && p->seq == b->start_seq && !(b->flags & (FLAG_CONFIRMED | FLAG_CLOSED))) {
 		if (p->ack == b->start_ack) {

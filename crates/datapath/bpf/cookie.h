@@ -97,8 +97,7 @@ inline_always __u32 offer_bits(const struct packet *p)
 	return class << 3 | profile_of(sack, scaled, p->wscale);
 }
 
-static __noinline __u32 cookie_of(const struct flow_key *f, __u32 isn, __u32 slot, __u32 low,
-				  __u32 term)
+global __u32 cookie_of(const struct flow_key *f, __u32 isn, __u32 slot, __u32 low, __u32 term)
 {
 	struct keys *k = cluster_keys();
 	__u64 w[FLOW_WORDS + 2];
@@ -142,7 +141,7 @@ global int is_cookie(const struct packet *p, __u32 term, __u32 old)
 }
 
 /* The server-side clock of a flow: the same on every node, never running backwards. */
-static __noinline __u32 flow_clock(const struct flow_key *f)
+global __u32 flow_clock(const struct flow_key *f)
 {
 	struct keys *k = cluster_keys();
 

@@ -128,7 +128,7 @@ inline_always bool names_this_node(const struct packet *p, const struct scratch 
 }
 
 /* The server for the request that s->walk.reading is of, in p->pool. */
-inline_always struct choice decide(const struct packet *p, struct scratch *s)
+inline_always struct choice decided_for(const struct packet *p, const struct scratch *s)
 {
 	__u32 pool = p->pool;
 	struct guide *g = bpf_map_lookup_elem(&guides, &pool);
@@ -151,6 +151,17 @@ inline_always struct choice decide(const struct packet *p, struct scratch *s)
 	if (g->kind != GUIDE_CACHED)
 		return no_server(COUNT_HELD_ASK);
 	return known ? cached(p, g, target) : no_server(COUNT_HELD_HEAD);
+}
+
+/* The same. verifier: walked once. */
+global int decide(const struct packet *p, struct choice *c)
+{
+	struct scratch *s = scratch();
+
+	if (!p || !c)
+		return 0;
+	*c = s ? decided_for(p, s) : no_server(COUNT_DROP_NO_SERVER);
+	return 0;
 }
 
 /* Gives the packet to user space through the hold device; it comes back when there is a decision.

@@ -146,9 +146,9 @@ static long byte_step(__u32 step, void *context)
 }
 
 /* Whether this node's server may have the request that s->walk.reading is of. */
-function bool is_own(struct scratch *s, const struct packet *p)
+inline_always bool is_own(struct scratch *s, const struct packet *p)
 {
-	__u16 of = choose_pool(p, s);
+	__u16 of = choose_pool(p);
 	struct pool *pool = of == POOL_UNKNOWN ? 0 : pool_of(of);
 
 	return pool && is_member(pool, settings.self);

@@ -28,6 +28,11 @@
 #define global __noinline
 /* clang knows nothing of the value any more, so that it keeps the bounds given after this. */
 #define opaque(x) asm volatile("" : "+r"(x))
+/*
+ * What was written is read again. verifier: it knows each number that a register may hold, and
+ * walks on with each; of what is read from a table it knows none.
+ */
+#define read_again() asm volatile("" ::: "memory")
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 

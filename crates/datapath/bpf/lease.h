@@ -202,12 +202,14 @@ inline_always bool is_past(const struct flow_key *flow, __u32 start_seq)
  * As choice(), but what follows a handshake goes to who answered that, whatever the tables have
  * become since; or to the heir of one that is gone for sure.
  */
-function __u16 choice_for(struct __sk_buff *skb, struct packet *p)
+global __u32 choice_for(struct __sk_buff *skb, struct packet *p)
 {
 	__u32 zero = 0;
 	struct spread *s = bpf_map_lookup_elem(&spreads, &zero);
 	struct keys *k = cluster_keys();
 
+	if (!p)
+		return NO_NODE;
 	if (!s || !k || p->flags & SYN || bpf_ktime_get_ns() >= s->unsettled_ns)
 		return choice(&p->flow);
 	__u32 slot = flow_hash(&p->flow, k->clock, DOMAIN_MAGLEV, 0) % MAGLEV_SLOTS;

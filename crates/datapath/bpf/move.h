@@ -186,7 +186,7 @@ function enum later place(struct packet *p, struct scratch *s, struct exchange *
 	if (x->decided != NO_NODE && x->decided_seq == p->seq) {
 		c->server = x->decided;
 	} else {
-		p->pool = choose_pool(p, s);
+		p->pool = choose_pool(p);
 		c->why = COUNT_HELD_HEAD;
 		if (p->pool == POOL_UNKNOWN)
 			return idle || strict ? LATER_ASKED : LATER_STAYS;
@@ -216,7 +216,7 @@ function enum later place(struct packet *p, struct scratch *s, struct exchange *
 			count(COUNT_MOVE_DECIDED_HERE);
 			return LATER_STAYS;
 		}
-		*c = decide(p, s);
+		decide(p, c);
 		if (c->server == NO_NODE &&
 		    (c->why == COUNT_DROP_NO_SERVER || c->why == COUNT_RESET_NO_SERVER))
 			return member ? LATER_STAYS : LATER_WAITS;

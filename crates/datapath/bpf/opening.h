@@ -72,9 +72,9 @@ inline_always int decide_first(struct __sk_buff *skb, struct packet *p, struct b
 	else if (p->service_flags & SERVICE_TLS)
 		choice.why = COUNT_HELD_HELLO;
 	else
-		p->pool = choose_pool(p, s);
+		p->pool = choose_pool(p);
 	if (p->pool != POOL_UNKNOWN && choice.why == COUNT_HELD_HEAD)
-		choice = decide(p, s);
+		decide(p, &choice);
 	else if (!listens)
 		choice.why = COUNT_DROP_NO_SERVER;
 	if (choice.server == NO_NODE) {
@@ -148,8 +148,10 @@ inline_always bool may_be_decided(const struct binding *b)
  * The first request of a connection: decide and bind. Its packet may be here twice at once, on two
  * CPUs: two servers must not both get it.
  */
-function int first_request(struct __sk_buff *skb, struct packet *p, struct binding *b)
+global int first_request(struct __sk_buff *skb, struct packet *p, struct binding *b)
 {
+	if (!p || !b)
+		return drop(COUNT_FAULT_MAP);
 	if (must_ask(b)) {
 		/* known from when it was this node's own */
 		forget_binding(&p->flow);
@@ -280,8 +282,10 @@ function int unfollowed(struct __sk_buff *skb, struct packet *p, __u32 state)
 }
 
 /* A flow that has no binding, at a node that may make one. */
-function int unknown(struct __sk_buff *skb, struct packet *p, __u16 from, bool released)
+global int unknown(struct __sk_buff *skb, struct packet *p, __u16 from, bool released)
 {
+	if (!p)
+		return drop(COUNT_FAULT_MAP);
 	struct scratch *s = scratch();
 	struct lease *lease = 0;
 

@@ -328,16 +328,17 @@ static long option_step(__u32 step, void *context)
 	return 0;
 }
 
-function void read_options(struct __sk_buff *skb, struct packet *p)
+/* Reads the TCP options into the packet's fields. Always 0. verifier: a global returns a number. */
+global int read_options(struct __sk_buff *skb, struct packet *p)
 {
 	struct scratch *s = scratch();
-	__u32 n = (p->header - TCP_MIN) & 63; /* verifier: a bound that clang cannot fold away */
 
+	if (!p)
+		return 0;
+	__u32 n = (p->header - TCP_MIN) & 63; /* verifier: a bound that clang cannot fold away */
 	p->found = 0;
-	if (!s || n == 0)
-		return;
-	if (bpf_skb_load_bytes(skb, p->l4 + TCP_MIN, s->options.bytes, n))
-		return;
+	if (!s || n == 0 || bpf_skb_load_bytes(skb, p->l4 + TCP_MIN, s->options.bytes, n))
+		return 0;
 	s->options.at = 0;
 	s->options.end = n;
 	s->options.found = 0;
@@ -348,4 +349,5 @@ function void read_options(struct __sk_buff *skb, struct packet *p)
 	p->wscale = s->options.wscale;
 	p->tsval = s->options.tsval;
 	p->tsecr = s->options.tsecr;
+	return 0;
 }

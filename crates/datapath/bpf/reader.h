@@ -190,8 +190,10 @@ inline_always int requeue(struct __sk_buff *skb, bool released)
 }
 
 /* A packet of a connection that the reader has, or is to have. */
-function int reading(struct __sk_buff *skb, struct packet *p, struct binding *b, bool released)
+global int reading(struct __sk_buff *skb, struct packet *p, struct binding *b, bool released)
 {
+	if (!p || !b)
+		return drop(COUNT_FAULT_MAP);
 	__u32 rst_seq = 0;
 
 	if (!bare(skb, p))

@@ -33,11 +33,15 @@ inline_always struct route *route_for(struct scratch *s, __u16 pattern)
 	return named ? named : any;
 }
 
-/* The pool of the request that s->walk.reading is of; POOL_UNKNOWN when user space must say. */
-inline_always __u16 choose_pool(const struct packet *p, struct scratch *s)
+/* The pool of the request that is read; POOL_UNKNOWN when user space must say. */
+global int choose_pool(const struct packet *p)
 {
-	struct reading *r = &s->walk.reading;
+	struct scratch *s = scratch();
 	struct hosts found = {};
+
+	if (!p || !s)
+		return POOL_UNKNOWN;
+	struct reading *r = &s->walk.reading;
 
 	if (!(p->service_flags & SERVICE_ROUTES))
 		return p->pool;

@@ -520,6 +520,7 @@ inline_always void scan_byte(struct scan *m, __u8 c, bool responses)
 		break;
 	}
 	m->phase = then;
+	read_again();
 }
 
 /* Bytes that may be skipped unseen. */

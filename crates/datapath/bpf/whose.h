@@ -82,9 +82,11 @@ enum question {
  * connections that are known: user space puts this node's address there again. `alone`: how the RST
  * is counted where no other node can own the connection.
  */
-function int ask_whose(struct __sk_buff *skb, struct packet *p, __u16 from, enum question question,
-		       enum counter alone)
+global int ask_whose(struct __sk_buff *skb, struct packet *p, __u16 from, enum question question,
+		     enum counter alone)
 {
+	if (!p)
+		return drop(COUNT_FAULT_MAP);
 	const __be32 mark = bpf_htonl(question == ASK_HEIR ? HEIR_MAC : UNKNOWN_MAC);
 	const __be32 sent = bpf_htonl(SENDER_MAC);
 	const __be16 by = bpf_htons(p->from);
