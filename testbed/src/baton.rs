@@ -56,7 +56,7 @@ impl<'a> Baton<'a> {
     /// name, and waits until it is ready: until `DIR/NAME.ready` is there.
     ///
     /// # Panics
-    /// When there is no binary, or it is not ready in ten seconds (with the end of its log).
+    /// When there is no binary, or it is not ready in time (with the end of its log).
     #[track_caller]
     pub fn start(host: &'a Host, config: &Path) -> Self {
         Self::start_binary(&baton_binary(), host, config)
@@ -154,7 +154,7 @@ impl<'a> Baton<'a> {
     /// Asks it to end with SIGTERM.
     ///
     /// # Panics
-    /// When it has not ended after ten seconds, or not with exit code 0.
+    /// When it has not ended in time, or not with exit code 0.
     #[track_caller]
     pub fn stop(mut self) {
         observer::pause(self.host);

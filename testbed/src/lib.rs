@@ -108,6 +108,6 @@ pub use observer::Invalid;
 pub use origin::Origin;
 pub use process::Process;
 pub use scratch::Scratch;
-pub use tools::wait_until;
+pub use tools::{patient, wait_until};
 pub use topology::{Builder, Testbed};
 pub use webserver::{Logged, WebServer};
