@@ -23,7 +23,7 @@ use std::time::Duration;
 use baton_cli::exit::{self, Exit, Failure};
 use baton_cli::output::print;
 use baton_cluster::PolicyKind;
-use baton_testbed::{Host, Namespace, baton_binary};
+use baton_testbed::{Capture, Host, Namespace, baton_binary};
 use clap::Parser;
 use nix::unistd::Uid;
 
@@ -60,6 +60,10 @@ struct Demo {
     /// The file to write the summary to, as JSON
     #[arg(long, value_name = "FILE", default_value = "target/demo/summary.json")]
     json: PathBuf,
+    /// Capture what the clients see, write it to this file (pcap), and look whether two servers answered a
+    /// connection; needs tcpdump
+    #[arg(long, value_name = "FILE")]
+    capture: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -83,10 +87,12 @@ impl Demo {
         let workload = Workload::new();
         print(&introduction(&workload))?;
         let account = Account::open(site);
+        let capture = self.capture.as_deref().map(|file| (Capture::with_answers(site.client(), 80), file));
         let (round_robin, cluster) = self.phase(site, PolicyKind::WeightedRoundRobin, &workload, stop)?;
         cluster.stop();
         let (lard, cluster) = self.phase(site, PolicyKind::Lard, &workload, stop)?;
-        let summary = Summary::new(&[round_robin, lard], account.read());
+        let two_owners = capture.map(|(capture, file)| capture.stop_into(file).two_owners);
+        let summary = Summary::new(&[round_robin, lard], account.read(), two_owners.as_deref());
         print(&summary.describe())?;
         write(&self.json, &summary)?;
         if self.keep {
