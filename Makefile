@@ -75,7 +75,7 @@ test-fresh: rust ## the same on a machine that has nothing but git, make and Rus
 
 test-kernels: rust ## on Debian's own kernels, each in a virtual machine: JOBS="node links" (programs, demo), DEBIAN_SUITES=trixie
 	@scripts/setup kernels
-	$(SUDO) env $(foreach given,DEBIAN_SUITES KERNELS KERNELS_DIR PATIENCE,\
+	$(SUDO) env $(foreach given,DEBIAN_SUITES KERNELS KERNELS_DIR PATIENCE BATON_PATIENCE,\
 	  $(if $(filter command environment,$(firstword $(origin $(given)))),$(given)='$($(given))')) scripts/test-kernels $(JOBS)
 
 test-crates:
