@@ -167,7 +167,9 @@ impl Stream {
 
 #[cfg(test)]
 mod tests {
-    use super::{Piece, Sign, judge};
+    use etherparse::PacketBuilder;
+
+    use super::{Piece, Sign, judge, two_owners};
 
     const CLIENT: &str = "10.2.0.2:4000";
     const SERVER: &str = "10.99.0.1:80";
@@ -235,5 +237,33 @@ mod tests {
         assert_eq!(judge([server(1, "abc"), server(1, "xyz")], 80), []);
         let other = [client(true, 7, None), client(false, 8, Some(1)), server(1, "abc"), server(1, "xyz")];
         assert_eq!(judge(other, 81), []);
+    }
+
+    /// A frame as tcpdump writes it: cut behind `captured` bytes.
+    fn frame(from_client: bool, sequence: u32, syn: bool, payload: &[u8], captured: usize) -> Vec<u8> {
+        let (client, server) = (([10, 2, 0, 2], 4000), ([10, 99, 0, 1], 80));
+        let (from, to) = if from_client { (client, server) } else { (server, client) };
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(from.0, to.0, 64);
+        let builder = builder.tcp(from.1, to.1, sequence, 1000);
+        let builder = if syn { builder.syn() } else { builder.ack(100) };
+        let mut frame = Vec::new();
+        builder.write(&mut frame, payload).expect("a vector takes all");
+        frame.truncate(captured);
+        frame
+    }
+
+    #[test]
+    fn frames_are_compared_as_far_as_they_were_captured() {
+        let long = |head: &str| [head.as_bytes(), &[b'x'; 1000]].concat();
+        let (one, other) = (long("HTTP/1.1 200 OK\r\nX-Node: a"), long("HTTP/1.1 200 OK\r\nX-Node: b"));
+        let begin = [frame(true, 7, true, &[], 700), frame(true, 8, false, b"GET", 700)];
+        let answers = |captured| [&one, &other].map(|answer| frame(false, 100, false, answer, captured));
+        let found = |captured| {
+            let answers = answers(captured);
+            let frames = begin.iter().chain(&answers).map(Vec::as_slice);
+            two_owners(frames, 80).into_iter().map(|found| found.sign).collect::<Vec<_>>()
+        };
+        assert_eq!(found(700), [Sign::Bytes(25)]);
+        assert_eq!(found(70), [], "the head was cut off");
     }
 }
