@@ -9,6 +9,8 @@ use crate::tcp::End;
 
 /// A user waits so long for an answer, nanoseconds.
 const PATIENCE: u64 = 30_000 * MS;
+/// SYNs that a client sends before it gives up: the last one after about a minute (RFC 1122 4.2.3.5 asks for more).
+const SYNS: u32 = 6;
 
 /// How it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub(crate) enum Stage {
     Refused,
     /// Its connection was reset, or is silent for too long.
     Reset,
+    /// Nobody has answered its SYNs.
+    Unheard,
 }
 
 #[derive(Debug)]
@@ -35,9 +39,12 @@ pub(crate) struct Client {
     /// When the SYN is sent again, and how long it waits then.
     pub(crate) syn_due: Option<u64>,
     syn_wait: u64,
+    syns: u32,
     clock: (u32, u64),
     /// Requests that have been written, at least in part; bytes that wait to be written.
     asked: usize,
+    /// When each of them was.
+    pub(crate) asked_at: Vec<u64>,
     unwritten: Vec<u8>,
     pub(crate) write_at: u64,
     pub(crate) answered: usize,
@@ -85,8 +92,10 @@ impl Client {
             isn,
             syn_due: None,
             syn_wait: 1000 * MS,
+            syns: 0,
             clock: (isn.rotate_left(7), 0),
             asked: 0,
+            asked_at: Vec::new(),
             unwritten: Vec::new(),
             write_at: 0,
             answered: 0,
@@ -114,6 +123,11 @@ impl Client {
             return None;
         }
         self.stage = Stage::Opening;
+        self.syns += 1;
+        if self.syns > SYNS {
+            self.stage = Stage::Unheard;
+            return None;
+        }
         self.syn_due = Some(now + self.syn_wait);
         self.syn_wait *= 2;
         Some(self.syn(now))
@@ -211,6 +225,7 @@ impl Client {
         while self.asked < self.plan.requests.len() && self.asked < self.answered + self.plan.depth {
             let head = request((self.number, self.asked), &self.plan.requests[self.asked]);
             self.unwritten.extend(head);
+            self.asked_at.push(now);
             self.asked += 1;
         }
         let Some(end) = &mut self.end else { return };
@@ -243,7 +258,11 @@ impl Client {
     }
 
     pub(crate) fn is_over(&self) -> bool {
-        matches!(self.stage, Stage::Done | Stage::Refused | Stage::Reset)
+        matches!(self.stage, Stage::Done | Stage::Refused | Stage::Reset | Stage::Unheard)
+    }
+
+    pub(crate) fn finds_nobody(&self) -> bool {
+        self.stage == Stage::Unheard
     }
 
     /// Whether it is content: everything was answered, and the connection has ended.

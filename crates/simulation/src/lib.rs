@@ -14,7 +14,7 @@ mod shell;
 mod tcp;
 mod world;
 
-pub use plan::{ClientPlan, Mishap, Plan, RequestPlan};
+pub use plan::{ClientPlan, File, Mishap, Plan, PoolPlan, RequestPlan, Rollout, ServicePlan};
 pub use planted::Planted;
 
 /// What has been seen in one run.

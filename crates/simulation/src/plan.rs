@@ -6,6 +6,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
+mod files;
+
+use files::P_HTTP;
+pub use files::{File, PoolPlan, Rollout, ServicePlan};
+pub(crate) use files::{is_vip, vip};
+
 /// One millisecond of simulated time, in nanoseconds.
 pub(crate) const MS: u64 = 1_000_000;
 
@@ -18,18 +24,17 @@ const FIGURES: [&[&str]; 5] = [
     &["switch", "distributor,dispatcher", "distributor,server", "server"],
 ];
 
-/// A pool's routes: how later requests are handled.
-const P_HTTP: [&str; 3] = ["move", "stay", "extended-lard"];
-
 /// One seed's plan.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// From which all else follows.
     pub seed: u64,
-    /// The cluster file.
-    pub file: String,
-    /// Whether the pools have different servers.
-    pub strict: bool,
+    /// The part of the cluster file that lasts.
+    pub cluster: String,
+    /// What the cluster file says of services: at first, and later.
+    pub files: Vec<File>,
+    /// When nodes get those that come later.
+    pub rollouts: Vec<Rollout>,
     /// Of a thousand packets, how many are lost, come twice, and are late.
     pub lost: u32,
     /// See above.
@@ -90,6 +95,8 @@ pub enum Mishap {
 /// One client.
 #[derive(Clone, Debug)]
 pub struct ClientPlan {
+    /// The last byte of the VIP that it connects to, and the port.
+    pub service: (u8, u16),
     /// When it begins, nanoseconds.
     pub starts: u64,
     /// Its requests: the pool's path, whether only user space can read it, how long the head and the answer are.
@@ -124,11 +131,6 @@ pub(crate) fn address(node: usize) -> IpAddr {
     Ipv4Addr::new(10, 1, 0, 10 + node as u8).into()
 }
 
-/// The service's.
-pub(crate) fn vip() -> IpAddr {
-    Ipv4Addr::new(10, 99, 0, 1).into()
-}
-
 impl Plan {
     /// What a seed stands for.
     pub fn new(seed: u64) -> Self {
@@ -138,40 +140,8 @@ impl Plan {
         let figure = if two_deciders { FIGURES[1] } else { FIGURES[rng.random_range(0..FIGURES.len())] };
         let servers: Vec<usize> = (0..figure.len()).filter(|node| figure[*node].contains("server")).collect();
         let strict = rng.random_ratio(2, 3) && servers.len() > 1 && !two_deciders;
-        let mut file = String::from(
-            "[cluster]\nname = \"simulated\"\nsecret = \"6f1c0a9be47d82355ac4e09d17b86f3e2d4c5a69\"\n",
-        );
-        let name = |node: usize| format!("\"n{node}\"");
-        for (node, roles) in figure.iter().enumerate() {
-            let roles: Vec<String> = roles.split(',').map(|role| format!("{role:?}")).collect();
-            let _ = writeln!(
-                file,
-                "[[node]]\nname = {}\naddress = \"{}\"\nroles = [{}]",
-                name(node),
-                address(node),
-                roles.join(", ")
-            );
-        }
-        let _ = writeln!(file, "[[service]]\nname = \"www\"\nvips = [\"{}\"]\nport = 80", vip());
-        for pool in 0..2 {
-            let its: Vec<String> = servers
-                .iter()
-                .enumerate()
-                .filter(|(place, _)| !strict || place % 2 == pool)
-                .map(|(_, node)| name(*node))
-                .collect();
-            let p_http = rng.random_range(0..P_HTTP.len());
-            let consult = if rng.random_ratio(1, 4) { "consult = \"always\"\n" } else { "" };
-            let policy = if rng.random_ratio(1, 4) { "wrr" } else { "lard" };
-            let (consult, p_http) =
-                if policy == "lard" { (consult, P_HTTP[p_http]) } else { ("", P_HTTP[p_http % 2]) };
-            let _ = writeln!(
-                file,
-                "[[service.pool]]\nname = \"p{pool}\"\nservers = [{}]\npolicy = \"{policy}\"\np_http = \"{p_http}\"\n{consult}",
-                its.join(", ")
-            );
-        }
-        file.push_str("[[service.route]]\npool = \"p1\"\npath = \"/p1/\"\n");
+        let cluster = lasting(figure);
+        let first = first_file(&mut rng, &servers, strict);
         let calm = rng.random_ratio(1, 4);
         let at_most = |rng: &mut StdRng, most| if calm { 0 } else { rng.random_range(0..=most) };
         let (lost, twice, late) = (at_most(&mut rng, 60), at_most(&mut rng, 60), at_most(&mut rng, 200));
@@ -179,7 +149,7 @@ impl Plan {
         let lateness = rng.random_range(MS..50 * MS);
         let message_delay = rng.random_range(20_000..4 * MS);
         let skews = figure.iter().map(|_| rng.random_range(0..400 * MS)).collect();
-        let clients: Vec<_> = (0..rng.random_range(1..=4)).map(|_| ClientPlan::new(&mut rng)).collect();
+        let mut clients: Vec<_> = (0..rng.random_range(1..=4)).map(|_| ClientPlan::new(&mut rng)).collect();
         let mishaps = if two_deciders {
             let stopped = Mishap::Stopped {
                 node: rng.random_range(1..=2),
@@ -191,10 +161,16 @@ impl Plan {
         } else {
             mishaps(&mut rng, figure.len(), &clients)
         };
+        let (files, rollouts) = if two_deciders {
+            (vec![first], Vec::new())
+        } else {
+            all_files(&mut rng, first, &mut clients, (&servers, figure.len()))
+        };
         Self {
             seed,
-            file,
-            strict,
+            cluster,
+            files,
+            rollouts,
             lost,
             twice,
             late,
@@ -208,10 +184,82 @@ impl Plan {
         }
     }
 
+    /// A whole cluster file.
+    pub fn text(&self, file: usize) -> String {
+        format!("{}{}", self.cluster, self.files[file].text())
+    }
+
     /// Whether a machine stops: then connections may be lost that were its own.
     pub fn crashes(&self) -> bool {
         self.mishaps.iter().any(|(_, mishap)| matches!(mishap, Mishap::Crash { .. }))
     }
+}
+
+/// What lasts of the cluster file.
+fn lasting(figure: &[&str]) -> String {
+    let mut text = String::from(
+        "[cluster]\nname = \"simulated\"\nsecret = \"6f1c0a9be47d82355ac4e09d17b86f3e2d4c5a69\"\n",
+    );
+    for (node, roles) in figure.iter().enumerate() {
+        let roles: Vec<String> = roles.split(',').map(|role| format!("{role:?}")).collect();
+        let (address, roles) = (address(node), roles.join(", "));
+        let _ = writeln!(text, "[[node]]\nname = \"n{node}\"\naddress = \"{address}\"\nroles = [{roles}]");
+    }
+    text
+}
+
+/// One service with two pools.
+fn first_file(rng: &mut StdRng, servers: &[usize], strict: bool) -> File {
+    let pool = |number: usize| {
+        let p_http = rng.random_range(0..P_HTTP.len());
+        let consults = rng.random_ratio(1, 4);
+        let is_wrr = rng.random_ratio(1, 4);
+        let its = servers.iter().enumerate().filter(|(place, _)| !strict || place % 2 == number);
+        PoolPlan {
+            servers: its.map(|(_, node)| *node).collect(),
+            policy: if is_wrr { "wrr" } else { "lard" },
+            p_http: if is_wrr { P_HTTP[p_http % 2] } else { P_HTTP[p_http] },
+            consults: consults && !is_wrr,
+        }
+    };
+    let pools = (0..2).map(pool).collect();
+    File { services: vec![ServicePlan { name: "www", vips: vec![1], port: 80, opaque: false, pools }] }
+}
+
+/// More VIPs and services, the files that come later, and clients for all of them. `nodes`: those that are servers, and
+/// how many there are.
+fn all_files(
+    rng: &mut StdRng,
+    mut first: File,
+    clients: &mut [ClientPlan],
+    nodes: (&[usize], usize),
+) -> (Vec<File>, Vec<Rollout>) {
+    if rng.random_ratio(1, 4) {
+        first.services[0].vips.push(2);
+    }
+    if rng.random_ratio(1, 4) {
+        first.services.push(ServicePlan::plug(nodes.0.to_vec()));
+    }
+    let (mut files, mut rollouts) = (vec![first], Vec::new());
+    if rng.random_ratio(1, 3) {
+        if rng.random_ratio(1, 3) {
+            files[0].services[0].pools.truncate(1);
+        }
+        let times: Vec<u64> = clients.iter().map(|client| client.starts).collect();
+        let (later, when) = files::successors(rng, &files[0], nodes.0, nodes.1, &times);
+        files.extend(later);
+        rollouts = when;
+    }
+    // A service may have yet to come, or have gone.
+    let has = |vip, port| files.iter().any(|file| file.service(vip, port).is_some());
+    for client in clients {
+        client.service = match rng.random_range(0..6) {
+            0 | 1 if has(2, 80) => (2, 80),
+            2 | 3 if has(3, 81) => (3, 81),
+            _ => (1, 80),
+        };
+    }
+    (files, rollouts)
 }
 
 fn mishaps(rng: &mut StdRng, nodes: usize, clients: &[ClientPlan]) -> Vec<(u64, Mishap)> {
@@ -254,6 +302,7 @@ impl ClientPlan {
         let count = rng.random_range(1..=12);
         let slow = rng.random_ratio(1, 4);
         Self {
+            service: (1, 80),
             starts: rng.random_range(200 * MS..1500 * MS),
             requests: (0..count).map(|_| request(rng)).collect(),
             depth: if rng.random_ratio(1, 2) { 1 } else { rng.random_range(2..=12) },

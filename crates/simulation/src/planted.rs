@@ -15,16 +15,22 @@ pub enum Planted {
     BegunIsUnknown,
     /// What the tables say of one pool's targets counts for the other's.
     AnyServer,
+    /// The programs are not told that a pool has other servers.
+    OldPools,
+    /// A service that ends is forgotten at once.
+    EndsAtOnce,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::NewsOutOfOrder,
         Self::WrongServer,
         Self::TakesTooLittle,
         Self::NoLeases,
         Self::BegunIsUnknown,
         Self::AnyServer,
+        Self::OldPools,
+        Self::EndsAtOnce,
     ];
 }

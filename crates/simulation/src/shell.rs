@@ -306,7 +306,7 @@ impl Outside for Shell {
     }
 
     fn decided(&mut self, pool: PoolId, target: Option<Target>, _now: Duration) -> Result<Option<NodeId>> {
-        let pool = if self.has(Planted::AnyServer) { PoolId(1 - pool.0) } else { pool };
+        let pool = if self.has(Planted::AnyServer) { PoolId(pool.0 ^ 1) } else { pool };
         Ok(self.model.decided(pool, target, self.clock()))
     }
 
@@ -400,7 +400,9 @@ impl Outside for Shell {
 
     fn set_pool(&mut self, p: &PoolEntry) -> Result<()> {
         let pool = Pool { key: p.key.clone(), p_http: p.p_http, servers: p.servers.clone() };
-        self.model.tables.pools.insert(p.id, pool);
+        if !self.has(Planted::OldPools) || !self.model.tables.pools.contains_key(&p.id) {
+            self.model.tables.pools.insert(p.id, pool);
+        }
         Ok(())
     }
 
@@ -431,6 +433,9 @@ impl Outside for Shell {
     }
 
     fn end_address(&mut self, vip: IpAddr, port: u16) -> Result<()> {
+        if self.has(Planted::EndsAtOnce) {
+            return self.remove_address(vip, port);
+        }
         if let Some(service) = self.model.tables.services.get_mut(&(vip, port)) {
             service.ending = true;
         }

@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use baton_cluster::{Cluster, Flow, NodeId};
+use baton_cluster::{Cluster, Flow, NodeId, Succession};
 use baton_control::Message;
 use baton_core::{Core, Moment};
 use baton_datapath::Event;
@@ -15,10 +15,11 @@ use rand::{Rng as _, SeedableRng as _};
 
 mod machine;
 mod mishaps;
+mod reload;
 mod wires;
 
 use crate::client::{Client, RequestId};
-use crate::plan::{MS, Mishap, Plan, vip};
+use crate::plan::{MS, Mishap, Plan, is_vip, vip};
 use crate::planted::Planted;
 use crate::segment::Segment;
 use crate::shell::{Deed, Session, Shell};
@@ -106,6 +107,22 @@ enum Happening {
     Starts {
         node: usize,
     },
+    /// An operator gives a node another cluster file.
+    RolledOut {
+        node: usize,
+        file: usize,
+    },
+    Reload {
+        node: usize,
+        life: u32,
+    },
+    /// Its host is prepared for the file.
+    GoesBy {
+        node: usize,
+        life: u32,
+        file: usize,
+        known: Box<Succession>,
+    },
     /// Two nodes hear each other again.
     Hears {
         node: usize,
@@ -119,6 +136,11 @@ struct Node {
     life: u32,
     /// Until then the daemon does nothing.
     stalled_until: u64,
+    /// The cluster file on its disk, and the one that it goes by.
+    file: usize,
+    goes_by: usize,
+    /// Its host is being prepared for another file.
+    is_changing: bool,
 }
 
 /// Who has sent which bytes of a connection: at any place one node alone.
@@ -128,7 +150,9 @@ struct Sent(Vec<(u32, u32, usize)>);
 /// See the head of this file.
 pub(crate) struct World<'a> {
     plan: &'a Plan,
-    cluster: Cluster,
+    files: Vec<Cluster>,
+    /// Until when a node has gone by each file; `None`: none has.
+    in_force: Vec<Option<u64>>,
     started: Instant,
     now: u64,
     heap: BinaryHeap<Reverse<(u64, u64)>>,
@@ -159,10 +183,15 @@ const ROUTER: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
 
 impl<'a> World<'a> {
     pub(crate) fn new(plan: &'a Plan, planted: Option<Planted>) -> Self {
-        let cluster = Cluster::parse(&plan.file).unwrap_or_else(|e| panic!("{e}\n{}", plan.file));
+        let parsed = |file| {
+            let text = plan.text(file);
+            Cluster::parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}"))
+        };
+        let files: Vec<Cluster> = (0..plan.files.len()).map(parsed).collect();
         let mut world = Self {
             plan,
-            cluster,
+            in_force: vec![None; files.len()],
+            files,
             started: Instant::now(),
             now: 0,
             heap: BinaryHeap::new(),
@@ -180,9 +209,17 @@ impl<'a> World<'a> {
             planted,
             calm_from: 0,
         };
-        for node in 0..world.cluster.nodes.len() {
+        for node in 0..world.files[0].nodes.len() {
             let shell = world.shell(node);
-            world.nodes.push(Node { core: None, shell, life: 0, stalled_until: 0 });
+            world.nodes.push(Node {
+                core: None,
+                shell,
+                life: 0,
+                stalled_until: 0,
+                file: 0,
+                goes_by: 0,
+                is_changing: false,
+            });
             let at = world.rng.random_range(0..20 * MS);
             world.at(at, Happening::Starts { node });
         }
@@ -190,12 +227,15 @@ impl<'a> World<'a> {
             let flow = Flow {
                 client: Ipv4Addr::new(10, 2, 0, 2 + number as u8).into(),
                 client_port: 40_000 + number as u16,
-                vip: vip(),
-                vip_port: 80,
+                vip: vip(client.service.0),
+                vip_port: client.service.1,
             };
             let isn = world.rng.random();
             world.clients.push(Client::new(number, flow, client.clone(), isn));
             world.at(client.starts, Happening::Client { number });
+        }
+        for rollout in &plan.rollouts {
+            world.at(rollout.at, Happening::RolledOut { node: rollout.node, file: rollout.file });
         }
         for (at, mishap) in &plan.mishaps {
             world.at(*at, Happening::Mishap(*mishap));
@@ -359,6 +399,8 @@ impl<'a> World<'a> {
             | Happening::Tick { node, life }
             | Happening::Read { node, life, .. }
             | Happening::Socket { node, life, .. }
+            | Happening::Reload { node, life }
+            | Happening::GoesBy { node, life, .. }
             | Happening::Up { node, life, .. }
             | Happening::Down { node, life, .. } => Some((*node, *life)),
             Happening::Message { to, lives, .. } => Some((*to, lives.1)),
@@ -421,6 +463,7 @@ impl<'a> World<'a> {
                     busy = core.tick(shell, now);
                     core.flush(shell, now);
                 })?;
+                self.forget_ended(node)?;
                 let at = self.now + if busy { BUSY_TICK } else { TICK };
                 self.at(at, Happening::Tick { node, life });
                 Ok(())
@@ -452,6 +495,12 @@ impl<'a> World<'a> {
                 Ok(())
             }
             Happening::Starts { node } => self.starts(node),
+            Happening::RolledOut { node, file } => {
+                self.rolled_out(node, file);
+                Ok(())
+            }
+            Happening::Reload { node, .. } => self.reload(node),
+            Happening::GoesBy { node, file, known, .. } => self.goes_by(node, file, *known),
             Happening::Hears { node, other } => {
                 self.tell(format!("n{node} and n{other} hear each other again"));
                 self.deaf.retain(|pair| *pair != (node, other) && *pair != (other, node));
@@ -476,5 +525,5 @@ fn is_whole(bytes: &[u8]) -> bool {
 }
 
 fn is_from_vip(frame: &[u8]) -> bool {
-    Segment::parse(frame).is_some_and(|((from, _), ..)| from == vip())
+    Segment::parse(frame).is_some_and(|((from, _), ..)| is_vip(from))
 }

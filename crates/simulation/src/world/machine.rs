@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use baton_cluster::{Flow, NodeId};
+use baton_cluster::{Flow, Protocol};
 use baton_core::Head;
 use baton_datapath::Counter;
 use baton_datapath::constants::OPTION_TIMESTAMPS;
@@ -158,9 +158,8 @@ impl World<'_> {
 
     pub(super) fn executes(&mut self, node: usize, id: RequestId, pool: usize) -> Ended {
         self.tell(format!("n{node} executes request {} of client {}", id.1, id.0));
-        let its = self.cluster.pools.iter().filter(|p| p.servers.contains(&NodeId(node as u16)));
-        if !its.map(|p| p.id.0 as usize).any(|p| p == pool) {
-            return Err(format!("n{node} is not in pool p{pool}, and serves request {id:?}"));
+        if !self.permits(node, id, pool) {
+            return Err(format!("n{node} must not serve request {id:?} of pool p{pool}"));
         }
         let times = self.executed.entry(id).or_default();
         times.push(node);
@@ -304,7 +303,8 @@ impl World<'_> {
             return Ok(());
         }
         let bytes = socket.end.input.clone();
-        let head = Head { stream: flow, flow, protocol: baton_cluster::Protocol::Http, bytes };
+        let protocol = if flow.vip_port == 80 { Protocol::Http } else { Protocol::Tcp };
+        let head = Head { stream: flow, flow, protocol, bytes };
         self.core(node, |core, shell, now| {
             core.read(head, shell, now);
             core.flush(shell, now);

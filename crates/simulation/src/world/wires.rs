@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 
 use super::{Ended, Happening, ROUTER, World, mac};
 use crate::client::Stage;
-use crate::plan::{MS, vip};
+use crate::plan::MS;
 use crate::segment::Segment;
 
 impl World<'_> {
@@ -62,9 +62,11 @@ impl World<'_> {
         if client.stage == Stage::Reset && before != Stage::Reset {
             self.summary.lost += 1;
             // A distributor that has lost the right to decide cannot give back what its reader has acknowledged.
-            let forgiven = self.plan.crashes() || (client.answered == 0 && !self.plan.mishaps.is_empty());
+            let begins = before == Stage::Opening && self.may_be_refused(number);
+            let forgiven = begins || self.plan.crashes() || (answered == 0 && !self.plan.mishaps.is_empty());
             if !forgiven {
-                return Err(format!("client {number} is reset after {} answers", client.answered));
+                let answered = self.clients[number].answered;
+                return Err(format!("client {number} is reset after {answered} answers"));
             }
         }
         self.client(number)
@@ -89,6 +91,13 @@ impl World<'_> {
             frames.extend(end.send(now, &mut piece));
         }
         client.finish();
+        if client.finds_nobody() {
+            self.summary.lost += 1;
+            if !self.plan.crashes() && !self.may_be_refused(number) {
+                return Err(format!("client {number} finds nobody"));
+            }
+            return Ok(());
+        }
         if client.gives_up(now) {
             self.summary.lost += 1;
             if !self.plan.crashes() {
@@ -115,8 +124,8 @@ impl World<'_> {
     }
 
     /// The node that the router sends the VIP's packets to.
-    pub(super) fn entry(&self, _flow: &Flow) -> usize {
-        let announcers = self.cluster.announcers(vip());
-        announcers.first().map_or(0, |id| id.index())
+    pub(super) fn entry(&self, flow: &Flow) -> usize {
+        let announcers = self.files.iter().flat_map(|file| file.announcers(flow.vip));
+        announcers.map(|id| id.index()).next().unwrap_or(0)
     }
 }
