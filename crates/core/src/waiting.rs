@@ -94,6 +94,11 @@ impl<S> Waits<S> {
         self.packets
     }
 
+    /// Connections that wait, and those whose packets are on their way back.
+    pub(crate) fn connections(&self) -> (usize, usize) {
+        (self.waiting.len(), self.releasing.len())
+    }
+
     /// What waits with this ticket, if it still does.
     pub(crate) fn get(&self, ticket: &Ticket) -> Option<&Waiting<S>> {
         self.waiting.get(&ticket.flow).filter(|(number, _)| *number == ticket.number).map(|(_, w)| w)

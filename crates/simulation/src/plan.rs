@@ -83,6 +83,8 @@ pub enum Mishap {
         /// Nanoseconds.
         for_long: u64,
     },
+    /// A link carries little.
+    Clogged(Clog),
     /// A node's daemon does nothing, but its control connections last.
     Stalled {
         /// Which node.
@@ -90,6 +92,39 @@ pub enum Mishap {
         /// Nanoseconds.
         for_long: u64,
     },
+}
+
+/// Where a packet comes from or goes to: a node; `None`: the clients.
+pub type Place = Option<usize>;
+
+/// A link that carries little for a while, in one direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clog {
+    /// Where the link begins.
+    pub from: Place,
+    /// And where it ends.
+    pub to: Place,
+    /// A packet every so often, nanoseconds.
+    pub gap: u64,
+    /// Packets that may wait.
+    pub room: u32,
+    /// Nanoseconds.
+    pub for_long: u64,
+}
+
+impl Clog {
+    fn new(rng: &mut StdRng, nodes: usize) -> Self {
+        let from = rng.random_range(0..=nodes);
+        let to = (from + rng.random_range(1..=nodes)) % (nodes + 1);
+        let place = |number| (number < nodes).then_some(number);
+        Self {
+            from: place(from),
+            to: place(to),
+            gap: rng.random_range(MS / 2..25 * MS),
+            room: rng.random_range(3..60),
+            for_long: rng.random_range(50 * MS..3000 * MS),
+        }
+    }
 }
 
 /// One client.
@@ -124,6 +159,19 @@ pub struct RequestPlan {
     pub padding: usize,
     /// Bytes of the answer's body.
     pub body: usize,
+    /// What it carries, if it carries something.
+    pub upload: Option<Upload>,
+}
+
+/// What a request carries.
+#[derive(Clone, Copy, Debug)]
+pub struct Upload {
+    /// Bytes.
+    pub bytes: usize,
+    /// It says so as it goes, not at first.
+    pub chunked: bool,
+    /// The client waits for the server's word before it sends it.
+    pub expects: bool,
 }
 
 /// The address of a node.
@@ -150,7 +198,7 @@ impl Plan {
         let message_delay = rng.random_range(20_000..4 * MS);
         let skews = figure.iter().map(|_| rng.random_range(0..400 * MS)).collect();
         let mut clients: Vec<_> = (0..rng.random_range(1..=4)).map(|_| ClientPlan::new(&mut rng)).collect();
-        let mishaps = if two_deciders {
+        let mut mishaps = if two_deciders {
             let stopped = Mishap::Stopped {
                 node: rng.random_range(1..=2),
                 for_long: rng.random_range(1000 * MS..4000 * MS),
@@ -166,6 +214,17 @@ impl Plan {
         } else {
             all_files(&mut rng, first, &mut clients, (&servers, figure.len()))
         };
+        if !two_deciders && rng.random_ratio(1, 4) {
+            for _ in 0..rng.random_range(1..=2) {
+                let begins = clients[rng.random_range(0..clients.len())].starts;
+                let clog = Mishap::Clogged(Clog::new(&mut rng, figure.len()));
+                mishaps.push((begins + rng.random_range(0..300 * MS), clog));
+            }
+            mishaps.sort_by_key(|(at, _)| *at);
+        }
+        if rng.random_ratio(1, 3) {
+            clients.iter_mut().for_each(|client| client.uploads(&mut rng));
+        }
         Self {
             seed,
             cluster,
@@ -298,6 +357,7 @@ impl ClientPlan {
                 rng.random_range(0..60)
             },
             body: if rng.random_ratio(1, 6) { rng.random_range(0..30_000) } else { rng.random_range(0..700) },
+            upload: None,
         };
         let count = rng.random_range(1..=12);
         let slow = rng.random_ratio(1, 4);
@@ -310,6 +370,19 @@ impl ClientPlan {
             mss: rng.random_range(300..1400),
             piece: if slow { rng.random_range(10..400) } else { usize::MAX },
             pause: if slow { rng.random_range(MS..60 * MS) } else { 0 },
+        }
+    }
+
+    /// Some of its requests carry something.
+    fn uploads(&mut self, rng: &mut StdRng) {
+        let is_slow = self.pause > 0;
+        for request in &mut self.requests {
+            if rng.random_ratio(1, 2) {
+                let is_long = rng.random_ratio(1, 6) && !is_slow;
+                let bytes = rng.random_range(0..if is_long { 30_000 } else { 2000 });
+                let (chunked, expects) = (rng.random_ratio(1, 2), rng.random_ratio(1, 4));
+                request.upload = Some(Upload { bytes, chunked, expects });
+            }
         }
     }
 }

@@ -13,12 +13,15 @@ use baton_datapath::Event;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
+mod bounds;
+mod clogs;
 mod machine;
 mod mishaps;
 mod reload;
 mod wires;
 
-use crate::client::{Client, RequestId};
+use crate::client::Client;
+use crate::message::RequestId;
 use crate::plan::{MS, Mishap, Plan, is_vip, vip};
 use crate::planted::Planted;
 use crate::segment::Segment;
@@ -123,6 +126,8 @@ enum Happening {
         file: usize,
         known: Box<Succession>,
     },
+    /// A link may carry as much as before.
+    Unclogs,
     /// Two nodes hear each other again.
     Hears {
         node: usize,
@@ -163,12 +168,16 @@ pub(crate) struct World<'a> {
     clients: Vec<Client>,
     /// Pairs of nodes whose control messages do not pass.
     deaf: Vec<(usize, usize)>,
+    clogged: Vec<clogs::Clogged>,
     executed: BTreeMap<RequestId, Vec<usize>>,
     sent: BTreeMap<(usize, u16), Sent>,
     story: VecDeque<String>,
     summary: Summary,
     mark: DefaultHasher,
     planted: Option<Planted>,
+    steps: u64,
+    /// All clients are content.
+    is_calm: bool,
     /// When nothing has gone wrong for a while.
     calm_from: u64,
 }
@@ -201,12 +210,15 @@ impl<'a> World<'a> {
             nodes: Vec::new(),
             clients: Vec::new(),
             deaf: Vec::new(),
+            clogged: Vec::new(),
             executed: BTreeMap::new(),
             sent: BTreeMap::new(),
             story: VecDeque::new(),
             summary: Summary::default(),
             mark: DefaultHasher::new(),
             planted,
+            steps: 0,
+            is_calm: false,
             calm_from: 0,
         };
         for node in 0..world.files[0].nodes.len() {
@@ -267,9 +279,8 @@ impl<'a> World<'a> {
             if self.clients.iter().all(Client::is_over) {
                 break;
             }
-            let Some(Reverse((at, number))) = self.heap.pop() else { break };
+            let Some((at, what)) = self.next_happening() else { break };
             self.now = at;
-            let Some(what) = self.happenings.remove(&number) else { continue };
             if at > PATIENCE && self.plan.crashes() && !self.plan.strictly {
                 break;
             }
@@ -279,8 +290,17 @@ impl<'a> World<'a> {
             }
         }
         self.summary.took_ms = self.now / MS;
+        let is_judged = self.clients.iter().all(Client::is_over);
+        if let Some(what) = is_judged.then(|| self.calms_down().err()).flatten() {
+            return Err(Box::new(Failure { what, story: self.story.into() }));
+        }
         self.summary.mark = self.mark.finish();
         Ok(self.summary)
+    }
+
+    fn next_happening(&mut self) -> Option<(u64, Happening)> {
+        let Reverse((at, number)) = self.heap.pop()?;
+        Some((at, self.happenings.remove(&number)?))
     }
 
     fn who_waits(&self) -> String {
@@ -338,7 +358,7 @@ impl<'a> World<'a> {
                     }
                     Deed::Packet(packet) => {
                         let frame = [&[0; 12][..], &[8, 0], &packet].concat();
-                        self.send_to_client(frame);
+                        self.send_to_client(node, frame);
                     }
                     Deed::Read(flow) => self.reader_has(node, flow),
                     Deed::Refuse(flow) => self.reader_refuses(node, flow)?,
@@ -366,6 +386,9 @@ impl<'a> World<'a> {
     fn tell_events(&mut self, node: usize) {
         let life = self.nodes[node].life;
         for event in std::mem::take(&mut self.nodes[node].shell.events) {
+            if self.planted == Some(Planted::TakenIsNotTold) && matches!(event, Event::Taken { .. }) {
+                continue;
+            }
             self.soon(5 * MS, Happening::Told { node, life, event });
         }
     }
@@ -380,9 +403,9 @@ impl<'a> World<'a> {
         if self.is_deaf(from, to) {
             return; // the connection will break
         }
-        // In order: each later than the one before.
-        let delay = self.plan.message_delay;
-        let at = self.now + delay + (self.next % 1000);
+        // In order: what happens at one time happens as it was ordered.
+        let waits = self.waits(Some(from), Some(to), true).unwrap_or(0);
+        let at = self.now + self.plan.message_delay + waits;
         self.at(at, Happening::Message { from, to, lives, session, message });
     }
 
@@ -406,6 +429,9 @@ impl<'a> World<'a> {
             Happening::Message { to, lives, .. } => Some((*to, lives.1)),
             _ => None,
         };
+        if let Some((node, _)) = node {
+            self.within_bounds(node)?;
+        }
         if let Some((node, life)) = node {
             if !self.is_alive(node, life) {
                 return Ok(());
@@ -440,7 +466,9 @@ impl<'a> World<'a> {
             }
             Happening::Message { from, to, lives, session, message } => {
                 let theirs = self.nodes[from].shell.sessions.get(&NodeId(to as u16)).map(|s| s.number);
-                if lives.0 != self.nodes[from].life || theirs != Some(session) {
+                let ours = self.nodes[to].shell.sessions.get(&NodeId(from as u16));
+                let is_up = ours.is_some_and(|session| session.is_up);
+                if lives.0 != self.nodes[from].life || theirs != Some(session) || !is_up {
                     return Ok(());
                 }
                 let text = format!("{message:?}");
@@ -464,7 +492,8 @@ impl<'a> World<'a> {
                     core.flush(shell, now);
                 })?;
                 self.forget_ended(node)?;
-                let at = self.now + if busy { BUSY_TICK } else { TICK };
+                let tick = if self.is_calm { bounds::CALM_TICK } else { TICK };
+                let at = self.now + if busy { BUSY_TICK } else { tick };
                 self.at(at, Happening::Tick { node, life });
                 Ok(())
             }
@@ -479,7 +508,7 @@ impl<'a> World<'a> {
                 let id = NodeId(peer as u16);
                 self.tell(format!("n{peer} is up for n{node}"));
                 let session = self.nodes[node].shell.sessions.entry(id).or_default();
-                *session = Session { number: session.number + 1, silent_since: None, is_up: true };
+                *session = Session { number: session.number + 1, silent_since: None, lag: 0, is_up: true };
                 self.core(node, |core, shell, now| {
                     core.up(id, mac(peer), shell, now);
                     core.flush(shell, now);
@@ -501,6 +530,10 @@ impl<'a> World<'a> {
             }
             Happening::Reload { node, .. } => self.reload(node),
             Happening::GoesBy { node, file, known, .. } => self.goes_by(node, file, *known),
+            Happening::Unclogs => {
+                self.unclogs();
+                Ok(())
+            }
             Happening::Hears { node, other } => {
                 self.tell(format!("n{node} and n{other} hear each other again"));
                 self.deaf.retain(|pair| *pair != (node, other) && *pair != (other, node));

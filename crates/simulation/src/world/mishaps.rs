@@ -48,6 +48,7 @@ impl World<'_> {
                     self.silence(node, other, for_long);
                 }
             }
+            Mishap::Clogged(clog) => self.clogs(clog),
             Mishap::Stalled { node, for_long } => self.nodes[node].stalled_until = self.now + for_long,
         }
     }

@@ -4,7 +4,7 @@
 use baton_cluster::Succession;
 
 use super::{Ended, Happening, World};
-use crate::client::RequestId;
+use crate::message::RequestId;
 use crate::plan::MS;
 
 impl World<'_> {
