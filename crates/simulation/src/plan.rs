@@ -188,7 +188,7 @@ impl Plan {
         let figure = if two_deciders { FIGURES[1] } else { FIGURES[rng.random_range(0..FIGURES.len())] };
         let servers: Vec<usize> = (0..figure.len()).filter(|node| figure[*node].contains("server")).collect();
         let strict = rng.random_ratio(2, 3) && servers.len() > 1 && !two_deciders;
-        let cluster = lasting(figure);
+        let mut cluster = lasting(figure);
         let first = first_file(&mut rng, &servers, strict);
         let calm = rng.random_ratio(1, 4);
         let at_most = |rng: &mut StdRng, most| if calm { 0 } else { rng.random_range(0..=most) };
@@ -221,6 +221,10 @@ impl Plan {
                 mishaps.push((begins + rng.random_range(0..300 * MS), clog));
             }
             mishaps.sort_by_key(|(at, _)| *at);
+        }
+        if rng.random_ratio(1, 6) {
+            // As little room as a cluster file may give.
+            cluster.push_str("[limits]\nheld_packets = 16\nreader_connections = 16\n");
         }
         if rng.random_ratio(1, 3) {
             clients.iter_mut().for_each(|client| client.uploads(&mut rng));

@@ -15,8 +15,6 @@ pub enum Planted {
     BegunIsUnknown,
     /// What the tables say of one pool's targets counts for the other's.
     AnyServer,
-    /// What was decided before the pools changed counts still.
-    OldDecisions,
     /// The programs are not told that a pool has other servers.
     OldPools,
     /// A service that ends is forgotten at once.
@@ -29,14 +27,13 @@ pub enum Planted {
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 10] = [
         Self::NewsOutOfOrder,
         Self::WrongServer,
         Self::TakesTooLittle,
         Self::NoLeases,
         Self::BegunIsUnknown,
         Self::AnyServer,
-        Self::OldDecisions,
         Self::OldPools,
         Self::EndsAtOnce,
         Self::TakenIsNotTold,

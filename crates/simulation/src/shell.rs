@@ -328,7 +328,6 @@ impl Outside for Shell {
         generation: u32,
     ) -> Result<()> {
         let expires_ns = expires.map(|at| at.as_nanos() as u64);
-        let generation = if self.has(Planted::OldDecisions) { 0 } else { generation };
         let decision = Decision { servers: servers.to_vec(), expires_ns, generation };
         self.model.tables.decisions.insert((pool, target), decision);
         Ok(())
@@ -346,7 +345,6 @@ impl Outside for Shell {
     }
 
     fn set_guide(&mut self, pool: PoolId, guide: &Guide, rota: &[NodeId], generation: u32) -> Result<()> {
-        let generation = if self.has(Planted::OldDecisions) { 0 } else { generation };
         let guided = Guided { guide: guide.clone(), rota: rota.to_vec(), generation };
         self.model.tables.guides.insert(pool, guided);
         Ok(())
