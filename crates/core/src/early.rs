@@ -121,6 +121,11 @@ impl Early {
         Self { flows: BTreeMap::new(), packets: 0, packets_max }
     }
 
+    /// Connections of which something is known, and their packets.
+    pub(crate) fn kept(&self) -> (usize, usize) {
+        (self.flows.len(), self.packets)
+    }
+
     fn queue(&mut self, flow: Flow, now: Instant) -> &mut Queue {
         let fresh = Queue {
             since: now,

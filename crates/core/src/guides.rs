@@ -105,10 +105,15 @@ impl Guides {
         if !cached || servers.is_empty() {
             return Ok(());
         }
-        let servers = servers.get(..MAX_REPLICAS as usize).unwrap_or(servers);
+        // The dispatcher goes by its own cluster file, which this node may not have yet, or any more.
+        let mut servers: Vec<NodeId> = servers.iter().copied().filter(|node| known.has(*node)).collect();
+        servers.truncate(MAX_REPLICAS as usize);
+        if servers.is_empty() {
+            return outside.remove_decision(pool, target);
+        }
         let expires = (servers.len() > 1).then(|| monotonic + known.policy.k);
         let generation = self.generation;
-        outside.set_decision(pool, target, servers, expires, generation).inspect_err(|_| {
+        outside.set_decision(pool, target, &servers, expires, generation).inspect_err(|_| {
             // Better none than the one before.
             if outside.remove_decision(pool, target).is_err() {
                 self.void();
@@ -264,19 +269,36 @@ impl Guides {
     /// Writes all pools' guides; they are stale until all have been written.
     fn tell(&mut self, outside: &mut impl Outside) -> Result<(), DatapathError> {
         let told = for_all(&self.pools, |(id, Guided { pool, .. })| {
-            // While user space is silent the kernel goes round all live servers of the pool.
-            let everybody: Vec<NodeId> = self.loads.of(&pool.servers).live().map(|(node, _)| node).collect();
-            let (guide, rota) = match self.told.get(&pool.hash) {
-                None | Some(message::Guide::AskAlways) => (Guide::Ask, &everybody),
-                Some(message::Guide::Cached { load_limit }) => {
-                    (Guide::Cached { load_limit: *load_limit }, &everybody)
-                }
-                Some(message::Guide::Rota(turns)) => (Guide::Rota, turns),
-            };
-            outside.set_guide(*id, &guide, rota, self.generation)
+            let everybody = self.loads.of(&pool.servers).live().map(|(node, _)| node);
+            let (guide, rota) = in_force(self.told.get(&pool.hash), pool, everybody);
+            outside.set_guide(*id, &guide, &rota, self.generation)
         });
         self.stale.guides = told.is_err();
         told
+    }
+}
+
+/// What a pool's requests are decided by on this node, and whose turn it is. What was told goes by the dispatcher's cluster
+/// file: where it names servers that the pool does not have here, others of the pool take their turns.
+fn in_force(
+    told: Option<&message::Guide>,
+    pool: &Pool,
+    // While user space is silent the kernel goes round all live servers of the pool.
+    everybody: impl Iterator<Item = NodeId>,
+) -> (Guide, Vec<NodeId>) {
+    match told {
+        None | Some(message::Guide::AskAlways) => (Guide::Ask, everybody.collect()),
+        Some(message::Guide::Cached { load_limit }) => {
+            (Guide::Cached { load_limit: *load_limit }, everybody.collect())
+        }
+        Some(message::Guide::Rota(turns)) => {
+            let own: Vec<NodeId> = turns.iter().copied().filter(|node| pool.has(*node)).collect();
+            if own.is_empty() && !turns.is_empty() {
+                (Guide::Ask, everybody.collect())
+            } else {
+                (Guide::Rota, own)
+            }
+        }
     }
 }
 
@@ -284,4 +306,51 @@ fn guided(services: &Services) -> BTreeMap<PoolId, Guided> {
     let weight = |id: NodeId| services.cluster().node(id).map_or(1, |n| n.weight);
     let ring = |pool: &Pool| Ring::new(pool.servers.iter().map(|id| (*id, weight(*id))));
     services.known().pools().map(|pool| (pool.id, Guided { pool: pool.clone(), ring: ring(pool) })).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use baton_cluster::Cluster;
+
+    use super::*;
+
+    const FILE: &str = r#"
+[cluster]
+name = "web"
+secret = "k3YvT9qLw0ZsB7nXfR2mJc8HdPu5GaE1"
+[[node]]
+name = "one"
+address = "10.1.0.10"
+roles = ["distributor", "dispatcher", "server"]
+[[node]]
+name = "two"
+address = "10.1.0.11"
+roles = ["server"]
+[[node]]
+name = "three"
+address = "10.1.0.12"
+roles = ["server"]
+[[service]]
+name = "www"
+vips = ["10.99.0.1"]
+port = 80
+[[service.pool]]
+name = "site"
+servers = ["two", "three"]
+policy = "wrr"
+"#;
+
+    #[test]
+    fn a_rota_of_another_cluster_file_names_nobody_outside_the_pool() {
+        let cluster = Cluster::parse(FILE).expect("a good file");
+        let [one, two, three] = [0, 1, 2].map(NodeId);
+        let told = |turns: &[NodeId]| {
+            let told = message::Guide::Rota(turns.to_vec());
+            in_force(Some(&told), &cluster.pools[0], [two, three].into_iter())
+        };
+        assert_eq!(told(&[two, three, two]), (Guide::Rota, vec![two, three, two]));
+        assert_eq!(told(&[one, three]), (Guide::Rota, vec![three]));
+        assert_eq!(told(&[one]), (Guide::Ask, vec![two, three]), "nobody of it is left");
+        assert_eq!(told(&[]), (Guide::Rota, vec![]), "the dispatcher says that nobody is there");
+    }
 }

@@ -4,6 +4,7 @@
 //!
 //! Nothing that happens ends a core: an error costs what it was for, and is noted.
 
+mod census;
 mod dispatcher;
 mod early;
 mod guides;
@@ -27,6 +28,7 @@ mod trouble;
 mod waiting;
 mod whose;
 
+pub use census::Kept;
 pub use guides::Guides;
 pub use head::{Head, Refusal, Taken as TakenBytes};
 pub use node::Core;

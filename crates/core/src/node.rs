@@ -120,6 +120,11 @@ impl<S: Debug> Core<S> {
         self.table.displaced()
     }
 
+    /// News that others have yet to hear.
+    pub(crate) fn untold(&self) -> usize {
+        self.news.len()
+    }
+
     /// Whether something is due sooner than usual.
     pub fn is_busy(&self) -> bool {
         self.placing.as_ref().is_some_and(Placing::is_busy)

@@ -45,6 +45,11 @@ impl Owners {
         (self.search.tally, self.search.in_question())
     }
 
+    /// Connections in question, and those that are to come here.
+    pub(crate) fn kept(&self) -> (usize, usize) {
+        (self.search.in_question(), self.search.to_come())
+    }
+
     pub(crate) fn came_up(&mut self, node: NodeId, now: Instant) {
         self.search.came_up(node, now);
     }

@@ -14,6 +14,7 @@ use baton_datapath::{DatapathError, Frame, Reading, State, answer};
 
 mod asking;
 mod feeding;
+mod kept;
 
 use feeding::is_early;
 

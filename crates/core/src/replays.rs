@@ -56,6 +56,11 @@ impl Replays {
         self.open.is_empty()
     }
 
+    /// How many are not taken yet.
+    pub(crate) fn len(&self) -> usize {
+        self.open.len()
+    }
+
     /// Gives the frames to the programs for the first time.
     pub(crate) fn begin(&mut self, flow: Flow, replayed: Replayed, outside: &mut impl Outside) {
         self.begun += 1;

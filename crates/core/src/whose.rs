@@ -29,7 +29,7 @@ const COMES_WITHIN: Duration = Duration::from_secs(5);
 /// For how long it is remembered that a connection was to come.
 const COMING_FOR: Duration = Duration::from_secs(120);
 /// Connections in question at once.
-const FLOWS_MAX: usize = 1024;
+pub(crate) const FLOWS_MAX: usize = 1024;
 /// Packets kept of each: the client repeats what is not kept.
 const FRAMES_MAX: usize = 8;
 /// Questions that leave without waiting for the answers to those before.
@@ -154,6 +154,11 @@ impl<F> Search<F> {
     /// Connections in question now.
     pub(crate) fn in_question(&self) -> usize {
         self.questions.len()
+    }
+
+    /// Connections that are to come here.
+    pub(crate) fn to_come(&self) -> usize {
+        self.coming.len()
     }
 
     /// A node has come up.

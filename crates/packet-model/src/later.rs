@@ -379,7 +379,7 @@ impl Run<'_> {
     }
 
     /// Whether the server's socket has everything that comes before this packet.
-    fn has_all_before(&self, p: &Packet) -> bool {
+    pub(super) fn has_all_before(&self, p: &Packet) -> bool {
         let socket = self.model.stack.sockets.get(&p.flow).filter(|s| s.start_seq.is_some());
         socket.is_some_and(|s| s.rcv_nxt.wrapping_sub(p.seq).cast_signed() >= 0)
     }

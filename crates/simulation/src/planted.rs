@@ -15,16 +15,28 @@ pub enum Planted {
     BegunIsUnknown,
     /// What the tables say of one pool's targets counts for the other's.
     AnyServer,
+    /// The programs are not told that a pool has other servers.
+    OldPools,
+    /// A service that ends is forgotten at once.
+    EndsAtOnce,
+    /// What a server has taken of a reader's connection the reader does not hear.
+    TakenIsNotTold,
+    /// A switch that says nothing counts as one that has been heard just now.
+    SilentIsHeard,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 10] = [
         Self::NewsOutOfOrder,
         Self::WrongServer,
         Self::TakesTooLittle,
         Self::NoLeases,
         Self::BegunIsUnknown,
         Self::AnyServer,
+        Self::OldPools,
+        Self::EndsAtOnce,
+        Self::TakenIsNotTold,
+        Self::SilentIsHeard,
     ];
 }
