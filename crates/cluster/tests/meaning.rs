@@ -184,7 +184,7 @@ fn examples_are_good_but_for_their_secret() {
         let errors = Cluster::parse(&text).expect_err(name).0;
         assert_eq!(errors.len(), 1, "{errors:?}");
         assert_eq!(errors[0].what, "the secret is a placeholder");
-        assert!(errors[0].help.starts_with("run `baton init`"));
+        assert!(errors[0].help.contains("`baton init -o -`"));
         assert!(text.lines().nth(errors[0].line.unwrap() - 1).unwrap().starts_with("secret"));
 
         let cluster = parsed(&text.replace(PLACEHOLDER, SECRET));
