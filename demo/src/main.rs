@@ -63,7 +63,7 @@ struct Demo {
 }
 
 fn main() -> ExitCode {
-    exit::code(Demo::parse().run())
+    exit::code(Demo::parse().run(), false)
 }
 
 impl Demo {

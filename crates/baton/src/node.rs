@@ -13,8 +13,9 @@ use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 use tracing_subscriber::EnvFilter;
 
+use crate::config::{self, ThisNode};
 use crate::exit::{Exit, Failure};
-use crate::{config, log};
+use crate::log;
 
 /// Run the roles of this node until SIGTERM or SIGINT; SIGHUP reloads the cluster file
 ///
@@ -24,19 +25,15 @@ use crate::{config, log};
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  baton node --config /etc/baton/cluster.toml --node s1
+  baton node
   baton node --config cluster.toml --node s1 --log debug
-  BATON_LOG=info,baton_control=trace baton node --config cluster.toml --node s1
+  BATON_LOG=info,baton_control=trace baton node --node s1
 
 Exit codes: 0 stopped as asked, 1 failed, 2 wrong usage, 77 missing privileges,
 78 the cluster file is wrong or has no such node")]
 pub struct Node {
-    /// The cluster file
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
-    /// The name of this node in it
-    #[arg(long, value_name = "NAME")]
-    node: String,
+    #[command(flatten)]
+    this: ThisNode,
     /// Where the daemon keeps its socket and its journal of changes
     #[arg(long, value_name = "DIR", default_value = "/run/baton")]
     run_dir: PathBuf,
@@ -52,14 +49,14 @@ pub struct Node {
 impl Node {
     /// Runs the command.
     pub fn run(self) -> Result<(), Failure> {
-        let (cluster, node) = config::node(&self.config, &self.node)?;
+        let (cluster, node) = self.this.read()?;
         check_privileges(&wanted(&cluster, &node))?;
         // To the end: a panic's story is in it, too.
         let _log = log::begin(self.log);
-        if let Some(Warning { what, help }) = config::exposed(&self.config) {
+        if let Some(Warning { what, help }) = config::exposed(&self.this.config) {
             tracing::warn!("{what}; {help}");
         }
-        let file = self.config;
+        let file = self.this.config;
         let reread = move || config::cluster(&file).map_err(|failure| failure.to_string());
         let options = baton_node::Options {
             cluster,
