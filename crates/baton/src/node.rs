@@ -1,12 +1,11 @@
 //! `baton node`: runs the roles of this node until it is asked to stop.
 
-use std::fs;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::str::FromStr;
 
 use baton_cluster::Warning;
-use baton_host::{Capabilities, Facts, Severity, Wanted, judge};
+use baton_host::{Wanted, essentials, obstacle};
 use baton_node::{Reread, wanted};
 use clap::Args;
 use tokio::runtime::Builder;
@@ -20,8 +19,10 @@ use crate::log;
 /// Run the roles of this node until SIGTERM or SIGINT; SIGHUP reloads the cluster file
 ///
 /// Prepares the machine (VIPs, ARP, kernel settings), attaches Baton's programs, connects to the
-/// other nodes, and undoes what it changed when it ends. Needs CAP_NET_ADMIN and CAP_BPF, and
-/// CAP_NET_RAW where a VIP is announced or requests are decided; root has them all. Logs to standard error.
+/// other nodes, and undoes what it changed when it ends. Needs CAP_NET_ADMIN, CAP_BPF and CAP_PERFMON, and
+/// CAP_NET_RAW where a VIP is announced or requests are decided (root has them all); /dev/net/tun where requests
+/// are decided; a --run-dir that it may write to. Logs to standard error, in colours to a terminal alone, and not
+/// where NO_COLOR is set.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -50,7 +51,7 @@ impl Node {
     /// Runs the command.
     pub fn run(self) -> Result<(), Failure> {
         let (cluster, node) = self.this.read()?;
-        check_privileges(&wanted(&cluster, &node))?;
+        check_machine(&wanted(&cluster, &node))?;
         // To the end: a panic's story is in it, too.
         let _log = log::begin(self.log);
         if let Some(Warning { what, help }) = config::exposed(&self.this.config) {
@@ -74,17 +75,13 @@ impl Node {
 }
 
 /// Refuses before anything is changed when it cannot go well.
-fn check_privileges(wanted: &Wanted) -> Result<(), Failure> {
-    let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
-    let facts = Facts { capabilities: Capabilities::parse(&status), ..Facts::default() };
-    let findings = judge(wanted, &facts);
-    let lacking =
-        findings.iter().find(|finding| finding.id == "capabilities" && finding.severity == Severity::Error);
-    match lacking {
+fn check_machine(wanted: &Wanted) -> Result<(), Failure> {
+    match obstacle(&essentials(wanted)) {
         None => Ok(()),
         Some(finding) => {
-            let help = finding.mend.as_deref().unwrap_or("run it as root");
-            Err(Failure::new(Exit::NoPermission, format!("{}\n  help: {help}", finding.what)))
+            let exit = if finding.id == "capabilities" { Exit::NoPermission } else { Exit::Failed };
+            let help = finding.mend.as_deref().unwrap_or("`baton doctor` says more");
+            Err(Failure::new(exit, format!("{}\n  help: {help}", finding.what)))
         }
     }
 }
