@@ -2,7 +2,6 @@
 //! daemon being started again with it, and clients wait for nobody.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,8 +15,11 @@ use baton_testbed::{
 const SOON: Duration = Duration::from_secs(20);
 /// A client that has not been answered by then has been forgotten.
 const PATIENCE: Duration = Duration::from_secs(8);
+/// The same where the new node is not there yet: it may own a connection that a restart has lost, for all that the
+/// others know, so that one's client is told of it after ten seconds (decision 20), when it next repeats its packet.
+const PATIENCE_WITHOUT: Duration = Duration::from_secs(20);
 /// Between two daemons' restarts: longer than a failure timeout, shorter than an operator takes.
-const BETWEEN: Duration = Duration::from_secs(4);
+const BETWEEN: Duration = Duration::from_secs(3);
 const CLIENTS: usize = 4;
 
 /// The file with one more node at its end.
@@ -39,8 +41,7 @@ struct Ends {
 }
 
 /// One connection and one request after the other, until it is over.
-fn ask(bed: &Testbed, to: SocketAddr, pages: &[Content], over: &AtomicBool, ends: &Mutex<Ends>) {
-    let dial = Dial::new(to).patience(PATIENCE);
+fn ask(bed: &Testbed, dial: &Dial, pages: &[Content], over: &AtomicBool, ends: &Mutex<Ends>) {
     for page in pages.iter().cycle() {
         if over.load(Ordering::Relaxed) {
             return;
@@ -65,16 +66,20 @@ fn roll(cluster: &mut Cluster<'_>, config: &Path) {
         let host = old.host();
         old.stop();
         cluster.batons.push(Baton::start(host, config));
+        let names: BTreeSet<String> = cluster.batons.iter().map(|b| b.host().name().to_owned()).collect();
+        let meets_all = |baton: &Baton<'_>| names.is_subset(&up_for(baton));
+        wait_until(SOON, "nodes with different files to meet", || cluster.batons.iter().all(meets_all));
         thread::sleep(BETWEEN);
     }
 }
 
-/// Who is up for a node.
+/// Who is up for a node, itself included.
 fn up_for(baton: &Baton<'_>) -> BTreeSet<String> {
     let status = baton.status();
     let connections = node_status(&status, baton.host().name())["connections"].as_array().cloned();
     let up = connections.unwrap_or_default().into_iter().filter(|c| c["state"] == "up");
-    up.map(|c| c["peer"].as_str().unwrap_or_default().to_owned()).collect()
+    let up = up.map(|c| c["peer"].as_str().unwrap_or_default().to_owned());
+    up.chain([baton.host().name().to_owned()]).collect()
 }
 
 fn grows(figure: Figure, first: bool) {
@@ -87,16 +92,15 @@ fn grows(figure: Figure, first: bool) {
     let mut cluster = figure.start_with(&bed, WebServer::nginx, &files, &text);
     let host = bed.node(figure.nodes());
     cluster.servers.push(WebServer::nginx(host, &files));
-    let longer = bed.router().scratch().write("longer.toml", &grown(&bed, figure, &text));
+    let longer = bed.router().scratch().write("longer.toml", grown(&bed, figure, &text));
     let mine = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(&longer, mine).expect("an own file");
 
     let (over, ends) = (AtomicBool::new(false), Mutex::new(Ends::default()));
-    let names: BTreeSet<String> = cluster.batons.iter().map(|b| b.host().name().to_owned()).collect();
-    let to = cluster.service();
+    let dial = Dial::new(cluster.service()).patience(if first { PATIENCE } else { PATIENCE_WITHOUT });
     thread::scope(|scope| {
         for _ in 0..CLIENTS {
-            scope.spawn(|| ask(&bed, to, &pages, &over, &ends));
+            scope.spawn(|| ask(&bed, &dial, &pages, &over, &ends));
         }
         let _over = Over(&over);
         // Either order will do.
@@ -109,7 +113,7 @@ fn grows(figure: Figure, first: bool) {
         wait_until(SOON, "requests at the new node", || {
             let page = fresh.next().expect("without end");
             files.add(&page);
-            let connection = Dial::new(to).patience(PATIENCE).open(bed.client(0)).expect("answered");
+            let connection = dial.open(bed.client(0)).expect("answered");
             connection.fetch_last(&page).expect("right").node() == host.name()
         });
     });
@@ -119,7 +123,6 @@ fn grows(figure: Figure, first: bool) {
     let all: u32 = ends.served.values().sum();
     assert!(all > 1000 && ends.refused * 4 < all, "{figure:?}: {ends:?}");
     for baton in &cluster.batons {
-        assert!(names.iter().all(|n| n == baton.host().name() || up_for(baton).contains(n)));
         assert_eq!(baton.status()["verdict"]["well"], true);
     }
     cluster.stop();
@@ -148,6 +151,11 @@ fn behind_one_distributor_the_new_node_comes_last() {
     grows(Figure::Five, false);
 }
 
+#[test]
+fn behind_one_distributor_the_new_node_comes_first() {
+    grows(Figure::Five, true);
+}
+
 /// A node in the middle of the file would give others other numbers: who has that file is refused, and named.
 #[test]
 fn a_node_in_the_middle_of_the_file_is_refused() {
@@ -162,7 +170,7 @@ fn a_node_in_the_middle_of_the_file_is_refused() {
         host.address()
     );
     let other =
-        bed.router().scratch().write("middle.toml", &text.replacen("[[node]]\nname = \"b\"", &node, 1));
+        bed.router().scratch().write("middle.toml", text.replacen("[[node]]\nname = \"b\"", &node, 1));
     let last = cluster.batons.pop().expect("there are several");
     let name = last.host().name().to_owned();
     let restarted = last.host();

@@ -272,7 +272,8 @@ impl Daemon {
                 Ok(()) => {}
                 Err(error) => {
                     if !matches!(error, baton_control::SendError::Down(_)) {
-                        tracing::warn!(%to, kind = %message.kind(), %error, "message not sent");
+                        let to = self.cluster().node(to).map_or_else(|| to.to_string(), |n| n.name.clone());
+                        tracing::warn!(to, kind = %message.kind(), %error, "message not sent");
                     }
                     if matches!(message, Message::Ask(_)) {
                         self.core.unsent(to, &mut self.outside, clock::moment());
