@@ -22,7 +22,7 @@ AS_ROOT := $(if $(SUDO),env "CARGO_TARGET_$(HOST)_RUNNER=$(SUDO)")
 #   long                                      what a connection's age brings is above the network, and takes minutes;
 #   stress floods                             keep every CPU busy over one;
 #   pipelining                                counts what clients repeat, so nothing else may keep a CPU from the daemons;
-#   undisturbed                               is about daemons, whatever the network;
+#   undisturbed growing                       are about daemons, whatever the network;
 #   direct                                    has no Baton: it tries the testbed;
 #   daemon h1spec                             have no cluster, or run only when asked for.
 OTHER_NETWORKS ?= ipv6 ipv4-routed

@@ -67,7 +67,7 @@ struct Demo {
 }
 
 fn main() -> ExitCode {
-    exit::code(Demo::parse().run())
+    exit::code(Demo::parse().run(), false)
 }
 
 impl Demo {
@@ -76,6 +76,11 @@ impl Demo {
             let help = "run it as root: sudo baton-demo, or make demo, which does";
             let what = format!("the demo makes network namespaces, which only root may\n  help: {help}");
             return Err(Failure::new(Exit::NoPermission, what));
+        }
+        // Each of its nodes needs it; without it the first would fail when all has been built.
+        if let Err(error) = fs::File::options().read(true).write(true).open("/dev/net/tun") {
+            let what = format!("/dev/net/tun cannot be used: {error}\n  help: modprobe tun");
+            return Err(Failure::new(Exit::Failed, what));
         }
         let failed = |error: std::io::Error| Failure::new(Exit::Failed, error);
         let stop = Stop::on_signals().map_err(failed)?;

@@ -144,11 +144,17 @@ impl<'a> Baton<'a> {
     /// When it fails or says something that is not JSON.
     #[track_caller]
     pub fn status(&self) -> serde_json::Value {
-        let mut command = self.host.command(&self.binary.display().to_string());
-        command.args(["status", "--json", "--node", self.host.name()]);
-        command.arg("--run-dir").arg(&self.run_dir);
-        let text = crate::tools::succeed(&mut command);
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("not JSON ({error}): {text}"))
+        let binary = self.binary.display().to_string();
+        let name = self.host.name();
+        let run_dir = self.run_dir.display().to_string();
+        let said =
+            self.host.try_run(&binary, ["status", "--json", "--node", name, "--run-dir", run_dir.as_str()]);
+        let (text, wrong) = (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
+        let said_so = |error| panic!("not JSON ({error}): {text}{wrong}");
+        let status: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(said_so);
+        let expected = if status["verdict"]["well"] == true { 0 } else { 3 };
+        assert_eq!(said.status.code(), Some(expected), "{status}");
+        status
     }
 
     /// Asks it to end with SIGTERM.

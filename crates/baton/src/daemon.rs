@@ -90,7 +90,7 @@ fn no_answer(socket: &Path, patience: Duration, error: &io::Error) -> Failure {
             Exit::Failed,
             format!(
                 "no daemon runs here: nobody listens at {socket}\n  \
-                 help: start it with `baton node --config FILE --node NAME`, or name its folder with --run-dir"
+                 help: start it with `baton node` (--config FILE, --node NAME), or name its folder with --run-dir"
             ),
         ),
         io::ErrorKind::PermissionDenied => Failure::new(

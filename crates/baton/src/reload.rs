@@ -33,9 +33,9 @@ Exit codes: 0 the node goes by the file now, 1 no daemon runs here or it does no
 pub struct Reload {
     #[command(flatten)]
     daemon: Daemon,
-    /// Tell it as JSON
+    /// Tell it as JSON: node, added, changed, removed; error if it is not taken
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 impl Reload {

@@ -5,10 +5,11 @@ use baton_node::status::{
 };
 
 use crate::output::table;
+use crate::verdict::Verdict;
 
-/// A cluster's status as tables, those without rows left out.
-pub fn describe(status: &ClusterStatus) -> String {
-    let head = format!("cluster {}, as {} sees it\n", status.cluster, status.asked);
+/// A verdict, and a cluster's status as tables, those without rows left out.
+pub fn describe(status: &ClusterStatus, verdict: &Verdict) -> String {
+    let head = format!("cluster {}, as {} sees it: {}", status.cluster, status.asked, verdict.describe());
     let tables = [
         nodes(status),
         connections(status),
@@ -53,7 +54,7 @@ fn files(status: &ClusterStatus) -> String {
     }
     let known = status.nodes.iter().filter(|node| node.reachable);
     let rows = known.map(|node| [node.name.clone(), node.file.clone()]);
-    table(["NODE", "ITS CLUSTER FILE DIFFERS (see `baton reload`)"], rows)
+    table(["NODE", "ITS CLUSTER FILE DIFFERS"], rows)
 }
 
 /// Services that end, with the connections that some node has left: each is known to every node on its way.
@@ -83,11 +84,11 @@ fn connections(status: &ClusterStatus) -> String {
             or_dash(connection.rtt_us.map(micros)),
             format!("{} / {}", connection.messages_in, connection.messages_out),
             format!("{} / {}", bytes(connection.bytes_in), bytes(connection.bytes_out)),
-            or_dash(connection.last_error.clone()),
+            or_dash(connection.last_error.clone().filter(|_| connection.state == ConnectionState::Down)),
         ]
     });
     table(
-        ["CONTROL CONNECTION", "STATE", "SINCE", "RTT", "MESSAGES IN / OUT", "BYTES IN / OUT", "LAST ERROR"],
+        ["CONTROL CONNECTION", "STATE", "SINCE", "RTT", "MESSAGES IN / OUT", "BYTES IN / OUT", "WHY DOWN"],
         rows,
     )
 }
@@ -235,7 +236,7 @@ fn or_dash(value: Option<String>) -> String {
 }
 
 /// `12s`, `3m 5s`, `2h 7m`, `9d 4h`.
-fn duration(seconds: u64) -> String {
+pub fn duration(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     match seconds {
         0..60 => format!("{seconds}s"),

@@ -17,6 +17,7 @@ mod pool_draft;
 mod protocol;
 mod protocol_draft;
 mod read;
+mod similar;
 mod succession;
 mod unique;
 mod value;

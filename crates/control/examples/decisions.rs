@@ -48,6 +48,8 @@ async fn start(me: NodeId, addresses: [SocketAddr; 2]) -> Result<(Mesh, Receiver
         me,
         cluster_name: "bench".to_owned(),
         digest: [0; 32],
+        nodes: vec![[0; 8]; 2],
+        names: Vec::new(),
         psk: [1; 32],
         mac: [0; 6],
         boot: u64::from(me.0),

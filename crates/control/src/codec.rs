@@ -219,7 +219,9 @@ fn check(message: &Message) -> Result<(), Error> {
 
 fn check_hello(hello: &Hello) -> Result<(), Error> {
     few(Kind::Hello, hello.cluster.len(), NAME_BYTES_MAX)?;
+    few(Kind::Hello, hello.name.len(), NAME_BYTES_MAX)?;
     few(Kind::Hello, hello.software.len(), NAME_BYTES_MAX)?;
+    few(Kind::Hello, hello.nodes.len(), NodeId::MAX_NODES)?;
     node(Kind::Hello, hello.node)
 }
 

@@ -36,8 +36,12 @@ pub struct MeshConfig {
     pub me: NodeId,
     /// The cluster's name; peers must agree.
     pub cluster_name: String,
-    /// The digest of what lasts of the cluster file; peers must agree.
+    /// The digest of what all nodes agree on; peers must agree.
     pub digest: [u8; 32],
+    /// A digest of each node in the cluster file's order; of peers', the longer list begins with the other one.
+    pub nodes: Vec<[u8; 8]>,
+    /// The nodes' names, in the same order.
+    pub names: Vec<String>,
     /// The pre-shared key of the control connections, made from the cluster's secret.
     pub psk: [u8; 32],
     /// This node's MAC address on the cluster's network, told to peers.
@@ -239,13 +243,16 @@ impl MeshConfig {
             hello: Hello {
                 cluster: self.cluster_name.clone(),
                 node: self.me,
+                name: self.names.get(self.me.index()).cloned().unwrap_or_default(),
                 digest: self.digest,
+                nodes: self.nodes.clone(),
                 mac: self.mac,
                 boot: self.boot,
                 software: env!("CARGO_PKG_VERSION").to_owned(),
             },
             psk: self.psk,
             peers: self.peers.iter().map(|(node, _)| *node).collect(),
+            names: self.names.clone(),
             failure_timeout: self.failure_timeout,
         }
     }

@@ -49,6 +49,8 @@ pub struct Identity {
     pub psk: [u8; 32],
     /// The nodes that may connect.
     pub peers: BTreeSet<NodeId>,
+    /// The names of all nodes, by their numbers.
+    pub names: Vec<String>,
     /// A peer that is silent for longer is down.
     pub failure_timeout: Duration,
 }
@@ -64,6 +66,11 @@ impl fmt::Debug for Identity {
 }
 
 impl Identity {
+    /// What people call a node.
+    pub fn name(&self, node: NodeId) -> String {
+        self.names.get(node.index()).cloned().unwrap_or_else(|| node.to_string())
+    }
+
     /// How long the set-up of a connection may take, the TCP handshake included or not.
     pub fn set_up_timeout(&self) -> Duration {
         self.failure_timeout.max(SET_UP_MIN)
@@ -247,16 +254,26 @@ impl Session {
         if theirs.cluster != ours.cluster {
             return Err(Error::WrongCluster { theirs: theirs.cluster.clone(), ours: ours.cluster.clone() });
         }
-        // The digest comes before the numbers: in a different file the same number is another node.
+        let node = theirs.name.clone();
+        // The digests come before the numbers: in a different file the same number may be another node.
         if theirs.digest != ours.digest {
-            return Err(Error::WrongDigest { node: theirs.node });
+            return Err(Error::WrongDigest { node });
+        }
+        if let Some(at) = theirs.nodes.iter().zip(&ours.nodes).position(|(one, other)| one != other) {
+            return Err(Error::WrongOrder { node, place: at + 1 });
+        }
+        if theirs.node.index() >= ours.nodes.len() && theirs.node.index() < theirs.nodes.len() {
+            return Err(Error::NotHere { node });
+        }
+        if ours.node.index() >= theirs.nodes.len() {
+            return Err(Error::NotThere { node });
         }
         if theirs.node == ours.node || !self.identity.peers.contains(&theirs.node) {
-            return Err(Error::UnknownNode { node: theirs.node });
+            return Err(Error::UnknownNode { node });
         }
         match self.dialled {
-            Some(expected) if expected != theirs.node => {
-                Err(Error::WrongNode { expected, found: theirs.node })
+            Some(dialled) if dialled != theirs.node => {
+                Err(Error::WrongNode { expected: self.identity.name(dialled), found: node })
             }
             _ => Ok(()),
         }

@@ -35,6 +35,8 @@ fn config(me: u16, boot: u64, all: &[(NodeId, SocketAddr)], failure_timeout: Dur
         me: NodeId(me),
         cluster_name: "shop".to_owned(),
         digest: [7; 32],
+        nodes: digests(all.len()),
+        names: (0..all.len()).map(|n| format!("n{n}")).collect(),
         psk: [9; 32],
         mac: [2, 0, 0, 0, 0, me as u8],
         boot,
@@ -42,6 +44,11 @@ fn config(me: u16, boot: u64, all: &[(NodeId, SocketAddr)], failure_timeout: Dur
         listen: all[usize::from(me)].1,
         peers: all.iter().copied().filter(|(node, _)| node.0 != me).collect(),
     }
+}
+
+/// Of so many nodes.
+fn digests(nodes: usize) -> Vec<[u8; 8]> {
+    (0..nodes).map(|n| [n as u8; 8]).collect()
 }
 
 fn load(serving: u32) -> Message {
@@ -99,13 +106,15 @@ impl Puppet {
         let hello = Hello {
             cluster: "shop".to_owned(),
             node: NodeId(1),
+            name: "n1".to_owned(),
             digest: [7; 32],
+            nodes: digests(2),
             mac: [2; 6],
             boot,
             software: "puppet".to_owned(),
         };
         let peers = [NodeId(0)].into();
-        let identity = Arc::new(Identity { hello, psk, peers, failure_timeout: NEVER });
+        let identity = Arc::new(Identity { hello, psk, peers, names: Vec::new(), failure_timeout: NEVER });
         let session = Session::dial(identity, NodeId(0), Instant::now()).expect("a session");
         let stream = TcpStream::connect(mesh.local_addr()).await.expect("the mesh listens");
         Puppet { session, stream, heard: VecDeque::new() }
@@ -314,8 +323,9 @@ async fn another_cluster_file_is_seen_in_the_status_of_both() {
     let (zero, _at_zero) = Mesh::start(config(0, 1, &all, NEVER)).expect("a mesh");
     let other = MeshConfig { digest: [8; 32], ..config(1, 1, &all, NEVER) };
     let (one, _at_one) = Mesh::start(other).expect("a mesh");
-    for (mesh, node) in [(&zero, NodeId(1)), (&one, NodeId(0))] {
-        until("a refusal", || mesh.peers()[0].last_error == Some(Error::WrongDigest { node })).await;
+    for (mesh, node) in [(&zero, "n1"), (&one, "n0")] {
+        let wrong = Error::WrongDigest { node: node.to_owned() };
+        until("a refusal", || mesh.peers()[0].last_error.as_ref() == Some(&wrong)).await;
     }
 }
 

@@ -1,7 +1,7 @@
 //! The dispatcher role: questions, loads and deaths in; answers and news out. The deciding itself is
 //! baton-dispatcher's; here messages become its calls and back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use baton_cluster::{Cluster, NodeId, PoolHash, PoolId};
@@ -9,6 +9,7 @@ use baton_control::message::{self, CHANGES_MAX};
 use baton_control::{Answer, Ask, Change, Guidance, Live, Load, Message, Push, Verdict};
 use baton_dispatcher::{Decision, Dispatcher, Guide, PoolRule, Question, Refusal, Stats};
 
+use crate::peers::Peers;
 use crate::post::Post;
 use crate::services::decides;
 
@@ -18,11 +19,13 @@ pub(crate) struct DispatcherRole {
     dispatcher: Dispatcher,
     /// Pools as other nodes know them, and as this one does.
     pools: BTreeMap<PoolHash, PoolId>,
+    /// Servers that may be chosen.
+    serving: BTreeSet<NodeId>,
 }
 
 impl DispatcherRole {
     pub(crate) fn new(cluster: &Cluster) -> Self {
-        Self { dispatcher: Dispatcher::of(cluster), pools: hashes(cluster) }
+        Self { dispatcher: Dispatcher::of(cluster), pools: hashes(cluster), serving: BTreeSet::new() }
     }
 
     /// Goes by another file from now on.
@@ -57,12 +60,24 @@ impl DispatcherRole {
         self.dispatcher.load_reported(from, load.serving, load.pressure);
     }
 
-    /// A node came up: as server, as distributor, or both.
-    pub(crate) fn up(&mut self, node: &baton_cluster::Node, now: Duration, post: &mut Post) {
-        if node.roles.server {
-            self.dispatcher.forget_gone(now);
-            self.dispatcher.server_up(node.id);
+    /// The nodes that are up are others than before: so may be the servers that can be chosen.
+    pub(crate) fn serving(&mut self, cluster: &Cluster, peers: &Peers, now: Duration) {
+        for node in cluster.with_role(|roles| roles.server) {
+            if peers.is_known_to_all(node.id) == self.serving.contains(&node.id) {
+                continue;
+            }
+            if self.serving.remove(&node.id) {
+                self.dispatcher.server_down(node.id, now);
+            } else {
+                self.serving.insert(node.id);
+                self.dispatcher.forget_gone(now);
+                self.dispatcher.server_up(node.id);
+            }
         }
+    }
+
+    /// A node came up, perhaps as distributor.
+    pub(crate) fn up(&mut self, node: &baton_cluster::Node, post: &mut Post) {
         if decides(node.roles) {
             let welcome = self.dispatcher.distributor_up(node.id);
             post.send(node.id, Message::Live(Live { nodes: welcome.live }));
@@ -80,10 +95,7 @@ impl DispatcherRole {
         self.dispatcher.forget_gone(now);
     }
 
-    pub(crate) fn down(&mut self, node: &baton_cluster::Node, now: Duration, post: &mut Post) {
-        if node.roles.server {
-            self.dispatcher.server_down(node.id, now);
-        }
+    pub(crate) fn down(&mut self, node: &baton_cluster::Node, post: &mut Post) {
         if decides(node.roles) {
             self.dispatcher.distributor_down(node.id);
         }

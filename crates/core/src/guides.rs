@@ -162,7 +162,7 @@ impl Guides {
         self.named = nodes;
     }
 
-    /// Works out which servers may be chosen: those the dispatcher names, of those that are there. What is remembered
+    /// Works out which servers may be chosen: those the dispatcher names, of those that are there and known to all. What is remembered
     /// of one that is not stands for a while: the programs do not choose it, and it may be back in a moment.
     pub(crate) fn refresh(
         &mut self,
@@ -174,7 +174,7 @@ impl Guides {
         let servers: Vec<NodeId> = self.loads.servers().map(|(node, _)| node).collect();
         for node in servers {
             let named = self.named.as_ref().is_none_or(|live| live.contains(&node));
-            let live = named && peers.is_up(node);
+            let live = named && peers.is_known_to_all(node);
             if self.loads.set_live(node, live) {
                 if live {
                     self.gone.remove(&node);

@@ -67,7 +67,7 @@ impl<S: Debug> Core<S> {
             me,
             post: Post::new(me),
             troubles: Troubles::default(),
-            peers: Peers::new(me),
+            peers: Peers::new(me, cluster.nodes.len()),
             placing: decides(roles).then(|| Placing::new(&services, me, link, now.instant)),
             dispatcher: roles.dispatcher.then(|| DispatcherRole::new(cluster)),
             server: roles.server.then(|| ServerRole::new(now.instant)),
@@ -137,18 +137,25 @@ impl<S: Debug> Core<S> {
         }
     }
 
-    /// There is a control connection to a node now, whose packets come from this MAC address.
-    pub fn up(&mut self, id: NodeId, mac: [u8; 6], outside: &mut impl Outside<Stream = S>, now: Moment) {
+    /// There is a control connection to a node now, whose packets come from this MAC address, and whose cluster file has
+    /// so many nodes.
+    pub fn up(
+        &mut self,
+        id: NodeId,
+        (mac, nodes): ([u8; 6], usize),
+        outside: &mut impl Outside<Stream = S>,
+        now: Moment,
+    ) {
         let Some(node) = self.services.cluster().node(id).cloned() else { return };
         self.is_member(id, mac, outside, now);
-        self.peers.set(id, true);
+        self.peers.came_up(id, nodes);
         self.came_up(&node, outside, now);
     }
 
     /// There is none any more. `ended`: the node has said goodbye.
     pub fn down(&mut self, id: NodeId, ended: bool, outside: &mut impl Outside<Stream = S>, now: Moment) {
         let Some(node) = self.services.cluster().node(id).cloned() else { return };
-        self.peers.set(id, false);
+        self.peers.went_down(id);
         self.went_down(&node, ended, outside, now);
     }
 
@@ -172,7 +179,8 @@ impl<S: Debug> Core<S> {
     /// A node is there, this one included: every component that it concerns is told.
     fn came_up(&mut self, node: &Node, outside: &mut impl Outside<Stream = S>, now: Moment) {
         if let Some(dispatcher) = &mut self.dispatcher {
-            dispatcher.up(node, now.monotonic, &mut self.post);
+            dispatcher.serving(self.services.cluster(), &self.peers, now.monotonic);
+            dispatcher.up(node, &mut self.post);
         }
         if let Some(lease) = self.lease.as_mut().filter(|_| node.id != self.me) {
             lease.up(node.id, node.roles.switch, now.monotonic, outside.random(), &mut self.post);
@@ -184,7 +192,7 @@ impl<S: Debug> Core<S> {
         }
         let is_dispatcher = node.roles.dispatcher;
         self.with_placing("guides", outside, now, |placing, tools| {
-            placing.owners.came_up(node.id, tools.now);
+            placing.owners.came_up(node.id, tools);
             let forgotten = if is_dispatcher { placing.guides.forget(tools.outside) } else { Ok(()) };
             forgotten.and(placing.guides.refresh(tools.peers, tools.outside, tools.now))
         });
@@ -192,7 +200,8 @@ impl<S: Debug> Core<S> {
 
     fn went_down(&mut self, node: &Node, ended: bool, outside: &mut impl Outside<Stream = S>, now: Moment) {
         if let Some(dispatcher) = &mut self.dispatcher {
-            dispatcher.down(node, now.monotonic, &mut self.post);
+            dispatcher.serving(self.services.cluster(), &self.peers, now.monotonic);
+            dispatcher.down(node, &mut self.post);
         }
         if let Some(switch) = &mut self.switch {
             switch.down(node.id, ended, now.monotonic);

@@ -50,8 +50,9 @@ impl Owners {
         (self.search.in_question(), self.search.to_come())
     }
 
-    pub(crate) fn came_up(&mut self, node: NodeId, now: Instant) {
-        self.search.came_up(node, now);
+    pub(crate) fn came_up(&mut self, node: NodeId, tools: &Tools<'_, impl Outside>) {
+        self.search.came_up(node, tools.now);
+        self.search.others_know_more(tools.peers.know_more());
     }
 
     pub(crate) fn went_down(
@@ -60,6 +61,7 @@ impl Owners {
         tools: &mut Tools<'_, impl Outside>,
     ) -> Result<(), DatapathError> {
         let steps = self.search.went_down(node, tools.now);
+        self.search.others_know_more(tools.peers.know_more());
         self.carry_out(steps, tools)
     }
 

@@ -133,6 +133,8 @@ pub(crate) struct Search<F> {
     /// Since when connections, each by its beginning, are to come here.
     coming: BTreeMap<(Flow, u32), Instant>,
     next: u32,
+    /// Others may know nodes that this one does not, and that may own connections.
+    behind: bool,
     pub(crate) tally: Tally,
 }
 
@@ -147,6 +149,7 @@ impl<F> Search<F> {
             batches: BTreeMap::new(),
             coming: BTreeMap::new(),
             next: 0,
+            behind: false,
             tally: Tally::default(),
         }
     }
@@ -168,6 +171,12 @@ impl<F> Search<F> {
         }
         // It was not asked what is being asked now.
         self.batches.values_mut().for_each(|batch| batch.absent = true);
+    }
+
+    /// Whether some node that is up has a cluster file with more nodes than this one's.
+    pub(crate) fn others_know_more(&mut self, behind: bool) {
+        self.behind = behind;
+        self.batches.values_mut().for_each(|batch| batch.absent |= behind);
     }
 
     /// A node has gone away: it will not answer.
@@ -267,7 +276,7 @@ impl<F> Search<F> {
                 asked: now,
                 waiting: to.iter().copied().collect(),
                 incomplete: false,
-                absent: self.others.values().any(|other| other.is_unsettled(now)),
+                absent: self.behind || self.others.values().any(|other| other.is_unsettled(now)),
             };
             self.tally.asked += lost.len() as u64;
             self.batches.insert(number, batch);

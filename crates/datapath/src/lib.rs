@@ -21,6 +21,7 @@ pub mod raw;
 pub mod replay;
 mod request;
 mod routes;
+mod said;
 mod shared;
 mod skel;
 mod spread;

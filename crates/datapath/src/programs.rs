@@ -15,6 +15,7 @@ use crate::constants::{ROLE_DISTRIBUTOR, ROLE_SERVER, ROLE_SWITCH};
 use crate::error::DatapathError;
 use crate::events::Events;
 use crate::lease::Lease;
+use crate::said;
 use crate::shared::addr_of;
 use crate::skel::{BatonSkel, BatonSkelBuilder};
 use crate::written::Written;
@@ -87,7 +88,8 @@ impl Datapath {
     pub fn load(settings: Settings, sizes: Sizes) -> Result<Self, DatapathError> {
         // One small allocation for the life of the process: the skeleton wants to borrow it.
         let storage: &'static mut MaybeUninit<OpenObject> = Box::leak(Box::new(MaybeUninit::uninit()));
-        let failed = |e: libbpf_rs::Error| DatapathError::Load { log: format!("{e:#}"), source: e };
+        said::listen();
+        let failed = |source| DatapathError::Load { log: said::taken().join("\n  "), source };
         let mut open = BatonSkelBuilder::default().open(storage).map_err(failed)?;
         if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
             let s = &mut rodata.settings;
@@ -159,7 +161,7 @@ impl Datapath {
     /// # Errors
     /// When there is no cgroup2, or its root may not be used.
     pub fn attach_sockets(&mut self) -> Result<(), DatapathError> {
-        let failed = |source| DatapathError::Attach { program: "carry_cwnd", ifindex: 0, source };
+        let failed = |source| DatapathError::Sockets { source };
         let mounts = std::fs::read_to_string("/proc/self/mounts").map_err(failed)?;
         let root = cgroup2(&mounts).ok_or_else(|| failed(std::io::Error::other("no cgroup2 is mounted")))?;
         let root = std::fs::File::open(root).map_err(failed)?;

@@ -16,6 +16,7 @@
 //! | `kernel-kfunc` | the kernel cannot make a socket from a client's first data packet |
 //! | `kernel-bpf` | the kernel has no BPF system call |
 //! | `bpf-jit` | programs are interpreted, so each packet costs many times more |
+//! | `cgroup2` | connections that move begin with a small congestion window |
 //! | `capabilities` | Baton may not load programs, configure links or send frames |
 //! | `tun` | the distributor cannot hold packets while it asks the dispatcher |
 //! | `interface` | no interface holds the node's address, or one that is named is missing or is no Ethernet interface |
@@ -31,6 +32,7 @@
 //! | `send-redirects` | a forwarding node tells clients to go round it |
 //! | `rp-filter` | packets of clients are dropped because replies leave elsewhere |
 //! | `vip-loopback`, `vip-interface` | the VIP is not where this node needs it |
+//! | `vip-route` | never wrong: says what the clients' router needs |
 //! | `vip-conflict` | the VIP is on an interface of a node that must not announce it |
 //! | `vip-duplicate` | the kernel does not use the VIP, because another host answered for it |
 //! | `listener` | nothing listens on VIP:port, or it cannot be seen |
@@ -52,6 +54,7 @@ mod finding;
 mod firewall;
 mod judge;
 mod judge_firewall;
+mod judge_start;
 mod link;
 mod listeners;
 mod plan;
@@ -66,12 +69,13 @@ use std::net::{IpAddr, SocketAddr};
 
 pub use announce::announce;
 pub use error::HostError;
-pub use facts::{Capabilities, Clock, Facts, Held, Interface, Kernel, Listener, Merges, Net};
+pub use facts::{Capabilities, Clock, Facts, Held, Interface, Kernel, Listener, Merges, Net, NoTun};
 pub use finding::{Finding, Severity};
 pub use firewall::{Firewall, Rule};
 pub use judge::judge;
+pub use judge_start::obstacle;
 pub use link::cluster_interfaces;
-pub use read::{read, web_server};
+pub use read::{essentials, read, web_server};
 pub use setup::{apply, update};
 pub use sockets::{SocketState, Sockets};
 pub use sysctl::Sysctl;

@@ -65,8 +65,14 @@ fn good() -> Facts {
         ("net/bridge/bridge-nf-call-ip6tables", "1"),
     ];
     Facts {
-        kernel: Kernel { release: "6.18.0".into(), has_btf: true, has_kfunc: true, has_bpf: true },
-        capabilities: Capabilities { net_admin: true, bpf: true, net_raw: true },
+        kernel: Kernel {
+            release: "6.18.0".into(),
+            has_btf: true,
+            has_kfunc: true,
+            has_bpf: true,
+            has_cgroup2: true,
+        },
+        capabilities: Capabilities { net_admin: true, bpf: true, perfmon: true, net_raw: true },
         tun: Some(Ok(())),
         net: Net {
             interfaces: vec![link("lo", 1, 65536), link("eth0", 2, 1500)],

@@ -151,7 +151,8 @@ impl Daemon {
             MeshEvent::Up { node, hello } => {
                 let Some(peer) = name(node) else { return };
                 tracing::info!(peer, version = hello.software, "up");
-                self.core.up(node, hello.mac, &mut self.outside, clock::moment());
+                let nodes = hello.nodes.len();
+                self.core.up(node, (hello.mac, nodes), &mut self.outside, clock::moment());
             }
             MeshEvent::Down { node, reason } => {
                 let Some(peer) = name(node) else { return };
@@ -271,7 +272,8 @@ impl Daemon {
                 Ok(()) => {}
                 Err(error) => {
                     if !matches!(error, baton_control::SendError::Down(_)) {
-                        tracing::warn!(%to, kind = %message.kind(), %error, "message not sent");
+                        let to = self.cluster().node(to).map_or_else(|| to.to_string(), |n| n.name.clone());
+                        tracing::warn!(to, kind = %message.kind(), %error, "message not sent");
                     }
                     if matches!(message, Message::Ask(_)) {
                         self.core.unsent(to, &mut self.outside, clock::moment());
@@ -325,7 +327,9 @@ fn join_mesh(
     Mesh::start(MeshConfig {
         me: node.id,
         cluster_name: cluster.name.clone(),
-        digest: cluster.lasting_digest(),
+        digest: cluster.common_digest(),
+        nodes: cluster.node_digests(),
+        names: cluster.nodes.iter().map(|node| node.name.clone()).collect(),
         psk: cluster.keys().control_psk,
         mac,
         boot: rand::random(),

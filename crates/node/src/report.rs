@@ -74,12 +74,9 @@ impl Daemon {
     }
 
     fn connection(&self, peer: &PeerStatus) -> ConnectionStatus {
-        let last_error = peer.last_error.as_ref().map(|e| {
-            let mut text = e.to_string();
-            let most = text.len().min(ConnectionStatus::ERROR_BYTES_MAX);
-            text.truncate((0..=most).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0));
-            text
-        });
+        // Of a connection that is there, what was wrong before it came about is no news.
+        let last_error = peer.last_error.as_ref().filter(|_| peer.state == PeerState::Down);
+        let last_error = last_error.map(|error| cut(&error.to_string(), ConnectionStatus::ERROR_BYTES_MAX));
         ConnectionStatus {
             peer: self.name_of(peer.node),
             state: match peer.state {
@@ -158,6 +155,17 @@ impl Daemon {
         }
         Ok(out)
     }
+}
+
+/// A text as far as `most` bytes, with a mark where it was longer.
+pub(crate) fn cut(text: &str, most: usize) -> String {
+    const MORE: &str = "...";
+    if text.len() <= most {
+        return text.to_owned();
+    }
+    let end =
+        (0..=most.saturating_sub(MORE.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    format!("{}{MORE}", text.get(..end).unwrap_or_default())
 }
 
 fn short(digest: &[u8; 32]) -> String {

@@ -134,13 +134,17 @@ pub struct ConnectionStatus {
     pub bytes_in: u64,
     /// Bytes sent, as on the wire.
     pub bytes_out: u64,
-    /// Why it last ended or could not be made, in at most [`ConnectionStatus::ERROR_BYTES_MAX`] bytes.
+    /// Why there is none: why it last ended or could not be made, in at most [`ConnectionStatus::ERROR_BYTES_MAX`]
+    /// bytes. Nothing while there is one.
     pub last_error: Option<String>,
 }
 
 impl ConnectionStatus {
-    /// The most bytes of `last_error`, so that 255 of them fit a status message.
-    pub const ERROR_BYTES_MAX: usize = 60;
+    /// The most bytes of `last_error`.
+    pub const ERROR_BYTES_MAX: usize = 240;
+
+    /// Its bytes where more do not fit: so 255 of them fit a status message.
+    pub const ERROR_BYTES_LEAST: usize = 60;
 }
 
 /// Whether there is a control connection.

@@ -509,8 +509,9 @@ impl<'a> World<'a> {
                 self.tell(format!("n{peer} is up for n{node}"));
                 let session = self.nodes[node].shell.sessions.entry(id).or_default();
                 *session = Session { number: session.number + 1, silent_since: None, lag: 0, is_up: true };
+                let nodes = self.nodes.len();
                 self.core(node, |core, shell, now| {
-                    core.up(id, mac(peer), shell, now);
+                    core.up(id, (mac(peer), nodes), shell, now);
                     core.flush(shell, now);
                 })
             }

@@ -32,7 +32,9 @@ fn hello() -> Hello {
     Hello {
         cluster: "shop".to_owned(),
         node: NodeId(3),
+        name: "s3".to_owned(),
         digest: std::array::from_fn(|place| place as u8),
+        nodes: vec![[0xa0; 8], [0xa1; 8], [0xa2; 8], [0xa3; 8]],
         mac: [2, 0, 0, 0, 0, 3],
         boot: 0x0123_4567_89ab_cdef,
         software: "0.1.0".to_owned(),
@@ -296,6 +298,8 @@ fn each_fault_is_named() {
     assert_eq!(Message::decode(&rota), Err(Error::TooMany { kind: Kind::Guide }));
     let long = Word::Hello(Hello { cluster: "x".repeat(NAME_BYTES_MAX + 1), ..hello() });
     assert_eq!(long.encode(&mut Vec::new()), Err(Error::TooMany { kind: Kind::Hello }));
+    let many = Word::Hello(Hello { nodes: vec![[0; 8]; NodeId::MAX_NODES + 1], ..hello() });
+    assert_eq!(many.encode(&mut Vec::new()), Err(Error::TooMany { kind: Kind::Hello }));
 }
 
 /// A list that claims to be long costs nothing: it is refused before memory is set aside.

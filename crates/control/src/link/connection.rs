@@ -253,7 +253,8 @@ impl<'a> Connection<'a> {
     }
 
     fn peer_of(&self, node: NodeId) -> Result<&'a Peer, Error> {
-        self.shared.peers.get(&node).ok_or(Error::UnknownNode { node })
+        let unknown = || Error::UnknownNode { node: self.shared.identity.name(node) };
+        self.shared.peers.get(&node).ok_or_else(unknown)
     }
 }
 

@@ -55,10 +55,11 @@ pub(super) async fn dial_for_ever(shared: &Shared, peer: &Peer) {
         if error == Error::Stopping && *stop.borrow() {
             return;
         }
+        let name = shared.identity.name(peer.node);
         if error != Error::Duplicate && peer.failed(&error) {
-            warn!(peer = %peer.node, address = %peer.address, "no connection: {error}");
+            warn!(peer = name, address = %peer.address, "no connection: {error}");
         } else {
-            debug!(peer = %peer.node, "connection ended: {error}");
+            debug!(peer = name, "connection ended: {error}");
         }
         let had_been_up = is_up.has_changed().unwrap_or(false);
         is_up.mark_unchanged();
@@ -186,6 +187,7 @@ impl Log {
             Error::Duplicate | Error::Stopping | Error::Closed | Error::Restarted => {
                 debug!(%from, "control connection ended: {error}");
             }
+            Error::WrongSecret => self.say(|| warn!(%from, "control connection refused: {error}")),
             _ => self.say(|| info!(%from, "control connection ended: {error}")),
         }
     }

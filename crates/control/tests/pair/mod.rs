@@ -17,13 +17,16 @@ pub fn identity(node: u16) -> Identity {
         hello: Hello {
             cluster: "shop".to_owned(),
             node: NodeId(node),
+            name: format!("n{node}"),
             digest: [7; 32],
+            nodes: (0..4).map(|n| [n; 8]).collect(),
             mac: [2, 0, 0, 0, 0, node as u8],
             boot: 100 + u64::from(node),
             software: "test".to_owned(),
         },
         psk: [9; 32],
         peers: (0..4).map(NodeId).filter(|peer| peer.0 != node).collect(),
+        names: (0..4).map(|n| format!("n{n}")).collect(),
         failure_timeout: FAILURE_TIMEOUT,
     }
 }
