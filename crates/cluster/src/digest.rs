@@ -1,6 +1,6 @@
 //! One number for what a cluster file means. Two files that differ only in comments, spaces, the
 //! order of keys, or defaults written out have the same; every other difference shows. When nodes meet they
-//! compare two parts of it: what all must agree on, and who is which node (docs/decisions/0022).
+//! compare two parts of it: what all must agree on, and who is which node (docs/decisions/0025).
 
 use std::net::IpAddr;
 
