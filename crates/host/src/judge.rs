@@ -140,7 +140,29 @@ fn links(wanted: &Wanted, facts: &Facts, findings: &mut Vec<Finding>) -> Vec<Int
         findings.push(mtu(interface, wanted.needs_ipv6()));
         findings.extend(merging(interface));
     }
+    if !interfaces.is_empty() && wanted.is_server {
+        findings.extend(way_out(facts, &interfaces));
+    }
     interfaces
+}
+
+/// Answers that leave by an interface where no program looks: nobody sees connections end.
+fn way_out(facts: &Facts, interfaces: &[Interface]) -> Option<Finding> {
+    let mut routes = facts.net.default_routes.iter().chain(&facts.net.default_routes_v6);
+    let unseen = routes.find(|name| *name != "lo" && interfaces.iter().all(|one| one.name != **name))?;
+    let what = format!(
+        "the default route leaves by {unseen}, where Baton does not look: it does not see what its server answers, \
+         so loads and LARD's locality are wrong"
+    );
+    let mend = if facts.net.interface(unseen).is_some_and(|interface| !interface.ethernet) {
+        format!("{unseen} is no Ethernet interface: let the default route leave by one that is")
+    } else {
+        format!(
+            "add \"{unseen}\" to `interfaces` of this node in the cluster file, or leave `interfaces` out: then \
+             Baton finds them from the routes"
+        )
+    };
+    Some(Finding::warning("way-out", what, mend))
 }
 
 fn mtu(interface: &Interface, needs_ipv6: bool) -> Finding {

@@ -40,6 +40,7 @@ fn interface(name: &str, index: u32, mtu: u32) -> Interface {
         up: true,
         ethernet: true,
         bridged: false,
+        part: false,
         merges: None,
     }
 }
@@ -81,6 +82,7 @@ fn good() -> Facts {
                 held("eth0", OWN, 24),
             ],
             default_routes: vec!["eth0".into()],
+            default_routes_v6: vec![],
         },
         sysctls: sysctls.iter().map(|(name, value)| (Sysctl::new(*name), (*value).into())).collect(),
         listeners: Some(Ok(vec![listener("0.0.0.0:80", false)])),
