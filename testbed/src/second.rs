@@ -71,6 +71,21 @@ impl Testbed {
         self.default_route_by(index, "eth0");
     }
 
+    /// The nodes' link is none any more: each node is alone with the router, which answers ARP for all that it knows a way
+    /// to. Nodes go on to think that they share a link. IPv4 alone; `vip` is at the first node.
+    #[track_caller]
+    pub fn proxy_arp(&self, vip: IpAddr) {
+        let router = self.router();
+        for node in self.nodes() {
+            let port = format!("to-{}", node.name());
+            router.ip(&format!("link set {port} nomaster"));
+            router.sysctl(&format!("net.ipv4.conf.{port}.proxy_arp"), "1");
+            router.sysctl(&format!("net.ipv4.neigh.{port}.proxy_delay"), "0");
+            router.ip(&format!("route add {}/32 dev {port}", node.address_of(Family::Ipv4)));
+        }
+        router.ip(&format!("route replace {vip}/32 dev to-{}", self.node(0).name()));
+    }
+
     /// The router's addresses on a node's link.
     fn gateways(&self, index: usize) -> [IpAddr; 2] {
         Family::ALL.map(|family| self.network().on_node_link(family, index, 1))

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use baton_testbed::{
-    Baton, Capture, Cluster, Content, Dial, DocRoot, Figure, Testbed, WebServer, counted, node_status,
-    wait_until,
+    Baton, Capture, Cluster, Content, Dial, DocRoot, Figure, Network, Testbed, WebServer, counted,
+    node_status, wait_until,
 };
 
 const SOON: Duration = Duration::from_secs(15);
@@ -167,5 +167,29 @@ fn an_interface_that_comes_later_on_the_same_link() {
         bed.router().ip("neigh flush dev br0");
         answered_by(&bed, cluster.service(), &page, 1);
     }
+    cluster.stop();
+}
+
+/// A router that answers ARP for everybody, as in clouds: all nodes have its MAC address. What goes to another node is
+/// wrapped, so that it is that node's.
+#[test]
+fn a_router_that_answers_for_all() {
+    let bed = Testbed::builder().figure(Figure::Five).network(Network::IPV4).build();
+    let files = DocRoot::shared();
+    let mega = Content::new("mega", 1_000_000);
+    files.add(&mega);
+    let config = Figure::Five.config(&bed, "policy = \"wrr\"");
+    bed.proxy_arp(bed.vip(0));
+    let cluster = Figure::Five.start_with(&bed, WebServer::nginx, &files, &config);
+    bed.router().ip(&format!("route replace {}/32 dev to-a", bed.vip(0)));
+    let front = cluster.baton("a");
+    wait_until(SOON, "the front to wrap", || {
+        let log = std::fs::read_to_string(front.process().log()).unwrap_or_default();
+        log.contains("have changed (routed: wrapped for them) routed=3")
+    });
+    let circled = counted(front, "drop_ttl");
+    assert_eq!(answered_by(&bed, cluster.service(), &mega, 9).len(), 3);
+    assert_eq!(counted(front, "drop_ttl"), circled, "no packet has come back");
+    assert!(counted(front, "forwarded_binding") > 0);
     cluster.stop();
 }

@@ -149,12 +149,14 @@ fn links(wanted: &Wanted, facts: &Facts, findings: &mut Vec<Finding>) -> Vec<Int
 /// Answers that leave by an interface where no program looks: nobody sees connections end.
 fn way_out(facts: &Facts, interfaces: &[Interface]) -> Option<Finding> {
     let mut routes = facts.net.default_routes.iter().chain(&facts.net.default_routes_v6);
-    let unseen = routes.find(|name| *name != "lo" && interfaces.iter().all(|one| one.name != **name))?;
+    let is_unseen = |name: &&String| *name != "lo" && interfaces.iter().all(|one| one.name != **name);
+    let by = routes.by_ref().filter(is_unseen).find_map(|name| facts.net.interface(name))?;
+    let unseen = &by.name;
     let what = format!(
         "the default route leaves by {unseen}, where Baton does not look: it does not see what its server answers, \
          so loads and LARD's locality are wrong"
     );
-    let mend = if facts.net.interface(unseen).is_some_and(|interface| !interface.ethernet) {
+    let mend = if !by.ethernet {
         format!("{unseen} is no Ethernet interface: let the default route leave by one that is")
     } else {
         format!(

@@ -80,7 +80,7 @@ pub use setup::{Mended, apply, update};
 pub use sockets::{SocketState, Sockets};
 pub use sysctl::Sysctl;
 pub use undo::{Change, Undo, Undone};
-pub use way::Way;
+pub use way::{Way, answered_for};
 
 /// What one node is to be. The caller makes it from the cluster file.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,7 +11,9 @@ use rtnetlink::packet_route::address::{
 use rtnetlink::packet_route::link::{
     InfoKind, InfoPortKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
-use rtnetlink::packet_route::neighbour::NeighbourState;
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
 use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, RouteMessageBuilder};
 
@@ -121,6 +123,12 @@ impl Links {
         routes.into_iter().next().ok_or_else(none)
     }
 
+    /// The neighbours whose hardware addresses are known.
+    pub(crate) async fn neighbours(&self) -> Result<Vec<Neighbour>, HostError> {
+        let all = all(self.handle.neighbours().get().execute(), "list neighbours").await?;
+        Ok(all.into_iter().filter_map(neighbour).collect())
+    }
+
     /// A neighbour's address is to be verified (RFC 4861 7.3.3; of IPv4 alike). One that is not believed in any
     /// case needs no doubt.
     pub(crate) async fn doubt(&self, interface: u32, host: IpAddr) -> Result<(), HostError> {
@@ -143,6 +151,27 @@ impl Links {
         let set = self.handle.link().set(message).execute().await;
         set.map_err(refused(format!("set {} up", interface.name)))
     }
+}
+
+/// A neighbour that the kernel has asked for its hardware address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Neighbour {
+    pub(crate) address: IpAddr,
+    pub(crate) interface: u32,
+    pub(crate) mac: [u8; 6],
+}
+
+fn neighbour(message: NeighbourMessage) -> Option<Neighbour> {
+    let (mut address, mut mac) = (None, None);
+    for attribute in message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => address = Some(v4.into()),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => address = Some(v6.into()),
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.try_into().ok(),
+            _ => {}
+        }
+    }
+    Some(Neighbour { address: address?, interface: message.header.ifindex, mac: mac? })
 }
 
 /// The question for the way to a host.

@@ -216,6 +216,18 @@ fn each_spoiled_fact_is_told_by_its_own_finding() {
             "sysctl -w net.ipv4.conf.eth0.rp_filter=2",
         ),
         (
+            |w, f| {
+                w.interfaces = vec!["eth0".into()];
+                f.net.interfaces.push(interface("eth1", 3, 1500));
+                f.net.default_routes = vec!["eth1".into()];
+                set(&mut f.sysctls, "net/ipv4/conf/eth0/rp_filter", "2");
+            },
+            "way-out",
+            Warning,
+            MANUAL,
+            "add \"eth1\" to `interfaces`",
+        ),
+        (
             |_, f| f.net.addresses.retain(|h| h.address != VIP),
             "vip-loopback",
             Error,

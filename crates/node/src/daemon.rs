@@ -239,7 +239,12 @@ impl Daemon {
 
     /// A route has changed, or a router has said what it cannot pass on.
     pub(crate) fn paths_changed(&mut self, paths: Paths) {
-        tracing::info!(routed = paths.routed.len(), mtu = paths.mtu, "the ways to other nodes have changed");
+        let routed = paths.routed.len();
+        tracing::info!(
+            routed,
+            mtu = paths.mtu,
+            "the ways to other nodes have changed (routed: wrapped for them)"
+        );
         let told = for_all(&self.cluster().nodes, |peer| {
             let entry = peer_entry(peer, &paths, self.host.seen.cluster.index);
             self.outside.datapath.set_node(peer.id, &entry)

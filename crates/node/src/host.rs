@@ -144,6 +144,8 @@ impl Daemon {
         self.link_changed(&before.cluster);
         let attached = self.keep_attached(&before);
         self.note("programs that were detached", attached);
+        // How large packets may be is found by the task that probes.
+        let paths = Paths { routed: paths.routed, interfaces: paths.interfaces, ..self.paths.clone() };
         if paths != self.paths {
             self.paths_changed(paths);
         }
