@@ -283,6 +283,9 @@ fn a_killed_front_resets_nobody() {
 #[test]
 fn a_killed_server_keeps_its_connections() {
     let bed = Testbed::builder().figure(Figure::Seven).build();
+    if bed.network().is_routed() {
+        return; // what comes wrapped needs the programs
+    }
     let files = DocRoot::shared();
     let (mut cluster, page) = running(Figure::Seven, &bed, &files);
     let mut connections = kept(&bed, cluster.service(), &page);

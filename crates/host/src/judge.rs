@@ -228,7 +228,9 @@ fn addresses(wanted: &Wanted, facts: &Facts, interfaces: &[Interface], findings:
         let (name, vip) = (&place.interface, place.address);
         let id = if name == "lo" { "vip-loopback" } else { "vip-interface" };
         findings.push(if facts.net.holds(name, vip) {
-            Finding::ok(id, format!("{name} holds {vip}"))
+            // What comes from the node itself goes by no interface where programs are.
+            let own = if wanted.is_server { "this node's own web server alone" } else { "nobody" };
+            Finding::ok(id, format!("{name} holds {vip}; programs on this node that ask it reach {own}"))
         } else {
             let what = format!("{name} does not hold {vip}, so this node does not take its packets");
             Finding::error(id, what, add_command(vip, name)).fixable()

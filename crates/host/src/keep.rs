@@ -8,7 +8,7 @@ use futures::channel::mpsc::UnboundedReceiver;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::SocketAddr;
-use rtnetlink::{MulticastGroup, new_multicast_connection};
+use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
 
 use crate::facts::{Interface, Net};
 use crate::link::{Links, is_default, refused};
@@ -94,6 +94,8 @@ fn place(interface: &Interface) -> (u32, [u8; 6], bool) {
 #[derive(Debug)]
 pub struct Changes {
     messages: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
+    /// Without one the connection may end.
+    _handle: Handle,
 }
 
 impl Changes {
@@ -105,9 +107,9 @@ impl Changes {
         use MulticastGroup::{Ipv4Ifaddr, Ipv4Route, Ipv6Ifaddr, Ipv6Route, Link};
         let groups = [Link, Ipv4Ifaddr, Ipv6Ifaddr, Ipv4Route, Ipv6Route];
         let opened = new_multicast_connection(&groups);
-        let (connection, _, messages) = opened.map_err(refused("tell of changes of links"))?;
+        let (connection, handle, messages) = opened.map_err(refused("tell of changes of links"))?;
         tokio::spawn(connection);
-        Ok(Self { messages })
+        Ok(Self { messages, _handle: handle })
     }
 
     /// Waits until something has changed that may matter to a node; false: nothing will be told any more.
