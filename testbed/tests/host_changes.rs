@@ -178,6 +178,9 @@ fn an_interface_that_is_made_anew_is_followed() {
     let (cluster, page) = running(Figure::Five, &bed, &files);
     for (index, name) in [(1, "b"), (0, "a")] {
         bed.remake_interface(index);
+        if bed.network().is_routed() {
+            bed.route_vip(cluster.vips[0], bed.node(0)); // it went with the router's end
+        }
         bed.router().ip("neigh flush all");
         let baton = cluster.baton(name);
         wait_until(SOON, "the new interface is known", || count(baton, "followed") > 0);
