@@ -107,10 +107,10 @@ impl Daemon {
     }
 
     /// A look at the host has ended. An error: the node has to leave.
-    pub(crate) fn looked(&mut self, looked: Result<Option<Look>, String>) -> Result<(), NodeError> {
+    pub(crate) fn looked(&mut self, looked: Result<Option<Box<Look>>, String>) -> Result<(), NodeError> {
         let now = Instant::now();
         match looked {
-            Ok(Some(look)) => self.follow(look),
+            Ok(Some(look)) => self.follow(*look),
             // Somebody else is changing the host.
             Ok(None) => self.host.look_at = now + SWEEP,
             Err(why) => {
@@ -228,9 +228,12 @@ pub(crate) async fn look(
     before: &Seen,
     cluster: &baton_cluster::Cluster,
     me: baton_cluster::NodeId,
-) -> Result<Option<Look>, String> {
+) -> Result<Option<Box<Look>>, String> {
     match baton_host::keep(wanted, run_dir, before).await {
-        Ok((seen, mended)) => Ok(Some(Look { seen, mended, paths: Paths::look(cluster, me).await })),
+        Ok((seen, mended)) => {
+            let paths = Paths::look(cluster, me).await;
+            Ok(Some(Box::new(Look { seen, mended, paths })))
+        }
         Err(baton_host::HostError::Busy { .. }) => Ok(None),
         Err(error) => Err(error.to_string()),
     }

@@ -39,7 +39,7 @@ pub(crate) struct Look {
 }
 
 /// How work ended: a look has something to show, unless somebody else was changing the host.
-pub(crate) type Done = Result<Option<Look>, String>;
+pub(crate) type Done = Result<Option<Box<Look>>, String>;
 
 /// The change that is being made, and the orders that wait for its end.
 #[derive(Debug, Default)]
