@@ -2,6 +2,7 @@
 //! configuration says is the caller's business.
 
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -168,6 +169,17 @@ impl<'a> Baton<'a> {
         let status = self.process.wait(STOP);
         let log = self.process.log_tail();
         assert!(status.success(), "baton on {} ended with {status}:\n{log}", self.host.name());
+    }
+
+    /// Waits until it ends by itself; how, and the end of its log.
+    ///
+    /// # Panics
+    /// When it has not ended in time.
+    #[track_caller]
+    pub fn wait_ended(mut self, patience: Duration) -> (ExitStatus, String) {
+        let status = self.process.wait(patience);
+        observer::pause(self.host);
+        (status, self.process.log_tail())
     }
 
     /// Kills it, as a crash would.

@@ -81,6 +81,7 @@ mod pcap;
 mod process;
 pub mod rawtcp;
 mod scratch;
+mod second;
 mod served;
 mod servers;
 mod telling;

@@ -22,6 +22,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("setpriv", "util-linux"),
     ("unshare", "util-linux"),
     ("sysctl", "procps"),
+    ("find", "findutils"),
     ("kill", "procps"),
     ("iptables", "iptables"),
     ("ip6tables", "iptables"),

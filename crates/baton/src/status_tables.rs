@@ -1,7 +1,8 @@
 //! The tables that `baton status` prints. Pure.
 
 use baton_node::status::{
-    ClusterStatus, ConnectionState, CounterKind, NodeStatus, ReaderStatus, TroubleStatus, UnknownStatus,
+    ClusterStatus, ConnectionState, CounterKind, HostStatus, NodeStatus, ReaderStatus, TroubleStatus,
+    UnknownStatus,
 };
 
 use crate::output::table;
@@ -21,6 +22,7 @@ pub fn describe(status: &ClusterStatus, verdict: &Verdict) -> String {
         handoffs(status),
         files(status),
         ending(status),
+        host(status),
         troubles(status),
     ];
     let tables = tables.into_iter().filter(|table| !table.is_empty());
@@ -195,6 +197,26 @@ fn handoffs(status: &ClusterStatus) -> String {
     let all = status.nodes.iter().flat_map(|node| node.handoffs.iter().map(move |handoff| (node, handoff)));
     let rows = all.map(|(node, handoff)| [node.name.clone(), handoff.to.clone(), handoff.count.to_string()]);
     table(["HANDED OFF BY", "TO", "CONNECTIONS"], rows)
+}
+
+/// What others have changed on the nodes' hosts.
+fn host(status: &ClusterStatus) -> String {
+    let rows = status.nodes.iter().filter(|node| node.host != HostStatus::default()).map(|node| {
+        let h = &node.host;
+        let trouble = match (&h.lost, &h.fought) {
+            (Some(lost), _) => Some(format!("LEAVES SOON: {lost}")),
+            (None, Some(what)) => Some(format!("SOMETHING FIGHTS for {what}")),
+            (None, None) => None,
+        };
+        [
+            node.name.clone(),
+            h.mended.to_string(),
+            h.followed.to_string(),
+            or_dash(h.last.clone()),
+            or_dash(trouble),
+        ]
+    });
+    table(["HOST OF", "PUT BACK", "FOLLOWED", "THE LAST CHANGE BY OTHERS", "TROUBLE"], rows)
 }
 
 /// What was dropped or refused, and what should not have happened.

@@ -97,6 +97,13 @@ impl<S: Debug> Core<S> {
         &self.peers
     }
 
+    /// The interface to the other nodes has another MAC address or MTU (bytes).
+    pub fn link_changed(&mut self, mac: [u8; 6], mtu: usize) {
+        if let Some(placing) = &mut self.placing {
+            (placing.link.mac, placing.link.mtu) = (mac, mtu);
+        }
+    }
+
     /// Its part in placing requests, if it has one.
     pub fn placing(&self) -> Option<&Placing<S>> {
         self.placing.as_ref()

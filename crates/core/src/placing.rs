@@ -73,7 +73,7 @@ pub struct Placing<S> {
     early: Early,
     pub(crate) guides: Guides,
     pub(crate) replays: Replays,
-    link: Link,
+    pub(crate) link: Link,
     pub(crate) owners: Owners,
     handed: BTreeMap<NodeId, u64>,
     tally: Tally,

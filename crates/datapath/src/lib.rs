@@ -5,6 +5,7 @@
 //! policy: what they look up was decided in Rust.
 
 pub mod answer;
+mod attached;
 mod connection;
 mod connections;
 mod counters;
@@ -30,6 +31,7 @@ mod too_big;
 mod unknown;
 mod written;
 
+pub use attached::{Newly, remove_guards};
 pub use connection::{Asked, Binding, Heard, Reading, Receipt, State, Swept};
 pub use counters::{Counter, CounterKind, Counters};
 pub use error::DatapathError;

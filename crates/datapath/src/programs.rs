@@ -5,12 +5,13 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::ptr::NonNull;
 
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{AsRawLibbpf, Link, OpenObject, ProgramMut, libbpf_sys};
 
+use crate::attached::Attached;
 use crate::constants::{ROLE_DISTRIBUTOR, ROLE_SERVER, ROLE_SWITCH};
 use crate::error::DatapathError;
 use crate::events::Events;
@@ -50,9 +51,9 @@ pub struct Settings {
     pub address: IpAddr,
     /// UDP port of handoff packets.
     pub handoff_port: u16,
-    /// MTU of the cluster interface, bytes.
+    /// MTU of the cluster interface, bytes, until [`crate::Live`] says another.
     pub mtu: u16,
-    /// The interface towards the other nodes.
+    /// The interface towards the other nodes, until [`crate::Live`] says another.
     pub cluster_ifindex: u32,
     /// The hold device.
     pub hold_ifindex: u32,
@@ -75,7 +76,8 @@ pub struct Sizes {
 pub struct Datapath {
     pub(crate) skel: BatonSkel<'static>,
     links: Vec<Link>,
-    speaks: bool,
+    pub(crate) attached: Attached,
+    pub(crate) speaks: bool,
     pub(crate) target_secret: Cell<u64>,
     pub(crate) written: RefCell<Written>,
 }
@@ -122,6 +124,7 @@ impl Datapath {
         let datapath = Self {
             skel,
             links: Vec::new(),
+            attached: Attached::default(),
             speaks,
             target_secret: Cell::new(0),
             written: RefCell::default(),
@@ -130,27 +133,12 @@ impl Datapath {
         Ok(datapath)
     }
 
-    /// Attaches to one of the node's interfaces, both directions.
-    ///
-    /// # Errors
-    /// When the interface is gone, or the kernel has no tcx.
-    pub fn attach(&mut self, ifindex: u32) -> Result<(), DatapathError> {
-        let inward = attach_tcx(&self.skel.progs.ingress, "ingress", ifindex)?;
-        self.links.push(inward);
-        if self.speaks {
-            // What leaves any other node is nothing that egress would look at.
-            let outward = attach_tcx(&self.skel.progs.egress, "egress", ifindex)?;
-            self.links.push(outward);
-        }
-        Ok(())
-    }
-
     /// Attaches to the hold device, so that what user space writes to it comes back.
     ///
     /// # Errors
     /// As for [`Datapath::attach`].
     pub fn attach_hold(&mut self, ifindex: u32) -> Result<(), DatapathError> {
-        let link = attach_tcx(&self.skel.progs.release, "release", ifindex)?;
+        let link = attach_tcx(&self.skel.progs.release, "release", ifindex, None)?;
         self.links.push(link);
         Ok(())
     }
@@ -181,7 +169,7 @@ impl Datapath {
 
 impl fmt::Debug for Datapath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Datapath").field("links", &self.links.len()).finish_non_exhaustive()
+        f.debug_struct("Datapath").field("interfaces", &self.attached.len()).finish_non_exhaustive()
     }
 }
 
@@ -194,16 +182,28 @@ fn cgroup2(mounts: &str) -> Option<&str> {
     })
 }
 
-fn attach_tcx(program: &ProgramMut<'_>, name: &'static str, ifindex: u32) -> Result<Link, DatapathError> {
+/// `before`: another link of the same interface and direction, which comes after this one; else it comes last.
+pub(crate) fn attach_tcx(
+    program: &ProgramMut<'_>,
+    name: &'static str,
+    ifindex: u32,
+    before: Option<RawFd>,
+) -> Result<Link, DatapathError> {
     let failed = |source| DatapathError::Attach { program: name, ifindex, source };
     let index = i32::try_from(ifindex).map_err(|e| failed(std::io::Error::other(e)))?;
-    // SAFETY: the program is loaded and alive for the call; null options mean defaults. The link that
-    // comes back, if any, is ours alone, and Link takes over freeing it.
+    let place = before.and_then(|fd| u32::try_from(fd).ok()).map(|fd| libbpf_sys::bpf_tcx_opts {
+        sz: size_of::<libbpf_sys::bpf_tcx_opts>() as libbpf_sys::size_t,
+        flags: libbpf_sys::BPF_F_BEFORE | libbpf_sys::BPF_F_LINK,
+        relative_fd: fd,
+        ..Default::default()
+    });
+    // SAFETY: the program is loaded and alive for the call, and so are the options; null ones mean defaults. The link
+    // that comes back, if any, is ours alone, and Link takes over freeing it.
     let link = unsafe {
         NonNull::new(libbpf_sys::bpf_program__attach_tcx(
             program.as_libbpf_object().as_ptr(),
             index,
-            std::ptr::null(),
+            place.as_ref().map_or(std::ptr::null(), std::ptr::from_ref),
         ))
         .map(|pointer| Link::from_ptr(pointer))
     };

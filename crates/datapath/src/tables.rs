@@ -53,10 +53,14 @@ pub struct Live {
     pub reader_port: u16,
     /// The same on ::1.
     pub reader_port_v6: u16,
-    /// The largest packet that reaches every other node, bytes; 0: as large as the interface's MTU.
+    /// The largest packet that reaches every other node, bytes; 0: as large as the settings' MTU.
     pub path_mtu: u16,
     /// Whether some service's later requests may move.
     pub follows: bool,
+    /// The interface towards the other nodes; 0: that of the settings.
+    pub cluster_ifindex: u32,
+    /// Answers to clients leave by the node's own routes: perhaps not where the question came in.
+    pub own_routes: bool,
 }
 
 const SELF: u32 = 0; // the one entry of the one-entry maps
@@ -151,6 +155,8 @@ impl Datapath {
             reader_port_v6: live.reader_port_v6.to_be(),
             path_mtu: live.path_mtu,
             follows: u16::from(live.follows),
+            cluster_ifindex: live.cluster_ifindex,
+            own_routes: u32::from(live.own_routes),
         };
         put(&self.skel.maps.live, "live", &SELF, &value)
     }

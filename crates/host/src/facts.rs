@@ -111,6 +111,8 @@ pub struct Interface {
     pub ethernet: bool,
     /// It is a bridge, or a port of one.
     pub bridged: bool,
+    /// It is a part of another interface (of a bridge, a bond, a VRF), to which its packets go.
+    pub part: bool,
     /// How long the packets are that the kernel merges from those that arrive there, if it says so.
     pub merges: Option<Merges>,
 }
@@ -147,6 +149,8 @@ pub struct Net {
     pub addresses: Vec<Held>,
     /// The interfaces that IPv4 default routes leave by.
     pub default_routes: Vec<String>,
+    /// Those that IPv6 default routes leave by.
+    pub default_routes_v6: Vec<String>,
 }
 
 impl Net {

@@ -66,7 +66,31 @@ fn links(wanted: &Wanted, facts: &Facts, findings: &mut Vec<Finding>) -> Vec<Int
         findings.push(mtu(interface, wanted.needs_ipv6()));
         findings.extend(merging(interface));
     }
+    if !interfaces.is_empty() && wanted.is_server {
+        findings.extend(way_out(facts, &interfaces));
+    }
     interfaces
+}
+
+/// Answers that leave by an interface where no program looks: nobody sees connections end.
+fn way_out(facts: &Facts, interfaces: &[Interface]) -> Option<Finding> {
+    let mut routes = facts.net.default_routes.iter().chain(&facts.net.default_routes_v6);
+    let is_unseen = |name: &&String| *name != "lo" && interfaces.iter().all(|one| one.name != **name);
+    let by = routes.by_ref().filter(is_unseen).find_map(|name| facts.net.interface(name))?;
+    let unseen = &by.name;
+    let what = format!(
+        "the default route leaves by {unseen}, where Baton does not look: it does not see what its server answers, \
+         so loads and LARD's locality are wrong"
+    );
+    let mend = if !by.ethernet {
+        format!("{unseen} is no Ethernet interface: let the default route leave by one that is")
+    } else {
+        format!(
+            "add \"{unseen}\" to `interfaces` of this node in the cluster file, or leave `interfaces` out: then \
+             Baton finds them from the routes"
+        )
+    };
+    Some(Finding::warning("way-out", what, mend))
 }
 
 fn mtu(interface: &Interface, needs_ipv6: bool) -> Finding {
@@ -130,7 +154,9 @@ fn addresses(wanted: &Wanted, facts: &Facts, interfaces: &[Interface], findings:
         let (name, vip) = (&place.interface, place.address);
         let id = if name == "lo" { "vip-loopback" } else { "vip-interface" };
         findings.push(if facts.net.holds(name, vip) {
-            Finding::ok(id, format!("{name} holds {vip}"))
+            // What comes from the node itself goes by no interface where programs are.
+            let own = if wanted.is_server { "this node's own web server alone" } else { "nobody" };
+            Finding::ok(id, format!("{name} holds {vip}; programs on this node that ask it reach {own}"))
         } else {
             let what = format!("{name} does not hold {vip}, so this node does not take its packets");
             Finding::error(id, what, add_command(vip, name)).fixable()

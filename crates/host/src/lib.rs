@@ -28,7 +28,9 @@
 //! | `tcp-rfc1337` | a client that reuses a port meets the old connection and hangs |
 //! | `ipv6` | IPv6 is switched off in the kernel or on an interface that needs it |
 //! | `ipv6-keep-address` | the announced VIP is lost once its interface has been down |
-//! | `arp-ignore`, `arp-announce` | a server answers ARP for a VIP that another node announces |
+//! | `arp-ignore`, `arp-announce` | a server answers ARP for a VIP that another node announces, or an interface for one that another interface holds |
+//! | `answer-routes` | with several interfaces, refusals and handshakes leave by the wrong one |
+//! | `way-out` | answers leave by an interface that is not named, so connections are not seen to end |
 //! | `send-redirects` | a forwarding node tells clients to go round it |
 //! | `rp-filter` | packets of clients are dropped because replies leave elsewhere |
 //! | `vip-loopback`, `vip-interface` | the VIP is not where this node needs it |
@@ -55,6 +57,7 @@ mod firewall;
 mod judge;
 mod judge_firewall;
 mod judge_start;
+mod keep;
 mod link;
 mod listeners;
 mod plan;
@@ -74,13 +77,14 @@ pub use finding::{Finding, Severity};
 pub use firewall::{Firewall, Rule};
 pub use judge::judge;
 pub use judge_start::obstacle;
+pub use keep::{Changes, Seen, keep};
 pub use link::cluster_interfaces;
 pub use read::{essentials, read, web_server};
-pub use setup::{apply, update};
+pub use setup::{Mended, apply, update};
 pub use sockets::{SocketState, Sockets};
 pub use sysctl::Sysctl;
 pub use undo::{Change, Undo, Undone};
-pub use way::Way;
+pub use way::{Way, answered_for};
 
 /// What one node is to be. The caller makes it from the cluster file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,7 +93,7 @@ pub struct Wanted {
     pub node: String,
     /// The node's own address.
     pub address: IpAddr,
-    /// The interfaces of the cluster; empty means the one that holds `address`.
+    /// The interfaces of the cluster; empty means the one that holds `address`, and those that default routes leave by.
     pub interfaces: Vec<String>,
     /// A web server on this node takes over connections.
     pub is_server: bool,

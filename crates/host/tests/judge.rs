@@ -40,6 +40,7 @@ fn interface(name: &str, index: u32, mtu: u32) -> Interface {
         up: true,
         ethernet: true,
         bridged: false,
+        part: false,
         merges: None,
     }
 }
@@ -87,6 +88,7 @@ fn good() -> Facts {
                 held("eth0", OWN, 24),
             ],
             default_routes: vec!["eth0".into()],
+            default_routes_v6: vec![],
         },
         sysctls: sysctls.iter().map(|(name, value)| (Sysctl::new(*name), (*value).into())).collect(),
         listeners: Some(Ok(vec![listener("0.0.0.0:80", false)])),
@@ -239,6 +241,18 @@ fn each_spoiled_fact_is_told_by_its_own_finding() {
             Error,
             FIXABLE,
             "sysctl -w net.ipv4.conf.eth0.rp_filter=2",
+        ),
+        (
+            |w, f| {
+                w.interfaces = vec!["eth0".into()];
+                f.net.interfaces.push(interface("eth1", 3, 1500));
+                f.net.default_routes = vec!["eth1".into()];
+                set(&mut f.sysctls, "net/ipv4/conf/eth0/rp_filter", "2");
+            },
+            "way-out",
+            Warning,
+            MANUAL,
+            "add \"eth1\" to `interfaces`",
         ),
         (
             |_, f| f.net.addresses.retain(|h| h.address != VIP),

@@ -47,6 +47,7 @@ fn good() -> Facts {
         up: true,
         ethernet: true,
         bridged: false,
+        part: false,
         merges: None,
     };
     let sysctls = [
@@ -83,6 +84,7 @@ fn good() -> Facts {
                 held("eth0", ON_LINK, 128),
             ],
             default_routes: vec!["eth1".into()],
+            default_routes_v6: vec![],
         },
         sysctls: sysctls.iter().map(|(name, value)| (Sysctl::new(*name), (*value).into())).collect(),
         listeners: Some(Ok(vec![listener("[::]:80", true)])),

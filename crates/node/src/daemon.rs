@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use crate::gone::Gone;
+use crate::host::Host;
 use crate::host_work::HostWork;
 use crate::listeners::Listeners;
 use crate::path::{self, Paths};
@@ -55,20 +56,21 @@ pub(crate) struct Daemon {
     pub(crate) too_big: TooBig,
     pub(crate) listeners: Option<Listeners>,
     gone: Gone,
-    cluster_interface: u32,
-    paths: Paths,
+    pub(crate) host: Host,
+    pub(crate) paths: Paths,
     pub(crate) paths_seen: mpsc::Receiver<Paths>,
     pub(crate) host_work: HostWork,
     pub(crate) options: Options,
 }
 
 impl Daemon {
-    /// Loads, fills, attaches, listens: in this order, so that the first packet finds everything.
-    pub(crate) fn start(options: &Options, setup: &Setup) -> Result<Self, NodeError> {
+    /// Loads, fills, attaches, then takes the addresses and listens: in this order, so that the first packet finds
+    /// everything.
+    pub(crate) async fn start(options: &Options, setup: &Setup) -> Result<Self, NodeError> {
         let known = Succession::new(options.cluster.clone());
         let cluster = known.cluster.clone();
         let node = cluster.node(options.node).ok_or(NodeError::UnknownNode(options.node))?.clone();
-        let at = &setup.cluster_interface;
+        let at = &setup.seen.cluster;
         let link = Link {
             mac: at.mac,
             mtu: at.mtu as usize,
@@ -77,7 +79,6 @@ impl Daemon {
         let core = Core::new(known, node.id, link, clock::moment(), rand::random());
         let (datapath, hold) = setup.load(&cluster, &node)?;
         let events = datapath.events()?;
-        let (mesh, mesh_events) = join_mesh(&cluster, &node, at.mac)?;
         let reader = decides(node.roles).then(|| Reader::listen(&cluster)).transpose()?;
         let hold_index = hold.as_ref().map(baton_datapath::Hold::index);
         let mut outside = Shell {
@@ -87,10 +88,11 @@ impl Daemon {
             raw: Raw::default(),
             sockets: shell::sockets(node.roles.server),
             pressure: Pressure::new(&node),
-            mesh: mesh.clone(),
+            mesh: None,
         };
         core.furnish(&mut outside)?;
-        promise(&outside, &setup.paths, core.services())?;
+        let host = Host::new(setup.seen.clone())?;
+        promise(&outside, &setup.paths, &host, core.services())?;
         let (to_daemon, paths_seen) = mpsc::channel(1);
         let known_paths = setup.paths.clone();
         tokio::spawn(path::watch(cluster.clone(), node.clone(), at.mtu, known_paths, to_daemon));
@@ -102,10 +104,11 @@ impl Daemon {
         {
             tracing::warn!(%error, "moved connections begin with a small congestion window");
         }
-        for interface in &setup.interfaces {
-            outside.datapath.attach(interface.index)?;
-            tracing::info!(interface = interface.name, "attached");
-        }
+        setup.attach(&mut outside.datapath)?;
+        setup.configure().await?;
+        // Others hear of this node when it can take what they give it.
+        let (mesh, mesh_events) = join_mesh(&cluster, &node, at.mac)?;
+        outside.mesh = Some(mesh.clone());
         let events = Watched::new(events)?;
         let daemon = Self {
             started: Instant::now(),
@@ -115,7 +118,7 @@ impl Daemon {
             more_events: false,
             mesh,
             mesh_events,
-            cluster_interface: at.index,
+            host,
             paths: setup.paths.clone(),
             paths_seen,
             socket: StatusSocket::listen(setup.socket())?,
@@ -237,9 +240,14 @@ impl Daemon {
 
     /// A route has changed, or a router has said what it cannot pass on.
     pub(crate) fn paths_changed(&mut self, paths: Paths) {
-        tracing::info!(routed = paths.routed.len(), mtu = paths.mtu, "the ways to other nodes have changed");
+        let routed = paths.routed.len();
+        tracing::info!(
+            routed,
+            mtu = paths.mtu,
+            "the ways to other nodes have changed (routed: wrapped for them)"
+        );
         let told = for_all(&self.cluster().nodes, |peer| {
-            let entry = peer_entry(peer, &paths, self.cluster_interface);
+            let entry = peer_entry(peer, &paths, self.host.seen.cluster.index);
             self.outside.datapath.set_node(peer.id, &entry)
         });
         self.note("the ways to other nodes", told);
@@ -285,7 +293,7 @@ impl Daemon {
 
     /// Promises the programs that user space listens, and tells them the wall clock.
     pub(crate) fn promise(&self) -> Result<(), NodeError> {
-        promise(&self.outside, &self.paths, self.core.services())
+        promise(&self.outside, &self.paths, &self.host, self.core.services())
     }
 
     pub(crate) fn status_asked(&mut self, stream: tokio::net::UnixStream) {
@@ -304,15 +312,17 @@ impl Daemon {
     }
 }
 
-fn promise(outside: &Shell, paths: &Paths, services: &Services) -> Result<(), NodeError> {
+fn promise(outside: &Shell, paths: &Paths, host: &Host, services: &Services) -> Result<(), NodeError> {
     let reader = outside.reader.as_ref();
     let live = Live {
         wall_offset: clock::wall_offset(),
         daemon_until: clock::monotonic() + SILENCE,
         reader_port: reader.map_or(0, Reader::port),
         reader_port_v6: reader.and_then(Reader::port_v6).unwrap_or(0),
-        path_mtu: paths.mtu.unwrap_or(0),
+        path_mtu: paths.mtu.unwrap_or(u16::MAX).min(host.mtu()),
         follows: services.follow(),
+        cluster_ifindex: host.seen.cluster.index,
+        own_routes: host.has_own_routes(),
     };
     Ok(outside.datapath.set_live(&live)?)
 }

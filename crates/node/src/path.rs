@@ -54,7 +54,21 @@ impl Paths {
             let mtu = way.mtu.map(|mtu| u16::try_from(mtu.max(MTU_MIN)).unwrap_or(u16::MAX));
             paths.mtu = [paths.mtu, mtu].into_iter().flatten().min();
         }
+        if cluster.forwarding == Forwarding::Auto {
+            paths.wrap_for_proxies(cluster, me).await;
+        }
         paths
+    }
+
+    /// Nodes that something answers ARP for are behind it, though they seem to be on the link: what has a VIP for its
+    /// destination would come back from there.
+    async fn wrap_for_proxies(&mut self, cluster: &Cluster, me: NodeId) {
+        let on_link = cluster.nodes.iter().filter(|peer| peer.id != me && !self.routed.contains(&peer.id));
+        let addresses: Vec<IpAddr> = on_link.map(|peer| peer.address).collect();
+        let proxied = baton_host::answered_for(&addresses).await;
+        let found = cluster.nodes.iter().filter(|peer| proxied.contains(&peer.address));
+        self.routed.extend(found.map(|peer| peer.id));
+        self.routed.sort_unstable();
     }
 }
 

@@ -33,7 +33,8 @@ pub(crate) struct Shell {
     /// To look for sockets whose bindings are gone; on servers.
     pub(crate) sockets: Option<Sockets>,
     pub(crate) pressure: Pressure,
-    pub(crate) mesh: Mesh,
+    /// As soon as the node has joined it.
+    pub(crate) mesh: Option<Mesh>,
 }
 
 /// Looks for sockets, if the system lets it.
@@ -283,7 +284,7 @@ impl Outside for Shell {
     }
 
     fn heard_by(&mut self, node: NodeId) -> Option<(u64, Duration)> {
-        let (session, at) = self.mesh.heard_by(node)?;
+        let (session, at) = self.mesh.as_ref()?.heard_by(node)?;
         Some((session, Instant::now().saturating_duration_since(at)))
     }
 

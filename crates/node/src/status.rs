@@ -73,6 +73,28 @@ pub struct NodeStatus {
     pub bytes_served: u64,
     /// What went wrong in its daemon.
     pub troubles: TroubleStatus,
+    /// What others have changed on its host.
+    pub host: HostStatus,
+}
+
+/// What others have changed on a node's host while it ran.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostStatus {
+    /// Things that were put back: kernel settings, VIPs, attached programs.
+    pub mended: u64,
+    /// Changes that were followed: of interfaces, MTUs and routes.
+    pub followed: u64,
+    /// The last of them.
+    pub last: Option<String>,
+    /// What was put back again and again within the last minute: something fights the node.
+    pub fought: Option<String>,
+    /// Why the node cannot stay on its host; it leaves soon.
+    pub lost: Option<String>,
+}
+
+impl HostStatus {
+    /// The most bytes of each text.
+    pub const TEXT_BYTES_MAX: usize = 160;
 }
 
 /// What went wrong in a daemon that went on.

@@ -6,6 +6,7 @@ mod binding;
 mod cookie;
 mod decide;
 mod egress;
+mod guard;
 mod handoff;
 mod ingress;
 mod later;

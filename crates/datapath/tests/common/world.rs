@@ -295,6 +295,8 @@ impl World {
             reader_port_v6: READER_PORT,
             path_mtu: self.ways.path_mtu,
             follows: self.model.tables.follows,
+            cluster_ifindex: 0,
+            own_routes: false,
         };
         self.programs.set_live(&live).expect("live");
     }
