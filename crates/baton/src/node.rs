@@ -30,7 +30,7 @@ Examples:
 
 Exit codes: 0 stopped as asked, 1 failed, 2 wrong usage, 77 missing privileges,
 78 the cluster file is wrong or has no such node")]
-pub struct Node {
+pub struct NodeCommand {
     /// The cluster file
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
@@ -49,7 +49,7 @@ pub struct Node {
     log: EnvFilter,
 }
 
-impl Node {
+impl NodeCommand {
     /// Runs the command.
     pub fn run(self) -> Result<(), Failure> {
         let (cluster, node) = config::node(&self.config, &self.node)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use baton_node::status::ClusterStatus;
 use clap::Args;
 
-use crate::daemon::Daemon;
+use crate::daemon::DaemonSocket;
 use crate::exit::Failure;
 use crate::output::{print, print_json};
 use crate::status_tables::describe;
@@ -28,7 +28,7 @@ Exit codes: 0 told, 1 no daemon runs here or it does not answer, 2 wrong usage,
 77 missing privileges")]
 pub struct Status {
     #[command(flatten)]
-    daemon: Daemon,
+    daemon: DaemonSocket,
     /// Tell it as JSON
     #[arg(long)]
     json: bool,

@@ -2,14 +2,17 @@
 //! identifiers, and the keys that derive from the cluster's secret. Pure: no I/O, no clock, no
 //! randomness.
 
+pub mod bounded;
 mod check;
 mod cluster;
 mod digest;
 mod draft;
 mod error;
 mod fresh;
+mod guide;
 mod id;
 mod keys;
+mod maker;
 mod parse;
 mod pool;
 mod pool_check;
@@ -24,8 +27,10 @@ mod warning;
 
 pub use cluster::{Cluster, Forwarding, Limits, Node, Roles, Service};
 pub use error::{ConfigError, ConfigErrors};
+pub use guide::Guide;
 pub use id::{Flow, NodeId, PoolHash, PoolId, ServiceId, Target};
 pub use keys::Keys;
+pub use maker::{Heirs, Maker};
 pub use pool::{Consult, PHttp, PolicyConfig, PolicyKind, Pool};
 pub use protocol::{NameRoute, NameRules, Protocol, Unrouted};
 pub use succession::{Changes, Ending, ReloadError, Succession};

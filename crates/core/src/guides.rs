@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use baton_cluster::{NodeId, Pool, PoolHash, PoolId, Target};
+use baton_cluster::{Guide, NodeId, Pool, PoolHash, PoolId, Target};
 use baton_control::{Push, message};
 use baton_datapath::constants::MAX_REPLICAS;
-use baton_datapath::{DatapathError, Guide};
+use baton_datapath::{DatapathError, GuideKind};
 use baton_dispatcher::fallback::Ring;
 use baton_dispatcher::{Dispatcher, Loads};
 
@@ -42,7 +42,7 @@ struct Stale {
 pub struct Guides {
     pools: BTreeMap<PoolId, Guided>,
     /// What each pool's requests are decided by, as last told.
-    told: BTreeMap<PoolHash, message::Guide>,
+    told: BTreeMap<PoolHash, Guide>,
     /// The servers that the dispatcher names; `None` while it is silent.
     named: Option<Vec<NodeId>>,
     loads: Loads,
@@ -101,7 +101,7 @@ impl Guides {
         outside: &mut impl Outside,
     ) -> Result<(), DatapathError> {
         let Some(Guided { pool: known, .. }) = self.pools.get(&pool) else { return Ok(()) };
-        let cached = matches!(self.told.get(&known.hash), Some(message::Guide::Cached { .. }));
+        let cached = matches!(self.told.get(&known.hash), Some(Guide::Cached { .. }));
         if !cached || servers.is_empty() {
             return Ok(());
         }
@@ -228,7 +228,7 @@ impl Guides {
     pub(crate) fn guide(
         &mut self,
         pool: PoolHash,
-        guide: message::Guide,
+        guide: Guide,
         outside: &mut impl Outside,
     ) -> Result<(), DatapathError> {
         if self.told.len() < TOLD_MAX || self.told.contains_key(&pool) {
@@ -267,11 +267,11 @@ impl Guides {
             // While user space is silent the kernel goes round all live servers of the pool.
             let everybody: Vec<NodeId> = self.loads.of(&pool.servers).live().map(|(node, _)| node).collect();
             let (guide, rota) = match self.told.get(&pool.hash) {
-                None | Some(message::Guide::AskAlways) => (Guide::Ask, &everybody),
-                Some(message::Guide::Cached { load_limit }) => {
-                    (Guide::Cached { load_limit: *load_limit }, &everybody)
+                None | Some(Guide::AskAlways) => (GuideKind::Ask, &everybody),
+                Some(Guide::Cached { load_limit }) => {
+                    (GuideKind::Cached { load_limit: *load_limit }, &everybody)
                 }
-                Some(message::Guide::Rota(turns)) => (Guide::Rota, turns),
+                Some(Guide::Rota(turns)) => (GuideKind::Rota, turns),
             };
             outside.set_guide(*id, &guide, rota, self.generation)
         });

@@ -75,7 +75,7 @@ pub use read::{read, web_server};
 pub use setup::{apply, update};
 pub use sockets::{SocketState, Sockets};
 pub use sysctl::Sysctl;
-pub use undo::{Change, Undo, Undone};
+pub use undo::{HostChange, Undo, Undone};
 pub use way::Way;
 
 /// What one node is to be. The caller makes it from the cluster file.

@@ -7,8 +7,8 @@ use std::path::Path;
 use crate::announce::announce;
 use crate::facts::{Interface, Net};
 use crate::link::Links;
-use crate::plan::{self, Place, Setting};
-use crate::undo::{Change, Undo};
+use crate::plan::{self, NeededAddress, Setting};
+use crate::undo::{HostChange, Undo};
 use crate::{HostError, Wanted};
 
 /// Changes what is not as `wanted` needs it, and writes each change down in `run_dir` first. What is
@@ -71,13 +71,18 @@ async fn change(wanted: &Wanted, undo: &Undo) -> Result<(), HostError> {
     Ok(())
 }
 
-fn is_wanted(change: &Change, settings: &[Setting], places: &[Place], interfaces: &[Interface]) -> bool {
+fn is_wanted(
+    change: &HostChange,
+    settings: &[Setting],
+    places: &[NeededAddress],
+    interfaces: &[Interface],
+) -> bool {
     match change {
-        Change::Sysctl { name, .. } => settings.iter().any(|setting| setting.sysctl == *name),
-        Change::Address { interface, address } => {
+        HostChange::Sysctl { name, .. } => settings.iter().any(|setting| setting.sysctl == *name),
+        HostChange::Address { interface, address } => {
             places.iter().any(|place| place.interface == *interface && place.address == *address)
         }
-        Change::Merges { interface, .. } => interfaces.iter().any(|i| i.name == *interface),
+        HostChange::Merges { interface, .. } => interfaces.iter().any(|i| i.name == *interface),
     }
 }
 
@@ -93,17 +98,17 @@ fn mend(setting: &Setting, undo: &Undo) -> Result<(), HostError> {
         return Ok(());
     }
     let (name, set) = (setting.sysctl.clone(), setting.value.to_owned());
-    undo.record(Change::Sysctl { name, was: was.clone(), set })?;
+    undo.record(HostChange::Sysctl { name, was: was.clone(), set })?;
     setting.sysctl.write(setting.value)
 }
 
 async fn limit(links: &Links, interface: &Interface, undo: &Undo) -> Result<(), HostError> {
     let (Some(set), Some(was)) = (plan::merges(interface), interface.merges) else { return Ok(()) };
-    undo.record(Change::Merges { interface: interface.name.clone(), was, set })?;
+    undo.record(HostChange::Merges { interface: interface.name.clone(), was, set })?;
     links.set_merges(interface, set).await
 }
 
-async fn hold(links: &Links, net: &Net, place: &Place, undo: &Undo) -> Result<(), HostError> {
+async fn hold(links: &Links, net: &Net, place: &NeededAddress, undo: &Undo) -> Result<(), HostError> {
     let Some(interface) = net.interface(&place.interface) else { return Ok(()) };
     if interface.name == "lo" && !interface.up {
         links.set_up(interface).await?;
@@ -111,7 +116,7 @@ async fn hold(links: &Links, net: &Net, place: &Place, undo: &Undo) -> Result<()
     if net.holds(&place.interface, place.address) {
         return Ok(());
     }
-    undo.record(Change::Address { interface: place.interface.clone(), address: place.address })?;
+    undo.record(HostChange::Address { interface: place.interface.clone(), address: place.address })?;
     links.add(interface, place.address).await
 }
 

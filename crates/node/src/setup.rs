@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use baton_cluster::{Cluster, Node, Succession};
 use baton_core::{decides, may_own};
-use baton_datapath::{Datapath, DatapathError, Hold, Peer, Roles, Settings, Sizes};
+use baton_datapath::{Datapath, DatapathError, Hold, Peer, Settings, Sizes};
 use baton_host::{Interface, Undo, Wanted};
 
 use crate::path::Paths;
@@ -60,7 +60,7 @@ impl Setup {
         })?;
         let settings = Settings {
             node: node.id,
-            roles: datapath_roles(node),
+            roles: node.roles,
             address: node.address,
             handoff_port: cluster.handoff_port,
             mtu: u16::try_from(self.cluster_interface.mtu).unwrap_or(u16::MAX),
@@ -220,14 +220,10 @@ pub(crate) fn peer_entry(node: &Node, paths: &Paths, cluster_interface: u32) -> 
     let interface = paths.interfaces.iter().find(|(id, _)| *id == node.id);
     Peer {
         address: node.address,
-        roles: datapath_roles(node),
+        roles: node.roles,
         routed: paths.routed.contains(&node.id),
         ifindex: interface.map_or(cluster_interface, |(_, index)| *index),
     }
-}
-
-fn datapath_roles(node: &Node) -> Roles {
-    Roles { switch: node.roles.switch, distributor: node.roles.distributor, server: node.roles.server }
 }
 
 #[cfg(test)]
