@@ -1,6 +1,6 @@
 //! The vocabulary every other crate shares: the cluster file as types that cannot be wrong,
-//! identifiers, and the keys that derive from the cluster's secret. Pure: no I/O, no clock, no
-//! randomness.
+//! identifiers, the keys that derive from the cluster's secret, and the values about who decides that
+//! more than one crate passes on: guides, makers and their heirs. Pure: no I/O, no clock, no randomness.
 
 pub mod bounded;
 mod check;

@@ -69,7 +69,7 @@ pub struct PoolRule {
     pub pressure_low: u8,
 }
 
-/// Which server should serve this request? As a distributor asks it, but for the pool, which has this node's number for it.
+/// Which server should serve this request? The pool is named by its number on this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolQuestion {
     /// The pool that the request belongs to.

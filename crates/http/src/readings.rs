@@ -35,7 +35,7 @@ pub fn is_plain(path: &(impl AsRef<[u8]> + ?Sized)) -> bool {
 /// Of all readings together: whoever sends a request chooses how many there are.
 const BYTES_MAX: usize = 128 * 1024;
 
-/// One way of reading; of each two servers differ.
+/// One way of reading a path; of each two servers differ.
 #[derive(Clone, Copy, Debug)]
 struct PathReading {
     slash: bool,
