@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use baton_cluster::Warning;
-use baton_host::{Change, Finding, HostError, Merges, Severity, Undo, Wanted};
+use baton_host::{Finding, HostChange, HostError, Merges, Severity, Undo, Wanted};
 use baton_node::wanted;
 use clap::Args;
 use serde_json::{Value, json};
@@ -44,7 +44,7 @@ pub struct Doctor {
 struct Report {
     node: String,
     findings: Vec<Finding>,
-    changed: Vec<Change>,
+    changed: Vec<HostChange>,
     fix_error: Option<HostError>,
 }
 
@@ -152,11 +152,11 @@ impl Report {
     }
 }
 
-fn describe_change(change: &Change) -> String {
+fn describe_change(change: &HostChange) -> String {
     match change {
-        Change::Sysctl { name, was, set } => format!("{name} was {was}, is {set}"),
-        Change::Address { interface, address } => format!("{address} is on {interface}"),
-        Change::Merges { interface, was, set } => {
+        HostChange::Sysctl { name, was, set } => format!("{name} was {was}, is {set}"),
+        HostChange::Address { interface, address } => format!("{address} is on {interface}"),
+        HostChange::Merges { interface, was, set } => {
             let most = |merges: &Merges| merges.ipv6.max(merges.ipv4) - 1;
             format!("{interface} merged up to {} bytes, merges up to {}", most(was), most(set))
         }

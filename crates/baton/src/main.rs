@@ -46,7 +46,7 @@ enum Command {
     Check(check::Check),
     Doctor(doctor::Doctor),
     // Boxed for its log filter, the largest of all.
-    Node(Box<node::Node>),
+    Node(Box<node::NodeCommand>),
     Reload(reload::Reload),
     Status(status::Status),
 }

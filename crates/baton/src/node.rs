@@ -32,7 +32,7 @@ Examples:
 
 Exit codes: 0 stopped as asked, 1 failed, 2 wrong usage, 77 missing privileges,
 78 the cluster file is wrong or has no such node")]
-pub struct Node {
+pub struct NodeCommand {
     #[command(flatten)]
     this: ThisNode,
     /// Where the daemon keeps its socket and its journal of changes
@@ -47,7 +47,7 @@ pub struct Node {
     log: EnvFilter,
 }
 
-impl Node {
+impl NodeCommand {
     /// Runs the command.
     pub fn run(self) -> Result<(), Failure> {
         let (cluster, node) = self.this.read()?;

@@ -6,7 +6,7 @@ use baton_node::status::ClusterStatus;
 use clap::Args;
 use serde::Serialize;
 
-use crate::daemon::Daemon;
+use crate::daemon::DaemonSocket;
 use crate::exit::{Exit, Failure};
 use crate::output::{print, print_json};
 use crate::status_tables::describe;
@@ -32,7 +32,7 @@ Exit codes: 0 all is well, 1 no daemon runs here or it does not answer, 2 wrong 
 3 something is not well, 77 missing privileges")]
 pub struct Status {
     #[command(flatten)]
-    daemon: Daemon,
+    daemon: DaemonSocket,
     /// Tell it as JSON: verdict (well, problems), cluster, asked, nodes; error and help if nobody tells it
     #[arg(long)]
     pub json: bool,

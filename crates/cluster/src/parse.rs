@@ -73,7 +73,7 @@ const LIMITS: &[KnownKey] = &[
 ];
 
 /// The `[cluster]` section as read.
-struct Header {
+struct ClusterSection {
     name: Option<String>,
     secret: Option<Secret>,
     failure_timeout: Duration,
@@ -166,7 +166,7 @@ fn read_file(table: &DeTable<'_>, problems: &mut Problems) -> Option<Cluster> {
     build(header?, draft, limits)
 }
 
-fn read_header(mut section: Section<'_, '_>) -> Header {
+fn read_header(mut section: Section<'_, '_>) -> ClusterSection {
     let header_line = section.line();
     let timeout_ms = section.number("failure_timeout_ms", 200..=60_000_u64);
     let name =
@@ -175,7 +175,7 @@ fn read_header(mut section: Section<'_, '_>) -> Header {
     let forwarding = section
         .string("forwarding")
         .and_then(|at| value::choice(at, "forwarding", &Forwarding::ALL, Forwarding::name, section.problems));
-    Header {
+    ClusterSection {
         name: name.map(|at| at.value),
         secret: secret.map(Secret::new),
         failure_timeout: Duration::from_millis(timeout_ms.map_or(1000, |at| at.value)),
@@ -235,7 +235,7 @@ fn read_limits(mut section: Section<'_, '_>) -> Limits {
 }
 
 /// The cluster, if every part of it could be read.
-fn build(header: Header, draft: Draft, limits: Limits) -> Option<Cluster> {
+fn build(header: ClusterSection, draft: Draft, limits: Limits) -> Option<Cluster> {
     let nodes = (0..).zip(draft.nodes).map(|(id, node)| node.build(NodeId(id)));
     let nodes: Vec<Node> = nodes.collect::<Option<_>>()?;
     let servers: Vec<(String, NodeId)> =

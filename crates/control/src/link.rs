@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
-use self::peers::{Peer, Shared};
+use self::peers::{MeshPeer, MeshState};
 use crate::error::{Error, SendError};
 use crate::message::Message;
 use crate::session::Identity;
@@ -58,7 +58,7 @@ pub struct MeshConfig {
 
 /// What a [`Mesh`] tells its node. For one peer: `Up`, then messages, then `Down`, and again.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum MeshEvent {
     /// A peer is there. State that it must have ([`crate::Guidance`], [`crate::Live`]) is to be sent.
     Up {
         /// Who.
@@ -125,7 +125,7 @@ pub struct PeerStatus {
 /// a goodbye).
 #[derive(Clone, Debug)]
 pub struct Mesh {
-    shared: Arc<Shared>,
+    shared: Arc<MeshState>,
     /// Kept, so that the thread sees the last clone go.
     _alive: Arc<watch::Sender<()>>,
     /// Whose other end the thread has.
@@ -140,7 +140,7 @@ impl Mesh {
     ///
     /// # Errors
     /// The listening socket could not be had, or the thread.
-    pub fn start(config: MeshConfig) -> io::Result<(Mesh, mpsc::Receiver<Event>)> {
+    pub fn start(config: MeshConfig) -> io::Result<(Mesh, mpsc::Receiver<MeshEvent>)> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listener = {
             let _entered = runtime.enter();
@@ -149,7 +149,7 @@ impl Mesh {
         let listen = listener.local_addr()?;
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         let peers: Vec<_> = config.peers.iter().copied().filter(|(node, _)| *node != config.me).collect();
-        let shared = Arc::new(Shared::new(config.identity(), listen, &peers, sender, Instant::now()));
+        let shared = Arc::new(MeshState::new(config.identity(), listen, &peers, sender, Instant::now()));
         let (alive, last_clone) = watch::channel(());
         let (ends, ended) = watch::channel(());
         let running = connections(shared.clone(), listener, last_clone);
@@ -170,7 +170,7 @@ impl Mesh {
     }
 
     /// A moment at or after which a peer is sure to have heard this node on their present connection, and how many
-    /// times the peer had come up with that one: so many [`Event::Up`] have been told. `None`: not yet, or it is
+    /// times the peer had come up with that one: so many [`MeshEvent::Up`] have been told. `None`: not yet, or it is
     /// down.
     pub fn heard_by(&self, node: NodeId) -> Option<(u64, Instant)> {
         self.shared.peers.get(&node)?.heard_by()
@@ -178,7 +178,7 @@ impl Mesh {
 
     /// How every peer is doing, in the order of their numbers.
     pub fn peers(&self) -> Vec<PeerStatus> {
-        self.shared.peers.values().map(Peer::status).collect()
+        self.shared.peers.values().map(MeshPeer::status).collect()
     }
 
     /// Where this node listens.
@@ -203,7 +203,7 @@ impl Mesh {
 }
 
 /// Dials and accepts, until all has been closed in order, or the last [`Mesh`] is gone.
-async fn connections(shared: Arc<Shared>, listener: TcpListener, mut last_clone: watch::Receiver<()>) {
+async fn connections(shared: Arc<MeshState>, listener: TcpListener, mut last_clone: watch::Receiver<()>) {
     let mut tasks = JoinSet::new();
     tasks.spawn(dial::accept_for_ever(shared.clone(), listener));
     let nodes: Vec<NodeId> = shared.peers.keys().copied().collect();

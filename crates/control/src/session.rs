@@ -79,7 +79,7 @@ impl Identity {
 
 /// What came out of received bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum Received {
     /// The peer is who it should be and this node has the lower number: say [`Session::accept`] or
     /// [`Session::refuse`].
     Proposed(Hello),
@@ -193,7 +193,12 @@ impl Session {
     /// # Errors
     /// The connection is to be closed, after what is [`Session::pending`] was written if it can be
     /// (it may tell the peer why). What was heard before the error counts.
-    pub fn receive(&mut self, bytes: &[u8], now: Instant, heard: &mut VecDeque<Heard>) -> Result<(), Error> {
+    pub fn receive(
+        &mut self,
+        bytes: &[u8],
+        now: Instant,
+        heard: &mut VecDeque<Received>,
+    ) -> Result<(), Error> {
         self.reader.push(bytes);
         loop {
             let Some(frame) = self.reader.take()? else { return Ok(()) };
@@ -210,26 +215,26 @@ impl Session {
         }
     }
 
-    fn hear(&mut self, word: Word, now: Instant, heard: &mut VecDeque<Heard>) -> Result<(), Error> {
+    fn hear(&mut self, word: Word, now: Instant, heard: &mut VecDeque<Received>) -> Result<(), Error> {
         match (&self.stage, word) {
             (_, Word::Bye(Bye::Duplicate)) => Err(Error::Duplicate),
             (_, Word::Bye(Bye::Stopping)) => Err(Error::Stopping),
             (Stage::Meeting, Word::Hello(hello)) => {
                 self.verify(&hello)?;
                 if self.decides(&hello) {
-                    heard.push_back(Heard::Proposed(hello.clone()));
+                    heard.push_back(Received::Proposed(hello.clone()));
                 }
                 self.stage = Stage::Settling(hello);
                 Ok(())
             }
             (Stage::Settling(hello), Word::Heartbeat(heartbeat)) if !self.decides(hello) => {
-                heard.push_back(Heard::Opened(hello.clone()));
+                heard.push_back(Received::Opened(hello.clone()));
                 self.stage = Stage::Open;
                 self.beat(heartbeat, now);
                 self.heartbeat(now)
             }
             (Stage::Accepted(hello), Word::Heartbeat(heartbeat)) => {
-                heard.push_back(Heard::Opened(hello.clone()));
+                heard.push_back(Received::Opened(hello.clone()));
                 self.stage = Stage::Open;
                 self.beat(heartbeat, now);
                 Ok(())
@@ -239,7 +244,7 @@ impl Session {
                 Ok(())
             }
             (Stage::Open, Word::Message(message)) => {
-                heard.push_back(Heard::Message(message));
+                heard.push_back(Received::Message(message));
                 Ok(())
             }
             (_, Word::Hello(_)) => Err(Error::OutOfPlace { kind: Kind::Hello }),

@@ -19,7 +19,7 @@ pub struct Hello {
     pub digest: [u8; 32],
     /// A digest of each node of the speaker's cluster file, in its order. The longer of two lists begins with the
     /// other one: nodes may come at the end of the file, one daemon after the other being started with it.
-    #[serde(deserialize_with = "crate::bounded::at_most::<{ NodeId::MAX_NODES }, _, _>")]
+    #[serde(deserialize_with = "baton_cluster::bounded::at_most::<{ NodeId::MAX_NODES }, _, _>")]
     pub nodes: Vec<[u8; 8]>,
     /// The speaker's MAC address on the cluster's network.
     pub mac: [u8; 6],

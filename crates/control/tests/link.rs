@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use baton_cluster::NodeId;
 use baton_control::message::{Kind, Live, Load, STATUS_BYTES_MAX, StatusReply};
-use baton_control::session::{Heard, Identity, Session};
-use baton_control::{Error, Event, Hello, Mesh, MeshConfig, Message, PeerState, SendError};
+use baton_control::session::{Identity, Received, Session};
+use baton_control::{Error, Hello, Mesh, MeshConfig, MeshEvent, Message, PeerState, SendError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::Receiver;
@@ -60,20 +60,20 @@ fn within<T>(what: &str, result: Result<T, tokio::time::error::Elapsed>) -> T {
     result.unwrap_or_else(|_| panic!("{what} did not happen within {DEADLINE:?}"))
 }
 
-async fn next(events: &mut Receiver<Event>) -> Event {
+async fn next(events: &mut Receiver<MeshEvent>) -> MeshEvent {
     within("an event", timeout(DEADLINE, events.recv()).await).expect("the mesh runs")
 }
 
-async fn up(events: &mut Receiver<Event>) -> Hello {
+async fn up(events: &mut Receiver<MeshEvent>) -> Hello {
     match next(events).await {
-        Event::Up { hello, .. } => hello,
+        MeshEvent::Up { hello, .. } => hello,
         other => panic!("expected a peer to come up, got {other:?}"),
     }
 }
 
-async fn down(events: &mut Receiver<Event>) -> Error {
+async fn down(events: &mut Receiver<MeshEvent>) -> Error {
     match next(events).await {
-        Event::Down { reason, .. } => reason,
+        MeshEvent::Down { reason, .. } => reason,
         other => panic!("expected a peer to go down, got {other:?}"),
     }
 }
@@ -89,7 +89,7 @@ async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// Starts node 0 of two, and says where node 1 would be.
-fn lonely(failure_timeout: Duration) -> (Mesh, Receiver<Event>) {
+fn lonely(failure_timeout: Duration) -> (Mesh, Receiver<MeshEvent>) {
     let all = addresses(2);
     Mesh::start(config(0, 1, &all, failure_timeout)).expect("a mesh")
 }
@@ -98,7 +98,7 @@ fn lonely(failure_timeout: Duration) -> (Mesh, Receiver<Event>) {
 struct Puppet {
     session: Session,
     stream: TcpStream,
-    heard: VecDeque<Heard>,
+    heard: VecDeque<Received>,
 }
 
 impl Puppet {
@@ -172,7 +172,7 @@ async fn four_nodes_that_start_at_once_all_meet_once() {
         let mut heard = Vec::new();
         for _ in 0..3 {
             match next(events).await {
-                Event::Message { node, message } => {
+                MeshEvent::Message { node, message } => {
                     assert_eq!(message, load(node.0.into()));
                     heard.push(node.index());
                 }
@@ -192,7 +192,7 @@ async fn a_stopping_node_says_goodbye_after_what_it_had_to_say() {
     up(&mut at_one).await;
     one.send(NodeId(0), &load(3)).expect("the peer is up");
     one.stop().await;
-    assert_eq!(next(&mut at_zero).await, Event::Message { node: NodeId(1), message: load(3) });
+    assert_eq!(next(&mut at_zero).await, MeshEvent::Message { node: NodeId(1), message: load(3) });
     assert_eq!(down(&mut at_zero).await, Error::Stopping);
     assert_eq!(zero.send(NodeId(1), &load(1)), Err(SendError::Down(NodeId(1))));
     assert_eq!(zero.send(NodeId(0), &load(1)), Err(SendError::NoSuchPeer(NodeId(0))));
@@ -257,7 +257,7 @@ async fn a_restarted_peer_replaces_its_former_life() {
     };
     second.session.send(&encoded(&load(8))).expect("an open session");
     second.write().await;
-    assert_eq!(next(&mut events).await, Event::Message { node: NodeId(1), message: load(8) });
+    assert_eq!(next(&mut events).await, MeshEvent::Message { node: NodeId(1), message: load(8) });
 }
 
 #[tokio::test]
@@ -269,7 +269,7 @@ async fn a_second_connection_of_the_same_life_is_refused() {
     let mut second = Puppet::dial(&mesh, 1, [9; 32]).await;
     assert_eq!(second.open().await, Err(Error::Duplicate));
     mesh.send(NodeId(1), &load(4)).expect("the first connection stands");
-    while !first.heard.contains(&Heard::Message(load(4))) {
+    while !first.heard.contains(&Received::Message(load(4))) {
         first.read().await.expect("the first connection stands");
     }
 }
@@ -371,7 +371,7 @@ async fn events_that_nobody_reads_hold_the_peer_back_but_do_not_lose_it() {
     tokio::time::sleep(failure_timeout * 3 / 2).await;
     assert_eq!((zero.peers()[0].ups, one.peers()[0].ups), (1, 1), "{:?} {:?}", zero.peers(), one.peers());
     for count in 0..COUNT {
-        assert_eq!(next(&mut at_zero).await, Event::Message { node: NodeId(1), message: load(count) });
+        assert_eq!(next(&mut at_zero).await, MeshEvent::Message { node: NodeId(1), message: load(count) });
     }
     assert_eq!((zero.peers()[0].state, zero.peers()[0].messages_in), (PeerState::Up, COUNT.into()));
     until("a round trip", || one.peers()[0].rtt_us.is_some()).await;
@@ -403,7 +403,10 @@ fn a_node_that_is_busy_is_heard_all_the_same() {
     });
     busy.block_on(async {
         for count in 0..5_000 {
-            assert_eq!(next(&mut at_zero).await, Event::Message { node: NodeId(1), message: load(count) });
+            assert_eq!(
+                next(&mut at_zero).await,
+                MeshEvent::Message { node: NodeId(1), message: load(count) }
+            );
         }
     });
 }

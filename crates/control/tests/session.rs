@@ -7,7 +7,7 @@ use std::time::Duration;
 use baton_cluster::NodeId;
 use baton_control::Error;
 use baton_control::message::{Message, StatusRequest};
-use baton_control::session::{Heard, Settlement, settle};
+use baton_control::session::{Received, Settlement, settle};
 use baton_control::word::Bye;
 use pair::{FAILURE_TIMEOUT, Pair, identity, load};
 use proptest::prelude::*;
@@ -19,8 +19,8 @@ fn opens_whoever_dials() {
         pair.settle();
         let (lower, higher) =
             if lower_dials { (&pair.dialler, &pair.listener) } else { (&pair.listener, &pair.dialler) };
-        assert_eq!(lower.heard, [Heard::Proposed(identity(1).hello), Heard::Opened(identity(1).hello)]);
-        assert_eq!(higher.heard, [Heard::Opened(identity(0).hello)]);
+        assert_eq!(lower.heard, [Received::Proposed(identity(1).hello), Received::Opened(identity(1).hello)]);
+        assert_eq!(higher.heard, [Received::Opened(identity(0).hello)]);
         assert!(lower.session.is_open() && higher.session.is_open());
     }
 }
@@ -197,7 +197,7 @@ fn simultaneous(order: &[u8]) -> Result<(), TestCaseError> {
         let bytes = from.written();
         to.receive(&bytes, now);
         match to.heard.pop_front() {
-            Some(Heard::Proposed(hello)) => {
+            Some(Received::Proposed(hello)) => {
                 if settle(promised.map(|_| hello.boot), hello.boot) == Settlement::Refuse {
                     to.session.refuse(Bye::Duplicate).expect("a goodbye");
                 } else {
@@ -205,11 +205,11 @@ fn simultaneous(order: &[u8]) -> Result<(), TestCaseError> {
                     to.session.accept(now).expect("a proposal can be accepted");
                 }
             }
-            Some(Heard::Opened(hello)) if hello.node == NodeId(1) => {
+            Some(Received::Opened(hello)) if hello.node == NodeId(1) => {
                 prop_assert_eq!(lower, None, "opened twice");
                 lower = Some(place);
             }
-            Some(Heard::Opened(_)) => {
+            Some(Received::Opened(_)) => {
                 prop_assert_eq!(higher, None, "opened twice");
                 higher = Some(place);
             }

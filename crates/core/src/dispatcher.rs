@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use baton_cluster::{Cluster, NodeId, PoolHash, PoolId};
-use baton_control::message::{self, CHANGES_MAX};
+use baton_control::message::CHANGES_MAX;
 use baton_control::{Answer, Ask, Change, Guidance, Live, Load, Message, Push, Verdict};
-use baton_dispatcher::{Decision, Dispatcher, Guide, PoolRule, Question, Refusal, Stats};
+use baton_dispatcher::{Decision, Dispatcher, NoDecision, PoolQuestion, PoolRule, PushedChange, Stats};
 
 use crate::peers::Peers;
 use crate::post::Post;
@@ -48,7 +48,7 @@ impl DispatcherRole {
                     tracing::debug!(pool = %q.pool, %from, "of another cluster file");
                     return Verdict { server: None, keep: None };
                 };
-                let question = Question { pool: *pool, target: q.target, at: q.at };
+                let question = PoolQuestion { pool: *pool, target: q.target, at: q.at };
                 verdict(self.dispatcher.ask(from, question, now))
             })
             .collect();
@@ -82,7 +82,7 @@ impl DispatcherRole {
             let welcome = self.dispatcher.distributor_up(node.id);
             post.send(node.id, Message::Live(Live { nodes: welcome.live }));
             let guides = welcome.guides.into_iter();
-            let changes = guides.map(|(pool, guide)| baton_dispatcher::Change::Guide { pool, guide });
+            let changes = guides.map(|(pool, guide)| PushedChange::Guide { pool, guide });
             for message in self.messages(changes.collect()) {
                 post.send(node.id, message);
             }
@@ -115,17 +115,16 @@ impl DispatcherRole {
     }
 
     /// News as messages, in order; neighbouring mappings of one pool share a message.
-    fn messages(&self, changes: Vec<baton_dispatcher::Change>) -> Vec<Message> {
+    fn messages(&self, changes: Vec<PushedChange>) -> Vec<Message> {
         let mut out: Vec<Message> = Vec::new();
         let known = |pool| self.pools.iter().find(|(_, id)| **id == pool).map(|(hash, _)| *hash);
         for change in changes {
             match change {
-                baton_dispatcher::Change::Live(nodes) => out.push(Message::Live(Live { nodes })),
-                baton_dispatcher::Change::Guide { pool, guide } => {
-                    let guide = wire_guide(guide);
+                PushedChange::Live(nodes) => out.push(Message::Live(Live { nodes })),
+                PushedChange::Guide { pool, guide } => {
                     out.extend(known(pool).map(|pool| Message::Guide(Guidance { pool, guide })));
                 }
-                baton_dispatcher::Change::Mapping { pool, target, mapping } => {
+                PushedChange::Mapping { pool, target, mapping } => {
                     let Some(pool) = known(pool) else { continue };
                     let change = Change { target, servers: mapping.servers.as_slice().to_vec() };
                     match out.last_mut() {
@@ -147,7 +146,7 @@ fn hashes(cluster: &Cluster) -> BTreeMap<PoolHash, PoolId> {
     cluster.pools.iter().map(|pool| (pool.hash, pool.id)).collect()
 }
 
-fn verdict(decided: Result<Decision, Refusal>) -> Verdict {
+fn verdict(decided: Result<Decision, NoDecision>) -> Verdict {
     match decided {
         Ok(decision) => Verdict {
             server: Some(decision.server),
@@ -157,13 +156,5 @@ fn verdict(decided: Result<Decision, Refusal>) -> Verdict {
             tracing::debug!(%refusal, "no decision");
             Verdict { server: None, keep: None }
         }
-    }
-}
-
-fn wire_guide(guide: Guide) -> message::Guide {
-    match guide {
-        Guide::Rota(turns) => message::Guide::Rota(turns),
-        Guide::Cached { load_limit } => message::Guide::Cached { load_limit },
-        Guide::AskAlways => message::Guide::AskAlways,
     }
 }

@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use baton_cluster::{NodeId, Pool, PoolHash, PoolId, Target};
+use baton_cluster::{Guide, NodeId, Pool, PoolHash, PoolId, Target};
 use baton_control::{Push, message};
 use baton_datapath::constants::MAX_REPLICAS;
-use baton_datapath::{DatapathError, Guide};
+use baton_datapath::{DatapathError, GuideKind};
 use baton_dispatcher::fallback::Ring;
 use baton_dispatcher::{Dispatcher, Loads};
 
@@ -42,7 +42,7 @@ struct Stale {
 pub struct Guides {
     pools: BTreeMap<PoolId, Guided>,
     /// What each pool's requests are decided by, as last told.
-    told: BTreeMap<PoolHash, message::Guide>,
+    told: BTreeMap<PoolHash, Guide>,
     /// The servers that the dispatcher names; `None` while it is silent.
     named: Option<Vec<NodeId>>,
     loads: Loads,
@@ -101,7 +101,7 @@ impl Guides {
         outside: &mut impl Outside,
     ) -> Result<(), DatapathError> {
         let Some(Guided { pool: known, .. }) = self.pools.get(&pool) else { return Ok(()) };
-        let cached = matches!(self.told.get(&known.hash), Some(message::Guide::Cached { .. }));
+        let cached = matches!(self.told.get(&known.hash), Some(Guide::Cached { .. }));
         if !cached || servers.is_empty() {
             return Ok(());
         }
@@ -233,7 +233,7 @@ impl Guides {
     pub(crate) fn guide(
         &mut self,
         pool: PoolHash,
-        guide: message::Guide,
+        guide: Guide,
         outside: &mut impl Outside,
     ) -> Result<(), DatapathError> {
         if self.told.len() < TOLD_MAX || self.told.contains_key(&pool) {
@@ -281,22 +281,22 @@ impl Guides {
 /// What a pool's requests are decided by on this node, and whose turn it is. What was told goes by the dispatcher's cluster
 /// file: where it names servers that the pool does not have here, others of the pool take their turns.
 fn in_force(
-    told: Option<&message::Guide>,
+    told: Option<&Guide>,
     pool: &Pool,
     // While user space is silent the kernel goes round all live servers of the pool.
     everybody: impl Iterator<Item = NodeId>,
-) -> (Guide, Vec<NodeId>) {
+) -> (GuideKind, Vec<NodeId>) {
     match told {
-        None | Some(message::Guide::AskAlways) => (Guide::Ask, everybody.collect()),
-        Some(message::Guide::Cached { load_limit }) => {
-            (Guide::Cached { load_limit: *load_limit }, everybody.collect())
+        None | Some(Guide::AskAlways) => (GuideKind::Ask, everybody.collect()),
+        Some(Guide::Cached { load_limit }) => {
+            (GuideKind::Cached { load_limit: *load_limit }, everybody.collect())
         }
-        Some(message::Guide::Rota(turns)) => {
+        Some(Guide::Rota(turns)) => {
             let own: Vec<NodeId> = turns.iter().copied().filter(|node| pool.has(*node)).collect();
             if own.is_empty() && !turns.is_empty() {
-                (Guide::Ask, everybody.collect())
+                (GuideKind::Ask, everybody.collect())
             } else {
-                (Guide::Rota, own)
+                (GuideKind::Rota, own)
             }
         }
     }
@@ -345,12 +345,12 @@ policy = "wrr"
         let cluster = Cluster::parse(FILE).expect("a good file");
         let [one, two, three] = [0, 1, 2].map(NodeId);
         let told = |turns: &[NodeId]| {
-            let told = message::Guide::Rota(turns.to_vec());
+            let told = Guide::Rota(turns.to_vec());
             in_force(Some(&told), &cluster.pools[0], [two, three].into_iter())
         };
-        assert_eq!(told(&[two, three, two]), (Guide::Rota, vec![two, three, two]));
-        assert_eq!(told(&[one, three]), (Guide::Rota, vec![three]));
-        assert_eq!(told(&[one]), (Guide::Ask, vec![two, three]), "nobody of it is left");
-        assert_eq!(told(&[]), (Guide::Rota, vec![]), "the dispatcher says that nobody is there");
+        assert_eq!(told(&[two, three, two]), (GuideKind::Rota, vec![two, three, two]));
+        assert_eq!(told(&[one, three]), (GuideKind::Rota, vec![three]));
+        assert_eq!(told(&[one]), (GuideKind::Ask, vec![two, three]), "nobody of it is left");
+        assert_eq!(told(&[]), (GuideKind::Rota, vec![]), "the dispatcher says that nobody is there");
     }
 }

@@ -21,7 +21,7 @@ use crate::post::Post;
 use crate::server::{Ends, ServerRole};
 use crate::services::{Services, decides};
 use crate::switch::{self, SwitchRole};
-use crate::table::Table;
+use crate::table::Occupancy;
 use crate::tools::Tools;
 use crate::trouble::Troubles;
 
@@ -47,7 +47,7 @@ pub struct Core<S> {
     switch_from: Option<Instant>,
     ends: Ends,
     news: News,
-    table: Table,
+    table: Occupancy,
     /// The MAC address of each node that has been up, and whether the programs have yet to be told.
     members: BTreeMap<NodeId, ([u8; 6], bool)>,
 }
@@ -76,7 +76,7 @@ impl<S: Debug> Core<S> {
             switch_from: None,
             ends: Ends::default(),
             news: News::default(),
-            table: Table::new(cluster.limits.bindings, now.instant),
+            table: Occupancy::new(cluster.limits.bindings, now.instant),
             members: BTreeMap::new(),
             services,
         }

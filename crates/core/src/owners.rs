@@ -10,7 +10,7 @@ use baton_host::SocketState;
 use crate::outside::Outside;
 use crate::services::may_own;
 use crate::tools::Tools;
-use crate::whose::{Search, Step, Tally, claim, is_about};
+use crate::whose::{Search, Step, UnknownTally, claim, is_about};
 
 /// Both sides of the question on this node.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ impl Owners {
     }
 
     /// What has become of them; and how many are in question now.
-    pub fn tally(&self) -> (Tally, usize) {
+    pub fn tally(&self) -> (UnknownTally, usize) {
         (self.search.tally, self.search.in_question())
     }
 

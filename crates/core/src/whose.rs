@@ -41,7 +41,7 @@ const BEHIND_MAX: u32 = 1 << 26;
 
 /// What has become of packets that nobody here knew.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct UnknownTally {
     /// Connections asked about.
     pub asked: u64,
     /// Of them, found at another node.
@@ -73,7 +73,7 @@ pub(crate) enum Step<F> {
 
 /// A connection in question.
 #[derive(Debug)]
-struct Question<F> {
+struct Inquiry<F> {
     lost: Lost,
     /// Of the latest packet: only a RST at exactly what the client expects is taken (RFC 5961 3.2).
     latest: Numbers,
@@ -82,7 +82,7 @@ struct Question<F> {
     frames: Vec<F>,
 }
 
-impl<F> Question<F> {
+impl<F> Inquiry<F> {
     /// Whether a claim may be of this connection. What is left to this node has a cookie that proves where it
     /// begins: what another connection of the same addresses and ports has left at some node does not stand in
     /// its way.
@@ -126,7 +126,7 @@ pub(crate) struct Search<F> {
     me: NodeId,
     /// The other nodes that may own connections.
     others: BTreeMap<NodeId, Other>,
-    questions: BTreeMap<Flow, Question<F>>,
+    questions: BTreeMap<Flow, Inquiry<F>>,
     /// Those that have not been asked about yet.
     fresh: Vec<Flow>,
     batches: BTreeMap<u32, Batch>,
@@ -135,7 +135,7 @@ pub(crate) struct Search<F> {
     next: u32,
     /// Others may know nodes that this one does not, and that may own connections.
     behind: bool,
-    pub(crate) tally: Tally,
+    pub(crate) tally: UnknownTally,
 }
 
 impl<F> Search<F> {
@@ -150,7 +150,7 @@ impl<F> Search<F> {
             coming: BTreeMap::new(),
             next: 0,
             behind: false,
-            tally: Tally::default(),
+            tally: UnknownTally::default(),
         }
     }
 
@@ -209,7 +209,7 @@ impl<F> Search<F> {
             return;
         }
         let lost = Lost { flow, seq: numbers.seq, ack: numbers.ack };
-        self.questions.insert(flow, Question { lost, latest: numbers, inherited, frames: vec![frame] });
+        self.questions.insert(flow, Inquiry { lost, latest: numbers, inherited, frames: vec![frame] });
         self.fresh.push(flow);
         self.check_invariants();
     }

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::ptr::NonNull;
 
+use baton_cluster::Roles;
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{AsRawLibbpf, Link, OpenObject, ProgramMut, libbpf_sys};
 
@@ -20,25 +21,6 @@ use crate::said;
 use crate::shared::addr_of;
 use crate::skel::{BatonSkel, BatonSkelBuilder};
 use crate::written::Written;
-
-/// Which roles this node's programs play.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Roles {
-    /// Spread new connections over distributors.
-    pub switch: bool,
-    /// Answer handshakes, decide, hand off.
-    pub distributor: bool,
-    /// Adopt connections for this node's web server.
-    pub server: bool,
-}
-
-impl Roles {
-    pub(crate) fn bits(self) -> u32 {
-        u32::from(self.switch) * ROLE_SWITCH
-            + u32::from(self.distributor) * ROLE_DISTRIBUTOR
-            + u32::from(self.server) * ROLE_SERVER
-    }
-}
 
 /// What the programs know of their node; fixed once loaded.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +54,13 @@ pub struct Sizes {
     pub decisions: u32,
 }
 
+/// Roles as the programs have them. The dispatcher's is none of theirs.
+pub(crate) fn role_bits(roles: Roles) -> u32 {
+    u32::from(roles.switch) * ROLE_SWITCH
+        + u32::from(roles.distributor) * ROLE_DISTRIBUTOR
+        + u32::from(roles.server) * ROLE_SERVER
+}
+
 /// The loaded programs with their maps. Dropping it detaches them.
 pub struct Datapath {
     pub(crate) skel: BatonSkel<'static>,
@@ -96,7 +85,7 @@ impl Datapath {
         if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
             let s = &mut rodata.settings;
             s.slf = settings.node.0;
-            s.roles = settings.roles.bits();
+            s.roles = role_bits(settings.roles);
             s.address = addr_of(settings.address);
             s.address_v6 = u32::from(settings.address.is_ipv6());
             s.handoff_port = settings.handoff_port.to_be();

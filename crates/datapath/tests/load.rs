@@ -2,8 +2,8 @@
 
 use std::net::Ipv4Addr;
 
-use baton_cluster::NodeId;
-use baton_datapath::{Datapath, Roles, Settings, Sizes};
+use baton_cluster::{NodeId, Roles};
+use baton_datapath::{Datapath, Settings, Sizes};
 use libbpf_rs::query::ProgInfoIter;
 
 /// How many instructions the verifier may walk through for each program of a node with all roles, in thousands. It walks
@@ -21,7 +21,12 @@ const VERIFIED: [(&str, u32); 8] = [
 ];
 
 fn load(bits: u8) -> Datapath {
-    let roles = Roles { switch: bits & 1 != 0, distributor: bits & 2 != 0, server: bits & 4 != 0 };
+    let roles = Roles {
+        switch: bits & 1 != 0,
+        distributor: bits & 2 != 0,
+        server: bits & 4 != 0,
+        ..Roles::default()
+    };
     let settings = Settings {
         node: NodeId(0),
         roles,

@@ -83,7 +83,7 @@ pub use read::{essentials, read, web_server};
 pub use setup::{Mended, apply, update};
 pub use sockets::{SocketState, Sockets};
 pub use sysctl::Sysctl;
-pub use undo::{Change, Undo, Undone};
+pub use undo::{HostChange, Undo, Undone};
 pub use way::{Way, answered_for};
 
 /// What one node is to be. The caller makes it from the cluster file.

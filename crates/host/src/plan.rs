@@ -54,7 +54,7 @@ impl Setting {
 
 /// An address that this node needs on an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct NeededAddress {
     pub(crate) interface: String,
     pub(crate) address: IpAddr,
 }
@@ -164,9 +164,11 @@ pub(crate) fn merges(interface: &Interface) -> Option<Merges> {
 }
 
 /// The addresses that this node needs, loopback first.
-pub(crate) fn places(wanted: &Wanted, interfaces: &[Interface]) -> Vec<Place> {
-    let place =
-        |interface: &str, address: &IpAddr| Place { interface: interface.to_owned(), address: *address };
+pub(crate) fn places(wanted: &Wanted, interfaces: &[Interface]) -> Vec<NeededAddress> {
+    let place = |interface: &str, address: &IpAddr| NeededAddress {
+        interface: interface.to_owned(),
+        address: *address,
+    };
     let loopback = wanted.on_loopback.iter().map(|vip| place("lo", vip));
     let announced = interfaces
         .first()

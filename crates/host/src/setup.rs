@@ -9,9 +9,9 @@ use std::path::Path;
 use crate::announce::announce;
 use crate::facts::{Interface, Merges, Net};
 use crate::link::Links;
-use crate::plan::{self, Place, Setting};
+use crate::plan::{self, NeededAddress, Setting};
 use crate::sysctl::Sysctl;
-use crate::undo::{Change, Undo};
+use crate::undo::{HostChange, Undo};
 use crate::{HostError, Wanted};
 
 /// Changes what is not as `wanted` needs it, and writes each change down in `run_dir` first. What is
@@ -136,13 +136,18 @@ fn values(setting: &Setting) -> Result<BTreeMap<Sysctl, String>, HostError> {
     Ok(values)
 }
 
-fn is_wanted(change: &Change, settings: &[Setting], places: &[Place], interfaces: &[Interface]) -> bool {
+fn is_wanted(
+    change: &HostChange,
+    settings: &[Setting],
+    places: &[NeededAddress],
+    interfaces: &[Interface],
+) -> bool {
     match change {
-        Change::Sysctl { name, .. } => settings.iter().any(|setting| setting.sysctl == *name),
-        Change::Address { interface, address } => {
+        HostChange::Sysctl { name, .. } => settings.iter().any(|setting| setting.sysctl == *name),
+        HostChange::Address { interface, address } => {
             places.iter().any(|place| place.interface == *interface && place.address == *address)
         }
-        Change::Merges { interface, .. } => interfaces.iter().any(|i| i.name == *interface),
+        HostChange::Merges { interface, .. } => interfaces.iter().any(|i| i.name == *interface),
     }
 }
 
@@ -153,7 +158,7 @@ fn mend(setting: &Setting, undo: &Undo) -> Result<Option<Mended>, HostError> {
         return Ok(None);
     }
     let (name, set) = (setting.sysctl.clone(), setting.value.to_owned());
-    undo.record(Change::Sysctl { name, was: was.clone(), set })?;
+    undo.record(HostChange::Sysctl { name, was: was.clone(), set })?;
     setting.sysctl.write(setting.value)?;
     let (what, found) = (setting.sysctl.to_string(), was.clone());
     Ok(Some(Mended { what, found, now: setting.value.to_owned() }))
@@ -161,14 +166,19 @@ fn mend(setting: &Setting, undo: &Undo) -> Result<Option<Mended>, HostError> {
 
 async fn limit(links: &Links, interface: &Interface, undo: &Undo) -> Result<Option<Mended>, HostError> {
     let (Some(set), Some(was)) = (plan::merges(interface), interface.merges) else { return Ok(None) };
-    undo.record(Change::Merges { interface: interface.name.clone(), was, set })?;
+    undo.record(HostChange::Merges { interface: interface.name.clone(), was, set })?;
     links.set_merges(interface, set).await?;
     let most = |merges: Merges| format!("up to {} bytes", merges.ipv6.max(merges.ipv4) - 1);
     let what = format!("what {} merges", interface.name);
     Ok(Some(Mended { what, found: most(was), now: most(set) }))
 }
 
-async fn hold(links: &Links, net: &Net, place: &Place, undo: &Undo) -> Result<Option<Mended>, HostError> {
+async fn hold(
+    links: &Links,
+    net: &Net,
+    place: &NeededAddress,
+    undo: &Undo,
+) -> Result<Option<Mended>, HostError> {
     let Some(interface) = net.interface(&place.interface) else { return Ok(None) };
     let down = interface.name == "lo" && !interface.up;
     if down {
@@ -178,7 +188,7 @@ async fn hold(links: &Links, net: &Net, place: &Place, undo: &Undo) -> Result<Op
     if net.holds(&place.interface, place.address) {
         return Ok(down.then(|| mended(interface.name.clone(), "down", "up")));
     }
-    undo.record(Change::Address { interface: place.interface.clone(), address: place.address })?;
+    undo.record(HostChange::Address { interface: place.interface.clone(), address: place.address })?;
     links.add(interface, place.address).await?;
     let what = format!("{} on {}", place.address, place.interface);
     Ok(Some(mended(what, "gone", "there")))

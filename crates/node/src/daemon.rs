@@ -7,9 +7,9 @@ use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use baton_cluster::{Cluster, Node, NodeId, Succession};
-use baton_control::{Event as MeshEvent, Mesh, MeshConfig, Message};
+use baton_control::{Mesh, MeshConfig, MeshEvent, Message};
 use baton_core::{Core, Link, Services, decides, for_all};
-use baton_datapath::{Event, Events, Live};
+use baton_datapath::{Event, Events, LiveValues};
 use nix::errno::Errno;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -207,10 +207,12 @@ impl Daemon {
     }
 
     /// What the reader has to say.
-    pub(crate) fn read(&mut self, event: reader::Event) {
+    pub(crate) fn read(&mut self, event: reader::ReaderEvent) {
         match event {
-            reader::Event::Accepted(head) => self.core.accepted(head, &mut self.outside, clock::moment()),
-            reader::Event::Read(id, how, head) => {
+            reader::ReaderEvent::Accepted(head) => {
+                self.core.accepted(head, &mut self.outside, clock::moment())
+            }
+            reader::ReaderEvent::Read(id, how, head) => {
                 if let Some(reader) = &mut self.outside.reader {
                     reader.ended(id, how);
                 }
@@ -314,7 +316,7 @@ impl Daemon {
 
 fn promise(outside: &Shell, paths: &Paths, host: &Host, services: &Services) -> Result<(), NodeError> {
     let reader = outside.reader.as_ref();
-    let live = Live {
+    let live = LiveValues {
         wall_offset: clock::wall_offset(),
         daemon_until: clock::monotonic() + SILENCE,
         reader_port: reader.map_or(0, Reader::port),

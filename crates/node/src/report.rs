@@ -10,7 +10,7 @@ use baton_datapath::{Counter, CounterKind};
 use crate::daemon::Daemon;
 use crate::reader::Reader;
 use crate::status::{
-    self, ConnectionState, ConnectionStatus, CounterStatus, DecisionStatus, EndingStatus, HandoffStatus,
+    ConnectionState, ConnectionStatus, CounterStatus, DecisionStatus, EndingStatus, HandoffStatus,
     LoadStatus, NodeStatus, ReaderStatus, TroubleStatus, UnknownStatus,
 };
 use crate::{NodeError, clock};
@@ -177,7 +177,7 @@ fn short(digest: &[u8; 32]) -> String {
 fn displaced(count: u64) -> Option<CounterStatus> {
     (count > 0).then(|| CounterStatus {
         name: "live_displaced".to_owned(),
-        kind: status::CounterKind::Fault,
+        kind: CounterKind::Fault,
         count,
         text: "live connection forgotten: more are there than `bindings` in [limits] has room for".to_owned(),
     })
@@ -186,12 +186,7 @@ fn displaced(count: u64) -> Option<CounterStatus> {
 fn counter((counter, count): (Counter, u64)) -> CounterStatus {
     CounterStatus {
         name: counter.name().to_owned(),
-        kind: match counter.kind() {
-            CounterKind::Normal => status::CounterKind::Normal,
-            CounterKind::Drop => status::CounterKind::Drop,
-            CounterKind::Reset => status::CounterKind::Reset,
-            CounterKind::Fault => status::CounterKind::Fault,
-        },
+        kind: counter.kind(),
         count,
         text: counter.text().to_owned(),
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use baton_cluster::{Cluster, Node, Succession};
 use baton_core::{decides, may_own};
-use baton_datapath::{Datapath, DatapathError, Hold, Peer, Roles, Settings, Sizes};
+use baton_datapath::{Datapath, DatapathError, Hold, Peer, Settings, Sizes};
 use baton_host::{Interface, Seen, Undo, Wanted};
 
 use crate::path::Paths;
@@ -91,7 +91,7 @@ impl Setup {
         })?;
         let settings = Settings {
             node: node.id,
-            roles: datapath_roles(node),
+            roles: node.roles,
             address: node.address,
             handoff_port: cluster.handoff_port,
             mtu: u16::try_from(self.seen.cluster.mtu).unwrap_or(u16::MAX),
@@ -258,14 +258,10 @@ pub(crate) fn peer_entry(node: &Node, paths: &Paths, cluster_interface: u32) -> 
     let interface = paths.interfaces.iter().find(|(id, _)| *id == node.id);
     Peer {
         address: node.address,
-        roles: datapath_roles(node),
+        roles: node.roles,
         routed: paths.routed.contains(&node.id),
         ifindex: interface.map_or(cluster_interface, |(_, index)| *index),
     }
-}
-
-fn datapath_roles(node: &Node) -> Roles {
-    Roles { switch: node.roles.switch, distributor: node.roles.distributor, server: node.roles.server }
 }
 
 #[cfg(test)]

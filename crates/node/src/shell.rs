@@ -5,11 +5,11 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use baton_cluster::{Flow, NodeId, PoolId, ServiceId, Target};
+use baton_cluster::{Flow, Maker, NodeId, PoolId, ServiceId, Target};
 use baton_control::Mesh;
 use baton_core::{Head, Outside, Refusal, TakenBytes};
 use baton_datapath::{
-    Asked, Binding, Counter, Datapath, DatapathError, Guide, Hold, Known, Lease, Maker, Numbers, PoolEntry,
+    Binding, Counter, Datapath, DatapathError, GuideKind, Hold, Known, Lease, Numbers, PoolEntry, Progress,
     Reading, Receipt, ServiceEntry, Swept,
 };
 use baton_host::{SocketState, Sockets};
@@ -52,7 +52,7 @@ impl Outside for Shell {
         self.datapath.binding(flow)
     }
 
-    fn asked(&mut self, flow: &Flow) -> Result<Option<Asked>> {
+    fn asked(&mut self, flow: &Flow) -> Result<Option<Progress>> {
         self.datapath.asked(flow)
     }
 
@@ -169,7 +169,7 @@ impl Outside for Shell {
         self.datapath.forget_server(server)
     }
 
-    fn set_guide(&mut self, pool: PoolId, guide: &Guide, rota: &[NodeId], generation: u32) -> Result<()> {
+    fn set_guide(&mut self, pool: PoolId, guide: &GuideKind, rota: &[NodeId], generation: u32) -> Result<()> {
         self.datapath.set_guide(pool, guide, rota, generation)
     }
 

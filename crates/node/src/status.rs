@@ -6,6 +6,7 @@
 //! absent fields, so no field may be skipped. Counts run since the daemon started, unless said
 //! otherwise.
 
+pub use baton_datapath::CounterKind;
 use serde::{Deserialize, Serialize};
 
 /// The whole cluster, as seen by the node that was asked.
@@ -293,19 +294,4 @@ pub struct CounterStatus {
     pub count: u64,
     /// What it means, in a sentence.
     pub text: String,
-}
-
-/// What a counter counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CounterKind {
-    /// The cluster at work.
-    #[default]
-    Normal,
-    /// Packets dropped, for this reason.
-    Drop,
-    /// Connections refused with a RST, for this reason.
-    Reset,
-    /// Should not happen: look.
-    Fault,
 }

@@ -7,7 +7,7 @@
 use std::future::{pending, ready};
 use std::time::{Duration, Instant};
 
-use baton_control::Event as MeshEvent;
+use baton_control::MeshEvent;
 use baton_datapath::Hold;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::yield_now;
@@ -38,7 +38,7 @@ enum Wake {
     Ended(&'static str),
     Mesh(MeshEvent),
     Held,
-    Reader(reader::Event),
+    Reader(reader::ReaderEvent),
     Events,
     Asked(Asked),
     Hangup,
@@ -168,7 +168,7 @@ impl Daemon {
 }
 
 /// Waits for the reader; for ever on a node that has none.
-async fn read(reader: Option<&mut Reader>) -> reader::Event {
+async fn read(reader: Option<&mut Reader>) -> reader::ReaderEvent {
     match reader {
         Some(reader) => reader.event().await,
         None => pending().await,

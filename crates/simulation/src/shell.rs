@@ -6,11 +6,11 @@ use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use baton_cluster::{Flow, NodeId, PoolId, ServiceId, Target};
+use baton_cluster::{Flow, Maker, NodeId, PoolId, ServiceId, Target};
 use baton_core::{Head, Outside, Refusal, TakenBytes};
 use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CLOSED, FLAG_FIN_IN, LINGER_MS, OPTION_TIMESTAMPS};
 use baton_datapath::{
-    Asked, Binding, Counter, DatapathError, Event, Guide, Heard, Known, Lease, Maker, Numbers, PoolEntry,
+    Binding, Counter, DatapathError, Event, GuideKind, Heard, Known, Lease, Numbers, PoolEntry, Progress,
     Reading, Receipt, ServiceEntry, State, Swept,
 };
 use baton_host::SocketState;
@@ -130,7 +130,7 @@ impl Outside for Shell {
         }))
     }
 
-    fn asked(&mut self, flow: &Flow) -> Result<Option<Asked>> {
+    fn asked(&mut self, flow: &Flow) -> Result<Option<Progress>> {
         let Some(f) = self.model.tables.exchanges.get(flow) else { return Ok(None) };
         let (m, requests) = (f.messages(), f.messages.requests());
         let between = requests.is_between_messages();
@@ -141,7 +141,7 @@ impl Outside for Shell {
             && m.heard.ack == m.responses.at
             && m.doubt.is_none()
             && !m.closing;
-        Ok(Some(Asked {
+        Ok(Some(Progress {
             start_seq: m.start_seq,
             at: m.requests.at,
             boundary: between.then_some(m.requests.at),
@@ -344,7 +344,7 @@ impl Outside for Shell {
         Ok(before - self.model.tables.decisions.len())
     }
 
-    fn set_guide(&mut self, pool: PoolId, guide: &Guide, rota: &[NodeId], generation: u32) -> Result<()> {
+    fn set_guide(&mut self, pool: PoolId, guide: &GuideKind, rota: &[NodeId], generation: u32) -> Result<()> {
         let guided = Guided { guide: guide.clone(), rota: rota.to_vec(), generation };
         self.model.tables.guides.insert(pool, guided);
         Ok(())

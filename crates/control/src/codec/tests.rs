@@ -201,7 +201,7 @@ fn the_largest_messages_fit() {
         ask(QUESTIONS_MAX),
         Message::Answer(Answer { batch: u32::MAX, answers: vec![verdict; QUESTIONS_MAX] }),
         Message::Push(Push { pool, changes: vec![change; CHANGES_MAX] }),
-        Message::Guide(Guidance { pool, guide: Guide::Rota(vec![far; ROTA_MAX]) }),
+        Message::Guide(Guidance { pool, guide: Guide::Rota(vec![far; Guide::ROTA_MAX]) }),
         Message::Update(Update { moves: vec![moved; MOVES_MAX] }),
         Message::Close(Close { ends: vec![end; ENDS_MAX] }),
         Message::Live(Live { nodes: vec![far; NodeId::MAX_NODES] }),
@@ -358,7 +358,7 @@ fn a_message() -> impl Strategy<Value = Message> {
     let guide = prop_oneof![
         Just(Guide::AskAlways),
         any::<u32>().prop_map(|load_limit| Guide::Cached { load_limit }),
-        some_nodes(ROTA_MAX).prop_map(Guide::Rota),
+        some_nodes(Guide::ROTA_MAX).prop_map(Guide::Rota),
     ];
     let moved = (a_flow(), a_node(), a_node(), any::<(u32, u64)>())
         .prop_map(|(flow, server, from, (start_seq, issued))| Move { flow, server, start_seq, issued, from });

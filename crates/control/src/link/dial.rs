@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 
 use super::connection::{Connection, socket};
 use super::fails_together;
-use super::peers::{Peer, Shared, stopped};
+use super::peers::{MeshPeer, MeshState, stopped};
 use super::places::{Place, Places};
 use crate::error::Error;
 use crate::pace::Pace;
@@ -39,7 +39,7 @@ const SEND_BUFFER_BYTES: u32 = 256 * 1024;
 const BACKLOG: u32 = 256;
 
 /// Dials a peer whenever it is down, until the mesh stops.
-pub(super) async fn dial_for_ever(shared: &Shared, peer: &Peer) {
+pub(super) async fn dial_for_ever(shared: &MeshState, peer: &MeshPeer) {
     let mut stop = shared.stop.subscribe();
     let mut is_up = peer.is_up.subscribe();
     let mut backoff = BACKOFF_MIN;
@@ -88,7 +88,7 @@ fn jittered(wait: Duration) -> Duration {
 }
 
 /// One attempt, and the connection if it comes to one.
-async fn dial(shared: &Shared, peer: &Peer, stop: &mut watch::Receiver<bool>) -> Error {
+async fn dial(shared: &MeshState, peer: &MeshPeer, stop: &mut watch::Receiver<bool>) -> Error {
     let limit = shared.identity.set_up_timeout();
     let connected = tokio::select! {
         () = stopped(stop) => return Error::Stopping,
@@ -135,7 +135,7 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Accepts connections until the mesh stops, then waits for those it accepted. All are taken out of the kernel's
 /// backlog at once, where strangers could be in front of peers; those for whom there is no place are closed.
-pub(super) async fn accept_for_ever(shared: Arc<Shared>, listener: TcpListener) {
+pub(super) async fn accept_for_ever(shared: Arc<MeshState>, listener: TcpListener) {
     let mut stop = shared.stop.subscribe();
     let mut accepted = JoinSet::new();
     let mut places = Places::new(shared.peers.values().map(|peer| peer.address.ip()));
@@ -194,7 +194,7 @@ impl Log {
 }
 
 async fn accept(
-    shared: Arc<Shared>,
+    shared: Arc<MeshState>,
     stream: TcpStream,
     from: SocketAddr,
     place: Place,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use baton_cluster::NodeId;
 use baton_control::message::{Load, Message};
-use baton_control::session::{Heard, Identity, Session};
+use baton_control::session::{Identity, Received, Session};
 use baton_control::{Error, Hello};
 
 pub const FAILURE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -44,7 +44,7 @@ pub fn load(serving: u32) -> Message {
 /// One end of a connection in memory.
 pub struct End {
     pub session: Session,
-    pub heard: VecDeque<Heard>,
+    pub heard: VecDeque<Received>,
     pub error: Option<Error>,
 }
 
@@ -80,7 +80,7 @@ impl End {
         let heard = std::mem::take(&mut self.heard);
         heard
             .into_iter()
-            .filter_map(|heard| if let Heard::Message(message) = heard { Some(message) } else { None })
+            .filter_map(|heard| if let Received::Message(message) = heard { Some(message) } else { None })
             .collect()
     }
 }
@@ -118,7 +118,7 @@ impl Pair {
             self.listener.receive(&forth, self.now);
             self.dialler.receive(&back, self.now);
             for end in [&mut self.dialler, &mut self.listener] {
-                if end.error.is_none() && matches!(end.heard.back(), Some(Heard::Proposed(_))) {
+                if end.error.is_none() && matches!(end.heard.back(), Some(Received::Proposed(_))) {
                     let _already_accepted = end.session.accept(self.now);
                 }
             }

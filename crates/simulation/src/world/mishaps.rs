@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use baton_cluster::{NodeId, Succession};
 use baton_core::{Core, Link};
-use baton_datapath::{Peer, Roles, Settings};
+use baton_datapath::{Peer, Settings};
 use baton_packet_model::{self as model, Model};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -94,15 +94,10 @@ impl World<'_> {
         let id = NodeId(node as u16);
         let cluster = &self.files[0];
         let all = &cluster.nodes;
-        let roles = |n: &baton_cluster::Node| Roles {
-            switch: n.roles.switch,
-            distributor: n.roles.distributor,
-            server: n.roles.server,
-        };
         let me = &all[node];
         let settings = Settings {
             node: id,
-            roles: roles(me),
+            roles: me.roles,
             address: me.address,
             handoff_port: cluster.handoff_port,
             mtu: 1600,
@@ -112,7 +107,7 @@ impl World<'_> {
             others: all.iter().any(|n| n.id != id && (n.roles.server || n.roles.distributor)),
         };
         let peer =
-            |n: &baton_cluster::Node| Peer { address: n.address, roles: roles(n), routed: false, ifindex: 2 };
+            |n: &baton_cluster::Node| Peer { address: n.address, roles: n.roles, routed: false, ifindex: 2 };
         let addresses = [(vip(1), 80), (vip(2), 80), (vip(3), 81)];
         let listeners = if me.roles.server { addresses.into() } else { Default::default() };
         let tables = model::Tables {
