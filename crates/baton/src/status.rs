@@ -10,7 +10,7 @@ use crate::daemon::DaemonSocket;
 use crate::exit::{Exit, Failure};
 use crate::output::{print, print_json};
 use crate::status_tables::describe;
-use crate::verdict::Verdict;
+use crate::verdict::ClusterVerdict;
 
 /// The daemon waits less than this for the other nodes.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -42,7 +42,7 @@ impl Status {
     /// Runs the command.
     pub fn run(self) -> Result<(), Failure> {
         let status: ClusterStatus = self.daemon.ask("status", PATIENCE)?;
-        let verdict = Verdict::of(&status);
+        let verdict = ClusterVerdict::of(&status);
         if self.json {
             print_json(&Told { verdict: &verdict, status: &status })?;
         } else {
@@ -55,7 +55,7 @@ impl Status {
 /// What is told as JSON.
 #[derive(Serialize)]
 struct Told<'a> {
-    verdict: &'a Verdict,
+    verdict: &'a ClusterVerdict,
     #[serde(flatten)]
     status: &'a ClusterStatus,
 }

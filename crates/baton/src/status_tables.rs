@@ -6,10 +6,10 @@ use baton_node::status::{
 };
 
 use crate::output::table;
-use crate::verdict::Verdict;
+use crate::verdict::ClusterVerdict;
 
 /// A verdict, and a cluster's status as tables, those without rows left out.
-pub fn describe(status: &ClusterStatus, verdict: &Verdict) -> String {
+pub fn describe(status: &ClusterStatus, verdict: &ClusterVerdict) -> String {
     let head = format!("cluster {}, as {} sees it: {}", status.cluster, status.asked, verdict.describe());
     let tables = [
         nodes(status),

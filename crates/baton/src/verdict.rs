@@ -9,7 +9,7 @@ use crate::status_tables::duration;
 
 /// What to say of a cluster.
 #[derive(Debug, Serialize)]
-pub struct Verdict {
+pub struct ClusterVerdict {
     /// Nothing needs anybody.
     pub well: bool,
     /// What does.
@@ -25,7 +25,7 @@ pub struct Problem {
     help: String,
 }
 
-impl Verdict {
+impl ClusterVerdict {
     /// Judges a cluster, as the asked node sees it.
     pub fn of(status: &ClusterStatus) -> Self {
         let away = status.nodes.iter().filter(|node| !node.reachable).map(|node| away(status, node));
@@ -165,12 +165,12 @@ mod tests {
     }
 
     fn whats(status: &ClusterStatus) -> Vec<String> {
-        Verdict::of(status).problems.into_iter().map(|problem| problem.what).collect()
+        ClusterVerdict::of(status).problems.into_iter().map(|problem| problem.what).collect()
     }
 
     #[test]
     fn a_cluster_whose_nodes_reach_each_other_is_well() {
-        assert_eq!(Verdict::of(&well()).describe(), "well\n");
+        assert_eq!(ClusterVerdict::of(&well()).describe(), "well\n");
         let mut counted = well();
         counted.nodes[0].troubles.errors = 3;
         assert_eq!(whats(&counted), [""; 0], "what was once is no news");

@@ -9,7 +9,7 @@ use crate::node::Core;
 
 /// Something that a core keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kept {
+pub struct Fill {
     /// What it is.
     pub what: &'static str,
     /// So many now.
@@ -20,12 +20,12 @@ pub struct Kept {
 
 impl<S: Debug> Core<S> {
     /// What it keeps of connections, requests and packets.
-    pub fn kept(&self) -> Vec<Kept> {
+    pub fn kept(&self) -> Vec<Fill> {
         let limits = self.services().cluster().limits;
         let ending = self.services().known().ending.len();
         let mut kept = vec![
-            Kept { what: "news of connections", now: self.untold(), most: limits.bindings as usize },
-            Kept { what: "services that end", now: ending, most: Succession::SERVICES_MAX },
+            Fill { what: "news of connections", now: self.untold(), most: limits.bindings as usize },
+            Fill { what: "services that end", now: ending, most: Succession::SERVICES_MAX },
         ];
         if let Some(placing) = self.placing() {
             kept.extend(placing.kept(&limits));

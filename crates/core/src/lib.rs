@@ -28,7 +28,7 @@ mod trouble;
 mod waiting;
 mod whose;
 
-pub use census::Kept;
+pub use census::Fill;
 pub use guides::Guides;
 pub use head::{Head, Refusal, TakenBytes};
 pub use node::Core;

@@ -1,5 +1,5 @@
 //! A host that is kept as its node needs it while the node runs: who changes something of it is noticed, and the change
-//! taken back or followed. The daemon calls it whenever [`Changes`] tells of something, and now and then.
+//! taken back or followed. The daemon calls it whenever [`HostWatch`] tells of something, and now and then.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ use crate::{HostError, Wanted, plan};
 
 /// A host's interfaces as they were when somebody looked.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct HostSeen {
     /// The interface that holds the node's address.
     pub cluster: Interface,
     /// Those by which packets of the services are to come or go. The first one is where VIPs are announced.
@@ -28,7 +28,7 @@ pub struct Seen {
     net: Net,
 }
 
-impl Seen {
+impl HostSeen {
     /// Looks.
     ///
     /// # Errors
@@ -71,9 +71,9 @@ impl Seen {
 pub async fn keep(
     wanted: &Wanted,
     run_dir: Option<&Path>,
-    before: &Seen,
-) -> Result<(Seen, Vec<Mended>), HostError> {
-    let seen = Seen::look(wanted).await?;
+    before: &HostSeen,
+) -> Result<(HostSeen, Vec<Mended>), HostError> {
+    let seen = HostSeen::look(wanted).await?;
     let Some(run_dir) = run_dir else { return Ok((seen, Vec::new())) };
     let moved = before.watched.first().map(place) != seen.watched.first().map(place);
     if !moved && is_right(wanted, &seen.net, &seen.watched)? {
@@ -82,7 +82,7 @@ pub async fn keep(
     let undo = Undo::at(run_dir, &wanted.node);
     let _lock = undo.lock().await?;
     let mended = change(wanted, &undo, moved).await?;
-    Ok((Seen::look(wanted).await?, mended))
+    Ok((HostSeen::look(wanted).await?, mended))
 }
 
 /// What neighbours know of an interface, and whether they can.
@@ -92,13 +92,13 @@ fn place(interface: &Interface) -> (u32, [u8; 6], bool) {
 
 /// The kernel's word of changes of interfaces, addresses and default routes.
 #[derive(Debug)]
-pub struct Changes {
+pub struct HostWatch {
     messages: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
     /// Without one the connection may end.
     _handle: Handle,
 }
 
-impl Changes {
+impl HostWatch {
     /// Listens from now on.
     ///
     /// # Errors

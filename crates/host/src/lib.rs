@@ -77,7 +77,7 @@ pub use finding::{Finding, Severity};
 pub use firewall::{Firewall, Rule};
 pub use judge::judge;
 pub use judge_start::obstacle;
-pub use keep::{Changes, Seen, keep};
+pub use keep::{HostSeen, HostWatch, keep};
 pub use link::cluster_interfaces;
 pub use read::{essentials, read, web_server};
 pub use setup::{Mended, apply, update};

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use baton_core::for_all;
 use baton_datapath::DatapathError;
-use baton_host::{Changes, Interface, Mended, Seen};
+use baton_host::{HostSeen, HostWatch, Interface, Mended};
 use tokio::sync::mpsc;
 
 use crate::daemon::Daemon;
@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// See the head of this file.
 #[derive(Debug)]
 pub(crate) struct Host {
-    pub(crate) seen: Seen,
+    pub(crate) seen: HostSeen,
     pub(crate) mends: Mends,
     told: mpsc::Receiver<()>,
     /// When to look next.
@@ -40,8 +40,8 @@ pub(crate) struct Host {
 
 impl Host {
     /// As it was `seen` at the start.
-    pub(crate) fn new(seen: Seen) -> Result<Self, NodeError> {
-        let mut changes = Changes::listen()?;
+    pub(crate) fn new(seen: HostSeen) -> Result<Self, NodeError> {
+        let mut changes = HostWatch::listen()?;
         let (tell, told) = mpsc::channel(1);
         tokio::spawn(async move {
             while changes.next().await {
@@ -171,7 +171,7 @@ impl Daemon {
     }
 
     /// Attaches what is missing.
-    fn keep_attached(&mut self, before: &Seen) -> Result<(), DatapathError> {
+    fn keep_attached(&mut self, before: &HostSeen) -> Result<(), DatapathError> {
         let numbers = |of: &[Interface]| of.iter().map(|interface| interface.index).collect::<Vec<_>>();
         let seen = &self.host.seen;
         let (watched, others) = (numbers(&seen.watched), numbers(&seen.others));
@@ -225,7 +225,7 @@ fn changes(before: &Interface, now: &Interface) -> Vec<String> {
 pub(crate) async fn look(
     wanted: &baton_host::Wanted,
     run_dir: Option<&Path>,
-    before: &Seen,
+    before: &HostSeen,
     cluster: &baton_cluster::Cluster,
     me: baton_cluster::NodeId,
 ) -> Result<Option<Box<Look>>, String> {

@@ -6,7 +6,7 @@ use std::future::pending;
 use std::path::PathBuf;
 
 use baton_cluster::{Changes, Cluster, NodeId, Succession};
-use baton_host::{Mended, Seen, Wanted};
+use baton_host::{HostSeen, Mended, Wanted};
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
@@ -33,7 +33,7 @@ pub(crate) enum Then {
 /// What a look at the host has shown, and put back.
 #[derive(Debug)]
 pub(crate) struct Look {
-    pub(crate) seen: Seen,
+    pub(crate) seen: HostSeen,
     pub(crate) mended: Vec<Mended>,
     pub(crate) paths: Paths,
 }
@@ -70,7 +70,7 @@ impl HostWork {
         &mut self,
         wanted: Wanted,
         run_dir: Option<PathBuf>,
-        before: Seen,
+        before: HostSeen,
         cluster: Cluster,
         me: NodeId,
     ) {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use baton_cluster::{Cluster, Node, Succession};
 use baton_core::{decides, may_own};
 use baton_datapath::{Datapath, DatapathError, Hold, Peer, Settings, Sizes};
-use baton_host::{Interface, Seen, Undo, Wanted};
+use baton_host::{HostSeen, Interface, Undo, Wanted};
 
 use crate::path::Paths;
 use crate::{NodeError, Options};
@@ -24,7 +24,7 @@ const HOLD_NAME: &str = "baton-hold";
 #[derive(Debug)]
 pub(crate) struct Setup {
     /// The host's interfaces, at the start.
-    pub(crate) seen: Seen,
+    pub(crate) seen: HostSeen,
     /// How the other nodes are reached, at the start.
     pub(crate) paths: Paths,
     /// What the host has to be like, if that is this node's affair, and where the journal is.
@@ -43,7 +43,7 @@ impl Setup {
         let node = options.cluster.node(options.node).ok_or(NodeError::UnknownNode(options.node))?;
         let files = RunFiles::new(&options.run_dir, &node.name)?;
         let wanted = wanted(&options.cluster, node);
-        let seen = Seen::look(&wanted).await?;
+        let seen = HostSeen::look(&wanted).await?;
         let configure = options.configure_host.then(|| (wanted, options.run_dir.clone()));
         let paths = Paths::look(&options.cluster, node.id).await;
         // Many nodes may share one file system, each in a network namespace of its own; one daemon runs in each.

@@ -65,7 +65,7 @@ pub(crate) fn coded(id: RequestId, upload: Upload) -> Vec<u8> {
         coded.extend(b"\r\n");
         (rest, number) = (left, number + 1);
     }
-    coded.extend(if id.1 % 3 == 0 { &b"0\r\nX-Sum: 1\r\n\r\n"[..] } else { b"0\r\n\r\n" });
+    coded.extend(if id.1.is_multiple_of(3) { &b"0\r\nX-Sum: 1\r\n\r\n"[..] } else { b"0\r\n\r\n" });
     coded
 }
 

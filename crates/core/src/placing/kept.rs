@@ -5,13 +5,13 @@ use std::fmt::Debug;
 use baton_cluster::Limits;
 
 use super::Placing;
-use crate::census::Kept;
+use crate::census::Fill;
 use crate::whose::FLOWS_MAX;
 
 impl<S: Debug> Placing<S> {
     /// What is kept of connections, each with its bound.
-    pub(crate) fn kept(&self, limits: &Limits) -> [Kept; 9] {
-        let kept = |what, now, most| Kept { what, now, most };
+    pub(crate) fn kept(&self, limits: &Limits) -> [Fill; 9] {
+        let kept = |what, now, most| Fill { what, now, most };
         let (packets, heads) = (limits.held_packets as usize, limits.reader_connections as usize);
         // Of a connection that has a binding: it ends with that.
         let bound = limits.bindings as usize;

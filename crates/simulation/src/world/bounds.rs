@@ -20,7 +20,8 @@ impl World<'_> {
     /// What a node keeps is within its bounds.
     pub(super) fn within_bounds(&mut self, node: usize) -> Ended {
         self.steps += 1;
-        let Some(core) = self.nodes[node].core.as_ref().filter(|_| self.steps % LOOK_EVERY == 0) else {
+        let Some(core) = self.nodes[node].core.as_ref().filter(|_| self.steps.is_multiple_of(LOOK_EVERY))
+        else {
             return Ok(());
         };
         match core.kept().iter().find(|kept| kept.now > kept.most) {
