@@ -8,9 +8,10 @@ use baton_cluster::{Cluster, Forwarding, Node, NodeId};
 use baton_host::Way;
 use tokio::sync::mpsc;
 
-/// Between two looks. What a kernel has learnt of a path it forgets after ten minutes.
+/// Between two looks, at last. What a kernel has learnt of a path it forgets after ten minutes.
 const EVERY: Duration = Duration::from_secs(10);
-/// For routers to say that the first probe was too large.
+/// For routers to say that the first probe was too large. Each wait is twice the one before: while nodes come up, the
+/// kernel learns one after the other who answers for them.
 const FIRST: Duration = Duration::from_millis(300);
 /// What every path carries (RFC 791 3.1 asks for less, RFC 8200 5 for this), whatever is claimed.
 const MTU_MIN: u32 = 1280;
@@ -94,7 +95,7 @@ pub(crate) async fn watch(
             let _ = socket.send(&payload);
         }
         tokio::time::sleep(wait).await;
-        wait = EVERY;
+        wait = (wait * 2).min(EVERY);
         let now = Paths::look(&cluster, node.id).await;
         if now != known {
             known.clone_from(&now);
