@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use baton_testbed::{
     Baton, Capture, Cluster, Connection, Content, Dial, DocRoot, Family, Figure, Host, Testbed, WebServer,
-    counted, node_status, wait_until,
+    node_status, wait_until,
 };
 use serde_json::Value;
 
