@@ -160,7 +160,7 @@ pub struct Move {
     /// The client's sequence number at which the binding starts: tells this connection from an
     /// older or newer one with the same addresses and ports.
     pub start_seq: u32,
-    /// When the move was decided: the wall clock in nanoseconds, or one more than the connection's
+    /// When the move was decided: the cluster's clock in nanoseconds, or one more than the connection's
     /// move before, if that is later (a hybrid logical clock: Kulkarni et al., OPODIS'14). Of two
     /// moves of one flow the later stands, whichever is told last.
     pub issued: u64,

@@ -5,7 +5,7 @@
  * and the counters' names and sentences through the build script, which reads the COUNTERS list.
  *
  * Conventions: __be16/__be32 are in network byte order, everything else in host order. Times ending
- * in _ns are bpf_ktime_get_ns(); "wall" times are CLOCK_REALTIME, the one clock that nodes share.
+ * in _ns are bpf_ktime_get_ns(); "cluster" times are of the clock on which the nodes agree.
  */
 #pragma once
 
@@ -57,7 +57,7 @@ enum limits {
 enum times {
 	/* ktime >> 28: a new window of time each 268 ms */
 	UNKNOWN_WINDOW_SHIFT = 28,
-	COOKIE_SLOT_SHIFT = 36, /* wall_ns >> 36: a new cookie slot each 68.7 s */
+	COOKIE_SLOT_SHIFT = 36, /* cluster_ns >> 36: a new cookie slot each 68.7 s */
 	COOKIE_LIFE_MS = 40000, /* a cookie proves for so long at least, a slot longer at most */
 	COOKIE_SKEW_MS = 10000, /* how far the clock of the node that made it may be ahead */
 	COOKIE_SLOTS_OLD = 8,	/* slots looked back to tell "expired" from "never ours" */
@@ -78,6 +78,7 @@ enum times {
 	HALF_CLOSED_MS = 300000,
 	IDLE_MS = 7200000,
 	RTT_UNKNOWN = 0xffff,
+	FUTURE_MS = 1000,  /* clocks that nodes have agreed on are less apart */
 	RTT_CAP_MS = 1000, /* how far an adopted socket's clock may start ahead of the echo */
 	/*
 	 * Wrapped packets decided longer ago (or in the future) are refused. Less than LINGER_MS: a
@@ -346,7 +347,7 @@ struct node {
 
 /* Values that user space changes while the programs run. */
 struct live {
-	__u64 wall_offset_ns;  /* CLOCK_REALTIME - bpf_ktime_get_ns() */
+	__u64 clock_ahead_ns;  /* the cluster's clock - bpf_ktime_get_ns() */
 	__u64 daemon_until_ns; /* user space promises to answer held packets until then */
 	/* where the reader listens, on the loopback addresses; 0: nowhere */
 	__be16 reader_port;
@@ -453,14 +454,14 @@ struct sweep {
 /* Where packets of one client connection go now, and what is known of it. */
 struct binding {
 	__u64 seen_ns;
-	__u64 since_ns;	   /* when it took its present state */
-	__u64 issued;	   /* wall clock of the decision, ns; later than the one before it */
-	__u32 flags;	   /* enum binding_flag; changed atomically */
-	__u32 start_seq;   /* the client's first data byte */
-	__u32 start_ack;   /* our first data byte: the cookie + 1 */
-	__u32 syn_isn;	   /* with FLAG_SYN_SEEN: ISN of the newer SYN */
-	__u32 snd_end;	   /* owner: end of what the server has sent */
-	__u32 held;	   /* packets given to user space since it is held */
+	__u64 since_ns;	 /* when it took its present state */
+	__u64 issued;	 /* the cluster's clock at the decision, ns; later than the one before it */
+	__u32 flags;	 /* enum binding_flag; changed atomically */
+	__u32 start_seq; /* the client's first data byte */
+	__u32 start_ack; /* our first data byte: the cookie + 1 */
+	__u32 syn_isn;	 /* with FLAG_SYN_SEEN: ISN of the newer SYN */
+	__u32 snd_end;	 /* owner: end of what the server has sent */
+	__u32 held;	 /* packets given to user space since it is held */
 	__u32 replay_end;  /* with FLAG_REPLAY: the first byte that the client itself will send */
 	__u32 tsval;	   /* STATE_READING: timestamp of the packet that the reader got first */
 	__u32 clock;	   /* STATE_READING: what our own clock read then, at since_ns; else the
@@ -505,7 +506,7 @@ struct event {
 	__u16 node;
 	__u16 distributor;
 	__u16 pad;
-	__u64 issued; /* wall clock of the decision, ns */
+	__u64 issued; /* the cluster's clock at the decision, ns */
 };
 
 /*

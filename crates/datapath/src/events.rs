@@ -24,7 +24,7 @@ pub enum Event {
         start_seq: u32,
         /// The owner now.
         server: NodeId,
-        /// Wall clock of the decision, nanoseconds: of two bindings the younger stands.
+        /// The cluster's clock at the decision, nanoseconds: of two bindings the younger stands.
         issued: u64,
         /// Who had handed the connection off first.
         distributor: NodeId,

@@ -27,7 +27,7 @@ fn handoff_to(world: &World, f: Flow, seq: u32, to: IpAddr) -> Vec<u8> {
         snd_wscale: 9,
         start_seq: seq,
         tsval: 3,
-        issued: world.clock().wall_ns,
+        issued: world.clock().cluster_ns,
         mss: 1460,
         distributor: 1,
         reserved: 0,
@@ -144,10 +144,10 @@ fn an_old_one_or_one_of_an_older_connection_is_stale() {
 fn nothing_old_takes_a_connection_away_from_the_reader() {
     server("s", |world, f| {
         let old = handoff(world, f, 1001);
-        let told = world.clock().wall_ns;
+        let told = world.clock().cluster_ns;
         world.pass(Duration::from_millis(20));
         let clock = world.clock();
-        let (flags, issued) = (FLAG_ADOPTED | FLAG_MOVED, clock.wall_ns);
+        let (flags, issued) = (FLAG_ADOPTED | FLAG_MOVED, clock.cluster_ns);
         let seen_ns = clock.kernel_ns;
         world.bind(f, Binding { flags, issued, seen_ns, ..Binding::unknown(2001, State::Reading) });
         assert_eq!(counted(world, &old), ["drop_handoff_stale"]);
@@ -166,8 +166,8 @@ fn one_that_went_to_the_wrong_node_is_handed_on_a_few_times() {
     server("s", |world, f| {
         let frame = handoff(world, f, 1001);
         let clock = world.clock();
-        world.programs.bind_told(&f, 1001, THIRD, OTHER, clock.wall_ns).expect("bindings");
-        world.model.bind_told(&f, 1001, THIRD, OTHER, clock.wall_ns, clock);
+        world.programs.bind_told(&f, 1001, THIRD, OTHER, clock.cluster_ns).expect("bindings");
+        world.model.bind_told(&f, 1001, THIRD, OTHER, clock.cluster_ns, clock);
         world.settle(clock).expect("equal");
         let said = world.ingress(&frame);
         assert_eq!((said.verdict, &world.counted[..]), (Verdict::Redirect, &["handoff_received"][..]));

@@ -4,16 +4,18 @@
 //! Nothing that happens to a running node ends it: an error costs what it was for, and is noted.
 
 use std::io::ErrorKind;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use baton_cluster::{Cluster, Node, NodeId, Succession};
-use baton_control::{Event as MeshEvent, Mesh, MeshConfig, Message};
+use baton_control::{Event as MeshEvent, Mesh, MeshConfig, Message, NodeClocks};
 use baton_core::{Core, Link, Services, decides, for_all};
 use baton_datapath::{Event, Events, Live};
 use nix::errno::Errno;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
+use crate::clock::{Apart, Clocks};
 use crate::gone::Gone;
 use crate::host_work::HostWork;
 use crate::listeners::Listeners;
@@ -54,6 +56,8 @@ pub(crate) struct Daemon {
     pub(crate) socket: StatusSocket,
     pub(crate) too_big: TooBig,
     pub(crate) listeners: Option<Listeners>,
+    clocks: Clocks,
+    apart: Apart,
     gone: Gone,
     cluster_interface: u32,
     paths: Paths,
@@ -77,7 +81,8 @@ impl Daemon {
         let core = Core::new(known, node.id, link, clock::moment(), rand::random());
         let (datapath, hold) = setup.load(&cluster, &node)?;
         let events = datapath.events()?;
-        let (mesh, mesh_events) = join_mesh(&cluster, &node, at.mac)?;
+        let clocks = Clocks::begin();
+        let (mesh, mesh_events) = join_mesh(&cluster, &node, at.mac, clocks.shared())?;
         let reader = decides(node.roles).then(|| Reader::listen(&cluster)).transpose()?;
         let hold_index = hold.as_ref().map(baton_datapath::Hold::index);
         let mut outside = Shell {
@@ -90,7 +95,7 @@ impl Daemon {
             mesh: mesh.clone(),
         };
         core.furnish(&mut outside)?;
-        promise(&outside, &setup.paths, core.services())?;
+        promise(&outside, &setup.paths, &clocks, core.services())?;
         let (to_daemon, paths_seen) = mpsc::channel(1);
         let known_paths = setup.paths.clone();
         tokio::spawn(path::watch(cluster.clone(), node.clone(), at.mtu, known_paths, to_daemon));
@@ -121,6 +126,8 @@ impl Daemon {
             socket: StatusSocket::listen(setup.socket())?,
             too_big: TooBig::new(),
             listeners: node.roles.server.then(|| Listeners::watch(wanted_by(core.services().known(), &node))),
+            clocks,
+            apart: Apart::default(),
             gone: Gone::default(),
             host_work: HostWork::default(),
             options: options.clone(),
@@ -151,6 +158,9 @@ impl Daemon {
             MeshEvent::Up { node, hello } => {
                 let Some(peer) = name(node) else { return };
                 tracing::info!(peer, version = hello.software, "up");
+                // Its packets are of the clock that has just been agreed on.
+                let promised = self.promise();
+                self.note("the cluster's clock", promised);
                 self.core.up(node, hello.mac, &mut self.outside, clock::moment());
             }
             MeshEvent::Down { node, reason } => {
@@ -254,8 +264,30 @@ impl Daemon {
         let (cluster, me) = (self.core.services().cluster(), self.core.me());
         let told = self.gone.tick(cluster, me, self.core.peers(), &self.outside.datapath);
         self.note("nodes that are gone", told);
+        self.look_at_clocks(now.instant);
         self.socket.tick(now.instant);
         busy
+    }
+
+    /// Says which other nodes' wall clocks are far from this one's.
+    fn look_at_clocks(&mut self, now: Instant) {
+        if !self.apart.is_due(now) {
+            return;
+        }
+        for peer in self.mesh.peers() {
+            let Some((apart, ahead_us)) = self.apart.look(&peer) else { continue };
+            let peer = self.cluster().node(peer.node).map(|node| node.name.as_str());
+            let ahead_s = ahead_us as f64 / 1e6;
+            if apart {
+                tracing::warn!(
+                    peer,
+                    ahead_s,
+                    "its wall clock differs from this node's: set one of them right (NTP)"
+                );
+            } else {
+                tracing::info!(peer, ahead_s, "its wall clock is right again");
+            }
+        }
     }
 
     /// What has gathered is told: to the programs, and to other nodes.
@@ -281,9 +313,9 @@ impl Daemon {
         }
     }
 
-    /// Promises the programs that user space listens, and tells them the wall clock.
+    /// Promises the programs that user space listens, and tells them the cluster's clock.
     pub(crate) fn promise(&self) -> Result<(), NodeError> {
-        promise(&self.outside, &self.paths, self.core.services())
+        promise(&self.outside, &self.paths, &self.clocks, self.core.services())
     }
 
     pub(crate) fn status_asked(&mut self, stream: tokio::net::UnixStream) {
@@ -302,10 +334,10 @@ impl Daemon {
     }
 }
 
-fn promise(outside: &Shell, paths: &Paths, services: &Services) -> Result<(), NodeError> {
+fn promise(outside: &Shell, paths: &Paths, clocks: &Clocks, services: &Services) -> Result<(), NodeError> {
     let reader = outside.reader.as_ref();
     let live = Live {
-        wall_offset: clock::wall_offset(),
+        clock_ahead: Duration::from_nanos(clocks.ahead_ns()),
         daemon_until: clock::monotonic() + SILENCE,
         reader_port: reader.map_or(0, Reader::port),
         reader_port_v6: reader.and_then(Reader::port_v6).unwrap_or(0),
@@ -319,6 +351,7 @@ fn join_mesh(
     cluster: &Cluster,
     node: &Node,
     mac: [u8; 6],
+    clocks: Arc<NodeClocks>,
 ) -> Result<(Mesh, mpsc::Receiver<MeshEvent>), NodeError> {
     let at = |n: &Node| (n.address, cluster.control_port).into();
     let listen = at(node);
@@ -330,6 +363,7 @@ fn join_mesh(
         mac,
         boot: rand::random(),
         failure_timeout: cluster.failure_timeout,
+        clocks,
         listen,
         peers: cluster.nodes.iter().filter(|n| n.id != node.id).map(|n| (n.id, at(n))).collect(),
     })

@@ -126,6 +126,9 @@ pub struct ConnectionStatus {
     pub since_s: u64,
     /// The last measured round trip, in microseconds; none before the first.
     pub rtt_us: Option<u64>,
+    /// By how much the other node's wall clock is ahead of this one's, in microseconds, within half a round trip; none
+    /// before the first measurement. Nothing depends on it but people who compare logs.
+    pub clock_ahead_us: Option<i64>,
     /// Messages received.
     pub messages_in: u64,
     /// Messages sent.
@@ -140,7 +143,7 @@ pub struct ConnectionStatus {
 
 impl ConnectionStatus {
     /// The most bytes of `last_error`, so that 255 of them fit a status message.
-    pub const ERROR_BYTES_MAX: usize = 60;
+    pub const ERROR_BYTES_MAX: usize = 48;
 }
 
 /// Whether there is a control connection.

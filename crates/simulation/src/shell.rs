@@ -87,7 +87,7 @@ pub(crate) struct Shell {
 
 impl Shell {
     pub(crate) fn clock(&self) -> Clock {
-        Clock { kernel_ns: self.now + self.booted, wall_ns: self.now + self.wall }
+        Clock { kernel_ns: self.now + self.booted, cluster_ns: self.now + self.wall }
     }
 
     pub(crate) fn monotonic(&self) -> Duration {
@@ -203,7 +203,7 @@ impl Outside for Shell {
 
     fn bind_held(&mut self, flow: &Flow, start_seq: u32, server: NodeId) -> Result<Option<u64>> {
         let clock = self.clock();
-        Ok(self.model.bind_held(flow, start_seq, server, clock).then_some(clock.wall_ns))
+        Ok(self.model.bind_held(flow, start_seq, server, clock).then_some(clock.cluster_ns))
     }
 
     fn read_held(&mut self, flow: &Flow, start_seq: u32) -> Result<bool> {
@@ -236,7 +236,7 @@ impl Outside for Shell {
     ) -> Result<Option<u64>> {
         let clock = self.clock();
         let bound = self.model.bind_read(flow, start_seq, server, replay_end, clock);
-        Ok(bound.then_some(clock.wall_ns))
+        Ok(bound.then_some(clock.cluster_ns))
     }
 
     fn bind_told(

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::message::{Change, Claim, End, Lost, Move, Question, Verdict};
-use crate::word::Echo;
+use crate::word::{Clocks, Echo};
 
 /// One line for each message below: its name and its bytes. Lines are added, never changed: bytes
 /// that differ are another protocol version.
@@ -139,7 +139,11 @@ fn samples() -> Vec<(&'static str, Word)> {
             }),
         ),
     ];
-    let heartbeat = |echo| Word::Heartbeat(Heartbeat { sequence: 5, sent_us: 1_250_000, echo });
+    let heartbeat = |echo| {
+        let clocks =
+            Clocks { cluster_ns: 1_700_000_000_000_000_000, agreed: true, wall_us: 1_700_000_000_000_000 };
+        Word::Heartbeat(Heartbeat { sequence: 5, sent_us: 1_250_000, clocks, echo })
+    };
     let mut words = vec![
         ("hello", Word::Hello(hello())),
         ("heartbeat-first", heartbeat(None)),
@@ -265,7 +269,7 @@ fn each_fault_is_named() {
             Error::Field { kind, source: postcard::Error::DeserializeBadVarint },
         ),
         (&[PROTOCOL_VERSION, 24, 9, 0, 0], Error::LeftOver { kind, bytes: 2 }),
-        (&[PROTOCOL_VERSION, 1, 0, 0, 0], Error::OutOfPlace { kind: Kind::Heartbeat }),
+        (&[PROTOCOL_VERSION, 1, 0, 0, 0, 0, 0, 0], Error::OutOfPlace { kind: Kind::Heartbeat }),
         (&[PROTOCOL_VERSION, 2, 2], Error::UnknownChoice { kind: Kind::Bye, choice: 2 }),
         (&[PROTOCOL_VERSION, 19, 0, 3], Error::UnknownChoice { kind: Kind::Guide, choice: 3 }),
         (&[PROTOCOL_VERSION, 16, 0, 1, 0, 0, 1, 0x80, 2], Error::BadNode { kind: Kind::Ask, id: 256 }),
