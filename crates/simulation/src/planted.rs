@@ -15,16 +15,19 @@ pub enum Planted {
     BegunIsUnknown,
     /// What the tables say of one pool's targets counts for the other's.
     AnyServer,
+    /// Each node goes by its own wall clock.
+    WallClocks,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::NewsOutOfOrder,
         Self::WrongServer,
         Self::TakesTooLittle,
         Self::NoLeases,
         Self::BegunIsUnknown,
         Self::AnyServer,
+        Self::WallClocks,
     ];
 }

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use baton_cluster::{Flow, NodeId, PoolId, ServiceId, Target};
+use baton_control::ClusterClock;
 use baton_core::{Head, Outside, Refusal, TakenBytes};
 use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CLOSED, FLAG_FIN_IN, OPTION_TIMESTAMPS};
 use baton_datapath::{
@@ -77,17 +78,19 @@ pub(crate) struct Shell {
     pub(crate) events: Vec<Event>,
     pub(crate) deeds: Vec<Deed>,
     pub(crate) sessions: BTreeMap<NodeId, Session>,
-    /// Simulated time, nanoseconds; and by how much this node's clocks are ahead of it.
+    /// Simulated time, nanoseconds; and by how much this node's monotonic clock is ahead of it.
     pub(crate) now: u64,
     pub(crate) booted: u64,
-    pub(crate) wall: u64,
+    /// The cluster's clock, as the node has it.
+    pub(crate) cluster_clock: ClusterClock,
     pub(crate) random: StdRng,
     pub(crate) planted: Option<Planted>,
 }
 
 impl Shell {
     pub(crate) fn clock(&self) -> Clock {
-        Clock { kernel_ns: self.now + self.booted, cluster_ns: self.now + self.wall }
+        let kernel_ns = self.now + self.booted;
+        Clock { kernel_ns, cluster_ns: self.cluster_clock.reads(kernel_ns) }
     }
 
     pub(crate) fn monotonic(&self) -> Duration {

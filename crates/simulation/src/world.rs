@@ -401,6 +401,7 @@ impl<'a> World<'a> {
                 if lives.0 != self.nodes[from].life || theirs != Some(session) {
                     return Ok(());
                 }
+                self.hears_clock(to, from);
                 let text = format!("{message:?}");
                 self.tell(format!("n{from} to n{to}: {}", &text[..text.len().min(150)]));
                 self.core(to, |core, shell, now| {
@@ -437,6 +438,7 @@ impl<'a> World<'a> {
                 self.tell(format!("n{peer} is up for n{node}"));
                 let session = self.nodes[node].shell.sessions.entry(id).or_default();
                 *session = Session { number: session.number + 1, silent_since: None, is_up: true };
+                self.hears_clock(node, peer);
                 self.core(node, |core, shell, now| {
                     core.up(id, mac(peer), shell, now);
                     core.flush(shell, now);
