@@ -26,6 +26,7 @@ fn connection(peer: &str) -> ConnectionStatus {
         since_s: 61,
         rtt_us: Some(1234),
         clock_ahead_us: Some(-1_500_000),
+        path_mtu: Some(1400),
         messages_in: 7,
         messages_out: 8,
         bytes_in: 1500,
@@ -51,6 +52,7 @@ fn cluster() -> ClusterStatus {
         state: ConnectionState::Down,
         rtt_us: None,
         clock_ahead_us: None,
+        path_mtu: None,
         last_error: Some("no route to host".to_owned()),
         ..connection("s2")
     };
@@ -166,9 +168,9 @@ front  distributor, dispatcher  up     10.1.0.10  1h 1m  -       0.1.0
 s1     server                   up     10.1.0.11  59s    1.2 ms  0.1.0
 s2     server                   down   10.1.0.12  0s     -       -
 
-CONTROL CONNECTION  STATE  SINCE  RTT     CLOCK  MESSAGES IN / OUT  BYTES IN / OUT  LAST ERROR
-front - s1          up     1m 1s  1.2 ms  -1 s   7 / 8              1.5 kB / 999 B  -
-front - s2          down   1m 1s  -       -      7 / 8              1.5 kB / 999 B  no route to host
+CONTROL CONNECTION  STATE  SINCE  RTT     CLOCK  PATH MTU  MESSAGES IN / OUT  BYTES IN / OUT  LAST ERROR
+front - s1          up     1m 1s  1.2 ms  -1 s   1400      7 / 8              1.5 kB / 999 B  -
+front - s2          down   1m 1s  -       -      -         7 / 8              1.5 kB / 999 B  no route to host
 
 SERVER  LIVE  WEIGHT  SERVING  + ASSIGNED  ADOPTED  CLOSED  SERVED
 s1      yes   2       3        1           950      947     1.2 MB
@@ -270,6 +272,7 @@ fn a_node_of_the_largest_cluster_fits_a_status_message() {
             ConnectionStatus {
                 peer: name.clone(),
                 clock_ahead_us: Some(i64::MIN),
+                path_mtu: Some(u16::MAX),
                 messages_in: u64::from(u32::MAX),
                 messages_out: u64::from(u32::MAX),
                 bytes_in: 1 << 48,

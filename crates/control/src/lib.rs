@@ -28,7 +28,7 @@ pub use error::{Error, SendError, SocketError};
 pub use link::{DownReason, Event, Mesh, MeshConfig, PeerState, PeerStatus};
 pub use message::{
     Answer, Ask, Change, Claim, Close, End, Grant, Guidance, Guide, Heir, Kind, Live, Load, Lost, Message,
-    Move, Owned, Push, Question, StatusReply, StatusRequest, Taken, Term, Update, Verdict, Whose,
+    Move, Owned, Probed, Push, Question, StatusReply, StatusRequest, Taken, Term, Update, Verdict, Whose,
 };
 pub use pace::Pace;
 pub use word::Hello;

@@ -307,6 +307,16 @@ pub struct StatusReply {
 }
 
 /// Anything that one component says to another node's.
+/// A probe of the way has arrived: a datagram to the handoff port, of a size that its sender knows by the number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probed {
+    /// The probe's.
+    pub number: u32,
+    /// The largest packet, in bytes, that gets from the sender of this message to all other nodes, as it knows; 0: it
+    /// knows of no limit. What connections are moved by between two other nodes must be this small.
+    pub least: u16,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each variant is its type, described there")]
 pub enum Message {
@@ -326,6 +336,7 @@ pub enum Message {
     Heir(Heir),
     Whose(Whose),
     Owned(Owned),
+    Probed(Probed),
 }
 
 /// What kind of message: its number is the second byte on the wire and never changes its meaning.
@@ -352,11 +363,12 @@ pub enum Kind {
     Whose = 29,
     Owned = 30,
     Heir = 31,
+    Probed = 32,
 }
 
 impl Kind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Kind; 19] = [
+    pub const ALL: [Kind; 20] = [
         Kind::Hello,
         Kind::Heartbeat,
         Kind::Bye,
@@ -376,6 +388,7 @@ impl Kind {
         Kind::Whose,
         Kind::Owned,
         Kind::Heir,
+        Kind::Probed,
     ];
 
     /// The kind with this number, if there is one.
@@ -421,6 +434,7 @@ impl Message {
             Message::Heir(_) => Kind::Heir,
             Message::Whose(_) => Kind::Whose,
             Message::Owned(_) => Kind::Owned,
+            Message::Probed(_) => Kind::Probed,
         }
     }
 }

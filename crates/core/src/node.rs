@@ -102,6 +102,13 @@ impl<S: Debug> Core<S> {
         self.placing.as_ref()
     }
 
+    /// Packets between nodes may be this large from now on, bytes.
+    pub fn set_mtu(&mut self, mtu: usize) {
+        if let Some(placing) = &mut self.placing {
+            placing.link.mtu = mtu;
+        }
+    }
+
     /// What it has decided as dispatcher, if it is one.
     pub fn dispatched(&self) -> Option<baton_dispatcher::Stats> {
         self.dispatcher.as_ref().map(DispatcherRole::stats)
@@ -283,7 +290,7 @@ impl<S: Debug> Core<S> {
             Message::Close(close) => {
                 self.troubles.note(now.monotonic, "a close", switch::closed(outside, &close));
             }
-            Message::StatusRequest(_) | Message::StatusReply(_) => {}
+            Message::StatusRequest(_) | Message::StatusReply(_) | Message::Probed(_) => {}
         }
     }
 
@@ -328,7 +335,7 @@ impl<S: Debug> Core<S> {
             Event::Closed { flow, start_seq, distributor, .. } => {
                 self.ends.add(flow, start_seq, distributor);
             }
-            Event::TooBig { .. } => {}
+            Event::TooBig { .. } | Event::Probed { .. } => {}
         }
     }
 

@@ -56,7 +56,7 @@ pub struct Tally {
 pub struct Link {
     /// Its address.
     pub mac: [u8; 6],
-    /// What it carries, bytes.
+    /// What it carries, bytes, and the ways to the other nodes.
     pub mtu: usize,
     /// The nodes have IPv6 addresses.
     pub ipv6_nodes: bool,
@@ -72,7 +72,7 @@ pub struct Placing<S> {
     early: Early,
     pub(crate) guides: Guides,
     pub(crate) replays: Replays,
-    link: Link,
+    pub(crate) link: Link,
     pub(crate) owners: Owners,
     handed: BTreeMap<NodeId, u64>,
     tally: Tally,

@@ -497,6 +497,7 @@ enum event_kind {
 	EVENT_IDLE = 4,	   /* what came too early may come now */
 	EVENT_TOO_BIG = 5, /* start_seq: of a packet that the way to `node` is too narrow for;
 			      issued: how big it may be, bytes */
+	EVENT_PROBED = 6,  /* start_seq: the number of a probe that `node` has sent */
 };
 
 struct event {
@@ -561,6 +562,7 @@ enum wire {
 	GENEVE_PROTO_IPV6 = 0x86dd,
 	HANDOFF_OPTION_CLASS = 0xfff0, /* the experimental range of RFC 8926 4.4 */
 	HANDOFF_OPTION_TYPE = 0x81,    /* critical: a receiver that does not know it must drop */
+	PROBE_OPTION_TYPE = 0x82,      /* critical, too: see probe.h */
 	HANDOFF_VERSION = 1,
 	WIRE_FORWARDED = 32768, /* in `flags`: no handoff; `distributor` is who sends it */
 	WRAPPING_V4 = 84,	/* bytes that wrapping adds, between nodes with IPv4 addresses */
@@ -653,6 +655,7 @@ _Static_assert(sizeof(struct order) == 64, "order has no hidden padding");
 	C(ADOPTED, normal, "connection adopted by the server")                                     \
 	C(ADOPT_AGAIN, normal, "first packet repeated after its adoption")                         \
 	C(STALE_SOCKET_ENDED, normal, "socket of an earlier connection ended for an adoption")     \
+	C(PROBE_RECEIVED, normal, "probe of the way from another node, acknowledged to it")        \
 	C(WRAPPED_RECEIVED, normal, "packet that another node behind a router forwarded")          \
 	C(ICMP_FORWARDED, normal, "ICMP error forwarded to the node that its connection is at")    \
 	C(ICMP_OWNED, normal, "ICMP error about a connection of this node, passed to its stack")   \

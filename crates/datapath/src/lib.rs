@@ -15,6 +15,7 @@ mod headers;
 mod hold;
 mod lease;
 mod map;
+mod probe;
 mod programs;
 #[doc(hidden)]
 pub mod raw;
@@ -35,6 +36,7 @@ pub use error::DatapathError;
 pub use events::{Event, Events};
 pub use hold::{Frame, Hold};
 pub use lease::{Heirs, Lease, Maker};
+pub use probe::probe;
 pub use programs::{Datapath, Roles, Settings, Sizes};
 pub use request::target_of;
 pub use routes::{PoolEntry, ServiceEntry};

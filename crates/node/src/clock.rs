@@ -21,7 +21,7 @@ pub(crate) fn moment() -> Moment {
 }
 
 /// The cluster's clock, for the programs.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Clocks {
     shared: Arc<NodeClocks>,
     /// What CLOCK_MONOTONIC read when the shared ones began.
@@ -40,6 +40,12 @@ impl Clocks {
     /// For the control connections, which keep it with other nodes'.
     pub(crate) fn shared(&self) -> Arc<NodeClocks> {
         self.shared.clone()
+    }
+
+    /// What the cluster's clock reads, nanoseconds.
+    pub(crate) fn cluster_ns(&self) -> u64 {
+        let now = u64::try_from(monotonic().as_nanos()).unwrap_or(u64::MAX);
+        now.wrapping_add(self.ahead_ns())
     }
 
     /// By how much the cluster's clock is ahead of CLOCK_MONOTONIC, modulo 2^64 nanoseconds.

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use baton_cluster::{Cluster, Node, NodeId, Succession};
-use baton_control::{Event as MeshEvent, Mesh, MeshConfig, Message, NodeClocks};
+use baton_control::{Event as MeshEvent, Mesh, MeshConfig, Message, NodeClocks, Probed};
 use baton_core::{Core, Link, Services, decides, for_all};
-use baton_datapath::{Event, Events, Live};
+use baton_datapath::{Counter, Event, Events, Live, probe};
 use nix::errno::Errno;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -19,7 +19,7 @@ use crate::clock::{Apart, Clocks};
 use crate::gone::Gone;
 use crate::host_work::HostWork;
 use crate::listeners::Listeners;
-use crate::path::{self, Paths};
+use crate::path::{self, MakeProbe, News, Paths};
 use crate::pressure::Pressure;
 use crate::raw::{Raw, TooBig};
 use crate::reader::{self, Reader};
@@ -34,6 +34,8 @@ const SILENCE: Duration = Duration::from_secs(2);
 /// What is done about held packets, events and messages in one turn, before others have theirs: some milliseconds of work.
 const FRAMES_AT_ONCE: usize = 64;
 const EVENTS_AT_ONCE: usize = 512;
+/// Probes of a node that may be acknowledged before the task that has sent them looks.
+const PROBES_AT_ONCE: usize = 1024;
 /// A hold device that cannot be read is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
 /// The longest frame that a hold device of usual MTU gives; longer ones do not come.
@@ -60,7 +62,12 @@ pub(crate) struct Daemon {
     apart: Apart,
     gone: Gone,
     cluster_interface: u32,
-    paths: Paths,
+    /// What it carries, bytes.
+    link_mtu: usize,
+    pub(crate) paths: Paths,
+    to_paths: mpsc::Sender<News>,
+    /// Handoffs that had been sent again when that was looked at.
+    repeated: u64,
     pub(crate) paths_seen: mpsc::Receiver<Paths>,
     pub(crate) host_work: HostWork,
     pub(crate) options: Options,
@@ -97,8 +104,10 @@ impl Daemon {
         core.furnish(&mut outside)?;
         promise(&outside, &setup.paths, &clocks, core.services())?;
         let (to_daemon, paths_seen) = mpsc::channel(1);
-        let known_paths = setup.paths.clone();
-        tokio::spawn(path::watch(cluster.clone(), node.clone(), at.mtu, known_paths, to_daemon));
+        let (to_paths, from_daemon) = mpsc::channel(PROBES_AT_ONCE);
+        let watch =
+            path::Watch::new(cluster.clone(), node.clone(), at.mtu, prober(&cluster, node.id, &clocks));
+        tokio::spawn(watch.run(setup.paths.clone(), from_daemon, to_daemon));
         if let Some(index) = hold_index {
             outside.datapath.attach_hold(index)?;
         }
@@ -121,7 +130,10 @@ impl Daemon {
             mesh,
             mesh_events,
             cluster_interface: at.index,
+            link_mtu: at.mtu as usize,
             paths: setup.paths.clone(),
+            to_paths,
+            repeated: 0,
             paths_seen,
             socket: StatusSocket::listen(setup.socket())?,
             too_big: TooBig::new(),
@@ -161,6 +173,7 @@ impl Daemon {
                 // Its packets are of the clock that has just been agreed on.
                 let promised = self.promise();
                 self.note("the cluster's clock", promised);
+                self.tell_paths(News::Up(node));
                 self.core.up(node, hello.mac, &mut self.outside, clock::moment());
             }
             MeshEvent::Down { node, reason } => {
@@ -175,6 +188,7 @@ impl Daemon {
     fn message(&mut self, from: NodeId, message: Message) {
         match message {
             Message::StatusRequest(request) => self.status_requested(from, request.id),
+            Message::Probed(Probed { number, least }) => self.tell_paths(News::Probed(from, number, least)),
             Message::StatusReply(reply) => self.socket.replied(from, reply.id, &reply.body),
             message => self.core.message(from, message, &mut self.outside, clock::moment()),
         }
@@ -233,9 +247,17 @@ impl Daemon {
         let events = self.events.get().take_some(EVENTS_AT_ONCE);
         self.more_events = events.len() >= EVENTS_AT_ONCE;
         for event in events {
-            let Event::TooBig { flow, seq, mtu, .. } = event else {
-                self.core.event(event, &mut self.outside, clock::moment());
-                continue;
+            let (flow, seq, mtu) = match event {
+                Event::TooBig { flow, seq, mtu, .. } => (flow, seq, mtu),
+                Event::Probed { from, number } => {
+                    let least = self.paths.mine.unwrap_or(0);
+                    self.core.post.send(from, Message::Probed(Probed { number, least }));
+                    continue;
+                }
+                event => {
+                    self.core.event(event, &mut self.outside, clock::moment());
+                    continue;
+                }
             };
             let told = self.too_big.tell(&flow, seq, mtu, &mut self.outside.raw, self.started.elapsed());
             if let Err(error) = told {
@@ -246,7 +268,16 @@ impl Daemon {
 
     /// A route has changed, or a router has said what it cannot pass on.
     pub(crate) fn paths_changed(&mut self, paths: Paths) {
-        tracing::info!(routed = paths.routed.len(), mtu = paths.mtu, "the ways to other nodes have changed");
+        if (&paths.routed, &paths.interfaces, paths.mtu)
+            != (&self.paths.routed, &self.paths.interfaces, self.paths.mtu)
+        {
+            tracing::info!(
+                routed = paths.routed.len(),
+                mtu = paths.mtu,
+                "the ways to other nodes have changed"
+            );
+        }
+        self.core.set_mtu(paths.mtu.map_or(self.link_mtu, |mtu| self.link_mtu.min(mtu.into())));
         let told = for_all(&self.cluster().nodes, |peer| {
             let entry = peer_entry(peer, &paths, self.cluster_interface);
             self.outside.datapath.set_node(peer.id, &entry)
@@ -265,8 +296,23 @@ impl Daemon {
         let told = self.gone.tick(cluster, me, self.core.peers(), &self.outside.datapath);
         self.note("nodes that are gone", told);
         self.look_at_clocks(now.instant);
+        self.look_at_repetitions();
         self.socket.tick(now.instant);
         busy
+    }
+
+    /// Tells the task that looks at paths. It is told again of what it has no room for.
+    fn tell_paths(&self, news: News) {
+        let _ = self.to_paths.try_send(news);
+    }
+
+    /// What clients repeat after it was handed off may have been too large for its way.
+    fn look_at_repetitions(&mut self) {
+        let repeated = self.outside.datapath.counter(Counter::HandoffAgain).unwrap_or(self.repeated);
+        if repeated > self.repeated {
+            self.tell_paths(News::Repeated);
+        }
+        self.repeated = repeated;
     }
 
     /// Says which other nodes' wall clocks are far from this one's.
@@ -345,6 +391,12 @@ fn promise(outside: &Shell, paths: &Paths, clocks: &Clocks, services: &Services)
         follows: services.follow(),
     };
     Ok(outside.datapath.set_live(&live)?)
+}
+
+/// Makes probes for other nodes.
+fn prober(cluster: &Cluster, me: NodeId, clocks: &Clocks) -> MakeProbe {
+    let (keys, clocks) = (cluster.keys(), clocks.clone());
+    Box::new(move |to, number, bytes| probe(&keys, me, to.address, number, clocks.cluster_ns(), bytes))
 }
 
 fn join_mesh(

@@ -17,6 +17,7 @@ mod raw;
 mod reader;
 mod reload;
 mod report;
+mod search;
 mod setup;
 mod shell;
 mod socket;

@@ -129,6 +129,8 @@ pub struct ConnectionStatus {
     /// By how much the other node's wall clock is ahead of this one's, in microseconds, within half a round trip; none
     /// before the first measurement. Nothing depends on it but people who compare logs.
     pub clock_ahead_us: Option<i64>,
+    /// The largest packet on the way to the other node that it has acknowledged, in bytes; none while nothing is known.
+    pub path_mtu: Option<u16>,
     /// Messages received.
     pub messages_in: u64,
     /// Messages sent.
@@ -143,7 +145,7 @@ pub struct ConnectionStatus {
 
 impl ConnectionStatus {
     /// The most bytes of `last_error`, so that 255 of them fit a status message.
-    pub const ERROR_BYTES_MAX: usize = 48;
+    pub const ERROR_BYTES_MAX: usize = 40;
 }
 
 /// Whether there is a control connection.

@@ -12,6 +12,7 @@ mod later;
 mod lease;
 mod orders;
 mod packet;
+mod probe;
 mod reader;
 mod receive;
 mod request;

@@ -13,6 +13,9 @@ use baton_datapath::{Counter, Event, State};
 impl Run<'_> {
     /// What a member has wrapped: a handoff, or a packet that it forwards.
     pub(super) fn unwrapped(&mut self) -> Verdict {
+        if let Some(verdict) = self.probed() {
+            return verdict;
+        }
         let Some((h, parsed)) = self.unwrap() else { return Verdict::Drop };
         let forwarded = u32::from(h.flags) & WIRE_FORWARDED != 0;
         match parsed {

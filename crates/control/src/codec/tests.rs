@@ -112,6 +112,7 @@ fn samples() -> Vec<(&'static str, Word)> {
         ("grant", Message::Grant(Grant { term: 0xdead_beef, granted: true })),
         ("grant-refused", Message::Grant(Grant { term: 1, granted: false })),
         ("heir", Message::Heir(Heir { term: 0xdead_beef })),
+        ("probed", Message::Probed(Probed { number: 0xdead_beef, least: 1400 })),
         (
             "whose",
             Message::Whose(Whose {
@@ -218,6 +219,7 @@ fn the_largest_messages_fit() {
         Message::Term(Term { term: u32::MAX }),
         Message::Grant(Grant { term: u32::MAX, granted: true }),
         Message::Heir(Heir { term: u32::MAX }),
+        Message::Probed(Probed { number: u32::MAX, least: u16::MAX }),
         Message::Whose(Whose {
             batch: u32::MAX,
             lost: vec![Lost { flow: wide, seq: u32::MAX, ack: u32::MAX }; LOST_MAX],
@@ -387,6 +389,7 @@ fn a_message() -> impl Strategy<Value = Message> {
         any::<u32>().prop_map(|term| Message::Term(Term { term })),
         any::<(u32, bool)>().prop_map(|(term, granted)| Message::Grant(Grant { term, granted })),
         any::<u32>().prop_map(|term| Message::Heir(Heir { term })),
+        any::<(u32, u16)>().prop_map(|(number, least)| Message::Probed(Probed { number, least })),
         (any::<u32>(), prop::collection::vec(lost, 0..50))
             .prop_map(|(batch, lost)| Message::Whose(Whose { batch, lost })),
         (any::<u32>(), prop::collection::vec(prop::option::of(claim), 0..50))
