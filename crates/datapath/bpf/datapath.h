@@ -724,6 +724,7 @@ _Static_assert(sizeof(struct order) == 64, "order has no hidden padding");
 	C(DROP_OVERTAKEN_RESET, drop, "own stack's RST for a packet that overtook its adoption")   \
 	C(DROP_HANDOFF_MALFORMED, drop, "handoff packet that cannot be read")                      \
 	C(DROP_HANDOFF_FORGED, drop, "handoff packet with a wrong tag")                            \
+	C(DROP_PROBE_STALE, drop, "probe of the way too old, or by a clock not yet agreed on")     \
 	C(DROP_HANDOFF_STALE, drop, "handoff packet too old, or older than what is known")         \
 	C(DROP_TOO_BIG, drop,                                                                      \
 	  "packet that wrapped would exceed the path's MTU; its sender is told")                   \

@@ -63,7 +63,7 @@ global int probed(struct __sk_buff *skb, const struct packet *p)
 	__u64 issued = (__u64)bpf_ntohl(q.issued[0]) << 32 | bpf_ntohl(q.issued[1]);
 	__s64 age = cluster_ns() - issued, limit = (__s64)HANDOFF_AGE_MS * MS;
 	if (age > limit || age < -limit)
-		return drop(COUNT_DROP_HANDOFF_STALE);
+		return drop(COUNT_DROP_PROBE_STALE);
 	struct event *e = &s->event;
 	__builtin_memset(e, 0, sizeof(*e));
 	e->kind = EVENT_PROBED;

@@ -206,7 +206,7 @@ fn probes_are_told_of_and_nothing_else_is_done() {
         }
         let old = now - 46_000_000_000;
         let frame = datagram(world, SELF, old, 100);
-        assert_eq!(counted(world, &frame), ["drop_handoff_stale"]);
+        assert_eq!(counted(world, &frame), ["drop_probe_stale"]);
         let frame = datagram(world, THIRD, now, 100);
         assert_eq!(counted(world, &frame), ["drop_handoff_forged"]);
         let good = datagram(world, SELF, now, 100);

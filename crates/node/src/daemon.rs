@@ -179,6 +179,7 @@ impl Daemon {
             MeshEvent::Down { node, reason } => {
                 let Some(peer) = name(node) else { return };
                 tracing::warn!(peer, %reason, "down");
+                self.tell_paths(News::Down(node));
                 self.core.down(node, reason.has_ended(), &mut self.outside, clock::moment());
             }
             MeshEvent::Message { node, message } => self.message(node, message),
@@ -301,7 +302,7 @@ impl Daemon {
         busy
     }
 
-    /// Tells the task that looks at paths. It is told again of what it has no room for.
+    /// Tells the task that looks at paths, which takes all that there is ten times a second: there is room.
     fn tell_paths(&self, news: News) {
         let _ = self.to_paths.try_send(news);
     }

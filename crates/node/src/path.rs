@@ -2,7 +2,7 @@
 //! its own, which looks at routes now and then, sends probes that the nodes acknowledge ([`crate::search`]), and tells the
 //! daemon what has changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,8 @@ pub(crate) struct Paths {
 pub(crate) enum News {
     /// A node is there.
     Up(NodeId),
+    /// It is not any more.
+    Down(NodeId),
     /// A node has got a probe; and what it says of its own ways (0: nothing).
     Probed(NodeId, u32, u16),
     /// Clients repeat what has been handed off: perhaps it did not arrive.
@@ -94,6 +96,7 @@ pub(crate) struct Watch {
     make: MakeProbe,
     socket: Option<UdpSocket>,
     started: Instant,
+    up: BTreeSet<NodeId>,
     searches: BTreeMap<NodeId, Search>,
     /// Of each node's last probes: their numbers, and sizes.
     sent: BTreeMap<NodeId, BTreeMap<u32, u16>>,
@@ -114,6 +117,7 @@ impl Watch {
             interface_mtu: u16::try_from(interface_mtu).unwrap_or(u16::MAX),
             socket: socket.inspect_err(warn).ok(),
             started: Instant::now(),
+            up: BTreeSet::new(),
             searches: BTreeMap::new(),
             sent: BTreeMap::new(),
             number: rand::random(),
@@ -175,10 +179,12 @@ impl Watch {
         let now = self.now();
         match news {
             News::Up(node) => {
+                self.up.insert(node);
                 if let Some(search) = self.searches.get_mut(&node) {
                     search.soon(now);
                 }
             }
+            News::Down(node) => drop(self.up.remove(&node)),
             News::Probed(node, number, least) => {
                 let size = self.sent.get(&node).and_then(|sent| sent.get(&number));
                 if let (Some(size), Some(search)) = (size, self.searches.get_mut(&node)) {
@@ -200,7 +206,8 @@ impl Watch {
     fn probe(&mut self) {
         let Some(socket) = &self.socket else { return };
         let now = self.started.elapsed();
-        for peer in &self.cluster.nodes {
+        // The others have not agreed on the clock that a probe is dated by, and would not say that it came.
+        for peer in self.cluster.nodes.iter().filter(|peer| self.up.contains(&peer.id)) {
             let Some(search) = self.searches.get_mut(&peer.id) else { continue };
             let sizes = search.tick(now);
             if sizes.is_empty() {

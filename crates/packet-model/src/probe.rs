@@ -40,7 +40,7 @@ impl Run<'_> {
         }
         let age = self.clock.cluster_ns.wrapping_sub(issued).cast_signed();
         if age.unsigned_abs() > u64::from(HANDOFF_AGE_MS) * 1_000_000 {
-            return Some(self.drop(Counter::DropHandoffStale));
+            return Some(self.drop(Counter::DropProbeStale));
         }
         self.events.push(Event::Probed { from: NodeId(from), number });
         Some(self.drop(Counter::ProbeReceived))
