@@ -22,13 +22,13 @@ AS_ROOT := $(if $(SUDO),env "CARGO_TARGET_$(HOST)_RUNNER=$(SUDO)")
 #   long                                      what a connection's age brings is above the network, and takes minutes;
 #   stress floods                             keep every CPU busy over one;
 #   pipelining                                counts what clients repeat, so nothing else may keep a CPU from the daemons;
-#   undisturbed clocks                        are about daemons, whatever the network;
+#   undisturbed growing clocks                are about daemons, whatever the network;
 #   direct                                    has no Baton: it tries the testbed;
 #   daemon h1spec                             have no cluster, or run only when asked for.
 OTHER_NETWORKS ?= ipv6 ipv4-routed
 NETWORK_SUITES ?= moves
 # Over IPv6 with each node behind a router: what is least like the first.
-ROUTED_SUITES ?= figures moves slow_path tls clients adversity tcp real_tcp reload black_holes
+ROUTED_SUITES ?= figures moves slow_path tls clients adversity tcp real_tcp reload host_changes layouts black_holes
 # And these over a link that gives every frame to every node.
 FLOODED_SUITES ?= figures moves
 # The longest first: what is left over at the end is short.
@@ -75,7 +75,7 @@ test-fresh: rust ## the same on a machine that has nothing but git, make and Rus
 
 test-kernels: rust ## on Debian's own kernels, each in a virtual machine: JOBS="node links" (programs, demo), DEBIAN_SUITES=trixie
 	@scripts/setup kernels
-	$(SUDO) env $(foreach given,DEBIAN_SUITES KERNELS KERNELS_DIR PATIENCE,\
+	$(SUDO) env $(foreach given,DEBIAN_SUITES KERNELS KERNELS_DIR PATIENCE BATON_PATIENCE,\
 	  $(if $(filter command environment,$(firstword $(origin $(given)))),$(given)='$($(given))')) scripts/test-kernels $(JOBS)
 
 test-crates:

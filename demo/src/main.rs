@@ -23,7 +23,7 @@ use std::time::Duration;
 use baton_cli::exit::{self, Exit, Failure};
 use baton_cli::output::print;
 use baton_cluster::PolicyKind;
-use baton_testbed::{Host, Namespace, baton_binary};
+use baton_testbed::{Capture, Host, Namespace, baton_binary};
 use clap::Parser;
 use nix::unistd::Uid;
 
@@ -60,10 +60,14 @@ struct Demo {
     /// The file to write the summary to, as JSON
     #[arg(long, value_name = "FILE", default_value = "target/demo/summary.json")]
     json: PathBuf,
+    /// Capture what the clients see, write it to this file (pcap), and look whether two servers answered a
+    /// connection; needs tcpdump
+    #[arg(long, value_name = "FILE")]
+    capture: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
-    exit::code(Demo::parse().run())
+    exit::code(Demo::parse().run(), false)
 }
 
 impl Demo {
@@ -72,6 +76,11 @@ impl Demo {
             let help = "run it as root: sudo baton-demo, or make demo, which does";
             let what = format!("the demo makes network namespaces, which only root may\n  help: {help}");
             return Err(Failure::new(Exit::NoPermission, what));
+        }
+        // Each of its nodes needs it; without it the first would fail when all has been built.
+        if let Err(error) = fs::File::options().read(true).write(true).open("/dev/net/tun") {
+            let what = format!("/dev/net/tun cannot be used: {error}\n  help: modprobe tun");
+            return Err(Failure::new(Exit::Failed, what));
         }
         let failed = |error: std::io::Error| Failure::new(Exit::Failed, error);
         let stop = Stop::on_signals().map_err(failed)?;
@@ -83,10 +92,12 @@ impl Demo {
         let workload = Workload::new();
         print(&introduction(&workload))?;
         let account = Account::open(site);
+        let capture = self.capture.as_deref().map(|file| (Capture::with_answers(site.client(), 80), file));
         let (round_robin, cluster) = self.phase(site, PolicyKind::WeightedRoundRobin, &workload, stop)?;
         cluster.stop();
         let (lard, cluster) = self.phase(site, PolicyKind::Lard, &workload, stop)?;
-        let summary = Summary::new(&[round_robin, lard], account.read());
+        let two_owners = capture.map(|(capture, file)| capture.stop_into(file).two_owners);
+        let summary = Summary::new(&[round_robin, lard], account.read(), two_owners.as_deref());
         print(&summary.describe())?;
         write(&self.json, &summary)?;
         if self.keep {

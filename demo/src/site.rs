@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use baton_cluster::PolicyKind;
 use baton_node::status::ClusterStatus;
-use baton_testbed::{Baton, Host, Network, Origin, Testbed, WebServer, wait_until};
+use baton_testbed::{Baton, Host, Network, Origin, Testbed, WebServer, patient, wait_until};
 
 /// The address that clients connect to.
 pub const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 99, 0, 1));
@@ -191,7 +191,7 @@ impl Cluster<'_> {
     /// When it does not answer, or not with a status.
     pub fn status(&self) -> io::Result<ClusterStatus> {
         let mut socket = UnixStream::connect(self.run_dir().join(format!("{}.sock", NODES[0])))?;
-        socket.set_read_timeout(Some(STATUS_PATIENCE))?;
+        socket.set_read_timeout(Some(patient(STATUS_PATIENCE)))?;
         socket.write_all(b"status\n")?;
         let mut answer = Vec::new();
         socket.read_to_end(&mut answer)?;
@@ -204,7 +204,7 @@ impl Cluster<'_> {
     /// # Errors
     /// See [`Cluster::status`].
     pub fn settled(&self) -> io::Result<ClusterStatus> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patient(PATIENCE);
         loop {
             let status = self.status()?;
             let idle = status.nodes.iter().all(|node| node.serving == 0 && node.decisions.held_now == 0);

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use baton_cli::output::table;
+use baton_testbed::TwoOwners;
 use serde::Serialize;
 
 use crate::account::Reading;
@@ -11,6 +12,9 @@ use crate::phase::Phase;
 use crate::site::CACHED;
 use crate::tally::percent;
 use crate::workload::CONTENTS;
+
+/// So many of the connections that two servers answered are described; all are counted.
+const TOLD: usize = 5;
 
 /// The whole demo, as in `summary.json`.
 #[derive(Clone, Debug, Serialize)]
@@ -26,6 +30,8 @@ pub struct Summary {
     pub other_faults: u64,
     /// Connections that were handed off by one node to another.
     pub handoffs: u64,
+    /// Connections that two servers answered, as the clients' capture shows; none where nothing was captured.
+    pub two_owners: Option<u64>,
     /// Connections that were served where they arrived.
     pub served_at_home: u64,
     /// Where bytes went.
@@ -74,8 +80,8 @@ pub struct PolicySummary {
 }
 
 impl Summary {
-    /// All phases and the cables together.
-    pub fn new(phases: &[Phase], cables: Reading) -> Self {
+    /// All phases and the cables together, and the connections that two servers answered, if it was looked for.
+    pub fn new(phases: &[Phase], cables: Reading, two_owners: Option<&[TwoOwners]>) -> Self {
         let sum = |what: fn(&Phase) -> u64| phases.iter().map(what).sum::<u64>();
         let mut summary = Self {
             requests: sum(|phase| phase.counts.requests()),
@@ -83,6 +89,7 @@ impl Summary {
             client_resets: sum(|phase| phase.counts.resets).max(cables.resets),
             other_faults: sum(|phase| phase.counts.others),
             handoffs: sum(|phase| phase.handoffs),
+            two_owners: two_owners.map(|all| all.len() as u64),
             served_at_home: sum(|phase| phase.at_home),
             bytes: Bytes {
                 served: cables.served,
@@ -98,6 +105,9 @@ impl Summary {
         for sample in phases.iter().flat_map(|phase| &phase.samples) {
             summary.problems.push(format!("for example: {sample}"));
         }
+        for both in two_owners.unwrap_or_default().iter().take(TOLD) {
+            summary.problems.push(format!("for example: {both}"));
+        }
         summary
     }
 
@@ -106,6 +116,7 @@ impl Summary {
             (self.body_errors, "bodies were wrong"),
             (self.client_resets, "times a client's connection was reset"),
             (self.other_faults, "requests were not answered as they should"),
+            (self.two_owners.unwrap_or_default(), "connections were answered by two servers"),
             (self.bytes.through_switch, "bytes of responses went to the switch"),
             (self.bytes.through_distributors, "bytes of responses went to another node"),
         ];
@@ -230,6 +241,7 @@ mod tests {
     use std::time::Duration;
 
     use baton_cluster::PolicyKind;
+    use baton_testbed::{Sign, TwoOwners};
 
     use super::super::account::Reading;
     use super::super::phase::Phase;
@@ -257,7 +269,7 @@ mod tests {
     #[test]
     fn a_good_demo_has_no_problems_and_says_so() {
         let (phases, cables) = good();
-        let summary = Summary::new(&phases, cables);
+        let summary = Summary::new(&phases, cables, Some(&[]));
         assert_eq!((summary.requests, summary.handoffs, summary.served_at_home), (5000, 2500, 2500));
         assert_eq!(summary.policies["wrr"].hit_rate, 0.5);
         assert_eq!(summary.policies["lard"].throughput_rps, 400.0);
@@ -281,21 +293,36 @@ mod tests {
         for (i, spoil) in breaks.into_iter().enumerate() {
             let (mut phases, mut cables) = good();
             spoil(&mut phases, &mut cables);
-            let summary = Summary::new(&phases, cables);
+            let summary = Summary::new(&phases, cables, None);
             assert_eq!(summary.problems.len(), 1, "{i}: {:?}", summary.problems);
             assert!(summary.describe().contains(&summary.problems[0]));
         }
     }
 
     #[test]
+    fn a_connection_with_two_owners_is_a_problem() {
+        let (phases, cables) = good();
+        let (client, server) = ("10.2.0.2:4000", "10.99.0.1:80");
+        let both = TwoOwners {
+            client: client.parse().expect("an address"),
+            server: server.parse().expect("an address"),
+            sign: Sign::Bytes(17),
+        };
+        let summary = Summary::new(&phases, cables, Some(&[both]));
+        assert_eq!((summary.two_owners, summary.problems.len()), (Some(1), 2));
+        assert!(summary.describe().contains(client), "{}", summary.describe());
+    }
+
+    #[test]
     fn the_file_has_the_fields_that_others_read() {
         let (phases, cables) = good();
-        let json = serde_json::to_value(Summary::new(&phases, cables)).expect("a summary is JSON");
+        let json = serde_json::to_value(Summary::new(&phases, cables, Some(&[]))).expect("a summary is JSON");
         for pointer in [
             "/requests",
             "/body_errors",
             "/client_resets",
             "/handoffs",
+            "/two_owners",
             "/bytes/served",
             "/bytes/through_switch",
             "/bytes/through_distributors",

@@ -56,7 +56,10 @@ fn wait_until_clean(pid: u32) {
 #[test]
 fn the_demo_hands_connections_off_and_no_client_notices() {
     let folder = Scratch::new("demo");
-    let child = demo(&folder, &["--seconds", "3"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let child = demo(&folder, &["--seconds", "3", "--capture", "clients.pcap"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
     let child = child.expect("baton starts");
     let pid = child.id();
     let output = child.wait_with_output().expect("an own child");
@@ -70,9 +73,14 @@ fn the_demo_hands_connections_off_and_no_client_notices() {
         let value = summary.pointer(pointer).and_then(Value::as_f64);
         value.unwrap_or_else(|| panic!("no number {pointer} in {file}"))
     };
-    for none in
-        ["body_errors", "client_resets", "other_faults", "bytes/through_switch", "bytes/through_distributors"]
-    {
+    for none in [
+        "body_errors",
+        "client_resets",
+        "other_faults",
+        "two_owners",
+        "bytes/through_switch",
+        "bytes/through_distributors",
+    ] {
         assert_eq!(number(&format!("/{none}")), 0.0, "{none} in {file}");
     }
     assert!(number("/requests") > 100.0 && number("/handoffs") > 50.0, "{file}");
@@ -90,6 +98,10 @@ fn the_demo_hands_connections_off_and_no_client_notices() {
         assert!(by_node.len() == 4 && by_node.iter().all(|answers| *answers > 0), "all nodes work: {file}");
     }
     assert!(number("/policies/lard/hit_rate") > number("/policies/wrr/hit_rate"), "{file}");
+    assert!(
+        fs::metadata(folder.path().join("clients.pcap")).is_ok_and(|file| file.len() > 100_000),
+        "{told}"
+    );
     assert!(told.contains("LARD / WRR") && told.contains("Every byte"), "{told}");
 }
 

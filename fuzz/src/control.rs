@@ -52,15 +52,17 @@ pub fn control_session(bytes: &[u8]) -> bool {
     let hello = Hello {
         cluster: String::new(),
         node: NodeId(0),
+        name: String::new(),
         digest: [0; 32],
+        nodes: Vec::new(),
         mac: [0; 6],
         boot: 0,
         software: String::new(),
     };
     let peers = [NodeId(1)].into();
     let clocks = Arc::new(NodeClocks::new(Instant::now(), Duration::ZERO));
-    let failure_timeout = Duration::from_secs(1);
-    let identity = Arc::new(Identity { hello, psk: [7; 32], peers, failure_timeout, clocks });
+    let (names, failure_timeout) = (Vec::new(), Duration::from_secs(1));
+    let identity = Arc::new(Identity { hello, psk: [7; 32], peers, names, failure_timeout, clocks });
     let session = match first % 2 {
         1 => Session::dial(identity, NodeId(1), now),
         _ => Session::listen(identity, now),

@@ -1,6 +1,6 @@
 //! Request heads, read by Baton and by httparse.
 
-use baton_http::{Exchange, Key, Parsed, Reading, Request, Version, is_normal, normalise, parse_request};
+use baton_http::{Exchange, HeadReader, Key, Parsed, Request, Version, is_normal, normalise, parse_request};
 
 use crate::with_size;
 
@@ -12,7 +12,7 @@ use crate::with_size;
 pub fn request_head(bytes: &[u8]) -> bool {
     let (size, sent) = with_size(bytes);
     let whole = parse_request(sent);
-    let mut reading = Reading::default();
+    let mut reading = HeadReader::default();
     let mut exchange = Exchange::new(0, 0);
     for end in (0..sent.len()).step_by(size) {
         let begun = sent.get(..end).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! A TLS client's first bytes, read by Baton and by rustls.
 
-use baton_tls::{HelloReader, Name, Reading, Reason, read_client_hello};
+use baton_tls::{HelloError, HelloReader, Name, ParsedHello, read_client_hello};
 use rustls::server::Acceptor;
 
 use crate::with_size;
@@ -11,10 +11,10 @@ pub fn client_hello(bytes: &[u8]) -> bool {
     let (size, sent) = with_size(bytes);
     let whole = read_client_hello(sent);
     let mut reader = HelloReader::default();
-    let mut answer = Reading::More;
+    let mut answer = ParsedHello::More;
     for end in (0..sent.len()).step_by(size).chain([sent.len()]) {
         let next = reader.read(sent.get(..end).unwrap_or_default());
-        assert!(answer == Reading::More || answer == next, "{answer:?}, then {next:?}");
+        assert!(answer == ParsedHello::More || answer == next, "{answer:?}, then {next:?}");
         answer = next;
     }
     assert_eq!(answer, whole);
@@ -22,7 +22,7 @@ pub fn client_hello(bytes: &[u8]) -> bool {
         agree(sent, &whole, name.as_deref(), &protocols);
     }
     match whole {
-        Reading::Whole(hello) => {
+        ParsedHello::Whole(hello) => {
             let name = hello.name.as_ref();
             assert!(name.is_none_or(|name| Name::read(name.as_bytes()).as_ref() == Some(name)));
             true
@@ -31,17 +31,17 @@ pub fn client_hello(bytes: &[u8]) -> bool {
     }
 }
 
-fn agree(sent: &[u8], ours: &Reading, name: Option<&str>, protocols: &[Vec<u8>]) {
+fn agree(sent: &[u8], ours: &ParsedHello, name: Option<&str>, protocols: &[Vec<u8>]) {
     match ours {
-        Reading::Whole(hello) => {
+        ParsedHello::Whole(hello) => {
             assert!(hello.alpn.iter().eq(protocols.iter().map(Vec::as_slice)));
             let name = name.and_then(|name| Name::read(name.as_bytes()));
             assert!(hello.name == name || another_type(sent), "{:?} and {name:?}", hello.name);
         }
         // rustls takes an address for no name, and ends its reading of names at one of a type that does
         // not exist, where Baton looks at its length (RFC 6066 3).
-        Reading::Malformed(Reason::Name) => assert!(name.is_none() || another_type(sent)),
-        Reading::Malformed(Reason::Short | Reason::NameTwice) => assert!(another_type(sent)),
+        ParsedHello::Malformed(HelloError::Name) => assert!(name.is_none() || another_type(sent)),
+        ParsedHello::Malformed(HelloError::Short | HelloError::NameTwice) => assert!(another_type(sent)),
         other => panic!("rustls reads {name:?}, Baton {other:?}"),
     }
 }

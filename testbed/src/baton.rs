@@ -2,6 +2,7 @@
 //! configuration says is the caller's business.
 
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -56,7 +57,7 @@ impl<'a> Baton<'a> {
     /// name, and waits until it is ready: until `DIR/NAME.ready` is there.
     ///
     /// # Panics
-    /// When there is no binary, or it is not ready in ten seconds (with the end of its log).
+    /// When there is no binary, or it is not ready in time (with the end of its log).
     #[track_caller]
     pub fn start(host: &'a Host, config: &Path) -> Self {
         Self::start_binary(&baton_binary(), host, config)
@@ -145,17 +146,23 @@ impl<'a> Baton<'a> {
     /// When it fails or says something that is not JSON.
     #[track_caller]
     pub fn status(&self) -> serde_json::Value {
-        let mut command = self.host.command(&self.binary.display().to_string());
-        command.args(["status", "--json", "--node", self.host.name()]);
-        command.arg("--run-dir").arg(&self.run_dir);
-        let text = crate::tools::succeed(&mut command);
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("not JSON ({error}): {text}"))
+        let binary = self.binary.display().to_string();
+        let name = self.host.name();
+        let run_dir = self.run_dir.display().to_string();
+        let said =
+            self.host.try_run(&binary, ["status", "--json", "--node", name, "--run-dir", run_dir.as_str()]);
+        let (text, wrong) = (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
+        let said_so = |error| panic!("not JSON ({error}): {text}{wrong}");
+        let status: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(said_so);
+        let expected = if status["verdict"]["well"] == true { 0 } else { 3 };
+        assert_eq!(said.status.code(), Some(expected), "{status}");
+        status
     }
 
     /// Asks it to end with SIGTERM.
     ///
     /// # Panics
-    /// When it has not ended after ten seconds, or not with exit code 0.
+    /// When it has not ended in time, or not with exit code 0.
     #[track_caller]
     pub fn stop(mut self) {
         observer::pause(self.host);
@@ -163,6 +170,17 @@ impl<'a> Baton<'a> {
         let status = self.process.wait(STOP);
         let log = self.process.log_tail();
         assert!(status.success(), "baton on {} ended with {status}:\n{log}", self.host.name());
+    }
+
+    /// Waits until it ends by itself; how, and the end of its log.
+    ///
+    /// # Panics
+    /// When it has not ended in time.
+    #[track_caller]
+    pub fn wait_ended(mut self, patience: Duration) -> (ExitStatus, String) {
+        let status = self.process.wait(patience);
+        observer::pause(self.host);
+        (status, self.process.log_tail())
     }
 
     /// Kills it, as a crash would.

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use crate::flows::Analysis;
 use crate::netns::Namespace;
 use crate::network::Family;
+use crate::owners::two_owners;
 use crate::pcap;
 use crate::process::Process;
 use crate::scratch::unique_name;
@@ -21,6 +22,8 @@ use crate::tools::wait_until;
 const MARKER_PORT: u16 = 9;
 /// Enough of each packet for all headers and for the marker.
 const SNAPLEN: &str = "140";
+/// Enough for the head of an answer, too, which says which server it is from.
+const SNAPLEN_ANSWERS: &str = "700";
 /// For tcpdump to start, or to write what it has.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -40,11 +43,25 @@ impl<'a> Capture<'a> {
     /// When tcpdump is not installed or does not start.
     #[track_caller]
     pub fn start(place: &'a Namespace, port: u16) -> Self {
+        Self::start_long(place, port, SNAPLEN)
+    }
+
+    /// [`Capture::start`], with enough of each packet to tell servers by their answers.
+    ///
+    /// # Panics
+    /// See [`Capture::start`].
+    #[track_caller]
+    pub fn with_answers(place: &'a Namespace, port: u16) -> Self {
+        Self::start_long(place, port, SNAPLEN_ANSWERS)
+    }
+
+    #[track_caller]
+    fn start_long(place: &'a Namespace, port: u16, snaplen: &str) -> Self {
         let name = unique_name("capture");
         let file = place.scratch().path().join(format!("{name}.pcap"));
         let mut command = place.command("tcpdump");
         // A large buffer, and each packet written at once; as root, since the directory is ours.
-        command.args(["-i", "eth0", "-n", "-s", SNAPLEN, "-B", "65536", "--immediate-mode", "-U"]);
+        command.args(["-i", "eth0", "-n", "-s", snaplen, "-B", "65536", "--immediate-mode", "-U"]);
         command.args(["-Z", "root", "-w"]).arg(&file);
         command.arg(format!("tcp port {port} or udp port {MARKER_PORT}"));
         let mut tcpdump = place.start(&name, command);
@@ -60,7 +77,29 @@ impl<'a> Capture<'a> {
     /// # Panics
     /// When tcpdump has failed, or missed packets: counts would then be wrong.
     #[track_caller]
-    pub fn stop(mut self) -> Analysis {
+    pub fn stop(self) -> Analysis {
+        let port = self.port;
+        let file = std::fs::read(self.end()).expect("tcpdump has written its file");
+        let flows = Analysis::of(pcap::records(&file).filter_map(pcap::segment), port);
+        Analysis { two_owners: two_owners(pcap::records(&file), port), ..flows }
+    }
+
+    /// [`Capture::stop`], and leaves what was captured in a file, for who wants to look at it.
+    ///
+    /// # Panics
+    /// As [`Capture::stop`], and when the file cannot be written.
+    #[track_caller]
+    pub fn stop_into(self, file: &Path) -> Analysis {
+        let captured = self.file.clone();
+        let analysis = self.stop();
+        let copied = std::fs::copy(&captured, file);
+        copied.unwrap_or_else(|error| panic!("cannot write {}: {error}", file.display()));
+        analysis
+    }
+
+    /// Ends it; its file is whole then.
+    #[track_caller]
+    fn end(mut self) -> PathBuf {
         self.wait_for_marker();
         self.tcpdump.signal(Signal::SIGINT);
         let status = self.tcpdump.wait(PATIENCE);
@@ -68,8 +107,7 @@ impl<'a> Capture<'a> {
         assert!(status.success(), "tcpdump ended with {status}:\n{log}");
         let missed = missed(&log).unwrap_or_else(|| panic!("tcpdump did not say what it missed:\n{log}"));
         assert_eq!(missed, 0, "tcpdump missed packets:\n{log}");
-        let file = std::fs::read(&self.file).expect("tcpdump has written its file");
-        Analysis::of(pcap::records(&file).filter_map(pcap::segment), self.port)
+        std::mem::take(&mut self.file)
     }
 
     /// Sends a packet of our own, and waits until it is in the file: then so is all before it.

@@ -17,6 +17,7 @@ use crate::content::Content;
 use crate::exchange::Exchange;
 use crate::netns::Namespace;
 use crate::network::Family;
+use crate::tools::patient;
 
 /// The longest response head taken.
 const HEAD_MAX: usize = 64 * 1024;
@@ -97,7 +98,13 @@ impl Dial {
     /// Connects to this address like anyone would.
     pub fn new(to: impl Into<SocketAddr>) -> Self {
         let to = to.into();
-        Self { to, from: None, source_port: 0, receive_buffer: None, patience: Duration::from_secs(20) }
+        Self {
+            to,
+            from: None,
+            source_port: 0,
+            receive_buffer: None,
+            patience: patient(Duration::from_secs(20)),
+        }
     }
 
     /// From this address of the client (see [`crate::Host::extra_address`]).
@@ -115,9 +122,9 @@ impl Dial {
         Self { receive_buffer: Some(bytes), ..self }
     }
 
-    /// How long to wait for the connection, and for each response in whole.
+    /// How long to wait for the connection, and for each response in whole (see [`crate::patient`]).
     pub fn patience(self, patience: Duration) -> Self {
-        Self { patience, ..self }
+        Self { patience: patient(patience), ..self }
     }
 
     /// Connects from a client.

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
+use crate::owners::TwoOwners;
+
 /// One TCP segment as captured. After segmentation offload it may be longer than a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
@@ -96,6 +98,9 @@ pub struct Flow {
 pub struct Analysis {
     /// Each connection, in the order in which they began.
     pub flows: Vec<Flow>,
+    /// Those that two servers answered. Full only if the capture has the heads of the answers
+    /// ([`crate::Capture::with_answers`]), by which servers differ.
+    pub two_owners: Vec<TwoOwners>,
 }
 
 impl Analysis {
@@ -163,7 +168,7 @@ impl Analysis {
                 from_server.note(&segment, &mut flow.from_server);
             }
         }
-        Self { flows }
+        Self { flows, two_owners: Vec::new() }
     }
 }
 

@@ -12,6 +12,7 @@ use nix::sys::socket::{MsgFlags, recv, send};
 
 use crate::line::packet_socket;
 use crate::netns::Namespace;
+use crate::tools::patient;
 
 /// Ethernet's addresses and type.
 const HEADER: usize = 14;
@@ -86,7 +87,7 @@ impl Frames {
 
     /// As above; `None` when none has come.
     pub fn look_for<T>(&self, patience: Duration, mut pick: impl FnMut(&[u8]) -> Option<T>) -> Option<T> {
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + patient(patience);
         loop {
             if let Some(found) = self.next().as_deref().and_then(&mut pick) {
                 return Some(found);

@@ -44,7 +44,7 @@ impl Family {
     }
 
     /// How long a prefix is that is one address.
-    pub(crate) fn host_bits(self) -> u8 {
+    pub fn host_bits(self) -> u8 {
         match self {
             Self::Ipv4 => 32,
             Self::Ipv6 => 128,
@@ -52,7 +52,7 @@ impl Family {
     }
 
     /// How long the prefix of a link of the testbed is.
-    pub(crate) fn link_bits(self) -> u8 {
+    pub fn link_bits(self) -> u8 {
         match self {
             Self::Ipv4 => 24,
             Self::Ipv6 => 64,
@@ -195,7 +195,7 @@ pub(crate) fn neighbour(address: IpAddr, last: u8) -> IpAddr {
     }
 }
 
-fn on_link(family: Family, side: u8, link: u8, last: u8) -> IpAddr {
+pub(crate) fn on_link(family: Family, side: u8, link: u8, last: u8) -> IpAddr {
     match family {
         Family::Ipv4 => Ipv4Addr::new(10, side, link, last).into(),
         Family::Ipv6 => {

@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::content::Content;
 use crate::host::Host;
+use crate::tools::patient;
 
 /// The longest request head taken.
 const HEAD_MAX: usize = 16 * 1024;
@@ -122,7 +123,7 @@ fn serve_until(stopped: oneshot::Receiver<()>, listener: std::net::TcpListener, 
 
 /// One request on a connection, then its end.
 async fn serve(mut client: TcpStream, desk: &Desk) -> io::Result<()> {
-    let head = tokio::time::timeout(HEAD_PATIENCE, head(&mut client)).await??;
+    let head = tokio::time::timeout(patient(HEAD_PATIENCE), head(&mut client)).await??;
     desk.requests.fetch_add(1, Ordering::Relaxed);
     let place = desk.places.acquire().await;
     tokio::time::sleep(desk.delay).await;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use etherparse::{LaxNetSlice, LaxSlicedPacket, TcpOptionElement, TcpSlice, TransportSlice};
 
 use crate::flows::{Segment, SynOptions};
+use crate::owners::Piece;
 
 const FILE_HEADER: usize = 24;
 const RECORD_HEADER: usize = 16;
@@ -51,6 +52,23 @@ pub(crate) fn segment(frame: &[u8]) -> Option<Segment> {
         rst: tcp.rst(),
         timestamp,
         options: tcp.syn().then(|| syn_options(tcp)),
+    })
+}
+
+/// The same segment with its payload, as far as it was captured.
+pub(crate) fn piece(frame: &[u8]) -> Option<Piece<'_>> {
+    let packet = LaxSlicedPacket::from_ethernet(frame).ok()?;
+    let Some(TransportSlice::Tcp(tcp)) = &packet.transport else { return None };
+    let (from, to, carried) = carried(packet.net.as_ref()?)?;
+    let sent = carried.checked_sub(usize::from(tcp.data_offset()) * 4)?;
+    let captured = tcp.payload();
+    Some(Piece {
+        from: SocketAddr::new(from, tcp.source_port()),
+        to: SocketAddr::new(to, tcp.destination_port()),
+        sequence: tcp.sequence_number(),
+        acknowledged: tcp.ack().then(|| tcp.acknowledgment_number()),
+        syn: tcp.syn(),
+        bytes: &captured[..captured.len().min(sent)],
     })
 }
 

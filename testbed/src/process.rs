@@ -21,7 +21,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
-use crate::tools::tail;
+use crate::tools::{patient, tail};
 
 /// Where a child runs: in which namespaces, on which CPU.
 #[derive(Debug, Clone)]
@@ -184,9 +184,10 @@ impl Process {
     /// Waits for its end.
     ///
     /// # Panics
-    /// When it has not ended after `patience`.
+    /// When it has not ended after `patience` (see [`crate::patient`]).
     #[track_caller]
     pub fn wait(&mut self, patience: Duration) -> ExitStatus {
+        let patience = patient(patience);
         let deadline = Instant::now() + patience;
         loop {
             if let Some(status) = self.ended() {
@@ -201,9 +202,10 @@ impl Process {
     /// Waits until `ready` holds.
     ///
     /// # Panics
-    /// When the process ends before, or at the end of `patience`: with the end of its log.
+    /// When the process ends before, or at the end of `patience` (see [`crate::patient`]): with the end of its log.
     #[track_caller]
     pub fn wait_ready(&mut self, patience: Duration, mut ready: impl FnMut() -> bool) {
+        let patience = patient(patience);
         let deadline = Instant::now() + patience;
         while !ready() {
             let ended = self.ended();

@@ -1,13 +1,17 @@
 //! The machine's own tools (`ip`, `nft`, ...): that they are there, that they succeed, and waiting
-//! for a condition with a deadline. Used by every other file; keeps no state.
+//! for a condition with a deadline. Used by every other file; keeps no state but the factor of patience.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// How often a condition is looked at while it is waited for.
 const POLL: Duration = Duration::from_millis(5);
+/// How many times longer than usual a machine may take, for those that are far slower: a virtual machine under software
+/// emulation.
+const VARIABLE: &str = "BATON_PATIENCE";
 
 /// Which Debian package brings which tool: all that tests, demo and benchmarks call by name. `scripts/setup`
 /// installs each of them, but for those that every Debian has.
@@ -18,6 +22,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("setpriv", "util-linux"),
     ("unshare", "util-linux"),
     ("sysctl", "procps"),
+    ("find", "findutils"),
     ("kill", "procps"),
     ("iptables", "iptables"),
     ("ip6tables", "iptables"),
@@ -48,12 +53,30 @@ const PACKAGES: &[(&str, &str)] = &[
     ("ping", "iputils-ping"),
 ];
 
+/// How long to wait here for what usually takes no longer than `usual`: that, times `BATON_PATIENCE`. Each wait of the
+/// testbed has it already.
+///
+/// # Panics
+/// When that is no whole number above 0.
+#[track_caller]
+pub fn patient(usual: Duration) -> Duration {
+    static FACTOR: OnceLock<u32> = OnceLock::new();
+    usual * *FACTOR.get_or_init(|| factor(&std::env::var(VARIABLE).unwrap_or_default()))
+}
+
+#[track_caller]
+fn factor(word: &str) -> u32 {
+    let wrong = || panic!("{VARIABLE} is {word:?}, but must be a whole number above 0, such as 10");
+    if word.is_empty() { 1 } else { word.parse().ok().filter(|factor| *factor > 0).unwrap_or_else(wrong) }
+}
+
 /// Waits until `condition` holds.
 ///
 /// # Panics
-/// When it still does not after `patience`; `what` then says what was waited for.
+/// When it still does not after `patience` (see [`patient`]); `what` then says what was waited for.
 #[track_caller]
 pub fn wait_until(patience: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let patience = patient(patience);
     let deadline = Instant::now() + patience;
     while !condition() {
         assert!(Instant::now() < deadline, "after {patience:?} still no {what}");
@@ -113,7 +136,7 @@ pub(crate) fn tail(file: &Path, lines: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{PACKAGES, tool};
+    use super::{PACKAGES, factor, tool};
 
     /// Packages that every Debian has.
     const ESSENTIAL: [&str; 4] = ["dash", "coreutils", "util-linux", "apt"];
@@ -139,6 +162,17 @@ mod tests {
                 "scripts/setup does not install {package}, which brings {name}"
             );
         }
+    }
+
+    #[test]
+    fn who_says_nothing_is_as_patient_as_usual() {
+        assert_eq!(["", "1", "20"].map(factor), [1, 1, 20]);
+    }
+
+    #[test]
+    #[should_panic(expected = "must be a whole number above 0")]
+    fn no_patience_at_all_is_a_mistake() {
+        factor("0");
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use baton_testbed::{
-    Baton, Content, Dial, DocRoot, Family, Host, Load, Summary, Testbed, WebServer, counted, node_status,
-    wait_until,
+    Baton, Capture, Content, Dial, DocRoot, Family, Host, Load, Summary, Testbed, WebServer, counted,
+    node_status, wait_until,
 };
 use nix::sys::signal::Signal;
 
@@ -79,8 +79,9 @@ impl Bed {
     /// New connections, a request each, while a dispatcher that answers late lets requests be repeated.
     fn load(&self, batons: &[Baton<'_>], meanwhile: impl FnOnce() + Send) -> Summary {
         let over = &AtomicBool::new(false);
+        let capture = Capture::with_answers(self.bed.client(0), 80);
         let dispatcher = batons[DISPATCHER].process();
-        std::thread::scope(|scope| {
+        let summary = std::thread::scope(|scope| {
             scope.spawn(move || {
                 while !over.load(Ordering::Relaxed) {
                     dispatcher.signal(Signal::SIGSTOP);
@@ -98,7 +99,9 @@ impl Bed {
                 load.connections(40).requests(15).close().run(self.bed.client(0), |_, _| self.page.clone());
             over.store(true, Ordering::Relaxed);
             summary
-        })
+        });
+        assert_eq!(capture.stop().two_owners, [], "{summary}");
+        summary
     }
 }
 

@@ -158,11 +158,10 @@ fn keepalives_of_unused_connections_outlive_a_change_of_the_table() {
     cluster.stop();
 }
 
-/// A client that waits for the rest of a long answer sends nothing but ACKs. While no programs are there the
-/// front's own stack resets what comes: so a client whose packets are lost meanwhile goes on, and another is reset,
-/// but none waits in vain.
+/// A client that waits for the rest of a long answer sends nothing but ACKs. While no programs are there they are
+/// dropped, on their way or by the front's guard: then it goes on, whichever it was.
 #[test]
-fn a_download_outlives_the_front_or_ends_at_once() {
+fn a_download_outlives_the_front() {
     for (end, is_cut_off) in [(End::Stop, true), (End::Kill, true), (End::Stop, false), (End::Kill, false)] {
         let bed = Testbed::builder()
             .figure(Figure::Five)
@@ -172,7 +171,8 @@ fn a_download_outlives_the_front_or_ends_at_once() {
         let (files, page) = (DocRoot::shared(), Content::new("long", 40_000_000));
         files.add(&page);
         let mut cluster = Figure::Five.start(&bed, WebServer::nginx, &files, "policy = \"wrr\"");
-        let dial = Dial::new(cluster.service()).receive_buffer(64 * 1024).patience(SOON);
+        // What the server repeats meanwhile comes ever more seldom.
+        let dial = Dial::new(cluster.service()).receive_buffer(64 * 1024).patience(4 * SOON);
         let mut stream = dial.stream(bed.client(0)).expect("answered");
         stream.write_all(&get(&page, true)).expect("sent");
         let mut head = vec![0; 100_000];
@@ -198,7 +198,6 @@ fn a_download_outlives_the_front_or_ends_at_once() {
                 let body = got.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
                 assert!(page.is(&got[body..]), "{end:?}: {} bytes", got.len());
             }
-            Err((_, Fault::Reset)) if !is_cut_off => {}
             Err((length, fault)) => panic!("{end:?} {is_cut_off}: after {length} bytes: {fault}"),
         }
         assert!(!is_cut_off || unknown(&cluster, "found") > 0, "{end:?}: nobody has asked");

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use baton_cluster::{Cluster, NameRoute, Node, Pool, Protocol, Service, Warning};
+use baton_cluster::{Cluster, ConfigErrors, NameRoute, Node, Pool, Protocol, Service, Warning};
 use baton_http::{HostMatch, PathMatch, Route};
 use clap::Args;
 use serde_json::{Value, json};
@@ -20,47 +20,49 @@ use crate::output::{count, print, print_json, table};
 #[command(after_help = "\
 Examples:
   baton check cluster.toml
+  ssh s1 cat /etc/baton/cluster.toml | baton check -
   baton check cluster.toml --json | jq .problems
 
 Exit codes: 0 it is right (perhaps with warnings), 1 it has problems, 2 wrong usage")]
 pub struct Check {
-    /// The cluster file
+    /// The cluster file; - reads it from standard input
     file: PathBuf,
-    /// Tell it as JSON: file, ok, problems, warnings, cluster
+    /// Tell it as JSON: file, ok, problems, warnings, cluster; error and help if it cannot be read
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 impl Check {
     /// Runs the command.
     pub fn run(self) -> Result<(), Failure> {
-        let text = config::text(&self.file, Exit::Failed)?;
+        let is_input = self.file.as_os_str() == "-";
+        let file = if is_input { Path::new("standard input") } else { &*self.file };
+        let text =
+            if is_input { config::standard_input(Exit::Failed) } else { config::text(file, Exit::Failed) };
+        let text =
+            text.map_err(|failure| failure.with("file", file.display().to_string()).with("ok", false))?;
         let parsed = Cluster::parse(&text);
+        let exposed = if is_input { None } else { config::exposed(file) };
+        let warnings: Vec<_> = parsed.iter().flat_map(Cluster::warnings).chain(exposed).collect();
         if self.json {
-            print_json(&as_json(&self.file, &parsed))?;
+            print_json(&as_json(file, &parsed, &warnings))?;
             return parsed.map(drop).map_err(|_| Failure::told(Exit::Failed, String::new()));
         }
         match parsed {
-            Ok(cluster) => print(&describe(&self.file, &cluster)),
+            Ok(cluster) => print(&describe(file, &cluster, &warnings)),
             Err(errors) => {
-                let mut told = config::problems(&self.file, &text, &errors);
+                let mut told = config::problems(file, &text, &errors);
                 let n = count(errors.0.len(), "problem");
-                told.push_str(&format!("\n{}: {n}\n", self.file.display()));
+                told.push_str(&format!("\n{}: {n}\n", file.display()));
                 Err(Failure::told(Exit::Failed, told))
             }
         }
     }
 }
 
-/// What the file says, and how it lies there.
-fn warnings(file: &Path, cluster: &Cluster) -> Vec<Warning> {
-    cluster.warnings().into_iter().chain(config::exposed(file)).collect()
-}
-
-fn describe(file: &Path, cluster: &Cluster) -> String {
-    let warnings = warnings(file, cluster);
+fn describe(file: &Path, cluster: &Cluster, warnings: &[Warning]) -> String {
     let mut told = String::new();
-    for Warning { what, help } in &warnings {
+    for Warning { what, help } in warnings {
         told.push_str(&format!("warning: {what}\n   = help: {help}\n\n"));
     }
     told.push_str(&format!(
@@ -209,16 +211,12 @@ fn list(vips: &[String]) -> String {
     if vips.is_empty() { "-".to_owned() } else { vips.join(", ") }
 }
 
-fn as_json(file: &Path, parsed: &Result<Cluster, baton_cluster::ConfigErrors>) -> Value {
-    let problems: Vec<_> = parsed.as_ref().err().into_iter().flat_map(|errors| &errors.0).collect();
-    let warnings = parsed.as_ref().map(|cluster| warnings(file, cluster)).unwrap_or_default();
+fn as_json(file: &Path, parsed: &Result<Cluster, ConfigErrors>, warnings: &[Warning]) -> Value {
+    let problems = parsed.as_ref().err().into_iter().flat_map(|errors| &errors.0);
     json!({
         "file": file.display().to_string(),
         "ok": parsed.is_ok(),
-        "problems": problems
-            .iter()
-            .map(|error| json!({ "line": error.line, "what": error.what, "help": error.help }))
-            .collect::<Vec<_>>(),
+        "problems": problems.map(config::as_json).collect::<Vec<_>>(),
         "warnings": warnings
             .iter()
             .map(|warning| json!({ "what": warning.what, "help": warning.help }))

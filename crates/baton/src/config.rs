@@ -2,29 +2,73 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::io::{self, Read};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use baton_cluster::{Cluster, ConfigError, ConfigErrors, Node, Warning};
+use clap::Args;
 use nix::fcntl::OFlag;
+use serde_json::{Value, json};
 
 use crate::exit::{Exit, Failure};
 
 /// No cluster file is longer: of the largest cluster it has some 100 kB.
 const BYTES_MAX: u64 = 1 << 20;
 
+/// A line of the file is shown as far as this, in characters.
+const SHOWN_MAX: usize = 100;
+
+/// Which cluster file, and which of its nodes this machine is.
+#[derive(Args)]
+pub struct ThisNode {
+    /// The cluster file
+    #[arg(long, value_name = "FILE", default_value = "/etc/baton/cluster.toml")]
+    pub config: PathBuf,
+    /// The name of this node in it [default: this machine's host name, up to its first dot]
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+}
+
+impl ThisNode {
+    /// The cluster that the file describes, and this node in it.
+    pub fn read(&self) -> Result<(Cluster, Node), Failure> {
+        let cluster = cluster(&self.config)?;
+        let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let host = host.trim().split('.').next().unwrap_or_default().to_lowercase();
+        let name = self.node.as_deref().unwrap_or(&host);
+        if let Some(node) = cluster.node_named(name).cloned() {
+            return Ok((cluster, node));
+        }
+        let names: Vec<_> = cluster.nodes.iter().map(|node| node.name.as_str()).collect();
+        let mut what = format!("{} has no node {name:?}; it has {}", self.config.display(), names.join(", "));
+        if self.node.is_none() {
+            what.push_str(
+                "\n  help: that is this machine's host name; say which node it is with --node NAME",
+            );
+        }
+        Err(Failure::new(Exit::Config, what))
+    }
+}
+
 /// The file's text.
 pub fn text(file: &Path, exit: Exit) -> Result<String, Failure> {
     read(file).map_err(|error| {
         let help = match error.kind() {
             io::ErrorKind::PermissionDenied => "run this as root: the file has the cluster's secret",
+            io::ErrorKind::InvalidData => "is it the right file? A cluster file is text, in UTF-8",
             _ => "write one with `baton init`, or name the right one",
         };
-        Failure::new(
-            exit,
-            format!("cannot read the cluster file {}: {error}\n  help: {help}", file.display()),
-        )
+        let what = format!("cannot read the cluster file {}: {error}", file.display());
+        Failure::new(exit, format!("{what}\n  help: {help}"))
+    })
+}
+
+/// The text on standard input.
+pub fn standard_input(exit: Exit) -> Result<String, Failure> {
+    limited(io::stdin().lock()).map_err(|error| {
+        let what = format!("cannot read a cluster file from standard input: {error}");
+        Failure::new(exit, format!("{what}\n  help: as in `baton check - < cluster.toml`"))
     })
 }
 
@@ -35,12 +79,31 @@ fn read(path: &Path) -> io::Result<String> {
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
-    let mut text = String::new();
-    file.take(BYTES_MAX + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > BYTES_MAX {
+    limited(file)
+}
+
+/// Reads text as far as it can be a cluster file.
+fn limited(from: impl Read) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    from.take(BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > BYTES_MAX {
         return Err(io::Error::other(format!("it is longer than {BYTES_MAX} bytes")));
     }
-    Ok(text)
+    let is_utf16 = bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]);
+    let wrong = bytes.iter().position(|byte| *byte == 0);
+    let wrong = std::str::from_utf8(&bytes).err().map(|error| error.valid_up_to()).or(wrong);
+    match wrong {
+        None => String::from_utf8(bytes).map_err(io::Error::other),
+        Some(_) if is_utf16 => {
+            Err(io::Error::new(io::ErrorKind::InvalidData, "it is not text in UTF-8, but in UTF-16"))
+        }
+        Some(at) => {
+            let (before, byte) = (bytes.get(..at).unwrap_or_default(), bytes.get(at).copied().unwrap_or(0));
+            let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+            let what = format!("it is not text: byte {at}, on line {line}, is 0x{byte:02x}");
+            Err(io::Error::new(io::ErrorKind::InvalidData, what))
+        }
+    }
 }
 
 /// What to say of a file that users of this machine may read or change who are neither its owner nor of its group.
@@ -59,18 +122,15 @@ pub fn exposed(path: &Path) -> Option<Warning> {
 /// The cluster that a file describes.
 pub fn cluster(file: &Path) -> Result<Cluster, Failure> {
     let text = text(file, Exit::Config)?;
-    Cluster::parse(&text).map_err(|errors| Failure::told(Exit::Config, problems(file, &text, &errors)))
+    Cluster::parse(&text).map_err(|errors| {
+        let list: Vec<Value> = errors.0.iter().map(as_json).collect();
+        Failure::told(Exit::Config, problems(file, &text, &errors)).with("problems", list)
+    })
 }
 
-/// The cluster that a file describes, and the node of this name in it.
-pub fn node(file: &Path, name: &str) -> Result<(Cluster, Node), Failure> {
-    let cluster = cluster(file)?;
-    let Some(node) = cluster.node_named(name).cloned() else {
-        let names: Vec<_> = cluster.nodes.iter().map(|node| node.name.as_str()).collect();
-        let what = format!("{} has no node {name:?}; it has {}", file.display(), names.join(", "));
-        return Err(Failure::new(Exit::Config, what));
-    };
-    Ok((cluster, node))
+/// One thing that is wrong with a file, for scripts.
+pub fn as_json(error: &ConfigError) -> Value {
+    json!({ "line": error.line, "what": error.what, "help": error.help })
 }
 
 /// All that is wrong with a file, each with its line.
@@ -88,7 +148,9 @@ fn problem(file: &Path, text: &str, error: &ConfigError) -> String {
     };
     let source = error.line.and_then(|line| Some((line, text.lines().nth(line.checked_sub(1)?)?)));
     if let Some((line, source)) = source.and_then(|(line, source)| Some((line, harmless(source)?))) {
-        let _ = writeln!(told, "   |\n{line:>3}| {source}\n   |");
+        let shown: String = source.chars().take(SHOWN_MAX).collect();
+        let more = if shown.len() < source.len() { "..." } else { "" };
+        let _ = writeln!(told, "   |\n{line:>3}| {shown}{more}\n   |");
     }
     let _ = writeln!(told, "   = help: {}", error.help);
     told

@@ -19,7 +19,7 @@ const ANSWER_BYTES_MAX: u64 = 64 << 20;
 
 /// Which daemon.
 #[derive(Args)]
-pub struct Daemon {
+pub struct DaemonSocket {
     /// The node to talk to, when several run on this machine
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
@@ -28,7 +28,7 @@ pub struct Daemon {
     run_dir: PathBuf,
 }
 
-impl Daemon {
+impl DaemonSocket {
     /// Says a word and returns the answer, for which it waits as long as `patience`.
     pub fn ask<T: DeserializeOwned>(&self, word: &str, patience: Duration) -> Result<T, Failure> {
         let socket = match &self.node {
@@ -90,7 +90,7 @@ fn no_answer(socket: &Path, patience: Duration, error: &io::Error) -> Failure {
             Exit::Failed,
             format!(
                 "no daemon runs here: nobody listens at {socket}\n  \
-                 help: start it with `baton node --config FILE --node NAME`, or name its folder with --run-dir"
+                 help: start it with `baton node` (--config FILE, --node NAME), or name its folder with --run-dir"
             ),
         ),
         io::ErrorKind::PermissionDenied => Failure::new(

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use baton_cluster::Warning;
-use baton_host::{Change, Finding, HostError, Merges, Severity, Undo, Wanted};
+use baton_host::{Finding, HostChange, HostError, Merges, Severity, Undo, Wanted};
 use baton_node::wanted;
 use clap::Args;
 use serde_json::{Value, json};
 use tokio::runtime::Builder;
 
-use crate::config;
+use crate::config::{self, ThisNode};
 use crate::exit::{Exit, Failure};
 use crate::output::{count, print, print_json};
 
@@ -21,41 +21,37 @@ use crate::output::{count, print, print_json};
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  baton doctor --config cluster.toml --node s1
+  baton doctor
   baton doctor --config cluster.toml --node s1 --fix
 
 Exit codes: 0 no error (perhaps warnings), 1 errors remain, 2 wrong usage,
 78 the cluster file is wrong or has no such node")]
 pub struct Doctor {
-    /// The cluster file
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
-    /// The name of this node in it
-    #[arg(long, value_name = "NAME")]
-    node: String,
+    #[command(flatten)]
+    this: ThisNode,
     /// Mend what can be mended safely: VIPs, ARP and kernel settings. `baton node` undoes it at its end
     #[arg(long)]
     fix: bool,
     /// Where the journal of changes is kept, as for `baton node`
     #[arg(long, value_name = "DIR", default_value = "/run/baton")]
     run_dir: PathBuf,
-    /// Tell it as JSON: node, findings, changed, fix_error, errors, warnings
+    /// Tell it as JSON: node, findings, changed, fix_error, errors, warnings; error and help if it cannot be told
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 /// What was found, and what was done.
 struct Report {
     node: String,
     findings: Vec<Finding>,
-    changed: Vec<Change>,
+    changed: Vec<HostChange>,
     fix_error: Option<HostError>,
 }
 
 impl Doctor {
     /// Runs the command.
     pub fn run(self) -> Result<(), Failure> {
-        let (cluster, node) = config::node(&self.config, &self.node)?;
+        let (cluster, node) = self.this.read()?;
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, error))?;
         let report = runtime.block_on(self.examine(&wanted(&cluster, &node)));
@@ -83,7 +79,7 @@ impl Doctor {
             changed.retain(|change| !before.contains(change));
         }
         let mut findings = baton_host::judge(wanted, &baton_host::read(wanted).await?);
-        findings.extend(config::exposed(&self.config).map(|Warning { what, help }| Finding {
+        findings.extend(config::exposed(&self.this.config).map(|Warning { what, help }| Finding {
             id: "cluster-file",
             severity: Severity::Warning,
             what,
@@ -156,11 +152,11 @@ impl Report {
     }
 }
 
-fn describe_change(change: &Change) -> String {
+fn describe_change(change: &HostChange) -> String {
     match change {
-        Change::Sysctl { name, was, set } => format!("{name} was {was}, is {set}"),
-        Change::Address { interface, address } => format!("{address} is on {interface}"),
-        Change::Merges { interface, was, set } => {
+        HostChange::Sysctl { name, was, set } => format!("{name} was {was}, is {set}"),
+        HostChange::Address { interface, address } => format!("{address} is on {interface}"),
+        HostChange::Merges { interface, was, set } => {
             let most = |merges: &Merges| merges.ipv6.max(merges.ipv4) - 1;
             format!("{interface} merged up to {} bytes, merges up to {}", most(was), most(set))
         }

@@ -23,12 +23,13 @@ use crate::output::print;
 #[command(after_help = "\
 Examples:
   baton init
-  baton init --name shop --output /etc/baton/cluster.toml")]
+  baton init --name shop --output /etc/baton/cluster.toml
+  baton init -o - | grep ^secret")]
 pub struct Init {
     /// The cluster's name: lower-case letters, digits and -
     #[arg(long, value_name = "NAME", default_value = "web")]
     name: String,
-    /// The file to write
+    /// The file to write; - prints it
     #[arg(long, short, value_name = "FILE", default_value = "cluster.toml")]
     output: PathBuf,
 }
@@ -45,6 +46,9 @@ impl Init {
             let what = errors.0.first().map(|error| format!("{}\n  help: {}", error.what, error.help));
             return Err(Failure::new(Exit::Usage, what.unwrap_or_default()));
         }
+        if self.output.as_os_str() == "-" {
+            return print(&text);
+        }
         write_new(&self.output, &text).map_err(|error| self.cannot_write(&error))?;
         let file = self.output.display();
         print(&format!(
@@ -52,8 +56,9 @@ impl Init {
              next:\n\
              \x20 1. edit {file}: a [[node]] for each machine, a [[service]] for each port\n\
              \x20 2. baton check {file}\n\
-             \x20 3. copy it to each node, readable by root alone\n\
-             \x20 4. on each node: baton node --config {file} --node NAME\n",
+             \x20 3. copy it to each node as /etc/baton/cluster.toml, readable by root alone\n\
+             \x20 4. on each node: baton doctor --node NAME\n\
+             \x20 5. on each node: baton node --node NAME\n",
             name = self.name,
         ))
     }
@@ -64,8 +69,13 @@ impl Init {
             Exit::Failed,
             if error.kind() == ErrorKind::AlreadyExists {
                 format!("{file} exists, and is not overwritten\n  help: choose another with --output FILE")
+            } else if let (ErrorKind::NotFound, Some(folder)) = (error.kind(), self.output.parent()) {
+                format!(
+                    "cannot write {file}: {error}\n  help: make its folder: mkdir -p {}",
+                    folder.display()
+                )
             } else {
-                format!("cannot write {file}: {error}")
+                format!("cannot write {file}: {error}\n  help: choose another place with --output FILE")
             },
         )
     }

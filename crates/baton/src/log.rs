@@ -39,11 +39,11 @@ pub fn begin(filter: EnvFilter) -> WorkerGuard {
 /// Says a thing as often as somebody can read it. A kind of line is a place in the source.
 struct Sparing {
     to: NonBlocking,
-    kinds: Mutex<HashMap<Identifier, Kind>>,
+    kinds: Mutex<HashMap<Identifier, LineKind>>,
     began: Instant,
 }
 
-struct Kind {
+struct LineKind {
     pace: Pace,
     left_out: u64,
 }
@@ -57,7 +57,7 @@ impl Sparing {
         }
         // A panic elsewhere leaves the counts as good as they were.
         let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = || Kind { pace: Pace::new(A_SECOND, AT_ONCE), left_out: 0 };
+        let fresh = || LineKind { pace: Pace::new(A_SECOND, AT_ONCE), left_out: 0 };
         let kind = kinds.entry(meta.callsite()).or_insert_with(fresh);
         if kind.pace.allows(self.began.elapsed()) {
             return Some(std::mem::take(&mut kind.left_out));

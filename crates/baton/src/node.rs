@@ -1,42 +1,40 @@
 //! `baton node`: runs the roles of this node until it is asked to stop.
 
-use std::fs;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::str::FromStr;
 
 use baton_cluster::Warning;
-use baton_host::{Capabilities, Facts, Severity, Wanted, judge};
+use baton_host::{Wanted, essentials, obstacle};
 use baton_node::{Reread, wanted};
 use clap::Args;
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 use tracing_subscriber::EnvFilter;
 
+use crate::config::{self, ThisNode};
 use crate::exit::{Exit, Failure};
-use crate::{config, log};
+use crate::log;
 
 /// Run the roles of this node until SIGTERM or SIGINT; SIGHUP reloads the cluster file
 ///
 /// Prepares the machine (VIPs, ARP, kernel settings), attaches Baton's programs, connects to the
-/// other nodes, and undoes what it changed when it ends. Needs CAP_NET_ADMIN and CAP_BPF, and
-/// CAP_NET_RAW where a VIP is announced or requests are decided; root has them all. Logs to standard error.
+/// other nodes, and undoes what it changed when it ends. Needs CAP_NET_ADMIN, CAP_BPF and CAP_PERFMON, and
+/// CAP_NET_RAW where a VIP is announced or requests are decided (root has them all); /dev/net/tun where requests
+/// are decided; a --run-dir that it may write to. Logs to standard error, in colours to a terminal alone, and not
+/// where NO_COLOR is set.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  baton node --config /etc/baton/cluster.toml --node s1
+  baton node
   baton node --config cluster.toml --node s1 --log debug
-  BATON_LOG=info,baton_control=trace baton node --config cluster.toml --node s1
+  BATON_LOG=info,baton_control=trace baton node --node s1
 
 Exit codes: 0 stopped as asked, 1 failed, 2 wrong usage, 77 missing privileges,
 78 the cluster file is wrong or has no such node")]
-pub struct Node {
-    /// The cluster file
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
-    /// The name of this node in it
-    #[arg(long, value_name = "NAME")]
-    node: String,
+pub struct NodeCommand {
+    #[command(flatten)]
+    this: ThisNode,
     /// Where the daemon keeps its socket and its journal of changes
     #[arg(long, value_name = "DIR", default_value = "/run/baton")]
     run_dir: PathBuf,
@@ -49,17 +47,17 @@ pub struct Node {
     log: EnvFilter,
 }
 
-impl Node {
+impl NodeCommand {
     /// Runs the command.
     pub fn run(self) -> Result<(), Failure> {
-        let (cluster, node) = config::node(&self.config, &self.node)?;
-        check_privileges(&wanted(&cluster, &node))?;
+        let (cluster, node) = self.this.read()?;
+        check_machine(&wanted(&cluster, &node))?;
         // To the end: a panic's story is in it, too.
         let _log = log::begin(self.log);
-        if let Some(Warning { what, help }) = config::exposed(&self.config) {
+        if let Some(Warning { what, help }) = config::exposed(&self.this.config) {
             tracing::warn!("{what}; {help}");
         }
-        let file = self.config;
+        let file = self.this.config;
         let reread = move || config::cluster(&file).map_err(|failure| failure.to_string());
         let options = baton_node::Options {
             cluster,
@@ -77,17 +75,13 @@ impl Node {
 }
 
 /// Refuses before anything is changed when it cannot go well.
-fn check_privileges(wanted: &Wanted) -> Result<(), Failure> {
-    let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
-    let facts = Facts { capabilities: Capabilities::parse(&status), ..Facts::default() };
-    let findings = judge(wanted, &facts);
-    let lacking =
-        findings.iter().find(|finding| finding.id == "capabilities" && finding.severity == Severity::Error);
-    match lacking {
+fn check_machine(wanted: &Wanted) -> Result<(), Failure> {
+    match obstacle(&essentials(wanted)) {
         None => Ok(()),
         Some(finding) => {
-            let help = finding.mend.as_deref().unwrap_or("run it as root");
-            Err(Failure::new(Exit::NoPermission, format!("{}\n  help: {help}", finding.what)))
+            let exit = if finding.id == "capabilities" { Exit::NoPermission } else { Exit::Failed };
+            let help = finding.mend.as_deref().unwrap_or("`baton doctor` says more");
+            Err(Failure::new(exit, format!("{}\n  help: {help}", finding.what)))
         }
     }
 }

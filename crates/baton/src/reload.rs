@@ -5,7 +5,7 @@ use std::time::Duration;
 use baton_node::status::Reloaded;
 use clap::Args;
 
-use crate::daemon::Daemon;
+use crate::daemon::DaemonSocket;
 use crate::exit::{Exit, Failure};
 use crate::output::{print, print_json};
 
@@ -32,10 +32,10 @@ Exit codes: 0 the node goes by the file now, 1 no daemon runs here or it does no
 77 missing privileges, 78 the file is wrong or changes what lasts: the node goes on as before")]
 pub struct Reload {
     #[command(flatten)]
-    daemon: Daemon,
-    /// Tell it as JSON
+    daemon: DaemonSocket,
+    /// Tell it as JSON: node, added, changed, removed; error if it is not taken
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 impl Reload {

@@ -1,14 +1,16 @@
 //! The tables that `baton status` prints. Pure.
 
 use baton_node::status::{
-    ClusterStatus, ConnectionState, CounterKind, NodeStatus, ReaderStatus, TroubleStatus, UnknownStatus,
+    ClusterStatus, ConnectionState, CounterKind, HostStatus, NodeStatus, ReaderStatus, TroubleStatus,
+    UnknownStatus,
 };
 
 use crate::output::table;
+use crate::verdict::ClusterVerdict;
 
-/// A cluster's status as tables, those without rows left out.
-pub fn describe(status: &ClusterStatus) -> String {
-    let head = format!("cluster {}, as {} sees it\n", status.cluster, status.asked);
+/// A verdict, and a cluster's status as tables, those without rows left out.
+pub fn describe(status: &ClusterStatus, verdict: &ClusterVerdict) -> String {
+    let head = format!("cluster {}, as {} sees it: {}", status.cluster, status.asked, verdict.describe());
     let tables = [
         nodes(status),
         connections(status),
@@ -20,6 +22,7 @@ pub fn describe(status: &ClusterStatus) -> String {
         handoffs(status),
         files(status),
         ending(status),
+        host(status),
         troubles(status),
     ];
     let tables = tables.into_iter().filter(|table| !table.is_empty());
@@ -53,7 +56,7 @@ fn files(status: &ClusterStatus) -> String {
     }
     let known = status.nodes.iter().filter(|node| node.reachable);
     let rows = known.map(|node| [node.name.clone(), node.file.clone()]);
-    table(["NODE", "ITS CLUSTER FILE DIFFERS (see `baton reload`)"], rows)
+    table(["NODE", "ITS CLUSTER FILE DIFFERS"], rows)
 }
 
 /// Services that end, with the connections that some node has left: each is known to every node on its way.
@@ -85,7 +88,7 @@ fn connections(status: &ClusterStatus) -> String {
             or_dash(connection.path_mtu.map(|bytes| bytes.to_string())),
             format!("{} / {}", connection.messages_in, connection.messages_out),
             format!("{} / {}", bytes(connection.bytes_in), bytes(connection.bytes_out)),
-            or_dash(connection.last_error.clone()),
+            or_dash(connection.last_error.clone().filter(|_| connection.state == ConnectionState::Down)),
         ]
     });
     table(
@@ -98,7 +101,7 @@ fn connections(status: &ClusterStatus) -> String {
             "PATH MTU",
             "MESSAGES IN / OUT",
             "BYTES IN / OUT",
-            "LAST ERROR",
+            "WHY DOWN",
         ],
         rows,
     )
@@ -208,6 +211,26 @@ fn handoffs(status: &ClusterStatus) -> String {
     table(["HANDED OFF BY", "TO", "CONNECTIONS"], rows)
 }
 
+/// What others have changed on the nodes' hosts.
+fn host(status: &ClusterStatus) -> String {
+    let rows = status.nodes.iter().filter(|node| node.host != HostStatus::default()).map(|node| {
+        let h = &node.host;
+        let trouble = match (&h.lost, &h.fought) {
+            (Some(lost), _) => Some(format!("LEAVES SOON: {lost}")),
+            (None, Some(what)) => Some(format!("SOMETHING FIGHTS for {what}")),
+            (None, None) => None,
+        };
+        [
+            node.name.clone(),
+            h.mended.to_string(),
+            h.followed.to_string(),
+            or_dash(h.last.clone()),
+            or_dash(trouble),
+        ]
+    });
+    table(["HOST OF", "PUT BACK", "FOLLOWED", "THE LAST CHANGE BY OTHERS", "TROUBLE"], rows)
+}
+
 /// What was dropped or refused, and what should not have happened.
 fn troubles(status: &ClusterStatus) -> String {
     let all = status.nodes.iter().flat_map(|node| node.counters.iter().map(move |counter| (node, counter)));
@@ -247,7 +270,7 @@ fn or_dash(value: Option<String>) -> String {
 }
 
 /// `12s`, `3m 5s`, `2h 7m`, `9d 4h`.
-fn duration(seconds: u64) -> String {
+pub fn duration(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     match seconds {
         0..60 => format!("{seconds}s"),

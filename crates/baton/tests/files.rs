@@ -78,7 +78,25 @@ fn init_refuses_a_bad_name_and_a_missing_folder() {
     let named = baton(&dir, &["init", "--name", "My Shop"]).exits(2);
     assert!(named.err.contains("help:"), "{}", named.err);
     assert!(!dir.0.join("cluster.toml").exists());
-    baton(&dir, &["init", "--output", "no/such/folder.toml"]).exits(1);
+    let none = baton(&dir, &["init", "--output", "no/such/folder.toml"]).exits(1);
+    assert!(none.err.contains("help: make its folder: mkdir -p no/such\n"), "{}", none.err);
+}
+
+#[test]
+fn init_prints_a_file_and_check_reads_one_from_standard_input() {
+    let dir = Scratch::new("pipe");
+    let script = "$BATON init --name shop -o - | $BATON check -";
+    let shell =
+        |script: &str| run(Command::new("sh").args(["-c", script]).env("BATON", BATON).current_dir(&dir.0));
+    let check = shell(script).exits(0);
+    assert!(check.out.starts_with("cluster shop: 3 nodes"), "{}", check.out);
+    assert!(check.out.ends_with("\nstandard input is right\n"), "{}", check.out);
+    assert_eq!(fs::read_dir(&dir.0).expect("an own folder").count(), 0, "nothing was written");
+    let wrong = shell("echo '[cluster' | $BATON check -").exits(1);
+    assert!(wrong.err.contains("  --> standard input:1\n"), "{}", wrong.err);
+    let endless = shell("$BATON check - --json < /dev/zero").exits(1);
+    assert_eq!((&endless.json()["ok"], &*endless.err), (&false.into(), ""), "{}", endless.out);
+    assert!(endless.json()["error"].as_str().is_some_and(|e| e.contains("longer than")), "{}", endless.out);
 }
 
 #[test]
@@ -280,8 +298,56 @@ fn check_says_what_cannot_be_read() {
     dir.write("syntax.toml", "[cluster\nname =");
     let syntax = baton(&dir, &["check", "syntax.toml"]).exits(1);
     assert!(syntax.err.contains("  --> syntax.toml:1\n   |\n  1| [cluster\n"), "{}", syntax.err);
-    fs::write(dir.0.join("bytes.toml"), [0xff, 0xfe, 0]).expect("an own folder");
-    baton(&dir, &["check", "bytes.toml"]).exits(1);
+    for (bytes, what) in [
+        (&b"[cluster]\nname = \xe9"[..], "it is not text: byte 17, on line 2, is 0xe9"),
+        (b"\x7fELF\x02\0", "it is not text: byte 5, on line 1, is 0x00"),
+        (b"\xff\xfe[\0", "it is not text in UTF-8, but in UTF-16"),
+    ] {
+        fs::write(dir.0.join("bytes.toml"), bytes).expect("an own folder");
+        let check = baton(&dir, &["check", "bytes.toml"]).exits(1);
+        assert!(
+            check.err.contains(what) && check.err.contains("help: is it the right file?"),
+            "{}",
+            check.err
+        );
+    }
+}
+
+#[test]
+fn a_long_line_is_cut_where_it_is_shown() {
+    let dir = Scratch::new("long-line");
+    let text = fs::read_to_string(dir.one_node()).expect("written");
+    dir.write("long.toml", &text.replace("roles = [", &format!("roles = [{}", "\"x\", ".repeat(8000))));
+    let check = baton(&dir, &["check", "long.toml"]).exits(1);
+    assert!(check.err.contains("roles = [\"x\""), "{}", check.err);
+    assert!(
+        check.err.lines().all(|line| line.len() < 200),
+        "{}",
+        check.err.lines().map(str::len).max().unwrap_or(0)
+    );
+}
+
+/// A script that asked for JSON gets nothing else.
+#[test]
+fn what_goes_wrong_is_json_where_json_was_asked_for() {
+    let dir = Scratch::new("json-errors");
+    dir.write("bad.toml", "[cluster]\nname = 3\n");
+    let told = |arguments: &[&str], code| {
+        let ran = baton(&dir, arguments).exits(code);
+        assert_eq!(ran.err, "", "{arguments:?}");
+        let told = ran.json();
+        assert_eq!(told["exit_code"], code, "{arguments:?}: {told}");
+        told
+    };
+    let none = told(&["check", "none.toml", "--json"], 1);
+    assert_eq!((&none["ok"], &none["file"]), (&false.into(), &"none.toml".into()));
+    assert!(none["help"].as_str().is_some_and(|help| help.contains("baton init")), "{none}");
+    let none = told(&["doctor", "--config", "none.toml", "--json"], 78);
+    assert!(none["error"].as_str().is_some_and(|e| e.starts_with("cannot read the cluster file")), "{none}");
+    let bad = told(&["doctor", "--config", "bad.toml", "--json"], 78);
+    assert!(bad["problems"].as_array().is_some_and(|all| all.iter().any(|one| one["line"] == 2)), "{bad}");
+    let usage = told(&["status", "--json", "--nod", "s1"], 2);
+    assert!(usage["error"].as_str().is_some_and(|e| e.contains("--nod")), "{usage}");
 }
 
 #[test]
@@ -341,9 +407,46 @@ fn help_teaches() {
         assert!(own.contains(&format!("Examples:\n  baton {command}")), "{own}");
         assert!(baton(&dir, &[command, "-h"]).exits(0).out.contains("Examples:"));
     }
-    for code in ["\n   0  ", "\n   1  ", "\n   2  ", "\n  77  ", "\n  78  "] {
+    for code in ["\n   0  ", "\n   1  ", "\n   2  ", "\n   3  ", "\n  77  ", "\n  78  "] {
         assert!(help.contains(code), "{code:?} is not in: {help}");
     }
+}
+
+#[test]
+fn a_wrong_word_is_met_with_the_right_one() {
+    let dir = Scratch::new("meant");
+    let command = baton(&dir, &["statsu"]).exits(2);
+    assert!(command.err.contains("'status'"), "{}", command.err);
+    let option = baton(&dir, &["status", "--run-dri", "."]).exits(2);
+    assert!(option.err.contains("'--run-dir'"), "{}", option.err);
+}
+
+/// Without options a command goes by the usual file, and by this machine's name.
+#[test]
+fn the_file_and_the_node_need_not_be_named() {
+    let dir = Scratch::new("defaults");
+    let file = dir.one_node();
+    for command in ["doctor", "node"] {
+        let help = baton(&dir, &[command, "--help"]).exits(0).out;
+        assert!(help.contains("[default: /etc/baton/cluster.toml]"), "{help}");
+        assert!(help.contains("[default: this machine's host name"), "{help}");
+    }
+    let as_host = |name: &str, mount: &str| {
+        let script = format!(
+            "mkdir -p etc/baton && cp one.toml etc/baton/cluster.toml && {mount} && \
+             echo {name} > /proc/sys/kernel/hostname && $BATON doctor --json --run-dir ."
+        );
+        let unshare = ["--net", "--uts", "--mount", "sh", "-c", &script];
+        run(Command::new("unshare").args(unshare).env("BATON", BATON).current_dir(&dir.0))
+    };
+    let usual = "mount --bind etc /etc";
+    let found = as_host("N1.example.org", usual).exits(1).json();
+    assert_eq!(found["node"], "n1", "{found}");
+    let other = as_host("web7", usual).exits(78).json();
+    let said = other["error"].as_str().expect("an error");
+    assert!(said.contains("/etc/baton/cluster.toml has no node \"web7\"; it has n1"), "{other}");
+    assert!(other["help"].as_str().is_some_and(|help| help.contains("--node NAME")), "{other}");
+    fs::remove_file(file).expect("an own file");
 }
 
 #[test]
@@ -354,8 +457,8 @@ fn wrong_usage_exits_with_2() {
         &["dance"],
         &["check"],
         &["check", "a", "b"],
-        &["node", "--node", "n1"],
-        &["doctor", "--config", "one.toml"],
+        &["node", "n1"],
+        &["doctor", "--config"],
         &["node", "--config", "one.toml", "--node", "n1", "--log", "baton=loud"],
     ] {
         let wrong = baton(&dir, arguments).exits(2);

@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Ran, Scratch, baton, in_namespace, run};
+use common::{Ran, Scratch, baton, in_namespace, run, workspace};
 use serde_json::Value;
 
 /// For anything that is waited for.
@@ -159,6 +159,111 @@ fn node_exits_with_1_when_it_cannot_start() {
     let script = "exec $BATON node --config one.toml --node n1 --run-dir ./one.toml";
     let node = in_fresh_namespace(&dir, script).exits(1);
     assert!(node.err.contains("error: ") && node.err.contains("--run-dir"), "{}", node.err);
+}
+
+/// What README, `baton node --help` and doctor name for an ordinary user.
+const NAMED: &str = "net_admin,bpf,perfmon,net_raw";
+
+/// A script that runs `baton` as an ordinary user with these capabilities alone. The binary comes by a descriptor:
+/// that user may not see the folder in which it lies.
+fn as_user(dir: &Scratch, capabilities: &str, arguments: &str) -> String {
+    let nobody =
+        nix::unistd::User::from_name("nobody").expect("users are listed").expect("every system has it");
+    let run_dir = dir.0.join("run");
+    fs::create_dir_all(&run_dir).expect("an own folder");
+    for path in [dir.0.join("one.toml"), run_dir] {
+        nix::unistd::chown(&path, Some(nobody.uid), Some(nobody.gid)).expect("an own file");
+    }
+    let only = format!("-all,+{}", capabilities.replace(',', ",+"));
+    let user = "--reuid nobody --regid nogroup --clear-groups";
+    let capabilities = format!("--bounding-set={only} --inh-caps={only} --ambient-caps={only}");
+    format!(
+        "exec unshare --mount sh -c 'mount -t tmpfs none /dev/net && mknod -m 666 /dev/net/tun c 10 200 &&
+         exec setpriv {user} {capabilities} /proc/self/fd/3 {arguments} --config one.toml --node n1' 3< $BATON"
+    )
+}
+
+#[test]
+fn an_ordinary_user_with_the_named_capabilities_runs_a_node() {
+    let dir = Scratch::new("user");
+    let text = fs::read_to_string(dir.one_node()).expect("written");
+    dir.write("one.toml", &text.replace("announce = false", "announce = true"));
+    let help = baton(&dir, &["node", "--help"]).exits(0).out;
+    let readme = fs::read_to_string(workspace("README.md")).expect("a README");
+    for name in NAMED.split(',').map(|name| format!("CAP_{}", name.to_uppercase())) {
+        assert!(help.contains(&name) && readme.contains(&name), "{name}");
+    }
+    let doctor = as_user(&dir, NAMED, "doctor --json --run-dir run");
+    let report = run(&mut in_namespace(&dir, &doctor)).json();
+    assert_eq!(findings(&report)["capabilities"], "ok", "{report}");
+    assert_eq!(findings(&report)["tun"], "ok", "{report}");
+
+    let mut daemon = Daemon::start(&dir, &as_user(&dir, NAMED, "node --run-dir run"));
+    let log = || fs::read_to_string(dir.0.join("log")).unwrap_or_default();
+    wait_until("ready", || {
+        assert!(daemon.0.try_wait().expect("a child").is_none(), "it ended: {}", log());
+        dir.0.join("run/n1.ready").exists().then_some(())
+    });
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.0.id())).expect("it runs");
+    assert!(!status.contains("\nUid:\t0\t"), "{status}");
+    baton(&dir, &["status", "--run-dir", "run"]).exits(0);
+    assert_eq!(daemon.end("-TERM").code(), Some(0), "{}", log());
+    assert!(!dir.0.join("run/n1.undo").exists(), "{}", log());
+}
+
+#[test]
+fn without_one_of_the_named_capabilities_a_node_says_which_and_changes_nothing() {
+    let dir = Scratch::new("user-less");
+    dir.one_node();
+    for missing in NAMED.split(',') {
+        let others: Vec<_> = NAMED.split(',').filter(|name| *name != missing).collect();
+        let node = run(&mut in_namespace(&dir, &as_user(&dir, &others.join(","), "node --run-dir run")));
+        let node = node.exits(77);
+        let name = format!("CAP_{}", missing.to_uppercase());
+        assert!(node.err.starts_with(&format!("error: this process lacks {name}\n")), "{}", node.err);
+        let unit = "AmbientCapabilities=CAP_NET_ADMIN CAP_BPF CAP_PERFMON CAP_NET_RAW";
+        assert!(node.err.contains(unit), "{}", node.err);
+        assert_eq!(fs::read_dir(dir.0.join("run")).expect("an own folder").count(), 0, "{name}");
+    }
+}
+
+/// The cause, and the next step, before anything is changed: not what the programs' loading would say.
+#[test]
+fn node_names_what_its_machine_lacks() {
+    let dir = Scratch::new("lacks");
+    dir.one_node();
+    fs::write(dir.0.join("btf"), b"\0bpf_sk_assign\0").expect("an own folder");
+    let with = |change: &str| {
+        let script = format!("exec unshare --mount sh -c '{change} && exec {NODE_IN_SHELL} --run-dir run'");
+        let node = in_fresh_namespace(&dir, &script).exits(1);
+        assert!(!dir.0.join("run").exists() && !node.err.contains("libbpf"), "{}", node.err);
+        node.err
+    };
+    let old = with("mount --bind btf /sys/kernel/btf/vmlinux");
+    assert!(old.contains("lacks bpf_sk_assign_tcp_reqsk"), "{old}");
+    assert!(old.contains("help: install Linux 6.9 or newer"), "{old}");
+    let none = with("mount -t tmpfs none /dev/net");
+    assert!(
+        none.contains("/dev/net/tun cannot be used (No such file") && none.contains("modprobe tun"),
+        "{none}"
+    );
+}
+
+const NODE_IN_SHELL: &str = "$BATON node --config one.toml --node n1";
+
+/// It runs, and says what it does without.
+#[test]
+fn a_node_without_cgroup2_says_how_to_have_it() {
+    let dir = Scratch::new("cgroup2");
+    dir.one_node();
+    let hidden = "while umount -l \"$(awk \"\\$3 == \\\"cgroup2\\\" {print \\$2; exit}\" /proc/self/mounts)\" 2> /dev/null; do :; done";
+    let script = format!("exec unshare --mount sh -c '{hidden}; exec {NODE_IN_SHELL} --run-dir .'");
+    let mut daemon = Daemon::start(&dir, &script);
+    daemon.wait_ready(&dir);
+    assert_eq!(daemon.end("-TERM").code(), Some(0));
+    let log = fs::read_to_string(dir.0.join("log")).expect("a log");
+    assert!(log.contains("no cgroup2 is mounted") && log.contains("mount -t cgroup2"), "{log}");
+    assert!(!log.contains("interface 0") && !log.contains("tcx"), "{log}");
 }
 
 /// A daemon in a namespace of its own; killed when dropped.

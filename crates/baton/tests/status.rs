@@ -10,7 +10,7 @@ use std::thread;
 use baton_datapath::Counter;
 use baton_node::status::{
     ClusterStatus, ConnectionState, ConnectionStatus, CounterKind, CounterStatus, DecisionStatus,
-    EndingStatus, HandoffStatus, LoadStatus, NodeStatus, ReaderStatus, Reloaded, TroubleStatus,
+    EndingStatus, HandoffStatus, HostStatus, LoadStatus, NodeStatus, ReaderStatus, Reloaded, TroubleStatus,
     UnknownStatus,
 };
 use common::{Scratch, baton};
@@ -158,17 +158,19 @@ fn json(status: &ClusterStatus) -> Vec<u8> {
 fn status_is_told_in_tables() {
     let dir = Scratch::new("tables");
     let daemon = daemon(&dir.0.join("front.sock"), json(&cluster()));
-    let status = baton(&dir, &["status", "--run-dir", "."]).exits(0);
-    assert_eq!(daemon.join().expect("no panic"), "status\n");
+    let status = baton(&dir, &["status", "--run-dir", "."]).exits(3);
+    assert_eq!((daemon.join().expect("no panic"), status.err), ("status\n".to_owned(), String::new()));
     let expected = "\
-cluster web, as front sees it
+cluster web, as front sees it: NOT WELL, 1 problem
+  s2 has been down for 1m 1s: no route to host
+    -> does `baton node` run on s2? Its log says more, and so does `baton status` there
 
 NODE   ROLES                    STATE  ADDRESS    SINCE  RTT     VERSION
 front  distributor, dispatcher  up     10.1.0.10  1h 1m  -       0.1.0
 s1     server                   up     10.1.0.11  59s    1.2 ms  0.1.0
 s2     server                   down   10.1.0.12  0s     -       -
 
-CONTROL CONNECTION  STATE  SINCE  RTT     CLOCK  PATH MTU  MESSAGES IN / OUT  BYTES IN / OUT  LAST ERROR
+CONTROL CONNECTION  STATE  SINCE  RTT     CLOCK  PATH MTU  MESSAGES IN / OUT  BYTES IN / OUT  WHY DOWN
 front - s1          up     1m 1s  1.2 ms  -1 s   1400      7 / 8              1.5 kB / 999 B  -
 front - s2          down   1m 1s  -       -      -         7 / 8              1.5 kB / 999 B  no route to host
 
@@ -204,12 +206,46 @@ s1     FAULT    3      errors       of the daemon, which went on; the last: a lo
 fn status_as_json_is_all_that_the_daemon_said() {
     let dir = Scratch::new("json");
     let daemon = daemon(&dir.0.join("front.sock"), json(&cluster()));
-    let status = baton(&dir, &["status", "--run-dir", ".", "--node", "front", "--json"]).exits(0);
+    let status = baton(&dir, &["status", "--run-dir", ".", "--node", "front", "--json"]).exits(3);
     daemon.join().expect("no panic");
     let told: ClusterStatus = serde_json::from_str(&status.out).expect("JSON");
     assert_eq!(told, cluster());
     assert_eq!(status.json()["nodes"][0]["connections"][1]["state"], "down");
     assert_eq!(status.json()["nodes"][0]["counters"][1]["kind"], "drop");
+    let verdict = &status.json()["verdict"];
+    assert_eq!((&verdict["well"], &verdict["problems"][0]["nodes"][0]), (&false.into(), &"s2".into()));
+}
+
+/// One node, which is all right.
+fn alone() -> ClusterStatus {
+    let node = NodeStatus { name: "a".to_owned(), reachable: true, ..NodeStatus::default() };
+    ClusterStatus { cluster: "web".to_owned(), asked: "a".to_owned(), nodes: vec![node] }
+}
+
+#[test]
+fn of_a_cluster_that_is_well_status_says_so_and_exits_with_0() {
+    let dir = Scratch::new("well");
+    let first = daemon(&dir.0.join("a.sock"), json(&alone()));
+    let status = baton(&dir, &["status", "--run-dir", "."]).exits(0);
+    first.join().expect("no panic");
+    assert!(status.out.starts_with("cluster web, as a sees it: well\n\n"), "{}", status.out);
+    let dir = Scratch::new("well-json");
+    let second = daemon(&dir.0.join("a.sock"), json(&alone()));
+    let status = baton(&dir, &["status", "--run-dir", ".", "--json"]).exits(0);
+    second.join().expect("no panic");
+    assert_eq!(status.json()["verdict"], serde_json::json!({ "well": true, "problems": [] }));
+}
+
+/// Why a connection could not be made before it was is no news.
+#[test]
+fn an_error_that_is_over_is_not_shown() {
+    let dir = Scratch::new("over");
+    let mut status = cluster();
+    status.nodes[0].connections[0].last_error = Some("Connection refused".to_owned());
+    let daemon = daemon(&dir.0.join("front.sock"), json(&status));
+    let told = baton(&dir, &["status", "--run-dir", "."]).exits(3).out;
+    daemon.join().expect("no panic");
+    assert!(!told.contains("refused (os") && !told.contains("Connection refused"), "{told}");
 }
 
 #[test]
@@ -218,12 +254,19 @@ fn without_a_daemon_status_says_so() {
     let none = |arguments: &[&str]| {
         let none = baton(&dir, arguments).exits(1);
         assert!(none.err.contains("no daemon runs here"), "{}", none.err);
-        assert!(none.err.contains("baton node --config"), "{}", none.err);
+        assert!(none.err.contains("start it with `baton node`"), "{}", none.err);
         assert_eq!(none.out, "");
     };
     none(&["status", "--run-dir", "."]);
     none(&["status", "--run-dir", "./nowhere"]);
-    none(&["status", "--run-dir", ".", "--node", "s1", "--json"]);
+    none(&["status", "--run-dir", ".", "--node", "s1"]);
+    for command in ["status", "reload"] {
+        let none = baton(&dir, &[command, "--run-dir", ".", "--node", "s1", "--json"]).exits(1);
+        assert_eq!(none.err, "");
+        let told = none.json();
+        assert_eq!(told["error"], "no daemon runs here: nobody listens at ./s1.sock");
+        assert!(told["help"].is_string() && told["exit_code"] == 1, "{told}");
+    }
     // Its socket is left when a daemon was killed.
     drop(UnixListener::bind(dir.0.join("s1.sock")).expect("a new socket"));
     none(&["status", "--run-dir", "."]);
@@ -236,7 +279,7 @@ fn of_several_daemons_one_must_be_chosen() {
     let daemon = daemon(&dir.0.join("front.sock"), json(&cluster()));
     let several = baton(&dir, &["status", "--run-dir", "."]).exits(2);
     assert!(several.err.contains("front, s1") && several.err.contains("--node"), "{}", several.err);
-    baton(&dir, &["status", "--run-dir", ".", "--node", "front"]).exits(0);
+    baton(&dir, &["status", "--run-dir", ".", "--node", "front"]).exits(3);
     daemon.join().expect("no panic");
 }
 
@@ -271,13 +314,16 @@ fn a_node_of_the_largest_cluster_fits_a_status_message() {
         connections: vec![
             ConnectionStatus {
                 peer: name.clone(),
-                clock_ahead_us: Some(i64::MIN),
+                // What is measured of a connection goes with it, and gives room for the reason.
+                state: ConnectionState::Down,
+                rtt_us: None,
+                clock_ahead_us: None,
                 path_mtu: Some(u16::MAX),
                 messages_in: u64::from(u32::MAX),
                 messages_out: u64::from(u32::MAX),
                 bytes_in: 1 << 48,
                 bytes_out: 1 << 48,
-                last_error: Some("e".repeat(ConnectionStatus::ERROR_BYTES_MAX)),
+                last_error: Some("e".repeat(ConnectionStatus::ERROR_BYTES_LEAST)),
                 ..connection("")
             };
             most - 1
@@ -306,6 +352,13 @@ fn a_node_of_the_largest_cluster_fits_a_status_message() {
             last: Some("e".repeat(TroubleStatus::ERROR_BYTES_MAX)),
             icmp_held_back: u64::MAX,
         },
+        host: HostStatus {
+            mended: u64::MAX,
+            followed: u64::MAX,
+            last: Some("h".repeat(HostStatus::TEXT_BYTES_MAX)),
+            fought: Some("h".repeat(HostStatus::TEXT_BYTES_MAX)),
+            lost: Some("h".repeat(HostStatus::TEXT_BYTES_MAX)),
+        },
         ..NodeStatus::default()
     };
     let bytes = postcard::to_stdvec(&node).expect("postcard");
@@ -333,10 +386,11 @@ fn status_tells_of_files_that_differ_and_services_that_end() {
     let nodes = vec![node("a", "00aa", &[("old", 7), ("older", 0)]), node("b", "00bb", &[("old", 3)])];
     let status = ClusterStatus { cluster: "web".to_owned(), asked: "a".to_owned(), nodes };
     let daemon = daemon(&dir.0.join("a.sock"), json(&status));
-    let told = baton(&dir, &["status", "--run-dir", "."]).exits(0).out;
+    let told = baton(&dir, &["status", "--run-dir", "."]).exits(3).out;
     daemon.join().expect("no panic");
+    assert!(told.contains("\n  nodes go by 2 cluster files: a by 00aa; b by 00bb\n    -> "), "{told}");
     let expected = "
-NODE  ITS CLUSTER FILE DIFFERS (see `baton reload`)
+NODE  ITS CLUSTER FILE DIFFERS
 a     00aa
 b     00bb
 

@@ -241,6 +241,36 @@ fn every_counter_is_counted() {
     assert!(never.is_empty(), "never counted: {never:?}");
 }
 
+/// The types that a Rust file defines, but for those of its tests and functions, which are indented.
+fn types(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter_map(|line| {
+        let mut words = line
+            .split([' ', '<', '(', '{', ':', ';'])
+            .skip_while(|word| matches!(*word, "pub" | "crate)" | "super)" | "unsafe"));
+        let defines = matches!(words.next(), Some("struct" | "enum" | "trait" | "union" | "type"));
+        words.next().filter(|name| defines && *name != "Result") // an alias by custom, over a crate's own error
+    })
+}
+
+/// One name, one meaning: also across crates, where a path could tell them apart, but no sentence does.
+#[test]
+fn no_type_name_is_defined_twice() {
+    let shown = "pub struct A<T> {\npub(crate) enum B {\nstruct C(u8);\npub unsafe trait D: Copy {}\ntype E = u8;\n    struct F;\nuse g::H;\n";
+    assert_eq!(types(shown).collect::<Vec<_>>(), ["A", "B", "C", "D", "E"]);
+    let mut defined: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (file, text) in product().into_iter().filter(|(file, _)| file.ends_with(".rs")) {
+        for name in types(&text) {
+            defined.entry(name.to_owned()).or_default().push(file.clone());
+        }
+    }
+    assert!(defined.len() > 300, "{} types", defined.len());
+    defined.retain(|_, files| files.len() > 1);
+    assert!(
+        defined.is_empty(),
+        "use one definition, or give the less fundamental one another name: {defined:#?}"
+    );
+}
+
 /// Text without what stands in code quotes and drawings.
 fn prose(text: &str) -> String {
     let outside = text.split("```").step_by(2).collect::<String>();

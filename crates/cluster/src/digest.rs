@@ -1,6 +1,6 @@
 //! One number for what a cluster file means. Two files that differ only in comments, spaces, the
-//! order of keys, or defaults written out have the same; every other difference shows. Nodes
-//! compare that of the part which cannot change while they run when they meet.
+//! order of keys, or defaults written out have the same; every other difference shows. When nodes meet they
+//! compare two parts of it: what all must agree on, and who is which node (docs/decisions/0025).
 
 use std::net::IpAddr;
 
@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::{Cluster, NameRoute, Node, Pool, Service, ServiceId};
 
 /// Names the encoding below; to be changed with it.
-const VERSION: &str = "baton cluster 4";
+const VERSION: &str = "baton cluster 5";
 
 impl Cluster {
     /// SHA-256 of what the file means. The order of nodes, services, pools and VIPs has a meaning,
@@ -22,10 +22,43 @@ impl Cluster {
         canon.0.finalize().into()
     }
 
-    /// The same of what cannot change while a node runs: everything but services and their pools. Nodes
-    /// for which it differs are of different clusters.
+    /// The same of what cannot change while a node runs: everything but services and their pools.
     pub fn lasting_digest(&self) -> [u8; 32] {
         self.lasting().0.finalize().into()
+    }
+
+    /// The same of what nodes must agree on to understand each other at all: everything of `[cluster]` but the defaults of
+    /// pools, and whether there is a switch, by which distributors make their cookies.
+    pub fn common_digest(&self) -> [u8; 32] {
+        let mut canon = Canon(Sha256::new());
+        canon.text(VERSION);
+        canon.text("common");
+        self.common(&mut canon);
+        canon.number(self.has_switch());
+        canon.0.finalize().into()
+    }
+
+    /// For each node in file order the first eight bytes of a digest of what others must know of it: name, address and
+    /// roles. Two files mean the same nodes by the same numbers as far as these agree from the start.
+    pub fn node_digests(&self) -> Vec<[u8; 8]> {
+        let digest = |node: &Node| {
+            let mut canon = Canon(Sha256::new());
+            canon.text(VERSION);
+            canon.text("node");
+            canon.member(node);
+            let [a, b, c, d, e, f, g, h, ..] = <[u8; 32]>::from(canon.0.finalize());
+            [a, b, c, d, e, f, g, h]
+        };
+        self.nodes.iter().map(digest).collect()
+    }
+
+    fn common(&self, canon: &mut Canon) {
+        canon.text(&self.name);
+        canon.bytes(&self.derive::<32>("baton/1 digest"));
+        canon.number(self.failure_timeout.as_millis());
+        canon.number(self.control_port);
+        canon.text(self.forwarding.name());
+        canon.number(self.handoff_port);
     }
 
     /// Of a number, the place in the file.
@@ -36,12 +69,7 @@ impl Cluster {
     fn lasting(&self) -> Canon {
         let mut canon = Canon(Sha256::new());
         canon.text(VERSION);
-        canon.text(&self.name);
-        canon.bytes(&self.derive::<32>("baton/1 digest"));
-        canon.number(self.failure_timeout.as_millis());
-        canon.number(self.control_port);
-        canon.text(self.forwarding.name());
-        canon.number(self.handoff_port);
+        self.common(&mut canon);
         canon.list(&self.nodes, Canon::node);
         canon.number(self.limits.bindings);
         canon.number(self.limits.decisions);
@@ -61,13 +89,18 @@ impl Canon {
     fn node(&mut self, node: &Node) {
         let mut interfaces = node.interfaces.clone();
         interfaces.sort_unstable();
-        self.text(&node.name);
-        self.address(node.address);
+        self.member(node);
         self.list(&interfaces, |canon, name| canon.text(name));
-        self.text(&node.roles.to_string());
         self.number(node.weight);
         self.number(node.announce);
         self.text(&node.pressure_file.as_ref().map(|file| file.to_string_lossy()).unwrap_or_default());
+    }
+
+    /// What other nodes must know of one.
+    fn member(&mut self, node: &Node) {
+        self.text(&node.name);
+        self.address(node.address);
+        self.text(&node.roles.to_string());
     }
 
     fn address(&mut self, address: IpAddr) {

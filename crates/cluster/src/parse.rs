@@ -73,7 +73,7 @@ const LIMITS: &[KnownKey] = &[
 ];
 
 /// The `[cluster]` section as read.
-struct Header {
+struct ClusterSection {
     name: Option<String>,
     secret: Option<Secret>,
     failure_timeout: Duration,
@@ -101,7 +101,7 @@ impl Cluster {
         }
         let (table, syntax_errors) = DeTable::parse_recoverable(text);
         if !syntax_errors.is_empty() {
-            add_syntax_errors(&syntax_errors, &mut problems);
+            add_syntax_errors(text, &syntax_errors, &mut problems);
             return Err(ConfigErrors(problems.into_errors()));
         }
         let cluster = read_file(table.get_ref(), &mut problems);
@@ -112,10 +112,26 @@ impl Cluster {
     }
 }
 
-/// One problem a line: after its first, a TOML parser's further words on a line mislead.
-fn add_syntax_errors(errors: &[Error], problems: &mut Problems) {
+/// Tables of which there may be several, as they are written when there is one alone.
+const SINGLE: [(&str, &str); 4] = [
+    ("[node]", "[[node]]"),
+    ("[service]", "[[service]]"),
+    ("[service.pool]", "[[service.pool]]"),
+    ("[service.route]", "[[service.route]]"),
+];
+
+/// One problem a line: after its first, a TOML parser's further words on a line mislead. It calls the second
+/// `[node]` a duplicate key, and so each key below it.
+fn add_syntax_errors(text: &str, errors: &[Error], problems: &mut Problems) {
+    let head = |line: &str| line.split('#').next().unwrap_or_default().replace([' ', '\t', '\r'], "");
+    let single = |line: &str| SINGLE.into_iter().find(|(written, _)| head(line) == *written);
+    let singles: Vec<_> = (1..).zip(text.lines()).filter_map(|(n, line)| Some((n, single(line)?))).collect();
+    for (line, (written, meant)) in &singles {
+        let what = format!("{written} is one table, and there may be several");
+        problems.add(*line, what, format_args!("write {meant}, with double brackets, before each of them"));
+    }
     let mut last = None;
-    for error in errors {
+    for error in errors.iter().filter(|error| singles.is_empty() || error.message() != "duplicate key") {
         let line = error.span().map(|span| problems.line_at(span.start));
         if line.is_none() || line != last {
             problems.add(line, error.message(), "the file is TOML; see https://toml.io for its rules");
@@ -150,7 +166,7 @@ fn read_file(table: &DeTable<'_>, problems: &mut Problems) -> Option<Cluster> {
     build(header?, draft, limits)
 }
 
-fn read_header(mut section: Section<'_, '_>) -> Header {
+fn read_header(mut section: Section<'_, '_>) -> ClusterSection {
     let header_line = section.line();
     let timeout_ms = section.number("failure_timeout_ms", 200..=60_000_u64);
     let name =
@@ -159,7 +175,7 @@ fn read_header(mut section: Section<'_, '_>) -> Header {
     let forwarding = section
         .string("forwarding")
         .and_then(|at| value::choice(at, "forwarding", &Forwarding::ALL, Forwarding::name, section.problems));
-    Header {
+    ClusterSection {
         name: name.map(|at| at.value),
         secret: secret.map(Secret::new),
         failure_timeout: Duration::from_millis(timeout_ms.map_or(1000, |at| at.value)),
@@ -219,7 +235,7 @@ fn read_limits(mut section: Section<'_, '_>) -> Limits {
 }
 
 /// The cluster, if every part of it could be read.
-fn build(header: Header, draft: Draft, limits: Limits) -> Option<Cluster> {
+fn build(header: ClusterSection, draft: Draft, limits: Limits) -> Option<Cluster> {
     let nodes = (0..).zip(draft.nodes).map(|(id, node)| node.build(NodeId(id)));
     let nodes: Vec<Node> = nodes.collect::<Option<_>>()?;
     let servers: Vec<(String, NodeId)> =

@@ -11,7 +11,7 @@ use crate::pool_draft::{PoolDraft, Takes};
 use crate::read::{Located, Problems};
 use crate::unique::{Seen, unique_names};
 use crate::value::quoted;
-use crate::{PoolHash, PoolId, Protocol, Service};
+use crate::{PoolHash, PoolId, Protocol, Service, similar};
 
 /// Reports everything that is wrong between pools, routes and nodes.
 pub(crate) fn together(draft: &Draft, problems: &mut Problems) {
@@ -68,7 +68,8 @@ fn servers(pool: &PoolDraft, nodes: &[NodeDraft], problems: &mut Problems) {
             None if all_named => {
                 let names: Vec<_> = nodes.iter().flat_map(|node| &node.name).map(|at| &*at.value).collect();
                 let what = format!("there is no node {}", quoted(value));
-                problems.add(*line, what, format_args!("the nodes are {}", names.join(", ")));
+                let offer = similar::offer(value, names.iter().copied());
+                problems.add(*line, what, format_args!("{offer}the nodes are {}", names.join(", ")));
             }
             Some(node) if node.roles.is_some_and(|roles| !roles.value.server) => {
                 let what = format!("node \"{value}\" is no server");
@@ -100,7 +101,8 @@ fn routes(service: &ServiceDraft, problems: &mut Problems) {
             && !pools.contains(&&*at.value)
         {
             let what = format!("the service has no pool {}", quoted(&at.value));
-            problems.add(at.line, what, format_args!("its pools are {}", pools.join(", ")));
+            let offer = similar::offer(&at.value, pools.iter().copied());
+            problems.add(at.line, what, format_args!("{offer}its pools are {}", pools.join(", ")));
         }
     }
     let tls = service.protocol == Protocol::Tls;

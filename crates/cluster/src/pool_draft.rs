@@ -49,11 +49,11 @@ pub(crate) struct PoolDraft {
     pub(crate) name: Option<Located<String>>,
     /// `None`: every server.
     pub(crate) servers: Option<Located<Vec<Located<String>>>>,
-    settings: Settings,
+    settings: PoolSettings,
 }
 
 /// How a pool's requests are spread, as read.
-struct Settings {
+struct PoolSettings {
     policy: Option<PolicyConfig>,
     consult: Consult,
     key: Key,
@@ -109,7 +109,7 @@ fn read_pool(mut section: Section<'_, '_>, protocol: Protocol) -> PoolDraft {
     PoolDraft { line: section.line(), name, servers, settings }
 }
 
-fn read_settings(section: &mut Section<'_, '_>, lard: &'static str, protocol: Protocol) -> Settings {
+fn read_settings(section: &mut Section<'_, '_>, lard: &'static str, protocol: Protocol) -> PoolSettings {
     let policy = section.required_string("policy");
     let policy = policy
         .and_then(|at| value::choice(at, "policy", &PolicyKind::ALL, PolicyKind::name, section.problems));
@@ -122,7 +122,7 @@ fn read_settings(section: &mut Section<'_, '_>, lard: &'static str, protocol: Pr
     if let Some(at) = section.string("mechanism") {
         value::mechanism(at, section.problems);
     }
-    Settings {
+    PoolSettings {
         // The constants are read even without a valid policy, for the sake of what is wrong with them.
         policy: read_lard(section, lard, policy.unwrap_or(PolicyKind::Lard)).filter(|_| policy.is_some()),
         consult: consult.unwrap_or_default(),
@@ -215,7 +215,7 @@ impl PoolDraft {
             Some(list) => list.value.iter().map(named).collect::<Option<_>>()?,
         };
         servers.sort_unstable();
-        let Settings { policy, consult, key, p_http, .. } = self.settings;
+        let PoolSettings { policy, consult, key, p_http, .. } = self.settings;
         let name = self.name?.value;
         Some(Pool {
             id,

@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::ConfigError;
+use crate::{ConfigError, similar};
 
 /// The most problems that are kept: more help nobody, and a file of garbage has no end of them.
 const PROBLEMS_MAX: usize = 100;
@@ -96,10 +96,11 @@ impl<'t, 'p> Section<'t, 'p> {
             if !keys.iter().any(|(known, _)| *known == name) {
                 let known: Vec<_> = keys.iter().map(|(known, _)| *known).collect();
                 let line = problems.line_at(key.span().start);
+                let offer = similar::offer(name, known.iter().copied());
                 problems.add(
                     line,
                     format_args!("unknown key `{}` in {title}", name.escape_debug()),
-                    format_args!("{title} takes {}; remove or correct this one", known.join(", ")),
+                    format_args!("{offer}{title} takes {}; remove or correct this one", known.join(", ")),
                 );
             }
         }

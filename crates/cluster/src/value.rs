@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use baton_http::{HostMatch, Key, KeyError, PathMatch, is_method, is_normal};
 
 use crate::read::{Located, Problems};
-use crate::{Roles, Service};
+use crate::{Roles, Service, similar};
 
 const NAME_LEN_MAX: usize = 32;
 /// IFNAMSIZ less its NUL.
@@ -21,7 +21,7 @@ const LABEL_LEN_MAX: usize = 63;
 const FILE_LEN_MAX: usize = 1024;
 /// What to do about a bad secret, or none.
 pub(crate) const SECRET_HELP: &str =
-    "run `baton init`, and copy the secret from the file that it prints; it is the same on every node";
+    "copy the secret of the file that `baton init -o -` prints; it is the same on every node";
 const SECRET_LEN_MIN: usize = 32;
 const SECRET_LEN_MAX: usize = 256;
 /// Fewer different characters than this are typed, not drawn: 32 random hexadecimal digits have
@@ -70,10 +70,7 @@ pub(crate) fn address(at: Located<&str>, problems: &mut Problems) -> Option<Loca
 fn address_of(text: &str) -> Result<IpAddr, (&'static str, &'static str)> {
     let wanted = "give the unicast address that other machines reach it by";
     let Ok(address) = text.parse::<IpAddr>() else {
-        return Err((
-            "is not an IP address",
-            "write no more than it, such as \"10.1.0.11\" or \"2001:db8::11\"",
-        ));
+        return Err(("is not an IP address", not_an_address(text)));
     };
     let (reserved, link_local) = match address {
         IpAddr::V4(v4) => (v4.octets()[0] >= 240, v4.is_link_local()),
@@ -90,6 +87,20 @@ fn address_of(text: &str) -> Result<IpAddr, (&'static str, &'static str)> {
         _ if reserved => Err(("is a reserved or broadcast address", wanted)),
         IpAddr::V6(_) if link_local => Err(("is a link-local address", wanted)),
         _ => Ok(address),
+    }
+}
+
+/// What to do about a text that is no address, by what it looks like.
+fn not_an_address(text: &str) -> &'static str {
+    let is_name = text.chars().any(|c| c.is_ascii_alphabetic()) && !text.contains(':');
+    if text.contains('/') {
+        "write the address alone, without the length of its network's prefix, such as \"10.1.0.11\""
+    } else if text.contains('[') {
+        "write it without brackets and port, such as \"2001:db8::1\""
+    } else if is_name {
+        "write the address itself, such as \"10.1.0.11\": names are not looked up"
+    } else {
+        "write no more than it, such as \"10.1.0.11\" or \"2001:db8::11\""
     }
 }
 
@@ -141,7 +152,9 @@ pub(crate) fn roles(list: &Located<Vec<Located<&str>>>, problems: &mut Problems)
             "dispatcher" => &mut roles.dispatcher,
             "server" => &mut roles.server,
             _ => {
-                problems.add(*line, format_args!("{} is not a role", quoted(value)), KNOWN);
+                let offer = similar::offer(value, ["switch", "distributor", "dispatcher", "server"]);
+                let what = format!("{} is not a role", quoted(value));
+                problems.add(*line, what, format_args!("{offer}{KNOWN}"));
                 good = false;
                 continue;
             }
@@ -169,7 +182,8 @@ pub(crate) fn choice<T: Copy>(
     if found.is_none() {
         let names: Vec<_> = all.iter().map(|value| format!("\"{}\"", name(*value))).collect();
         let what = format!("{} is not a value of `{key}`", quoted(at.value));
-        problems.add(at.line, what, format_args!("it takes {}", names.join(", ")));
+        let offer = similar::offer(at.value, all.iter().map(|value| name(*value)));
+        problems.add(at.line, what, format_args!("{offer}it takes {}", names.join(", ")));
     }
     found
 }
@@ -302,9 +316,7 @@ pub(crate) fn secret(at: Located<&str>, problems: &mut Problems) -> Option<Strin
     } else {
         return Some(at.value.to_owned());
     };
-    let help =
-        "run `baton init`, and copy the secret from the file that it prints; it is the same on every node";
-    problems.add(at.line, what, help);
+    problems.add(at.line, what, SECRET_HELP);
     None
 }
 

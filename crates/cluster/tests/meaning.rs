@@ -184,7 +184,7 @@ fn examples_are_good_but_for_their_secret() {
         let errors = Cluster::parse(&text).expect_err(name).0;
         assert_eq!(errors.len(), 1, "{errors:?}");
         assert_eq!(errors[0].what, "the secret is a placeholder");
-        assert!(errors[0].help.starts_with("run `baton init`"));
+        assert!(errors[0].help.contains("`baton init -o -`"));
         assert!(text.lines().nth(errors[0].line.unwrap() - 1).unwrap().starts_with("secret"));
 
         let cluster = parsed(&text.replace(PLACEHOLDER, SECRET));
@@ -363,6 +363,50 @@ fn digest_sees_every_value() {
     let mut sections: Vec<_> = FULL.trim().split("\n\n").collect();
     sections.swap(1, 2);
     assert!(digests.insert(parsed(&sections.join("\n\n")).digest()));
+}
+
+/// What nodes compare when they meet: files may differ in the rest while daemons are started again one by one.
+#[test]
+fn nodes_agree_on_what_they_have_in_common() {
+    let agree = |one: &Cluster, other: &Cluster| {
+        let nodes = one.node_digests();
+        let common = nodes.iter().zip(&other.node_digests()).take_while(|(a, b)| a == b).count();
+        (one.common_digest() == other.common_digest(), common)
+    };
+    let full = parsed(FULL);
+    let number = full.nodes.len();
+    let changed = |from: &str, to: &str| {
+        assert!(FULL.contains(from), "{from}");
+        agree(&full, &parsed(&FULL.replacen(from, to, 1)))
+    };
+    let more = "[[node]]\nname = \"late\"\naddress = \"10.1.0.99\"\nroles = [\"server\"]\n\n[[service]]";
+    for (from, to) in [
+        ("[[service]]", more),
+        ("bindings = 2048", "bindings = 2049"),
+        ("weight = 3", "weight = 4"),
+        ("[\"eth0\", \"eth1\"]", "[\"eth0\"]"),
+        ("/run/busy", "/run/idle"),
+        ("port = 80\n", "port = 81\n"),
+    ] {
+        assert_eq!(changed(from, to), (true, number), "{from} -> {to}");
+    }
+    for (from, to) in [
+        ("\"golden\"", "\"silver\""),
+        (SECRET, "l3YvT9qLw0ZsB7nXfR2mJc8HdPu5GaE1"),
+        ("failure_timeout_ms = 500", "failure_timeout_ms = 501"),
+        ("control_port = 7000", "control_port = 7002"),
+        ("handoff_port = 7001", "handoff_port = 7002"),
+        ("handoff_port = 7001", "handoff_port = 7001\nforwarding = \"geneve\""),
+        // The last switch goes.
+        ("\"switch\", ", ""),
+    ] {
+        assert!(!changed(from, to).0, "{from} -> {to}");
+    }
+    let place = |name: &str| full.nodes.iter().position(|node| node.name == name);
+    for (from, to) in [("\"front\"", "\"fronts\""), ("10.1.0.10", "10.1.0.12")] {
+        let same = changed(from, to);
+        assert_eq!(same, (true, place("front").expect("it is there")), "{from} -> {to}");
+    }
 }
 
 /// The values were computed once with Python's `hmac` and `hashlib` after RFC 5869, and the last one

@@ -230,7 +230,7 @@ fn bad_settings() {
         "servers = [\"s2\", \"s1\"]\npolicy = \"lard/r\"",
         "\npolicy = \"lard/r\"\npolicies = 1 #!",
         "unknown key `policies` in [[service.pool]]",
-        "[[service.pool]] takes name, servers, policy, consult, key, p_http, pressure_low, mechanism, lard; remove or correct this one",
+        "did you mean policy? [[service.pool]] takes name, servers, policy, consult, key, p_http, pressure_low, mechanism, lard; remove or correct this one",
     );
     for key in [
         "policy = \"lard\"",
@@ -294,7 +294,7 @@ fn bad_routes() {
         "[[service.route]]\npool = \"img\"\nhost",
         "[[service.route]]\npool = \"imgs\" #!\nhost",
         "the service has no pool \"imgs\"",
-        "its pools are site, img",
+        "did you mean img? its pools are site, img",
     );
     refused(
         "[[service.route]]\npool = \"img\"\nhost",

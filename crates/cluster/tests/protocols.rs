@@ -158,7 +158,12 @@ fn bad_services() {
     let help = "remove it: the first pool is the default";
     refused(tcp, "protocol = \"tcp\"\ndefault_pool = \"plain\" #!", what, help);
     let what = "the service has no pool \"sit\"";
-    refused("default_pool = \"site\"", "default_pool = \"sit\" #!", what, "its pools are api, site");
+    refused(
+        "default_pool = \"site\"",
+        "default_pool = \"sit\" #!",
+        what,
+        "did you mean site? its pools are api, site",
+    );
 }
 
 #[test]

@@ -27,7 +27,7 @@ policy = "lard"
 
 const NODE_KEYS: &str = "[[node]] takes name, address, interfaces, roles, weight, announce, pressure_file; remove or correct this one";
 const SECRET_HELP: &str =
-    "run `baton init`, and copy the secret from the file that it prints; it is the same on every node";
+    "copy the secret of the file that `baton init -o -` prints; it is the same on every node";
 const NAME_HELP: &str = "use 1 to 32 lower-case letters, digits and '-'";
 const ROLES_HELP: &str = "the roles are switch, distributor, dispatcher, server";
 const UNICAST_HELP: &str = "give the unicast address that other machines reach it by";
@@ -57,13 +57,13 @@ fn unknown_keys() {
         "roles = [\"server\"]",
         "roles = [\"server\"]\nwieght = 2 #!",
         "unknown key `wieght` in [[node]]",
-        NODE_KEYS,
+        &format!("did you mean weight? {NODE_KEYS}"),
     );
     refused(
         "[[service]]",
         "[[servce]] #!\n[[service]]",
         "unknown key `servce` in a cluster file",
-        "a cluster file takes cluster, node, service, limits; remove or correct this one",
+        "did you mean service? a cluster file takes cluster, node, service, limits; remove or correct this one",
     );
     refused(
         "name = \"web\"",
@@ -75,7 +75,7 @@ fn unknown_keys() {
         "port = 80",
         "port = 80\nvip = \"10.99.0.2\" #!",
         "unknown key `vip` in [[service]]",
-        "[[service]] takes name, vips, port, protocol, speaks_first, default_pool, policy, consult, key, p_http, pressure_low, mechanism, lard, pool, route; remove or correct this one",
+        "did you mean vips? [[service]] takes name, vips, port, protocol, speaks_first, default_pool, policy, consult, key, p_http, pressure_low, mechanism, lard, pool, route; remove or correct this one",
     );
     refused(
         "policy = \"lard\"",
@@ -177,6 +177,22 @@ fn wrong_types() {
     assert_eq!(errors.len(), 1);
 }
 
+/// What TOML calls duplicate keys, once for each key of the second one.
+#[test]
+fn single_brackets_of_several() {
+    let text = GOOD.replace("[[node]]", " [ node ] # one").replace("[[service]]", "[service]");
+    let of = |text: &str| errors_of(text).into_iter().map(|e| (e.line, e.what, e.help)).collect::<Vec<_>>();
+    let single = |line, written: &str, meant: &str| {
+        let help = format!("write {meant}, with double brackets, before each of them");
+        (Some(line), format!("{written} is one table, and there may be several"), help)
+    };
+    let node = |line| single(line, "[node]", "[[node]]");
+    assert_eq!(of(&text), [node(6), node(11), single(16, "[service]", "[[service]]")]);
+    let pools = "[service.pool]\nname = \"a\"\n[service.pool]\nname = \"b\"\n";
+    let pool = |line| single(line, "[service.pool]", "[[service.pool]]");
+    assert_eq!(of(&format!("{GOOD}{pools}")), [pool(21), pool(23)]);
+}
+
 #[test]
 fn numbers_out_of_range() {
     let cluster = |key: &str, value: &str, low: u64, high: u64| {
@@ -242,18 +258,17 @@ fn bad_addresses() {
     let mapped = "is an IPv4 address written as an IPv6 one";
     address("::ffff:10.1.0.11", mapped, "write it as an IPv4 address");
     let such = "write no more than it, such as \"10.1.0.11\" or \"2001:db8::11\"";
-    for text in [
-        "10.1.0",
-        "10.1.0.11/24",
-        "front.example.org",
-        "10.1.0.011",
-        "",
-        "[2001:db8::1]",
-        "fe80::1%eth0",
-        "2001:db8::/64",
-    ] {
+    for text in ["10.1.0", "10.1.0.011", "", "fe80::1%eth0"] {
         address(text, "is not an IP address", such);
     }
+    let prefix = "write the address alone, without the length of its network's prefix, such as \"10.1.0.11\"";
+    for text in ["10.1.0.11/24", "2001:db8::/64"] {
+        address(text, "is not an IP address", prefix);
+    }
+    let named = "write the address itself, such as \"10.1.0.11\": names are not looked up";
+    address("front.example.org", "is not an IP address", named);
+    let bare = "write it without brackets and port, such as \"2001:db8::1\"";
+    address("[2001:db8::1]", "is not an IP address", bare);
     refused(
         "vips = [\"10.99.0.1\"]",
         "vips = [] #!",
@@ -264,7 +279,9 @@ fn bad_addresses() {
 
 #[test]
 fn bad_roles() {
-    refused("roles = [\"server\"]", "roles = [\"servr\"] #!", "\"servr\" is not a role", ROLES_HELP);
+    let server = format!("did you mean server? {ROLES_HELP}");
+    refused("roles = [\"server\"]", "roles = [\"servr\"] #!", "\"servr\" is not a role", &server);
+    refused("roles = [\"server\"]", "roles = [\"cache\"] #!", "\"cache\" is not a role", ROLES_HELP);
     refused(
         "roles = [\"server\"]",
         "roles = [\"server\", \"server\"] #!",

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use baton_cluster::{NodeId, PoolHash, Target};
 use baton_control::batch::BatchLimits;
-use baton_control::{Answer, Ask, Batcher, Event, Mesh, MeshConfig, Message, NodeClocks, Question, Verdict};
+use baton_control::{
+    Answer, Ask, Batcher, Mesh, MeshConfig, MeshEvent, Message, NodeClocks, Question, Verdict,
+};
 use tokio::sync::mpsc::Receiver;
 
 const DISTRIBUTOR: NodeId = NodeId(0);
@@ -43,12 +45,14 @@ fn free_address() -> std::io::Result<SocketAddr> {
     std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
 
-async fn start(me: NodeId, addresses: [SocketAddr; 2]) -> Result<(Mesh, Receiver<Event>), Failure> {
+async fn start(me: NodeId, addresses: [SocketAddr; 2]) -> Result<(Mesh, Receiver<MeshEvent>), Failure> {
     let all = [(DISTRIBUTOR, addresses[0]), (DISPATCHER, addresses[1])];
     let (mesh, mut events) = Mesh::start(MeshConfig {
         me,
         cluster_name: "bench".to_owned(),
         digest: [0; 32],
+        nodes: vec![[0; 8]; 2],
+        names: Vec::new(),
         psk: [1; 32],
         mac: [0; 6],
         boot: u64::from(me.0),
@@ -58,7 +62,7 @@ async fn start(me: NodeId, addresses: [SocketAddr; 2]) -> Result<(Mesh, Receiver
         peers: all.into_iter().filter(|(node, _)| *node != me).collect(),
     })?;
     match events.recv().await {
-        Some(Event::Up { .. }) => Ok((mesh, events)),
+        Some(MeshEvent::Up { .. }) => Ok((mesh, events)),
         other => Err(format!("expected the peer to come up, got {other:?}").into()),
     }
 }
@@ -66,7 +70,7 @@ async fn start(me: NodeId, addresses: [SocketAddr; 2]) -> Result<(Mesh, Receiver
 /// Answers whatever is asked, until the distributor is gone.
 async fn dispatch(addresses: [SocketAddr; 2]) -> Result<(), Failure> {
     let (mesh, mut events) = start(DISPATCHER, addresses).await?;
-    while let Some(Event::Message { node, message: Message::Ask(ask) }) = events.recv().await {
+    while let Some(MeshEvent::Message { node, message: Message::Ask(ask) }) = events.recv().await {
         let decide = |question: &Question| {
             let server = question.target.map(|target| NodeId((target.0 % 8) as u16));
             Verdict { server, keep: server.map(|server| vec![server]) }
@@ -100,7 +104,7 @@ async fn distribute(addresses: [SocketAddr; 2], decisions: u64, undecided: usize
                 send(ask)?;
             }
         }
-        let Some(Event::Message { message: Message::Answer(answer), .. }) = events.recv().await else {
+        let Some(MeshEvent::Message { message: Message::Answer(answer), .. }) = events.recv().await else {
             return Err("the dispatcher went away".into());
         };
         waits.push(u64::try_from(batch_sent.elapsed().as_nanos())?);

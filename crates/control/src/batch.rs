@@ -51,13 +51,13 @@ pub enum BatchError {
 pub struct Batcher<T> {
     limits: BatchLimits,
     next_batch: u32,
-    asked: Option<Asked<T>>,
+    asked: Option<BatchInFlight<T>>,
     waiting: VecDeque<(Question, T)>,
 }
 
 /// The batch that is under way.
 #[derive(Debug)]
-struct Asked<T> {
+struct BatchInFlight<T> {
     batch: u32,
     tokens: Vec<T>,
     fails_at: Instant,
@@ -151,7 +151,7 @@ impl<T> Batcher<T> {
         let batch = self.next_batch;
         self.next_batch = batch.wrapping_add(1);
         let (questions, tokens) = self.waiting.drain(..count).unzip();
-        self.asked = Some(Asked { batch, tokens, fails_at: now + self.limits.answer_timeout });
+        self.asked = Some(BatchInFlight { batch, tokens, fails_at: now + self.limits.answer_timeout });
         Some(Ask { batch, questions })
     }
 }

@@ -26,12 +26,12 @@ const NOISE_BYTES: usize = 32 + TAG_BYTES;
 
 /// A secure channel: in handshake, then open.
 pub(crate) struct Channel {
-    state: State,
+    state: ChannelState,
     /// Where an opened frame lies.
     opened: Vec<u8>,
 }
 
-enum State {
+enum ChannelState {
     Handshake(Box<HandshakeState>),
     Open(Box<TransportState>),
     /// After an error.
@@ -50,12 +50,12 @@ impl Channel {
     }
 
     fn new(handshake: HandshakeState) -> Channel {
-        Channel { state: State::Handshake(Box::new(handshake)), opened: Vec::new() }
+        Channel { state: ChannelState::Handshake(Box::new(handshake)), opened: Vec::new() }
     }
 
     /// Appends this end's greeting to `out`.
     pub(crate) fn greet(&mut self, out: &mut Vec<u8>) -> Result<(), Error> {
-        let State::Handshake(handshake) = &mut self.state else { return Err(broken()) };
+        let ChannelState::Handshake(handshake) = &mut self.state else { return Err(broken()) };
         put_frame(out, PREAMBLE.len() + NOISE_BYTES, |slot| {
             let (clear, noise) = slot.split_at_mut(PREAMBLE.len());
             clear.copy_from_slice(&PREAMBLE);
@@ -74,7 +74,7 @@ impl Channel {
         let (true, Some((version, noise))) = (*magic == MAGIC, rest.split_first()) else {
             return Err(Error::NotBaton);
         };
-        let State::Handshake(handshake) = &mut self.state else { return Err(broken()) };
+        let ChannelState::Handshake(handshake) = &mut self.state else { return Err(broken()) };
         if *version != PROTOCOL_VERSION {
             // Tell the other end which version is spoken here, so that both logs name the cause.
             if !handshake.is_initiator() {
@@ -89,18 +89,18 @@ impl Channel {
         if !handshake.is_initiator() {
             self.greet(out)?;
         }
-        match std::mem::replace(&mut self.state, State::Broken) {
-            State::Handshake(handshake) => {
-                self.state = State::Open(Box::new(handshake.into_transport_mode().map_err(library)?));
+        match std::mem::replace(&mut self.state, ChannelState::Broken) {
+            ChannelState::Handshake(handshake) => {
+                self.state = ChannelState::Open(Box::new(handshake.into_transport_mode().map_err(library)?));
                 Ok(())
             }
-            State::Open(_) | State::Broken => Err(broken()),
+            ChannelState::Open(_) | ChannelState::Broken => Err(broken()),
         }
     }
 
     /// Appends a frame that holds `message`, sealed, to `out`.
     pub(crate) fn seal(&mut self, message: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
-        let State::Open(transport) = &mut self.state else { return Err(broken()) };
+        let ChannelState::Open(transport) = &mut self.state else { return Err(broken()) };
         put_frame(out, message.len() + TAG_BYTES, |slot| {
             transport.write_message(message, slot).map(|_| ()).map_err(library)
         })
@@ -108,7 +108,7 @@ impl Channel {
 
     /// Opens a sealed frame. Each frame opens once, and only in its order.
     pub(crate) fn open(&mut self, frame: &[u8]) -> Result<&[u8], Error> {
-        let State::Open(transport) = &mut self.state else { return Err(broken()) };
+        let ChannelState::Open(transport) = &mut self.state else { return Err(broken()) };
         self.opened.resize(FRAME_BYTES_MAX, 0);
         let length = transport.read_message(frame, &mut self.opened).map_err(|_| Error::Tampered)?;
         self.opened.get(..length).ok_or_else(broken)
@@ -119,9 +119,9 @@ impl fmt::Debug for Channel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Without the keys.
         let state = match self.state {
-            State::Handshake(_) => "in handshake",
-            State::Open(_) => "open",
-            State::Broken => "broken",
+            ChannelState::Handshake(_) => "in handshake",
+            ChannelState::Open(_) => "open",
+            ChannelState::Broken => "broken",
         };
         f.debug_tuple("Channel").field(&state).finish()
     }

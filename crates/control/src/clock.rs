@@ -80,11 +80,11 @@ impl WallFilter {
 pub struct NodeClocks {
     /// From here monotonic time is counted.
     origin: Instant,
-    read: Mutex<Read>,
+    read: Mutex<ClockReadings>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Read {
+struct ClockReadings {
     cluster: ClusterClock,
     /// By how much the wall clock is ahead, microseconds.
     wall_ahead_us: i64,
@@ -94,10 +94,13 @@ impl NodeClocks {
     /// At a moment, with what the wall clock reads then (since 1970).
     pub fn new(origin: Instant, wall: Duration) -> Self {
         let cluster = ClusterClock::alone(0, nanoseconds(wall));
-        Self { origin, read: Mutex::new(Read { cluster, wall_ahead_us: microseconds(wall).cast_signed() }) }
+        Self {
+            origin,
+            read: Mutex::new(ClockReadings { cluster, wall_ahead_us: microseconds(wall).cast_signed() }),
+        }
     }
 
-    fn read(&self) -> MutexGuard<'_, Read> {
+    fn read(&self) -> MutexGuard<'_, ClockReadings> {
         // A panic elsewhere leaves the fields as good as they were.
         self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }

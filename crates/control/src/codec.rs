@@ -2,15 +2,15 @@
 //! Called by the session; knows no connection. Every limit of `message` is kept here, in both
 //! directions, so that nothing behind it meets a list that is too long or a node that cannot be.
 
-use baton_cluster::{NodeId, PoolHash};
+use baton_cluster::{Guide, NodeId, PoolHash};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::Error;
 use crate::message::{
-    Answer, Ask, CHANGES_MAX, Close, ENDS_MAX, Grant, Guidance, Guide, Heir, Kind, LOST_MAX, Live, Load,
-    MESSAGE_BYTES_MAX, MOVES_MAX, Message, Owned, PROTOCOL_VERSION, Probed, Push, QUESTIONS_MAX, ROTA_MAX,
-    SERVERS_MAX, STATUS_BYTES_MAX, StatusReply, StatusRequest, Taken, Term, Update, Whose,
+    Answer, Ask, CHANGES_MAX, Close, ENDS_MAX, Grant, Guidance, Heir, Kind, LOST_MAX, Live, Load,
+    MESSAGE_BYTES_MAX, MOVES_MAX, Message, Owned, PROTOCOL_VERSION, Probed, Push, QUESTIONS_MAX, SERVERS_MAX,
+    STATUS_BYTES_MAX, StatusReply, StatusRequest, Taken, Term, Update, Whose,
 };
 use crate::word::{Bye, Heartbeat, Hello, NAME_BYTES_MAX};
 
@@ -190,7 +190,7 @@ fn check(message: &Message) -> Result<(), Error> {
         }
         Message::Guide(guidance) => match &guidance.guide {
             Guide::AskAlways | Guide::Cached { .. } => Ok(()),
-            Guide::Rota(rota) => nodes(kind, rota, ROTA_MAX),
+            Guide::Rota(rota) => nodes(kind, rota, Guide::ROTA_MAX),
         },
         Message::Update(update) => {
             few(kind, update.moves.len(), MOVES_MAX)?;
@@ -222,7 +222,9 @@ fn check(message: &Message) -> Result<(), Error> {
 
 fn check_hello(hello: &Hello) -> Result<(), Error> {
     few(Kind::Hello, hello.cluster.len(), NAME_BYTES_MAX)?;
+    few(Kind::Hello, hello.name.len(), NAME_BYTES_MAX)?;
     few(Kind::Hello, hello.software.len(), NAME_BYTES_MAX)?;
+    few(Kind::Hello, hello.nodes.len(), NodeId::MAX_NODES)?;
     node(Kind::Hello, hello.node)
 }
 

@@ -134,11 +134,11 @@ pub enum Error {
     #[error("the other end is no Baton node: check the address and port")]
     NotBaton,
     /// The other end holds another secret.
-    #[error("the other end does not hold this cluster's control_psk: give every node the same cluster file")]
+    #[error("the other end has another secret or cluster name: give every node the same cluster file")]
     WrongSecret,
     /// The other end hung up during the handshake.
     #[error(
-        "the other end hung up during the handshake: its log says why; the usual cause is a different control_psk"
+        "the other end hung up during the handshake, most likely because its cluster file has another secret or name: its log says why"
     )]
     HungUp,
     /// The set-up took too long.
@@ -155,25 +155,53 @@ pub enum Error {
         /// This node's cluster.
         ours: String,
     },
-    /// A node with another cluster file.
-    #[error("{node} runs a different cluster file: copy the same file to every node and restart it")]
+    /// A node whose cluster file differs in what all agree on.
+    #[error(
+        "{node} runs a different cluster file, with another failure timeout, port or forwarding, or the first switch: copy the same file to every node and restart it"
+    )]
     WrongDigest {
-        /// Which node.
-        node: NodeId,
+        /// Which node, by its own name.
+        node: String,
+    },
+    /// A node in whose cluster file a number means another node.
+    #[error(
+        "{node} runs a cluster file in which [[node]] number {place} is another one (name, address or roles): while nodes run, others can come only at the end of the file; copy the same file to every node and restart those that have another"
+    )]
+    WrongOrder {
+        /// Which node, by its own name.
+        node: String,
+        /// The first place that differs, counted from 1.
+        place: usize,
+    },
+    /// A node that this node's cluster file does not have, yet or any more.
+    #[error(
+        "{node} is not in this node's cluster file: copy the file that has it here, and restart this node"
+    )]
+    NotHere {
+        /// Which node, by its own name.
+        node: String,
+    },
+    /// A node whose cluster file does not have this node, yet or any more.
+    #[error(
+        "{node} runs a cluster file without this node: copy the file that has it there, and restart {node}"
+    )]
+    NotThere {
+        /// Which node, by its own name.
+        node: String,
     },
     /// The node at the dialled address is another one.
     #[error("{expected} was dialled but {found} answered: check the addresses in the cluster file")]
     WrongNode {
         /// Who was dialled.
-        expected: NodeId,
+        expected: String,
         /// Who answered.
-        found: NodeId,
+        found: String,
     },
-    /// A node that the cluster file does not name, or this node's own number.
+    /// A node with this node's own number, or none.
     #[error("the peer calls itself {node}, which is this node or none: check --node on both machines")]
     UnknownNode {
         /// What it calls itself.
-        node: NodeId,
+        node: String,
     },
     /// The peer already has a connection with this node.
     #[error("a second connection between the same two nodes, not needed")]

@@ -9,7 +9,6 @@
 //! The wire is drawn in `docs/control-protocol.md`.
 
 pub mod batch;
-mod bounded;
 mod channel;
 pub mod clock;
 mod codec;
@@ -25,10 +24,10 @@ pub mod word;
 pub use batch::{BatchError, BatchLimits, Batcher};
 pub use clock::{ClusterClock, NodeClocks};
 pub use error::{Error, SendError, SocketError};
-pub use link::{DownReason, Event, Mesh, MeshConfig, PeerState, PeerStatus};
+pub use link::{DownReason, Mesh, MeshConfig, MeshEvent, PeerState, PeerStatus};
 pub use message::{
-    Answer, Ask, Change, Claim, Close, End, Grant, Guidance, Guide, Heir, Kind, Live, Load, Lost, Message,
-    Move, Owned, Probed, Push, Question, StatusReply, StatusRequest, Taken, Term, Update, Verdict, Whose,
+    Answer, Ask, Change, Claim, Close, End, Grant, Guidance, Heir, Kind, Live, Load, Lost, Message, Move,
+    Owned, Probed, Push, Question, StatusReply, StatusRequest, Taken, Term, Update, Verdict, Whose,
 };
 pub use pace::Pace;
 pub use word::Hello;

@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
-use self::peers::Shared;
+use self::peers::MeshState;
 use crate::clock::NodeClocks;
 use crate::error::{Error, SendError};
 use crate::message::Message;
@@ -37,8 +37,12 @@ pub struct MeshConfig {
     pub me: NodeId,
     /// The cluster's name; peers must agree.
     pub cluster_name: String,
-    /// The digest of what lasts of the cluster file; peers must agree.
+    /// The digest of what all nodes agree on; peers must agree.
     pub digest: [u8; 32],
+    /// A digest of each node in the cluster file's order; of peers', the longer list begins with the other one.
+    pub nodes: Vec<[u8; 8]>,
+    /// The nodes' names, in the same order.
+    pub names: Vec<String>,
     /// The pre-shared key of the control connections, made from the cluster's secret.
     pub psk: [u8; 32],
     /// This node's MAC address on the cluster's network, told to peers.
@@ -57,7 +61,7 @@ pub struct MeshConfig {
 
 /// What a [`Mesh`] tells its node. For one peer: `Up`, then messages, then `Down`, and again.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum MeshEvent {
     /// A peer is there. State that it must have ([`crate::Guidance`], [`crate::Live`]) is to be sent.
     Up {
         /// Who.
@@ -126,7 +130,7 @@ pub struct PeerStatus {
 /// a goodbye).
 #[derive(Clone, Debug)]
 pub struct Mesh {
-    shared: Arc<Shared>,
+    shared: Arc<MeshState>,
     /// Kept, so that the thread sees the last clone go.
     _alive: Arc<watch::Sender<()>>,
     /// Whose other end the thread has.
@@ -141,7 +145,7 @@ impl Mesh {
     ///
     /// # Errors
     /// The listening socket could not be had, or the thread.
-    pub fn start(config: MeshConfig) -> io::Result<(Mesh, mpsc::Receiver<Event>)> {
+    pub fn start(config: MeshConfig) -> io::Result<(Mesh, mpsc::Receiver<MeshEvent>)> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listener = {
             let _entered = runtime.enter();
@@ -150,7 +154,7 @@ impl Mesh {
         let listen = listener.local_addr()?;
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         let peers: Vec<_> = config.peers.iter().copied().filter(|(node, _)| *node != config.me).collect();
-        let shared = Arc::new(Shared::new(config.identity(), listen, &peers, sender, Instant::now()));
+        let shared = Arc::new(MeshState::new(config.identity(), listen, &peers, sender, Instant::now()));
         let (alive, last_clone) = watch::channel(());
         let (ends, ended) = watch::channel(());
         let running = connections(shared.clone(), listener, last_clone);
@@ -171,7 +175,7 @@ impl Mesh {
     }
 
     /// A moment at or after which a peer is sure to have heard this node on their present connection, and how many
-    /// times the peer had come up with that one: so many [`Event::Up`] have been told. `None`: not yet, or it is
+    /// times the peer had come up with that one: so many [`MeshEvent::Up`] have been told. `None`: not yet, or it is
     /// down.
     pub fn heard_by(&self, node: NodeId) -> Option<(u64, Instant)> {
         self.shared.peers.get(&node)?.heard_by()
@@ -210,7 +214,7 @@ fn wall() -> Duration {
 }
 
 /// Dials and accepts, until all has been closed in order, or the last [`Mesh`] is gone.
-async fn connections(shared: Arc<Shared>, listener: TcpListener, mut last_clone: watch::Receiver<()>) {
+async fn connections(shared: Arc<MeshState>, listener: TcpListener, mut last_clone: watch::Receiver<()>) {
     let mut tasks = JoinSet::new();
     tasks.spawn(dial::accept_for_ever(shared.clone(), listener));
     let nodes: Vec<NodeId> = shared.peers.keys().copied().collect();
@@ -250,13 +254,16 @@ impl MeshConfig {
             hello: Hello {
                 cluster: self.cluster_name.clone(),
                 node: self.me,
+                name: self.names.get(self.me.index()).cloned().unwrap_or_default(),
                 digest: self.digest,
+                nodes: self.nodes.clone(),
                 mac: self.mac,
                 boot: self.boot,
                 software: env!("CARGO_PKG_VERSION").to_owned(),
             },
             psk: self.psk,
             peers: self.peers.iter().map(|(node, _)| *node).collect(),
+            names: self.names.clone(),
             failure_timeout: self.failure_timeout,
             clocks: self.clocks.clone(),
         }

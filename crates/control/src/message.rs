@@ -7,10 +7,9 @@
 
 use std::fmt;
 
-use baton_cluster::{Flow, NodeId, PoolHash, Target};
+use baton_cluster::bounded::{at_most, maybe_at_most};
+use baton_cluster::{Flow, Guide, NodeId, PoolHash, Target};
 use serde::{Deserialize, Serialize};
-
-use crate::bounded::{at_most, maybe_at_most};
 
 /// The version of everything on the wire. Two nodes talk only if theirs are equal: a cluster is
 /// upgraded node by node, and a node that is not yet upgraded counts as down to those that are.
@@ -29,9 +28,6 @@ pub const SERVERS_MAX: usize = 16;
 
 /// The most changes of one [`Push`].
 pub const CHANGES_MAX: usize = 1024;
-
-/// The most turns of a [`Guide::Rota`].
-pub const ROTA_MAX: usize = 256;
 
 /// The most moves of one [`Update`].
 pub const MOVES_MAX: usize = 960;
@@ -110,21 +106,6 @@ pub struct Push {
     /// What changed, at most [`CHANGES_MAX`], in the order in which it changed.
     #[serde(deserialize_with = "at_most::<CHANGES_MAX, _, _>")]
     pub changes: Vec<Change>,
-}
-
-/// What a distributor may decide by itself for one pool.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Guide {
-    /// Nothing: ask for every request, as in the paper.
-    AskAlways,
-    /// A remembered mapping, while its server's load is at most `load_limit`.
-    Cached {
-        /// Connections being served by the mapped server.
-        load_limit: u32,
-    },
-    /// Turns: each new connection goes to the next server of this order, at most [`ROTA_MAX`] long,
-    /// then from its start again (weighted round robin).
-    Rota(#[serde(deserialize_with = "at_most::<ROTA_MAX, _, _>")] Vec<NodeId>),
 }
 
 /// Dispatcher to distributor: how to decide for one pool from now on. Replaces what was said

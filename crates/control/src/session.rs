@@ -50,6 +50,8 @@ pub struct Identity {
     pub psk: [u8; 32],
     /// The nodes that may connect.
     pub peers: BTreeSet<NodeId>,
+    /// The names of all nodes, by their numbers.
+    pub names: Vec<String>,
     /// A peer that is silent for longer is down.
     pub failure_timeout: Duration,
     /// This node's clocks, shared by all its connections.
@@ -67,6 +69,11 @@ impl fmt::Debug for Identity {
 }
 
 impl Identity {
+    /// What people call a node.
+    pub fn name(&self, node: NodeId) -> String {
+        self.names.get(node.index()).cloned().unwrap_or_else(|| node.to_string())
+    }
+
     /// How long the set-up of a connection may take, the TCP handshake included or not.
     pub fn set_up_timeout(&self) -> Duration {
         self.failure_timeout.max(SET_UP_MIN)
@@ -75,7 +82,7 @@ impl Identity {
 
 /// What came out of received bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum Received {
     /// The peer is who it should be and this node has the lower number: say [`Session::accept`] or
     /// [`Session::refuse`].
     Proposed(Hello),
@@ -199,7 +206,12 @@ impl Session {
     /// # Errors
     /// The connection is to be closed, after what is [`Session::pending`] was written if it can be
     /// (it may tell the peer why). What was heard before the error counts.
-    pub fn receive(&mut self, bytes: &[u8], now: Instant, heard: &mut VecDeque<Heard>) -> Result<(), Error> {
+    pub fn receive(
+        &mut self,
+        bytes: &[u8],
+        now: Instant,
+        heard: &mut VecDeque<Received>,
+    ) -> Result<(), Error> {
         self.reader.push(bytes);
         loop {
             let Some(frame) = self.reader.take()? else { return Ok(()) };
@@ -216,26 +228,26 @@ impl Session {
         }
     }
 
-    fn hear(&mut self, word: Word, now: Instant, heard: &mut VecDeque<Heard>) -> Result<(), Error> {
+    fn hear(&mut self, word: Word, now: Instant, heard: &mut VecDeque<Received>) -> Result<(), Error> {
         match (&self.stage, word) {
             (_, Word::Bye(Bye::Duplicate)) => Err(Error::Duplicate),
             (_, Word::Bye(Bye::Stopping)) => Err(Error::Stopping),
             (Stage::Meeting, Word::Hello(hello)) => {
                 self.verify(&hello)?;
                 if self.decides(&hello) {
-                    heard.push_back(Heard::Proposed(hello.clone()));
+                    heard.push_back(Received::Proposed(hello.clone()));
                 }
                 self.stage = Stage::Settling(hello);
                 Ok(())
             }
             (Stage::Settling(hello), Word::Heartbeat(heartbeat)) if !self.decides(hello) => {
-                heard.push_back(Heard::Opened(hello.clone()));
+                heard.push_back(Received::Opened(hello.clone()));
                 self.stage = Stage::Open;
                 self.beat(heartbeat, now);
                 self.heartbeat(now)
             }
             (Stage::Accepted(hello), Word::Heartbeat(heartbeat)) => {
-                heard.push_back(Heard::Opened(hello.clone()));
+                heard.push_back(Received::Opened(hello.clone()));
                 self.stage = Stage::Open;
                 self.beat(heartbeat, now);
                 Ok(())
@@ -245,7 +257,7 @@ impl Session {
                 Ok(())
             }
             (Stage::Open, Word::Message(message)) => {
-                heard.push_back(Heard::Message(message));
+                heard.push_back(Received::Message(message));
                 Ok(())
             }
             (_, Word::Hello(_)) => Err(Error::OutOfPlace { kind: Kind::Hello }),
@@ -260,16 +272,26 @@ impl Session {
         if theirs.cluster != ours.cluster {
             return Err(Error::WrongCluster { theirs: theirs.cluster.clone(), ours: ours.cluster.clone() });
         }
-        // The digest comes before the numbers: in a different file the same number is another node.
+        let node = theirs.name.clone();
+        // The digests come before the numbers: in a different file the same number may be another node.
         if theirs.digest != ours.digest {
-            return Err(Error::WrongDigest { node: theirs.node });
+            return Err(Error::WrongDigest { node });
+        }
+        if let Some(at) = theirs.nodes.iter().zip(&ours.nodes).position(|(one, other)| one != other) {
+            return Err(Error::WrongOrder { node, place: at + 1 });
+        }
+        if theirs.node.index() >= ours.nodes.len() && theirs.node.index() < theirs.nodes.len() {
+            return Err(Error::NotHere { node });
+        }
+        if ours.node.index() >= theirs.nodes.len() {
+            return Err(Error::NotThere { node });
         }
         if theirs.node == ours.node || !self.identity.peers.contains(&theirs.node) {
-            return Err(Error::UnknownNode { node: theirs.node });
+            return Err(Error::UnknownNode { node });
         }
         match self.dialled {
-            Some(expected) if expected != theirs.node => {
-                Err(Error::WrongNode { expected, found: theirs.node })
+            Some(dialled) if dialled != theirs.node => {
+                Err(Error::WrongNode { expected: self.identity.name(dialled), found: node })
             }
             _ => Ok(()),
         }

@@ -13,8 +13,14 @@ pub struct Hello {
     pub cluster: String,
     /// The speaker.
     pub node: NodeId,
-    /// The digest of what lasts of the speaker's cluster file; both must agree.
+    /// The speaker's name, for people: nodes know each other by their numbers and `nodes`.
+    pub name: String,
+    /// The digest of what all nodes of a cluster agree on; both must agree.
     pub digest: [u8; 32],
+    /// A digest of each node of the speaker's cluster file, in its order. The longer of two lists begins with the
+    /// other one: nodes may come at the end of the file, one daemon after the other being started with it.
+    #[serde(deserialize_with = "baton_cluster::bounded::at_most::<{ NodeId::MAX_NODES }, _, _>")]
+    pub nodes: Vec<[u8; 8]>,
     /// The speaker's MAC address on the cluster's network.
     pub mac: [u8; 6],
     /// A random number made when the speaker started.

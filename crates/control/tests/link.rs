@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use baton_cluster::NodeId;
 use baton_control::message::{Kind, Live, Load, STATUS_BYTES_MAX, StatusReply};
-use baton_control::session::{Heard, Identity, Session};
-use baton_control::{Error, Event, Hello, Mesh, MeshConfig, Message, NodeClocks, PeerState, SendError};
+use baton_control::session::{Identity, Received, Session};
+use baton_control::{Error, Hello, Mesh, MeshConfig, MeshEvent, Message, NodeClocks, PeerState, SendError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::Receiver;
@@ -35,6 +35,8 @@ fn config(me: u16, boot: u64, all: &[(NodeId, SocketAddr)], failure_timeout: Dur
         me: NodeId(me),
         cluster_name: "shop".to_owned(),
         digest: [7; 32],
+        nodes: digests(all.len()),
+        names: (0..all.len()).map(|n| format!("n{n}")).collect(),
         psk: [9; 32],
         mac: [2, 0, 0, 0, 0, me as u8],
         boot,
@@ -43,6 +45,11 @@ fn config(me: u16, boot: u64, all: &[(NodeId, SocketAddr)], failure_timeout: Dur
         listen: all[usize::from(me)].1,
         peers: all.iter().copied().filter(|(node, _)| node.0 != me).collect(),
     }
+}
+
+/// Of so many nodes.
+fn digests(nodes: usize) -> Vec<[u8; 8]> {
+    (0..nodes).map(|n| [n as u8; 8]).collect()
 }
 
 fn load(serving: u32) -> Message {
@@ -54,20 +61,20 @@ fn within<T>(what: &str, result: Result<T, tokio::time::error::Elapsed>) -> T {
     result.unwrap_or_else(|_| panic!("{what} did not happen within {DEADLINE:?}"))
 }
 
-async fn next(events: &mut Receiver<Event>) -> Event {
+async fn next(events: &mut Receiver<MeshEvent>) -> MeshEvent {
     within("an event", timeout(DEADLINE, events.recv()).await).expect("the mesh runs")
 }
 
-async fn up(events: &mut Receiver<Event>) -> Hello {
+async fn up(events: &mut Receiver<MeshEvent>) -> Hello {
     match next(events).await {
-        Event::Up { hello, .. } => hello,
+        MeshEvent::Up { hello, .. } => hello,
         other => panic!("expected a peer to come up, got {other:?}"),
     }
 }
 
-async fn down(events: &mut Receiver<Event>) -> Error {
+async fn down(events: &mut Receiver<MeshEvent>) -> Error {
     match next(events).await {
-        Event::Down { reason, .. } => reason,
+        MeshEvent::Down { reason, .. } => reason,
         other => panic!("expected a peer to go down, got {other:?}"),
     }
 }
@@ -83,7 +90,7 @@ async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// Starts node 0 of two, and says where node 1 would be.
-fn lonely(failure_timeout: Duration) -> (Mesh, Receiver<Event>) {
+fn lonely(failure_timeout: Duration) -> (Mesh, Receiver<MeshEvent>) {
     let all = addresses(2);
     Mesh::start(config(0, 1, &all, failure_timeout)).expect("a mesh")
 }
@@ -92,7 +99,7 @@ fn lonely(failure_timeout: Duration) -> (Mesh, Receiver<Event>) {
 struct Puppet {
     session: Session,
     stream: TcpStream,
-    heard: VecDeque<Heard>,
+    heard: VecDeque<Received>,
 }
 
 impl Puppet {
@@ -100,14 +107,17 @@ impl Puppet {
         let hello = Hello {
             cluster: "shop".to_owned(),
             node: NodeId(1),
+            name: "n1".to_owned(),
             digest: [7; 32],
+            nodes: digests(2),
             mac: [2; 6],
             boot,
             software: "puppet".to_owned(),
         };
         let peers = [NodeId(0)].into();
         let clocks = Arc::new(NodeClocks::new(Instant::now(), Duration::ZERO));
-        let identity = Arc::new(Identity { hello, psk, peers, failure_timeout: NEVER, clocks });
+        let names = Vec::new();
+        let identity = Arc::new(Identity { hello, psk, peers, names, failure_timeout: NEVER, clocks });
         let session = Session::dial(identity, NodeId(0), Instant::now()).expect("a session");
         let stream = TcpStream::connect(mesh.local_addr()).await.expect("the mesh listens");
         Puppet { session, stream, heard: VecDeque::new() }
@@ -165,7 +175,7 @@ async fn four_nodes_that_start_at_once_all_meet_once() {
         let mut heard = Vec::new();
         for _ in 0..3 {
             match next(events).await {
-                Event::Message { node, message } => {
+                MeshEvent::Message { node, message } => {
                     assert_eq!(message, load(node.0.into()));
                     heard.push(node.index());
                 }
@@ -185,7 +195,7 @@ async fn a_stopping_node_says_goodbye_after_what_it_had_to_say() {
     up(&mut at_one).await;
     one.send(NodeId(0), &load(3)).expect("the peer is up");
     one.stop().await;
-    assert_eq!(next(&mut at_zero).await, Event::Message { node: NodeId(1), message: load(3) });
+    assert_eq!(next(&mut at_zero).await, MeshEvent::Message { node: NodeId(1), message: load(3) });
     assert_eq!(down(&mut at_zero).await, Error::Stopping);
     assert_eq!(zero.send(NodeId(1), &load(1)), Err(SendError::Down(NodeId(1))));
     assert_eq!(zero.send(NodeId(0), &load(1)), Err(SendError::NoSuchPeer(NodeId(0))));
@@ -250,7 +260,7 @@ async fn a_restarted_peer_replaces_its_former_life() {
     };
     second.session.send(&encoded(&load(8))).expect("an open session");
     second.write().await;
-    assert_eq!(next(&mut events).await, Event::Message { node: NodeId(1), message: load(8) });
+    assert_eq!(next(&mut events).await, MeshEvent::Message { node: NodeId(1), message: load(8) });
 }
 
 #[tokio::test]
@@ -262,7 +272,7 @@ async fn a_second_connection_of_the_same_life_is_refused() {
     let mut second = Puppet::dial(&mesh, 1, [9; 32]).await;
     assert_eq!(second.open().await, Err(Error::Duplicate));
     mesh.send(NodeId(1), &load(4)).expect("the first connection stands");
-    while !first.heard.contains(&Heard::Message(load(4))) {
+    while !first.heard.contains(&Received::Message(load(4))) {
         first.read().await.expect("the first connection stands");
     }
 }
@@ -316,8 +326,9 @@ async fn another_cluster_file_is_seen_in_the_status_of_both() {
     let (zero, _at_zero) = Mesh::start(config(0, 1, &all, NEVER)).expect("a mesh");
     let other = MeshConfig { digest: [8; 32], ..config(1, 1, &all, NEVER) };
     let (one, _at_one) = Mesh::start(other).expect("a mesh");
-    for (mesh, node) in [(&zero, NodeId(1)), (&one, NodeId(0))] {
-        until("a refusal", || mesh.peers()[0].last_error == Some(Error::WrongDigest { node })).await;
+    for (mesh, node) in [(&zero, "n1"), (&one, "n0")] {
+        let wrong = Error::WrongDigest { node: node.to_owned() };
+        until("a refusal", || mesh.peers()[0].last_error.as_ref() == Some(&wrong)).await;
     }
 }
 
@@ -363,7 +374,7 @@ async fn events_that_nobody_reads_hold_the_peer_back_but_do_not_lose_it() {
     tokio::time::sleep(failure_timeout * 3 / 2).await;
     assert_eq!((zero.peers()[0].ups, one.peers()[0].ups), (1, 1), "{:?} {:?}", zero.peers(), one.peers());
     for count in 0..COUNT {
-        assert_eq!(next(&mut at_zero).await, Event::Message { node: NodeId(1), message: load(count) });
+        assert_eq!(next(&mut at_zero).await, MeshEvent::Message { node: NodeId(1), message: load(count) });
     }
     assert_eq!((zero.peers()[0].state, zero.peers()[0].messages_in), (PeerState::Up, COUNT.into()));
     until("a round trip", || one.peers()[0].rtt_us.is_some()).await;
@@ -395,7 +406,10 @@ fn a_node_that_is_busy_is_heard_all_the_same() {
     });
     busy.block_on(async {
         for count in 0..5_000 {
-            assert_eq!(next(&mut at_zero).await, Event::Message { node: NodeId(1), message: load(count) });
+            assert_eq!(
+                next(&mut at_zero).await,
+                MeshEvent::Message { node: NodeId(1), message: load(count) }
+            );
         }
     });
 }

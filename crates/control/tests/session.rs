@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use baton_cluster::NodeId;
 use baton_control::message::{Message, StatusRequest};
-use baton_control::session::{Heard, Identity, Settlement, settle};
+use baton_control::session::{Identity, Received, Settlement, settle};
 use baton_control::word::Bye;
 use baton_control::{Error, NodeClocks};
 use pair::{FAILURE_TIMEOUT, Pair, identity, load};
@@ -20,8 +20,8 @@ fn opens_whoever_dials() {
         pair.settle();
         let (lower, higher) =
             if lower_dials { (&pair.dialler, &pair.listener) } else { (&pair.listener, &pair.dialler) };
-        assert_eq!(lower.heard, [Heard::Proposed(identity(1).hello), Heard::Opened(identity(1).hello)]);
-        assert_eq!(higher.heard, [Heard::Opened(identity(0).hello)]);
+        assert_eq!(lower.heard, [Received::Proposed(identity(1).hello), Received::Opened(identity(1).hello)]);
+        assert_eq!(higher.heard, [Received::Opened(identity(0).hello)]);
         assert!(lower.session.is_open() && higher.session.is_open());
     }
 }
@@ -101,7 +101,8 @@ fn clocks_are_agreed_on_with_the_first_heartbeats() {
         assert!(pair.dialler.session.is_open() && pair.listener.session.is_open());
         assert_eq!(lower.cluster_at_origin_ns(), higher.cluster_at_origin_ns());
         assert!(lower.cluster_at_origin_ns().abs_diff(5_000_000_000_000) < 1_000_000_000);
-        assert_eq!(pair.dialler.session.measured().wall_ahead_us, None, "nothing is measured yet");
+        let listener = pair.listener.session.measured().wall_ahead_us;
+        assert_eq!(listener, None, "none of its heartbeats has been repeated yet");
         pair.pass(FAILURE_TIMEOUT);
         let told = pair.dialler.session.measured().wall_ahead_us.expect("measured");
         let theirs = if lower_is_ahead { 1000 } else { 5000 } * 1_000_000;
@@ -220,7 +221,7 @@ fn simultaneous(order: &[u8]) -> Result<(), TestCaseError> {
         let bytes = from.written();
         to.receive(&bytes, now);
         match to.heard.pop_front() {
-            Some(Heard::Proposed(hello)) => {
+            Some(Received::Proposed(hello)) => {
                 if settle(promised.map(|_| hello.boot), hello.boot) == Settlement::Refuse {
                     to.session.refuse(Bye::Duplicate).expect("a goodbye");
                 } else {
@@ -228,11 +229,11 @@ fn simultaneous(order: &[u8]) -> Result<(), TestCaseError> {
                     to.session.accept(now).expect("a proposal can be accepted");
                 }
             }
-            Some(Heard::Opened(hello)) if hello.node == NodeId(1) => {
+            Some(Received::Opened(hello)) if hello.node == NodeId(1) => {
                 prop_assert_eq!(lower, None, "opened twice");
                 lower = Some(place);
             }
-            Some(Heard::Opened(_)) => {
+            Some(Received::Opened(_)) => {
                 prop_assert_eq!(higher, None, "opened twice");
                 higher = Some(place);
             }

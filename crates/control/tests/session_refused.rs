@@ -23,10 +23,11 @@ fn mismatch(change: impl FnOnce(&mut Identity)) -> (Option<Error>, Option<Error>
 
 #[test]
 fn each_mismatch_is_named_at_both_ends() {
+    let name = |n: u16| format!("n{n}");
     let (dialler, listener) = mismatch(|other| other.hello.digest = [8; 32]);
-    assert_eq!(dialler, Some(Error::WrongDigest { node: NodeId(1) }));
-    assert_eq!(listener, Some(Error::WrongDigest { node: NodeId(0) }));
-    assert!(dialler.is_some_and(|error| error.to_string().contains("node 1 runs a different cluster file")));
+    assert_eq!(dialler, Some(Error::WrongDigest { node: name(1) }));
+    assert_eq!(listener, Some(Error::WrongDigest { node: name(0) }));
+    assert!(dialler.is_some_and(|error| error.to_string().contains("n1 runs a different cluster file")));
 
     let (dialler, listener) = mismatch(|other| other.hello.cluster = "bank".to_owned());
     let (shop, bank) = ("shop".to_owned(), "bank".to_owned());
@@ -34,18 +35,47 @@ fn each_mismatch_is_named_at_both_ends() {
     assert_eq!(listener, Some(Error::WrongCluster { theirs: shop, ours: bank }));
 
     let (dialler, listener) = mismatch(|other| *other = identity(2));
-    assert_eq!(dialler, Some(Error::WrongNode { expected: NodeId(1), found: NodeId(2) }));
+    assert_eq!(dialler, Some(Error::WrongNode { expected: name(1), found: name(2) }));
     assert_eq!(listener, None, "the listener has nothing against the dialler");
 
     let (dialler, listener) = mismatch(|other| {
         *other = identity(0);
         other.hello.boot = 1;
     });
-    assert_eq!(dialler, Some(Error::UnknownNode { node: NodeId(0) }));
-    assert_eq!(listener, Some(Error::UnknownNode { node: NodeId(0) }));
+    assert_eq!(dialler, Some(Error::UnknownNode { node: name(0) }));
+    assert_eq!(listener, Some(Error::UnknownNode { node: name(0) }));
 
     let (dialler, _) = mismatch(|other| other.hello.node = NodeId(77));
-    assert_eq!(dialler, Some(Error::UnknownNode { node: NodeId(77) }));
+    assert_eq!(dialler, Some(Error::UnknownNode { node: name(1) }));
+}
+
+/// Files may differ in nodes at their ends: who both have talk, and whoever one of them lacks is named.
+#[test]
+fn nodes_may_come_at_the_end_of_the_file_and_nowhere_else() {
+    let mut longer = identity(1);
+    longer.hello.nodes.push([9; 8]);
+    longer.peers.insert(NodeId(4));
+    let mut pair = Pair::of(identity(0), 1, longer.clone());
+    pair.settle();
+    assert!(pair.dialler.session.is_open() && pair.listener.session.is_open());
+
+    // The one that has come, and a node that does not have it yet.
+    let mut come = longer.clone();
+    (come.hello.node, come.hello.name) = (NodeId(4), "n4".to_owned());
+    come.peers = (0..4).map(NodeId).collect();
+    let mut pair = Pair::of(come, 0, identity(0));
+    pair.settle();
+    assert_eq!(pair.dialler.error, Some(Error::NotThere { node: "n0".to_owned() }));
+    assert_eq!(pair.listener.error, Some(Error::NotHere { node: "n4".to_owned() }));
+
+    // Between others it gives them other numbers; so does one that has gone.
+    let digests = |numbers: &[u8]| numbers.iter().map(|n| [*n; 8]).collect::<Vec<_>>();
+    for nodes in [digests(&[0, 1, 9, 2, 3]), digests(&[0, 1, 3])] {
+        let (dialler, listener) = mismatch(|other| other.hello.nodes = nodes);
+        assert_eq!(dialler, Some(Error::WrongOrder { node: "n1".to_owned(), place: 3 }));
+        assert_eq!(listener, Some(Error::WrongOrder { node: "n0".to_owned(), place: 3 }));
+        assert!(dialler.is_some_and(|error| error.to_string().contains("only at the end of the file")));
+    }
 }
 
 #[test]
@@ -56,7 +86,7 @@ fn a_wrong_secret_is_named_and_nothing_is_told() {
     let greeting = pair.dialler.written();
     pair.listener.receive(&greeting, pair.now);
     assert_eq!(pair.listener.error, Some(Error::WrongSecret));
-    assert!(pair.listener.error.is_some_and(|error| error.to_string().contains("control_psk")));
+    assert!(pair.listener.error.is_some_and(|error| error.to_string().contains("another secret")));
     assert!(pair.listener.session.pending().is_empty());
     assert_eq!(pair.dialler.session.closed(), Error::HungUp);
 }

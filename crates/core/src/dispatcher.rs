@@ -1,14 +1,15 @@
 //! The dispatcher role: questions, loads and deaths in; answers and news out. The deciding itself is
 //! baton-dispatcher's; here messages become its calls and back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use baton_cluster::{Cluster, NodeId, PoolHash, PoolId};
-use baton_control::message::{self, CHANGES_MAX};
+use baton_control::message::CHANGES_MAX;
 use baton_control::{Answer, Ask, Change, Guidance, Live, Load, Message, Push, Verdict};
-use baton_dispatcher::{Decision, Dispatcher, Guide, PoolRule, Question, Refusal, Stats};
+use baton_dispatcher::{Decision, Dispatcher, NoDecision, PoolQuestion, PoolRule, PushedChange, Stats};
 
+use crate::peers::Peers;
 use crate::post::Post;
 use crate::services::decides;
 
@@ -18,11 +19,13 @@ pub(crate) struct DispatcherRole {
     dispatcher: Dispatcher,
     /// Pools as other nodes know them, and as this one does.
     pools: BTreeMap<PoolHash, PoolId>,
+    /// Servers that may be chosen.
+    serving: BTreeSet<NodeId>,
 }
 
 impl DispatcherRole {
     pub(crate) fn new(cluster: &Cluster) -> Self {
-        Self { dispatcher: Dispatcher::of(cluster), pools: hashes(cluster) }
+        Self { dispatcher: Dispatcher::of(cluster), pools: hashes(cluster), serving: BTreeSet::new() }
     }
 
     /// Goes by another file from now on.
@@ -45,7 +48,7 @@ impl DispatcherRole {
                     tracing::debug!(pool = %q.pool, %from, "of another cluster file");
                     return Verdict { server: None, keep: None };
                 };
-                let question = Question { pool: *pool, target: q.target, at: q.at };
+                let question = PoolQuestion { pool: *pool, target: q.target, at: q.at };
                 verdict(self.dispatcher.ask(from, question, now))
             })
             .collect();
@@ -57,17 +60,29 @@ impl DispatcherRole {
         self.dispatcher.load_reported(from, load.serving, load.pressure);
     }
 
-    /// A node came up: as server, as distributor, or both.
-    pub(crate) fn up(&mut self, node: &baton_cluster::Node, now: Duration, post: &mut Post) {
-        if node.roles.server {
-            self.dispatcher.forget_gone(now);
-            self.dispatcher.server_up(node.id);
+    /// The nodes that are up are others than before: so may be the servers that can be chosen.
+    pub(crate) fn serving(&mut self, cluster: &Cluster, peers: &Peers, now: Duration) {
+        for node in cluster.with_role(|roles| roles.server) {
+            if peers.is_known_to_all(node.id) == self.serving.contains(&node.id) {
+                continue;
+            }
+            if self.serving.remove(&node.id) {
+                self.dispatcher.server_down(node.id, now);
+            } else {
+                self.serving.insert(node.id);
+                self.dispatcher.forget_gone(now);
+                self.dispatcher.server_up(node.id);
+            }
         }
+    }
+
+    /// A node came up, perhaps as distributor.
+    pub(crate) fn up(&mut self, node: &baton_cluster::Node, post: &mut Post) {
         if decides(node.roles) {
             let welcome = self.dispatcher.distributor_up(node.id);
             post.send(node.id, Message::Live(Live { nodes: welcome.live }));
             let guides = welcome.guides.into_iter();
-            let changes = guides.map(|(pool, guide)| baton_dispatcher::Change::Guide { pool, guide });
+            let changes = guides.map(|(pool, guide)| PushedChange::Guide { pool, guide });
             for message in self.messages(changes.collect()) {
                 post.send(node.id, message);
             }
@@ -80,10 +95,7 @@ impl DispatcherRole {
         self.dispatcher.forget_gone(now);
     }
 
-    pub(crate) fn down(&mut self, node: &baton_cluster::Node, now: Duration, post: &mut Post) {
-        if node.roles.server {
-            self.dispatcher.server_down(node.id, now);
-        }
+    pub(crate) fn down(&mut self, node: &baton_cluster::Node, post: &mut Post) {
         if decides(node.roles) {
             self.dispatcher.distributor_down(node.id);
         }
@@ -103,17 +115,16 @@ impl DispatcherRole {
     }
 
     /// News as messages, in order; neighbouring mappings of one pool share a message.
-    fn messages(&self, changes: Vec<baton_dispatcher::Change>) -> Vec<Message> {
+    fn messages(&self, changes: Vec<PushedChange>) -> Vec<Message> {
         let mut out: Vec<Message> = Vec::new();
         let known = |pool| self.pools.iter().find(|(_, id)| **id == pool).map(|(hash, _)| *hash);
         for change in changes {
             match change {
-                baton_dispatcher::Change::Live(nodes) => out.push(Message::Live(Live { nodes })),
-                baton_dispatcher::Change::Guide { pool, guide } => {
-                    let guide = wire_guide(guide);
+                PushedChange::Live(nodes) => out.push(Message::Live(Live { nodes })),
+                PushedChange::Guide { pool, guide } => {
                     out.extend(known(pool).map(|pool| Message::Guide(Guidance { pool, guide })));
                 }
-                baton_dispatcher::Change::Mapping { pool, target, mapping } => {
+                PushedChange::Mapping { pool, target, mapping } => {
                     let Some(pool) = known(pool) else { continue };
                     let change = Change { target, servers: mapping.servers.as_slice().to_vec() };
                     match out.last_mut() {
@@ -135,7 +146,7 @@ fn hashes(cluster: &Cluster) -> BTreeMap<PoolHash, PoolId> {
     cluster.pools.iter().map(|pool| (pool.hash, pool.id)).collect()
 }
 
-fn verdict(decided: Result<Decision, Refusal>) -> Verdict {
+fn verdict(decided: Result<Decision, NoDecision>) -> Verdict {
     match decided {
         Ok(decision) => Verdict {
             server: Some(decision.server),
@@ -145,13 +156,5 @@ fn verdict(decided: Result<Decision, Refusal>) -> Verdict {
             tracing::debug!(%refusal, "no decision");
             Verdict { server: None, keep: None }
         }
-    }
-}
-
-fn wire_guide(guide: Guide) -> message::Guide {
-    match guide {
-        Guide::Rota(turns) => message::Guide::Rota(turns),
-        Guide::Cached { load_limit } => message::Guide::Cached { load_limit },
-        Guide::AskAlways => message::Guide::AskAlways,
     }
 }

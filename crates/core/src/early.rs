@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use baton_cluster::Flow;
-use baton_datapath::{Asked, Frame};
+use baton_datapath::{Frame, Progress};
 use baton_http::{Parsed, Request, parse_request};
 
 use crate::outside::Outside;
@@ -119,6 +119,11 @@ pub(crate) struct Early {
 impl Early {
     pub(crate) fn new(packets_max: usize) -> Self {
         Self { flows: BTreeMap::new(), packets: 0, packets_max }
+    }
+
+    /// Connections of which something is known, and their packets.
+    pub(crate) fn kept(&self) -> (usize, usize) {
+        (self.flows.len(), self.packets)
     }
 
     fn queue(&mut self, flow: Flow, now: Instant) -> &mut Queue {
@@ -290,7 +295,7 @@ impl Early {
     }
 
     /// Gives the reader what its request's head goes on with: one packet, for behind a whole head it takes no more.
-    pub(crate) fn read_on(&mut self, flow: &Flow, asked: &Asked, outside: &mut impl Outside) {
+    pub(crate) fn read_on(&mut self, flow: &Flow, asked: &Progress, outside: &mut impl Outside) {
         let Some(queue) = self.flows.get_mut(flow).filter(|_| !asked.is_head_whole) else { return };
         let is_ahead = |seq: u32| seq.wrapping_sub(asked.at).cast_signed() > 0;
         let next = queue.frames.iter().position(|frame| is_ahead(frame.end()));
@@ -306,7 +311,7 @@ impl Early {
     pub(crate) fn feed(
         &mut self,
         flow: &Flow,
-        asked: &Asked,
+        asked: &Progress,
         owner: impl Fn(&Request<'_>) -> Owner,
         now: Instant,
         outside: &mut impl Outside,
@@ -373,7 +378,7 @@ impl Early {
     }
 
     /// Forgets what the programs have let pass. The socket may lack it: the client's repetition of it goes there, too.
-    fn advance(&mut self, flow: &Flow, asked: &Asked, outside: &mut impl Outside) {
+    fn advance(&mut self, flow: &Flow, asked: &Progress, outside: &mut impl Outside) {
         let Some(queue) = self.flows.get_mut(flow) else { return };
         let at = asked.at;
         let passed = |frame: &Frame| {
@@ -397,7 +402,7 @@ impl Early {
 
     /// Gives back a connection's `bytes` by a plan; with the time that the client has said last, for a socket may be made
     /// of them, here or elsewhere.
-    fn give(&mut self, flow: &Flow, asked: &Asked, bytes: &[u8], plan: &Plan, outside: &mut impl Outside) {
+    fn give(&mut self, flow: &Flow, asked: &Progress, bytes: &[u8], plan: &Plan, outside: &mut impl Outside) {
         let Some(queue) = self.flows.get_mut(flow) else { return };
         let Some(first) = queue.frames.first().cloned() else { return };
         let longest = queue.longest;

@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use baton_cluster::{NodeId, Pool, PoolHash, PoolId, Target};
+use baton_cluster::{Guide, NodeId, Pool, PoolHash, PoolId, Target};
 use baton_control::{Push, message};
 use baton_datapath::constants::MAX_REPLICAS;
-use baton_datapath::{DatapathError, Guide};
+use baton_datapath::{DatapathError, GuideKind};
 use baton_dispatcher::fallback::Ring;
 use baton_dispatcher::{Dispatcher, Loads};
 
@@ -42,7 +42,7 @@ struct Stale {
 pub struct Guides {
     pools: BTreeMap<PoolId, Guided>,
     /// What each pool's requests are decided by, as last told.
-    told: BTreeMap<PoolHash, message::Guide>,
+    told: BTreeMap<PoolHash, Guide>,
     /// The servers that the dispatcher names; `None` while it is silent.
     named: Option<Vec<NodeId>>,
     loads: Loads,
@@ -101,14 +101,19 @@ impl Guides {
         outside: &mut impl Outside,
     ) -> Result<(), DatapathError> {
         let Some(Guided { pool: known, .. }) = self.pools.get(&pool) else { return Ok(()) };
-        let cached = matches!(self.told.get(&known.hash), Some(message::Guide::Cached { .. }));
+        let cached = matches!(self.told.get(&known.hash), Some(Guide::Cached { .. }));
         if !cached || servers.is_empty() {
             return Ok(());
         }
-        let servers = servers.get(..MAX_REPLICAS as usize).unwrap_or(servers);
+        // The dispatcher goes by its own cluster file, which this node may not have yet, or any more.
+        let mut servers: Vec<NodeId> = servers.iter().copied().filter(|node| known.has(*node)).collect();
+        servers.truncate(MAX_REPLICAS as usize);
+        if servers.is_empty() {
+            return outside.remove_decision(pool, target);
+        }
         let expires = (servers.len() > 1).then(|| monotonic + known.policy.k);
         let generation = self.generation;
-        outside.set_decision(pool, target, servers, expires, generation).inspect_err(|_| {
+        outside.set_decision(pool, target, &servers, expires, generation).inspect_err(|_| {
             // Better none than the one before.
             if outside.remove_decision(pool, target).is_err() {
                 self.void();
@@ -157,7 +162,7 @@ impl Guides {
         self.named = nodes;
     }
 
-    /// Works out which servers may be chosen: those the dispatcher names, of those that are there. What is remembered
+    /// Works out which servers may be chosen: those the dispatcher names, of those that are there and known to all. What is remembered
     /// of one that is not stands for a while: the programs do not choose it, and it may be back in a moment.
     pub(crate) fn refresh(
         &mut self,
@@ -169,7 +174,7 @@ impl Guides {
         let servers: Vec<NodeId> = self.loads.servers().map(|(node, _)| node).collect();
         for node in servers {
             let named = self.named.as_ref().is_none_or(|live| live.contains(&node));
-            let live = named && peers.is_up(node);
+            let live = named && peers.is_known_to_all(node);
             if self.loads.set_live(node, live) {
                 if live {
                     self.gone.remove(&node);
@@ -228,7 +233,7 @@ impl Guides {
     pub(crate) fn guide(
         &mut self,
         pool: PoolHash,
-        guide: message::Guide,
+        guide: Guide,
         outside: &mut impl Outside,
     ) -> Result<(), DatapathError> {
         if self.told.len() < TOLD_MAX || self.told.contains_key(&pool) {
@@ -264,19 +269,36 @@ impl Guides {
     /// Writes all pools' guides; they are stale until all have been written.
     fn tell(&mut self, outside: &mut impl Outside) -> Result<(), DatapathError> {
         let told = for_all(&self.pools, |(id, Guided { pool, .. })| {
-            // While user space is silent the kernel goes round all live servers of the pool.
-            let everybody: Vec<NodeId> = self.loads.of(&pool.servers).live().map(|(node, _)| node).collect();
-            let (guide, rota) = match self.told.get(&pool.hash) {
-                None | Some(message::Guide::AskAlways) => (Guide::Ask, &everybody),
-                Some(message::Guide::Cached { load_limit }) => {
-                    (Guide::Cached { load_limit: *load_limit }, &everybody)
-                }
-                Some(message::Guide::Rota(turns)) => (Guide::Rota, turns),
-            };
-            outside.set_guide(*id, &guide, rota, self.generation)
+            let everybody = self.loads.of(&pool.servers).live().map(|(node, _)| node);
+            let (guide, rota) = in_force(self.told.get(&pool.hash), pool, everybody);
+            outside.set_guide(*id, &guide, &rota, self.generation)
         });
         self.stale.guides = told.is_err();
         told
+    }
+}
+
+/// What a pool's requests are decided by on this node, and whose turn it is. What was told goes by the dispatcher's cluster
+/// file: where it names servers that the pool does not have here, others of the pool take their turns.
+fn in_force(
+    told: Option<&Guide>,
+    pool: &Pool,
+    // While user space is silent the kernel goes round all live servers of the pool.
+    everybody: impl Iterator<Item = NodeId>,
+) -> (GuideKind, Vec<NodeId>) {
+    match told {
+        None | Some(Guide::AskAlways) => (GuideKind::Ask, everybody.collect()),
+        Some(Guide::Cached { load_limit }) => {
+            (GuideKind::Cached { load_limit: *load_limit }, everybody.collect())
+        }
+        Some(Guide::Rota(turns)) => {
+            let own: Vec<NodeId> = turns.iter().copied().filter(|node| pool.has(*node)).collect();
+            if own.is_empty() && !turns.is_empty() {
+                (GuideKind::Ask, everybody.collect())
+            } else {
+                (GuideKind::Rota, own)
+            }
+        }
     }
 }
 
@@ -284,4 +306,51 @@ fn guided(services: &Services) -> BTreeMap<PoolId, Guided> {
     let weight = |id: NodeId| services.cluster().node(id).map_or(1, |n| n.weight);
     let ring = |pool: &Pool| Ring::new(pool.servers.iter().map(|id| (*id, weight(*id))));
     services.known().pools().map(|pool| (pool.id, Guided { pool: pool.clone(), ring: ring(pool) })).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use baton_cluster::Cluster;
+
+    use super::*;
+
+    const FILE: &str = r#"
+[cluster]
+name = "web"
+secret = "k3YvT9qLw0ZsB7nXfR2mJc8HdPu5GaE1"
+[[node]]
+name = "one"
+address = "10.1.0.10"
+roles = ["distributor", "dispatcher", "server"]
+[[node]]
+name = "two"
+address = "10.1.0.11"
+roles = ["server"]
+[[node]]
+name = "three"
+address = "10.1.0.12"
+roles = ["server"]
+[[service]]
+name = "www"
+vips = ["10.99.0.1"]
+port = 80
+[[service.pool]]
+name = "site"
+servers = ["two", "three"]
+policy = "wrr"
+"#;
+
+    #[test]
+    fn a_rota_of_another_cluster_file_names_nobody_outside_the_pool() {
+        let cluster = Cluster::parse(FILE).expect("a good file");
+        let [one, two, three] = [0, 1, 2].map(NodeId);
+        let told = |turns: &[NodeId]| {
+            let told = Guide::Rota(turns.to_vec());
+            in_force(Some(&told), &cluster.pools[0], [two, three].into_iter())
+        };
+        assert_eq!(told(&[two, three, two]), (GuideKind::Rota, vec![two, three, two]));
+        assert_eq!(told(&[one, three]), (GuideKind::Rota, vec![three]));
+        assert_eq!(told(&[one]), (GuideKind::Ask, vec![two, three]), "nobody of it is left");
+        assert_eq!(told(&[]), (GuideKind::Rota, vec![]), "the dispatcher says that nobody is there");
+    }
 }

@@ -19,7 +19,7 @@ pub struct Head<S> {
 
 /// What the reader's socket had acknowledged, all of it.
 #[derive(Debug)]
-pub struct Taken {
+pub struct TakenBytes {
     /// From the first byte on.
     pub bytes: Vec<u8>,
     /// The client had ended its direction behind them.

@@ -4,6 +4,7 @@
 //!
 //! Nothing that happens ends a core: an error costs what it was for, and is noted.
 
+mod census;
 mod dispatcher;
 mod early;
 mod guides;
@@ -27,16 +28,17 @@ mod trouble;
 mod waiting;
 mod whose;
 
+pub use census::Fill;
 pub use guides::Guides;
-pub use head::{Head, Refusal, Taken as TakenBytes};
+pub use head::{Head, Refusal, TakenBytes};
 pub use node::Core;
 pub use outside::{Moment, Outside};
 pub use owners::Owners;
 pub use peers::Peers;
-pub use placing::{Link, Placing, Tally};
+pub use placing::{Link, Placing, PlacingTally};
 pub use post::Post;
 pub use question::NOT_TLS;
 pub use replays::Replays;
 pub use services::{Services, decides, may_own};
 pub use trouble::{Troubles, for_all};
-pub use whose::Tally as UnknownTally;
+pub use whose::UnknownTally;

@@ -30,6 +30,11 @@ impl News {
         self.0.is_empty()
     }
 
+    /// How many wait.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Tells what has moved, of the connections that last and are where they were.
     pub(crate) fn send(
         &mut self,

@@ -21,7 +21,7 @@ use crate::post::Post;
 use crate::server::{Ends, ServerRole};
 use crate::services::{Services, decides};
 use crate::switch::{self, SwitchRole};
-use crate::table::Table;
+use crate::table::Occupancy;
 use crate::tools::Tools;
 use crate::trouble::Troubles;
 
@@ -47,7 +47,7 @@ pub struct Core<S> {
     switch_from: Option<Instant>,
     ends: Ends,
     news: News,
-    table: Table,
+    table: Occupancy,
     /// The MAC address of each node that has been up, and whether the programs have yet to be told.
     members: BTreeMap<NodeId, ([u8; 6], bool)>,
 }
@@ -67,7 +67,7 @@ impl<S: Debug> Core<S> {
             me,
             post: Post::new(me),
             troubles: Troubles::default(),
-            peers: Peers::new(me),
+            peers: Peers::new(me, cluster.nodes.len()),
             placing: decides(roles).then(|| Placing::new(&services, me, link, now.instant)),
             dispatcher: roles.dispatcher.then(|| DispatcherRole::new(cluster)),
             server: roles.server.then(|| ServerRole::new(now.instant)),
@@ -76,7 +76,7 @@ impl<S: Debug> Core<S> {
             switch_from: None,
             ends: Ends::default(),
             news: News::default(),
-            table: Table::new(cluster.limits.bindings, now.instant),
+            table: Occupancy::new(cluster.limits.bindings, now.instant),
             members: BTreeMap::new(),
             services,
         }
@@ -97,16 +97,16 @@ impl<S: Debug> Core<S> {
         &self.peers
     }
 
+    /// The interface to the other nodes has another MAC address, or packets for them may be larger or smaller (bytes).
+    pub fn link_changed(&mut self, mac: [u8; 6], mtu: usize) {
+        if let Some(placing) = &mut self.placing {
+            (placing.link.mac, placing.link.mtu) = (mac, mtu);
+        }
+    }
+
     /// Its part in placing requests, if it has one.
     pub fn placing(&self) -> Option<&Placing<S>> {
         self.placing.as_ref()
-    }
-
-    /// Packets between nodes may be this large from now on, bytes.
-    pub fn set_mtu(&mut self, mtu: usize) {
-        if let Some(placing) = &mut self.placing {
-            placing.link.mtu = mtu;
-        }
     }
 
     /// What it has decided as dispatcher, if it is one.
@@ -127,6 +127,11 @@ impl<S: Debug> Core<S> {
         self.table.displaced()
     }
 
+    /// News that others have yet to hear.
+    pub(crate) fn untold(&self) -> usize {
+        self.news.len()
+    }
+
     /// Whether something is due sooner than usual.
     pub fn is_busy(&self) -> bool {
         self.placing.as_ref().is_some_and(Placing::is_busy)
@@ -139,18 +144,25 @@ impl<S: Debug> Core<S> {
         }
     }
 
-    /// There is a control connection to a node now, whose packets come from this MAC address.
-    pub fn up(&mut self, id: NodeId, mac: [u8; 6], outside: &mut impl Outside<Stream = S>, now: Moment) {
+    /// There is a control connection to a node now, whose packets come from this MAC address, and whose cluster file has
+    /// so many nodes.
+    pub fn up(
+        &mut self,
+        id: NodeId,
+        (mac, nodes): ([u8; 6], usize),
+        outside: &mut impl Outside<Stream = S>,
+        now: Moment,
+    ) {
         let Some(node) = self.services.cluster().node(id).cloned() else { return };
         self.is_member(id, mac, outside, now);
-        self.peers.set(id, true);
+        self.peers.came_up(id, nodes);
         self.came_up(&node, outside, now);
     }
 
     /// There is none any more. `ended`: the node has said goodbye.
     pub fn down(&mut self, id: NodeId, ended: bool, outside: &mut impl Outside<Stream = S>, now: Moment) {
         let Some(node) = self.services.cluster().node(id).cloned() else { return };
-        self.peers.set(id, false);
+        self.peers.went_down(id);
         self.went_down(&node, ended, outside, now);
     }
 
@@ -174,7 +186,8 @@ impl<S: Debug> Core<S> {
     /// A node is there, this one included: every component that it concerns is told.
     fn came_up(&mut self, node: &Node, outside: &mut impl Outside<Stream = S>, now: Moment) {
         if let Some(dispatcher) = &mut self.dispatcher {
-            dispatcher.up(node, now.monotonic, &mut self.post);
+            dispatcher.serving(self.services.cluster(), &self.peers, now.monotonic);
+            dispatcher.up(node, &mut self.post);
         }
         if let Some(lease) = self.lease.as_mut().filter(|_| node.id != self.me) {
             lease.up(node.id, node.roles.switch, now.monotonic, outside.random(), &mut self.post);
@@ -186,7 +199,7 @@ impl<S: Debug> Core<S> {
         }
         let is_dispatcher = node.roles.dispatcher;
         self.with_placing("guides", outside, now, |placing, tools| {
-            placing.owners.came_up(node.id, tools.now);
+            placing.owners.came_up(node.id, tools);
             let forgotten = if is_dispatcher { placing.guides.forget(tools.outside) } else { Ok(()) };
             forgotten.and(placing.guides.refresh(tools.peers, tools.outside, tools.now))
         });
@@ -194,7 +207,8 @@ impl<S: Debug> Core<S> {
 
     fn went_down(&mut self, node: &Node, ended: bool, outside: &mut impl Outside<Stream = S>, now: Moment) {
         if let Some(dispatcher) = &mut self.dispatcher {
-            dispatcher.down(node, now.monotonic, &mut self.post);
+            dispatcher.serving(self.services.cluster(), &self.peers, now.monotonic);
+            dispatcher.down(node, &mut self.post);
         }
         if let Some(switch) = &mut self.switch {
             switch.down(node.id, ended, now.monotonic);

@@ -10,14 +10,14 @@ use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use baton_cluster::{Flow, NodeId, PoolId, ServiceId, Target};
+use baton_cluster::{Flow, Maker, NodeId, PoolId, ServiceId, Target};
 use baton_datapath::{
-    Asked, Binding, Counter, DatapathError, Guide, Known, Lease, Maker, Numbers, PoolEntry, Reading, Receipt,
+    Binding, Counter, DatapathError, GuideKind, Known, Lease, Numbers, PoolEntry, Progress, Reading, Receipt,
     ServiceEntry, Swept,
 };
 use baton_host::SocketState;
 
-use crate::head::{Head, Refusal, Taken};
+use crate::head::{Head, Refusal, TakenBytes};
 
 /// One moment, by the two clocks that a core is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub trait Outside {
 
     // Connections.
     fn binding(&mut self, flow: &Flow) -> Result<Option<Binding>>;
-    fn asked(&mut self, flow: &Flow) -> Result<Option<Asked>>;
+    fn asked(&mut self, flow: &Flow) -> Result<Option<Progress>>;
     fn reading(&mut self, flow: &Flow) -> Result<Option<Reading>>;
     fn receipt(&mut self, flow: &Flow) -> Result<Option<(Receipt, u32)>>;
     fn known(&mut self, flow: &Flow, now: Duration) -> Result<Option<Known>>;
@@ -88,7 +88,7 @@ pub trait Outside {
     ) -> Result<()>;
     fn remove_decision(&mut self, pool: PoolId, target: Target) -> Result<()>;
     fn forget_server(&mut self, server: NodeId) -> Result<usize>;
-    fn set_guide(&mut self, pool: PoolId, guide: &Guide, rota: &[NodeId], generation: u32) -> Result<()>;
+    fn set_guide(&mut self, pool: PoolId, guide: &GuideKind, rota: &[NodeId], generation: u32) -> Result<()>;
     fn set_load(
         &mut self,
         node: NodeId,
@@ -129,7 +129,7 @@ pub trait Outside {
     /// The client had left when its connection was to be handed off.
     fn gone(&mut self);
     /// Ends a connection at the reader; `None` when there is nothing to hand off any more.
-    fn take(&mut self, head: Head<Self::Stream>, start_seq: u32) -> Result<Option<Taken>>;
+    fn take(&mut self, head: Head<Self::Stream>, start_seq: u32) -> Result<Option<TakenBytes>>;
 
     /// How the node's stack has a connection, if it has it; an error when that cannot be said.
     fn socket(&mut self, flow: &Flow) -> io::Result<Option<SocketState>>;

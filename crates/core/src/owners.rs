@@ -10,7 +10,7 @@ use baton_host::SocketState;
 use crate::outside::Outside;
 use crate::services::may_own;
 use crate::tools::Tools;
-use crate::whose::{Search, Step, Tally, claim, is_about};
+use crate::whose::{Search, Step, UnknownTally, claim, is_about};
 
 /// Both sides of the question on this node.
 #[derive(Debug)]
@@ -41,12 +41,18 @@ impl Owners {
     }
 
     /// What has become of them; and how many are in question now.
-    pub fn tally(&self) -> (Tally, usize) {
+    pub fn tally(&self) -> (UnknownTally, usize) {
         (self.search.tally, self.search.in_question())
     }
 
-    pub(crate) fn came_up(&mut self, node: NodeId, now: Instant) {
-        self.search.came_up(node, now);
+    /// Connections in question, and those that are to come here.
+    pub(crate) fn kept(&self) -> (usize, usize) {
+        (self.search.in_question(), self.search.to_come())
+    }
+
+    pub(crate) fn came_up(&mut self, node: NodeId, tools: &Tools<'_, impl Outside>) {
+        self.search.came_up(node, tools.now);
+        self.search.others_know_more(tools.peers.know_more());
     }
 
     pub(crate) fn went_down(
@@ -55,6 +61,7 @@ impl Owners {
         tools: &mut Tools<'_, impl Outside>,
     ) -> Result<(), DatapathError> {
         let steps = self.search.went_down(node, tools.now);
+        self.search.others_know_more(tools.peers.know_more());
         self.carry_out(steps, tools)
     }
 

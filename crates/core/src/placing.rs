@@ -14,6 +14,7 @@ use baton_datapath::{DatapathError, Frame, Reading, State, answer};
 
 mod asking;
 mod feeding;
+mod kept;
 
 use feeding::is_early;
 
@@ -34,7 +35,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What is counted in user space.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Tally {
+pub struct PlacingTally {
     /// Questions put to the dispatcher.
     pub asked: u64,
     /// Of them, answered.
@@ -75,7 +76,7 @@ pub struct Placing<S> {
     pub(crate) link: Link,
     pub(crate) owners: Owners,
     handed: BTreeMap<NodeId, u64>,
-    tally: Tally,
+    tally: PlacingTally,
     target_secret: u64,
 }
 
@@ -98,7 +99,7 @@ impl<S: Debug> Placing<S> {
             link,
             owners,
             handed: BTreeMap::new(),
-            tally: Tally::default(),
+            tally: PlacingTally::default(),
             target_secret: cluster.keys().target,
         }
     }
@@ -129,8 +130,8 @@ impl<S: Debug> Placing<S> {
     }
 
     /// What has been counted.
-    pub fn tally(&self) -> Tally {
-        Tally { overflowed: self.waits.overflowed, ..self.tally }
+    pub fn tally(&self) -> PlacingTally {
+        PlacingTally { overflowed: self.waits.overflowed, ..self.tally }
     }
 
     /// Connections that user space handed to a server.

@@ -2,9 +2,9 @@
 //! target out.
 
 use baton_cluster::{PoolId, Protocol, Target, Unrouted};
-use baton_datapath::{Asked, Frame, ServiceEntry, target_of};
+use baton_datapath::{Frame, Progress, ServiceEntry, target_of};
 use baton_http::{Exchange, Fed, Parsed, Reason, Request, parse_request};
-use baton_tls::{Alert, ClientHello, Reading, read_client_hello};
+use baton_tls::{Alert, ClientHello, ParsedHello, read_client_hello};
 
 /// What a client is told that speaks something else where TLS is spoken.
 pub const NOT_TLS: Alert = Alert::UnexpectedMessage;
@@ -49,10 +49,10 @@ pub(crate) fn read(service: &ServiceEntry, payload: &[u8], secret: u64) -> Read 
 /// The pool that the ClientHello which begins a payload belongs to; its name is the target.
 fn hello(service: &ServiceEntry, payload: &[u8], secret: u64) -> Read {
     match read_client_hello(payload) {
-        Reading::Whole(hello) => place_hello(service, &hello, secret),
-        Reading::More => Read::Reader,
-        Reading::NotTls => Read::Refused(NOT_TLS),
-        Reading::Malformed(reason) => Read::Refused(reason.alert()),
+        ParsedHello::Whole(hello) => place_hello(service, &hello, secret),
+        ParsedHello::More => Read::Reader,
+        ParsedHello::NotTls => Read::Refused(NOT_TLS),
+        ParsedHello::Malformed(reason) => Read::Refused(reason.alert()),
     }
 }
 
@@ -74,7 +74,7 @@ fn of_pool(service: &ServiceEntry, index: usize, target: Option<Target>) -> Read
 
 /// Whether a packet of a strict service can be the one that the kernel asks about: a request, or the end of one
 /// and the next.
-pub(crate) fn is_asked(frame: &Frame, asked: &Asked) -> bool {
+pub(crate) fn is_asked(frame: &Frame, asked: &Progress) -> bool {
     match asked.boundary.map(|at| frame.seq.wrapping_sub(at).cast_signed()) {
         Some(0) => !matches!(parse_request(frame.payload()), Parsed::Incomplete),
         Some(1..) => false,
@@ -149,11 +149,11 @@ mod tests {
         Frame::parse(&bytes).expect("IPv4 and TCP")
     }
 
-    fn asked(boundary: Option<u32>, cut_seq: Option<u32>) -> Asked {
+    fn asked(boundary: Option<u32>, cut_seq: Option<u32>) -> Progress {
         let heard = Heard { ack: 0, window: 0, timestamps: None };
         let at = boundary.unwrap_or(0);
         let (early_seq, is_idle, room, is_let_go) = (None, false, 32, false);
-        Asked {
+        Progress {
             start_seq: 0,
             at,
             boundary,

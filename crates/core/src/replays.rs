@@ -27,7 +27,7 @@ pub(crate) struct Replayed {
 }
 
 #[derive(Debug)]
-struct Open {
+struct OpenReplay {
     replayed: Replayed,
     wait: Duration,
     due: Instant,
@@ -36,7 +36,7 @@ struct Open {
 /// All of them.
 #[derive(Debug)]
 pub struct Replays {
-    open: BTreeMap<Flow, Open>,
+    open: BTreeMap<Flow, OpenReplay>,
     most: usize,
     /// Connections whose bytes were given to a server.
     pub begun: u64,
@@ -56,6 +56,11 @@ impl Replays {
         self.open.is_empty()
     }
 
+    /// How many are not taken yet.
+    pub(crate) fn len(&self) -> usize {
+        self.open.len()
+    }
+
     /// Gives the frames to the programs for the first time.
     pub(crate) fn begin(&mut self, flow: Flow, replayed: Replayed, outside: &mut impl Outside) {
         self.begun += 1;
@@ -66,7 +71,7 @@ impl Replays {
             return;
         }
         let due = replayed.since + FIRST_WAIT;
-        self.open.insert(flow, Open { replayed, wait: FIRST_WAIT, due });
+        self.open.insert(flow, OpenReplay { replayed, wait: FIRST_WAIT, due });
     }
 
     /// The server has acknowledged all.
@@ -78,7 +83,7 @@ impl Replays {
 
     /// Called on every tick.
     pub(crate) fn tick(&mut self, tools: &mut Tools<'_, impl Outside>) -> Result<(), DatapathError> {
-        let is_due = |open: &Open| open.due <= tools.now;
+        let is_due = |open: &OpenReplay| open.due <= tools.now;
         let due: Vec<Flow> = self.open.iter().filter(|(_, open)| is_due(open)).map(|(f, _)| *f).collect();
         due.into_iter().try_for_each(|flow| self.repeat(flow, tools))
     }

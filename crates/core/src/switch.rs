@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use baton_cluster::{Cluster, NodeId};
 use baton_control::{Close, Heir, Message, Update};
-use baton_datapath::{DatapathError, Heirs, Maker};
-use baton_dispatcher::spread::{self, Change, Spread};
+use baton_datapath::DatapathError;
+use baton_dispatcher::spread::{Spread, SpreadChange};
 
 use crate::outside::Outside;
 use crate::post::Post;
@@ -17,7 +17,7 @@ use crate::trouble::for_all;
 pub(crate) struct SwitchRole {
     spread: Spread,
     /// What has not been carried out yet.
-    pending: VecDeque<Change>,
+    pending: VecDeque<SpreadChange>,
 }
 
 impl SwitchRole {
@@ -53,25 +53,18 @@ impl SwitchRole {
 
     fn carry_out(
         &self,
-        change: &Change,
+        change: &SpreadChange,
         outside: &mut impl Outside,
         post: &mut Post,
     ) -> Result<(), DatapathError> {
         match change {
-            Change::Table { table, slots } => {
+            SpreadChange::Table { table, slots } => {
                 tracing::info!(distributors = self.spread.distributors(), "switch table made");
                 outside.set_spread_table(*table, slots)
             }
-            Change::Maker { maker, node, term, over } => {
-                let over = over.map(|heirs| match heirs {
-                    spread::Heirs::None => Heirs::None,
-                    spread::Heirs::Soon => Heirs::Soon,
-                    spread::Heirs::Table(table) => Heirs::Table(table),
-                });
-                outside.set_maker(*maker, &Maker { node: *node, term: *term, over })
-            }
-            Change::Order { tables, until, refuse } => outside.set_spread(tables, *until, *refuse),
-            Change::Heirs { term, nodes } => {
+            SpreadChange::Maker { number, maker } => outside.set_maker(*number, maker),
+            SpreadChange::Order { tables, until, refuse } => outside.set_spread(tables, *until, *refuse),
+            SpreadChange::Heirs { term, nodes } => {
                 for node in nodes {
                     post.send(*node, Message::Heir(Heir { term: *term }));
                 }

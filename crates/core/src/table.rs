@@ -16,9 +16,9 @@ const PART: u64 = 8;
 /// Who counts while others make entries may miss as many.
 const SLACK: u64 = 16;
 
-/// What is known of it.
+/// How full it is, as far as is known.
 #[derive(Debug)]
-pub(crate) struct Table {
+pub(crate) struct Occupancy {
     room: u64,
     swept: Instant,
     /// Entries after the last sweep, and the programs' own count at that time.
@@ -29,7 +29,7 @@ pub(crate) struct Table {
     told: bool,
 }
 
-impl Table {
+impl Occupancy {
     pub(crate) fn new(room: u32, now: Instant) -> Self {
         Self { room: room.into(), swept: now, present: 0, population: 0, displaced: 0, told: false }
     }
@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn it_is_swept_when_much_is_new_and_else_now_and_then() {
         let start = Instant::now();
-        let table = Table::new(8000, start);
+        let table = Occupancy::new(8000, start);
         assert!(!table.is_time(start + OFTEN, 999));
         assert!(table.is_time(start + OFTEN, 1000));
         assert!(!table.is_time(start + OFTEN / 2, 100_000), "not all the time");
@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn what_is_missing_was_displaced() {
         let now = Instant::now();
-        let mut table = Table::new(10_000, now);
+        let mut table = Occupancy::new(10_000, now);
         assert!(!table.note(now, 4000, 4010, swept(1000, 100, 2900)), "all are there");
         assert!(!table.note(now, 9000, 9000, swept(5000, 100, 990)), "some were made in between");
         assert!(table.note(now, 14_500, 14_500, swept(9000, 1000, 484)));

@@ -94,6 +94,11 @@ impl<S> Waits<S> {
         self.packets
     }
 
+    /// Connections that wait, and those whose packets are on their way back.
+    pub(crate) fn connections(&self) -> (usize, usize) {
+        (self.waiting.len(), self.releasing.len())
+    }
+
     /// What waits with this ticket, if it still does.
     pub(crate) fn get(&self, ticket: &Ticket) -> Option<&Waiting<S>> {
         self.waiting.get(&ticket.flow).filter(|(number, _)| *number == ticket.number).map(|(_, w)| w)
@@ -136,6 +141,7 @@ impl<S> Waits<S> {
     fn check_invariants(&self) {
         let waiting: usize = self.waiting.values().map(|(_, waiting)| waiting.frames.len()).sum();
         debug_assert_eq!(self.packets, waiting, "packets that are not counted");
+        debug_assert!(self.packets <= self.packets_max, "more packets than there is room for");
     }
 
     /// Forgets packets of an earlier connection between the same ends: its client is gone, and the decision for it is of no
@@ -173,16 +179,20 @@ impl<S> Waits<S> {
         self.releasing.remove(flow).map_or(0, |r| r.read)
     }
 
-    /// Begins to wait, in the place of what waited of the flow.
+    /// Begins to wait, in the place of what waited of the flow. Of what stands behind the request as much waits as there is
+    /// room for: the client repeats the rest.
     ///
     /// # Errors
     /// What was given, when there is no room for it.
-    pub(crate) fn begin(&mut self, flow: Flow, waiting: Waiting<S>) -> Result<Ticket, Box<Waiting<S>>> {
+    pub(crate) fn begin(&mut self, flow: Flow, mut waiting: Waiting<S>) -> Result<Ticket, Box<Waiting<S>>> {
         if self.packets >= self.packets_max {
             self.overflowed += 1;
             return Err(Box::new(waiting));
         }
         self.remove(&flow);
+        let room = self.packets_max - self.packets;
+        self.overflowed += waiting.frames.len().saturating_sub(room) as u64;
+        waiting.frames.truncate(room);
         self.packets += waiting.frames.len();
         let number = self.next_number;
         self.next_number = number.wrapping_add(1);
@@ -341,15 +351,32 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_will_be_asked_about_keeps_its_time() {
+    fn frame(payload: &[u8]) -> Frame {
         let mut bytes = vec![0; 66];
         bytes[12..16].copy_from_slice(&[8, 0, 0x45, 0]);
-        bytes[17] = 52 + 8;
+        bytes[17] = 52 + payload.len() as u8;
         (bytes[22], bytes[23], bytes[46], bytes[47]) = (9, 6, 0x80, 16);
         bytes[54..58].copy_from_slice(&[1, 1, 8, 10]);
-        bytes.extend(b"onetwo..");
-        let frame = Frame::parse(&bytes).expect("IPv4 and TCP");
+        bytes.extend(payload);
+        Frame::parse(&bytes).expect("IPv4 and TCP")
+    }
+
+    #[test]
+    fn what_stands_behind_a_request_finds_room_or_is_repeated() {
+        let mut waits = Waits::new(3);
+        let frames = |count| vec![frame(b"one"); count];
+        let first = waits.begin(flow(), Waiting { frames: frames(2), ..waiting(1, 1) }).expect("room");
+        let other = Flow { client_port: 40_001, ..flow() };
+        waits.begin(other, Waiting { frames: frames(4), ..waiting(1, 1) }).expect("room for one");
+        assert_eq!((waits.packets(), waits.overflowed), (3, 3));
+        waits.begin(Flow { client_port: 40_002, ..flow() }, waiting(1, 1)).expect_err("none");
+        assert_eq!(waits.take(&first).map(|w| w.frames.len()), Some(2));
+        assert_eq!(waits.packets(), 1);
+    }
+
+    #[test]
+    fn what_will_be_asked_about_keeps_its_time() {
+        let frame = frame(b"onetwo..");
         let mut waiting = Waiting { cut_seq: Some(3), frames: vec![frame], ..waiting(0, 0) };
         waiting.strip_timestamps();
         let kept: Vec<_> = waiting.frames.iter().map(|f| (f.payload(), f.timestamps())).collect();

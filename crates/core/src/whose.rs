@@ -29,7 +29,7 @@ const COMES_WITHIN: Duration = Duration::from_secs(5);
 /// For how long it is remembered that a connection was to come.
 const COMING_FOR: Duration = Duration::from_secs(120);
 /// Connections in question at once.
-const FLOWS_MAX: usize = 1024;
+pub(crate) const FLOWS_MAX: usize = 1024;
 /// Packets kept of each: the client repeats what is not kept.
 const FRAMES_MAX: usize = 8;
 /// Questions that leave without waiting for the answers to those before.
@@ -41,7 +41,7 @@ const BEHIND_MAX: u32 = 1 << 26;
 
 /// What has become of packets that nobody here knew.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct UnknownTally {
     /// Connections asked about.
     pub asked: u64,
     /// Of them, found at another node.
@@ -73,7 +73,7 @@ pub(crate) enum Step<F> {
 
 /// A connection in question.
 #[derive(Debug)]
-struct Question<F> {
+struct Inquiry<F> {
     lost: Lost,
     /// Of the latest packet: only a RST at exactly what the client expects is taken (RFC 5961 3.2).
     latest: Numbers,
@@ -82,7 +82,7 @@ struct Question<F> {
     frames: Vec<F>,
 }
 
-impl<F> Question<F> {
+impl<F> Inquiry<F> {
     /// Whether a claim may be of this connection. What is left to this node has a cookie that proves where it
     /// begins: what another connection of the same addresses and ports has left at some node does not stand in
     /// its way.
@@ -126,14 +126,16 @@ pub(crate) struct Search<F> {
     me: NodeId,
     /// The other nodes that may own connections.
     others: BTreeMap<NodeId, Other>,
-    questions: BTreeMap<Flow, Question<F>>,
+    questions: BTreeMap<Flow, Inquiry<F>>,
     /// Those that have not been asked about yet.
     fresh: Vec<Flow>,
     batches: BTreeMap<u32, Batch>,
     /// Since when connections, each by its beginning, are to come here.
     coming: BTreeMap<(Flow, u32), Instant>,
     next: u32,
-    pub(crate) tally: Tally,
+    /// Others may know nodes that this one does not, and that may own connections.
+    behind: bool,
+    pub(crate) tally: UnknownTally,
 }
 
 impl<F> Search<F> {
@@ -147,13 +149,19 @@ impl<F> Search<F> {
             batches: BTreeMap::new(),
             coming: BTreeMap::new(),
             next: 0,
-            tally: Tally::default(),
+            behind: false,
+            tally: UnknownTally::default(),
         }
     }
 
     /// Connections in question now.
     pub(crate) fn in_question(&self) -> usize {
         self.questions.len()
+    }
+
+    /// Connections that are to come here.
+    pub(crate) fn to_come(&self) -> usize {
+        self.coming.len()
     }
 
     /// A node has come up.
@@ -163,6 +171,12 @@ impl<F> Search<F> {
         }
         // It was not asked what is being asked now.
         self.batches.values_mut().for_each(|batch| batch.absent = true);
+    }
+
+    /// Whether some node that is up has a cluster file with more nodes than this one's.
+    pub(crate) fn others_know_more(&mut self, behind: bool) {
+        self.behind = behind;
+        self.batches.values_mut().for_each(|batch| batch.absent |= behind);
     }
 
     /// A node has gone away: it will not answer.
@@ -195,7 +209,7 @@ impl<F> Search<F> {
             return;
         }
         let lost = Lost { flow, seq: numbers.seq, ack: numbers.ack };
-        self.questions.insert(flow, Question { lost, latest: numbers, inherited, frames: vec![frame] });
+        self.questions.insert(flow, Inquiry { lost, latest: numbers, inherited, frames: vec![frame] });
         self.fresh.push(flow);
         self.check_invariants();
     }
@@ -262,7 +276,7 @@ impl<F> Search<F> {
                 asked: now,
                 waiting: to.iter().copied().collect(),
                 incomplete: false,
-                absent: self.others.values().any(|other| other.is_unsettled(now)),
+                absent: self.behind || self.others.values().any(|other| other.is_unsettled(now)),
             };
             self.tally.asked += lost.len() as u64;
             self.batches.insert(number, batch);

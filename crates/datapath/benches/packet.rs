@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use baton_cluster::{Flow, NodeId, PoolId};
 use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CONFIRMED};
-use baton_datapath::{Counter, DatapathError, Guide, State};
+use baton_datapath::{Counter, DatapathError, GuideKind, State};
 use baton_http::{HostMatch, PathMatch, Route};
 use baton_packet_model::flag::{ACK, PSH, SYN};
 use baton_packet_model::test_run::Run;
@@ -71,7 +71,7 @@ impl Bench {
 
     /// The request's target in a pool is this server's, whatever its load.
     fn decided(&mut self, pool: PoolId, server: NodeId) {
-        self.world.guide(pool, Guide::Cached { load_limit: u32::MAX }, &[], 1);
+        self.world.guide(pool, GuideKind::Cached { load_limit: u32::MAX }, &[], 1);
         self.world.decide(pool, REQUEST, &[server], 1);
     }
 
@@ -211,7 +211,7 @@ fn distributor(rows: Vec<Row>) -> Vec<Row> {
     b.prepare(|w, f| ack(w, on(f, 84)));
     b.ingress("first request, 20 routes by path", Counter::DecidedCache, |w, f| request(w, on(f, 84)));
     b.world.rest().expect("tables");
-    b.world.guide(WEB, Guide::Ask, &[], 1);
+    b.world.guide(WEB, GuideKind::Ask, &[], 1);
     b.ingress("first request proves itself, held", Counter::HeldAsk, request);
     b.rows
 }

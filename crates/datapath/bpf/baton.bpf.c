@@ -18,6 +18,7 @@
  * No state is kept for a client before its ACK has proved its address. A packet that another member
  * forwarded is never given to a switch again, nor sent back where it came from.
  */
+#include "guard.h"
 #include "order.h"
 #include "outgoing.h"
 #include "probe.h"
@@ -184,8 +185,11 @@ int ingress(struct __sk_buff *skb)
 SEC("tcx/ingress")
 int release(struct __sk_buff *skb)
 {
+	struct live *l = live_values();
+
 	set_mark(skb, MARK_RELEASED);
-	return bpf_redirect(settings.cluster_ifindex, BPF_F_INGRESS);
+	return bpf_redirect(l && l->cluster_ifindex ? l->cluster_ifindex : settings.cluster_ifindex,
+			    BPF_F_INGRESS);
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";

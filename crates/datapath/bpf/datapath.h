@@ -352,8 +352,11 @@ struct live {
 	/* where the reader listens, on the loopback addresses; 0: nowhere */
 	__be16 reader_port;
 	__be16 reader_port_v6;
-	__u16 path_mtu; /* of the way to any other node, bytes */
+	__u16 path_mtu; /* the largest packet that reaches every other node, bytes; 0: see settings
+			 */
 	__u16 follows;	/* some service's requests may move */
+	__u32 cluster_ifindex; /* the interface towards the other nodes; 0: see settings */
+	__u32 own_routes;      /* answers may leave by another interface than questions come */
 };
 
 enum lease_kind {
@@ -614,7 +617,7 @@ _Static_assert(sizeof(struct decision_key) == 16, "decision_key has no hidden pa
 _Static_assert(sizeof(struct decision) == 24, "decision has no hidden padding");
 _Static_assert(sizeof(struct load) == 16, "load has no hidden padding");
 _Static_assert(sizeof(struct node) == 24, "node has no hidden padding");
-_Static_assert(sizeof(struct live) == 24, "live has no hidden padding");
+_Static_assert(sizeof(struct live) == 32, "live has no hidden padding");
 _Static_assert(sizeof(struct keys) == 64, "keys has no hidden padding");
 _Static_assert(sizeof(struct budget) == 8, "budget has no hidden padding");
 _Static_assert(sizeof(struct lease) == 16, "lease has no hidden padding");
@@ -716,6 +719,8 @@ _Static_assert(sizeof(struct order) == 64, "order has no hidden padding");
 	C(DROP_UNKNOWN_RESET, drop, "RST of a connection that nobody here knows")                  \
 	C(DROP_EARLY_SEGMENT, drop, "later segment came before the first; the client repeats it")  \
 	C(DROP_NO_ROLE, drop, "no role of this node takes this packet")                            \
+	C(DROP_UNATTENDED, drop,                                                                   \
+	  "for a service, where no program looks: an interface that is not the cluster's")         \
 	C(DROP_NO_DISTRIBUTOR, drop, "the switch has no live distributor")                         \
 	C(DROP_NO_SERVER, drop, "no live server to decide for")                                    \
 	C(DROP_TTL, drop, "time to live used up between nodes")                                    \

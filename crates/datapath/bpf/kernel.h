@@ -120,6 +120,8 @@ enum { CHECKSUM_NONE = 0, CHECKSUM_PARTIAL = 3 };
 
 enum { EEXIST = 17 };
 
+enum { LOOPBACK = 1 }; /* LOOPBACK_IFINDEX, in each network namespace */
+
 enum { FOR_THIS_HOST = 0 };   /* PACKET_HOST, of skb->pkt_type */
 enum { VLAN_NUMBER = 0xfff }; /* of skb->vlan_tci; the rest is the priority */
 

@@ -13,8 +13,8 @@ const volatile struct {
 	struct addr address; /* this node's */
 	__u32 address_v6;
 	__be16 handoff_port;
-	__u16 mtu; /* of the cluster interface */
-	__u32 cluster_ifindex;
+	__u16 mtu;	       /* of the cluster interface, until user space says more in `live` */
+	__u32 cluster_ifindex; /* so is this */
 	__u32 hold_ifindex;
 	__u32 has_switch; /* somewhere in the cluster, to be told of bindings and ends */
 	__u32 others;	  /* some other node may own connections */
@@ -180,6 +180,7 @@ struct scratch {
 	struct event event;
 	struct exchange exchange; /* a new one, on its way into its table */
 	struct route_key route;
+	struct bpf_fib_lookup way; /* rewrite.h: to the client */
 	struct walk walk;
 	struct options options;
 };

@@ -147,9 +147,11 @@ function int first_alone(struct __sk_buff *skb, struct packet *p, struct binding
 		x->early_seq = end;
 		x->early_end = p->seq + p->payload;
 		verdict = hold(skb, p, b, COUNT_HELD_EARLY);
+	} else if (fed == FED_GAP && has_all_before(skb, p, p->seq, x)) {
+		/* nobody will repeat what came before the service wanted this */
+		x->doubt = 1;
 	} else if (fed == FED_GAP && p->seq - x->requests.at < EARLY_MAX && daemon_listens()) {
 		/* what is before it may be on another CPU, or lost */
-		has_all_before(skb, p, p->seq, x);
 		verdict = hold_early(skb, p, b, x);
 	} else if (fed == FED_GAP) {
 		verdict = drop(COUNT_DROP_GAP);

@@ -194,6 +194,40 @@ inline_always bool resize(struct __sk_buff *skb, __u32 length)
 }
 
 /*
+ * The interface by which the node's own routes lead to the client: not always the one that the
+ * packet came by. The kernel tells that only to whoever forwards from the interface that it is
+ * asked about; user space has made `lo` one (see baton-host), whose routes are those of the node's
+ * own packets.
+ */
+global __u32 way_to_client(struct __sk_buff *skb, const struct packet *p)
+{
+	struct live *l = live_values();
+	struct scratch *s = scratch();
+	__u32 came_by = skb->ifindex;
+
+	opaque(came_by); /* verifier: clang would share the address */
+	if (!l || !l->own_routes || !s || !p)
+		return came_by;
+	struct bpf_fib_lookup *to = &s->way;
+	__builtin_memset(to, 0, sizeof(*to));
+	to->ifindex = LOOPBACK;
+	to->l4_protocol = IPPROTO_TCP;
+	to->sport = p->flow.vip_port;
+	to->dport = p->flow.client_port;
+	if (p->v6) {
+		to->family = FAMILY_IPV6;
+		__builtin_memcpy(to->ipv6_src, &p->flow.vip, sizeof(struct addr));
+		__builtin_memcpy(to->ipv6_dst, &p->flow.client, sizeof(struct addr));
+	} else {
+		to->family = FAMILY_IPV4;
+		to->ipv4_src = p->flow.vip.w[3];
+		to->ipv4_dst = p->flow.client.w[3];
+	}
+	long found = bpf_fib_lookup(skb, to, sizeof(*to), BPF_FIB_LOOKUP_SKIP_NEIGH);
+	return found == BPF_FIB_LKUP_RET_SUCCESS ? to->ifindex : came_by;
+}
+
+/*
  * Turns the client's packet, whatever it carries, into our answer to it and sends it back along the
  * node's own route to the client (it may have come through a switch that is no router).
  */
@@ -226,7 +260,7 @@ global int answer(struct __sk_buff *skb, struct packet *p, const struct reply *r
 	    store_ip(skb, p, length) || bpf_skb_store_bytes(skb, l4, &a, length, 0))
 		return drop(COUNT_FAULT_REWRITE);
 	set_mark(skb, MARK_ANSWER);
-	return bpf_redirect_neigh(skb->ifindex, 0, 0, 0);
+	return bpf_redirect_neigh(way_to_client(skb, p), 0, 0, 0);
 }
 
 /* Refuses a SYN, as at a port where nobody listens (RFC 9293 3.10.7.1). */
@@ -299,5 +333,5 @@ global int refuse(struct __sk_buff *skb, struct packet *p, __u32 why)
 			return drop(COUNT_FAULT_REWRITE);
 	}
 	set_mark(skb, MARK_ANSWER);
-	return bpf_redirect_neigh(skb->ifindex, 0, 0, 0);
+	return bpf_redirect_neigh(way_to_client(skb, p), 0, 0, 0);
 }

@@ -26,7 +26,7 @@ inline_always __u32 wrapping_bytes(void)
 inline_always __u32 path_mtu(void)
 {
 	struct live *l = live_values();
-	return l && l->path_mtu && l->path_mtu < settings.mtu ? l->path_mtu : settings.mtu;
+	return l && l->path_mtu ? l->path_mtu : settings.mtu;
 }
 
 /* A node that packets can be sent to. */

@@ -85,7 +85,7 @@ pub struct Swept {
 
 /// What is followed of a connection: of the request that waits at its owner, or is at the reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct Progress {
     /// Where the connection began: tells it from earlier ones of the same flow.
     pub start_seq: u32,
     /// Where the connection goes on: what comes before has passed.

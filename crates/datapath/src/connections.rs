@@ -9,7 +9,7 @@ use baton_cluster::{Flow, NodeId};
 use baton_http::OUTSTANDING_MAX;
 use libbpf_rs::{MapCore, MapFlags, ProgramInput};
 
-use crate::connection::{Asked, Binding, Heard, Reading, Receipt, State, Swept};
+use crate::connection::{Binding, Heard, Progress, Reading, Receipt, State, Swept};
 use crate::constants::{
     DOUBT_ALL, DOUBT_RESPONSES, FLAG_ADOPTED, FLAG_CLOSED, FLAG_FIN_IN, FLAG_LEFT, FLAG_SERVING,
     HALF_CLOSED_MS, IDLE_MS, NODE_READER, OPTION_SACK, OPTION_TIMESTAMPS, OPTION_WSCALE, ORDER_BIND_FOUND,
@@ -88,9 +88,9 @@ impl Datapath {
     ///
     /// # Errors
     /// When the map refuses.
-    pub fn asked(&self, flow: &Flow) -> Result<Option<Asked>, DatapathError> {
+    pub fn asked(&self, flow: &Flow) -> Result<Option<Progress>, DatapathError> {
         let x: Option<types::exchange> = get(&self.skel.maps.exchanges, "exchanges", &key_of(flow))?;
-        Ok(x.map(|x| Asked {
+        Ok(x.map(|x| Progress {
             start_seq: x.start_seq,
             at: x.requests.at,
             boundary: (u32::from(x.requests.scan.phase) == PHASE_START).then_some(x.requests.at),

@@ -1,9 +1,13 @@
 //! The programs' counters, by the names, kinds and sentences of the one list in `bpf/datapath.h`.
 
-/// What a counter counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+use serde::{Deserialize, Serialize};
+
+/// What a counter counts; a status names it in lower case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum CounterKind {
     /// The cluster at work.
+    #[default]
     Normal,
     /// Packets dropped, for this reason.
     Drop,

@@ -6,12 +6,12 @@
 pub enum DatapathError {
     /// The kernel refused the programs.
     #[error(
-        "the kernel refused the eBPF programs: {source}\n  {log}\n  help: run `baton doctor`; Linux 6.9 or newer, root (or CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN) are needed"
+        "the kernel refused the eBPF programs: {source}\n  {log}\n  help: run `baton doctor`; Linux 6.9 or newer is needed, and root, or CAP_NET_ADMIN, CAP_BPF and CAP_PERFMON"
     )]
     Load {
         /// libbpf's word on it.
         source: libbpf_rs::Error,
-        /// The end of the verifier's log, when there is one.
+        /// The end of what libbpf and the verifier said.
         log: String,
     },
     /// A program could not be attached to an interface.
@@ -23,6 +23,14 @@ pub enum DatapathError {
         program: &'static str,
         /// The interface's number.
         ifindex: u32,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// The program that looks at all sockets could not be attached.
+    #[error(
+        "cannot attach the carry_cwnd program to the machine's control groups: {source}\n  help: mount -t cgroup2 cgroup2 /sys/fs/cgroup (below `ip netns exec` it is hidden)"
+    )]
+    Sockets {
         /// The system's error.
         source: std::io::Error,
     },

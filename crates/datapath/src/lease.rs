@@ -1,4 +1,4 @@
-//! Who may decide a connection, as plain values: terms, leases, makers of cookies and their heirs.
+//! Who may decide a connection, as plain values: terms and leases.
 
 use std::time::Duration;
 
@@ -22,26 +22,4 @@ impl Lease {
     pub fn direct(term: u32) -> Self {
         Self { until: Duration::from_nanos(u64::MAX), term, from: None, is_heir: false }
     }
-}
-
-/// Who made the cookies of a term.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Maker {
-    /// The distributor.
-    pub node: NodeId,
-    /// What its cookies are made with.
-    pub term: u32,
-    /// It decides no more.
-    pub over: Option<Heirs>,
-}
-
-/// Who decides instead of a maker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heirs {
-    /// Nobody: it is as if nobody had made the cookie.
-    None,
-    /// They have yet to be told.
-    Soon,
-    /// Whom this table names.
-    Table(u8),
 }

@@ -5,6 +5,7 @@
 //! policy: what they look up was decided in Rust.
 
 pub mod answer;
+mod attached;
 mod connection;
 mod connections;
 mod counters;
@@ -22,6 +23,7 @@ pub mod raw;
 pub mod replay;
 mod request;
 mod routes;
+mod said;
 mod shared;
 mod skel;
 mod spread;
@@ -30,17 +32,18 @@ mod too_big;
 mod unknown;
 mod written;
 
-pub use connection::{Asked, Binding, Heard, Reading, Receipt, State, Swept};
+pub use attached::{Newly, remove_guards};
+pub use connection::{Binding, Heard, Progress, Reading, Receipt, State, Swept};
 pub use counters::{Counter, CounterKind, Counters};
 pub use error::DatapathError;
 pub use events::{Event, Events};
 pub use hold::{Frame, Hold};
-pub use lease::{Heirs, Lease, Maker};
+pub use lease::Lease;
 pub use probe::probe;
-pub use programs::{Datapath, Roles, Settings, Sizes};
+pub use programs::{Datapath, Settings, Sizes};
 pub use request::target_of;
 pub use routes::{PoolEntry, ServiceEntry};
 pub use shared::constants;
-pub use tables::{Guide, Live, Peer};
+pub use tables::{GuideKind, LiveValues, Peer};
 pub use too_big::too_big;
 pub use unknown::{Known, Numbers};

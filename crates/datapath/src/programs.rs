@@ -5,38 +5,22 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::ptr::NonNull;
 
+use baton_cluster::Roles;
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{AsRawLibbpf, Link, OpenObject, ProgramMut, libbpf_sys};
 
+use crate::attached::Attached;
 use crate::constants::{ROLE_DISTRIBUTOR, ROLE_SERVER, ROLE_SWITCH};
 use crate::error::DatapathError;
 use crate::events::Events;
 use crate::lease::Lease;
+use crate::said;
 use crate::shared::addr_of;
 use crate::skel::{BatonSkel, BatonSkelBuilder};
 use crate::written::Written;
-
-/// Which roles this node's programs play.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Roles {
-    /// Spread new connections over distributors.
-    pub switch: bool,
-    /// Answer handshakes, decide, hand off.
-    pub distributor: bool,
-    /// Adopt connections for this node's web server.
-    pub server: bool,
-}
-
-impl Roles {
-    pub(crate) fn bits(self) -> u32 {
-        u32::from(self.switch) * ROLE_SWITCH
-            + u32::from(self.distributor) * ROLE_DISTRIBUTOR
-            + u32::from(self.server) * ROLE_SERVER
-    }
-}
 
 /// What the programs know of their node; fixed once loaded.
 #[derive(Clone, Copy, Debug)]
@@ -49,9 +33,9 @@ pub struct Settings {
     pub address: IpAddr,
     /// UDP port of handoff packets.
     pub handoff_port: u16,
-    /// MTU of the cluster interface, bytes.
+    /// MTU of the cluster interface, bytes, until [`crate::Live`] says another.
     pub mtu: u16,
-    /// The interface towards the other nodes.
+    /// The interface towards the other nodes, until [`crate::Live`] says another.
     pub cluster_ifindex: u32,
     /// The hold device.
     pub hold_ifindex: u32,
@@ -70,11 +54,19 @@ pub struct Sizes {
     pub decisions: u32,
 }
 
+/// Roles as the programs have them. The dispatcher's is none of theirs.
+pub(crate) fn role_bits(roles: Roles) -> u32 {
+    u32::from(roles.switch) * ROLE_SWITCH
+        + u32::from(roles.distributor) * ROLE_DISTRIBUTOR
+        + u32::from(roles.server) * ROLE_SERVER
+}
+
 /// The loaded programs with their maps. Dropping it detaches them.
 pub struct Datapath {
     pub(crate) skel: BatonSkel<'static>,
     links: Vec<Link>,
-    speaks: bool,
+    pub(crate) attached: Attached,
+    pub(crate) speaks: bool,
     pub(crate) target_secret: Cell<u64>,
     pub(crate) written: RefCell<Written>,
 }
@@ -87,12 +79,13 @@ impl Datapath {
     pub fn load(settings: Settings, sizes: Sizes) -> Result<Self, DatapathError> {
         // One small allocation for the life of the process: the skeleton wants to borrow it.
         let storage: &'static mut MaybeUninit<OpenObject> = Box::leak(Box::new(MaybeUninit::uninit()));
-        let failed = |e: libbpf_rs::Error| DatapathError::Load { log: format!("{e:#}"), source: e };
+        said::listen();
+        let failed = |source| DatapathError::Load { log: said::taken().join("\n  "), source };
         let mut open = BatonSkelBuilder::default().open(storage).map_err(failed)?;
         if let Some(rodata) = open.maps.rodata_data.as_deref_mut() {
             let s = &mut rodata.settings;
             s.slf = settings.node.0;
-            s.roles = settings.roles.bits();
+            s.roles = role_bits(settings.roles);
             s.address = addr_of(settings.address);
             s.address_v6 = u32::from(settings.address.is_ipv6());
             s.handoff_port = settings.handoff_port.to_be();
@@ -120,6 +113,7 @@ impl Datapath {
         let datapath = Self {
             skel,
             links: Vec::new(),
+            attached: Attached::default(),
             speaks,
             target_secret: Cell::new(0),
             written: RefCell::default(),
@@ -128,27 +122,12 @@ impl Datapath {
         Ok(datapath)
     }
 
-    /// Attaches to one of the node's interfaces, both directions.
-    ///
-    /// # Errors
-    /// When the interface is gone, or the kernel has no tcx.
-    pub fn attach(&mut self, ifindex: u32) -> Result<(), DatapathError> {
-        let inward = attach_tcx(&self.skel.progs.ingress, "ingress", ifindex)?;
-        self.links.push(inward);
-        if self.speaks {
-            // What leaves any other node is nothing that egress would look at.
-            let outward = attach_tcx(&self.skel.progs.egress, "egress", ifindex)?;
-            self.links.push(outward);
-        }
-        Ok(())
-    }
-
     /// Attaches to the hold device, so that what user space writes to it comes back.
     ///
     /// # Errors
     /// As for [`Datapath::attach`].
     pub fn attach_hold(&mut self, ifindex: u32) -> Result<(), DatapathError> {
-        let link = attach_tcx(&self.skel.progs.release, "release", ifindex)?;
+        let link = attach_tcx(&self.skel.progs.release, "release", ifindex, None)?;
         self.links.push(link);
         Ok(())
     }
@@ -159,7 +138,7 @@ impl Datapath {
     /// # Errors
     /// When there is no cgroup2, or its root may not be used.
     pub fn attach_sockets(&mut self) -> Result<(), DatapathError> {
-        let failed = |source| DatapathError::Attach { program: "carry_cwnd", ifindex: 0, source };
+        let failed = |source| DatapathError::Sockets { source };
         let mounts = std::fs::read_to_string("/proc/self/mounts").map_err(failed)?;
         let root = cgroup2(&mounts).ok_or_else(|| failed(std::io::Error::other("no cgroup2 is mounted")))?;
         let root = std::fs::File::open(root).map_err(failed)?;
@@ -179,7 +158,7 @@ impl Datapath {
 
 impl fmt::Debug for Datapath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Datapath").field("links", &self.links.len()).finish_non_exhaustive()
+        f.debug_struct("Datapath").field("interfaces", &self.attached.len()).finish_non_exhaustive()
     }
 }
 
@@ -192,16 +171,28 @@ fn cgroup2(mounts: &str) -> Option<&str> {
     })
 }
 
-fn attach_tcx(program: &ProgramMut<'_>, name: &'static str, ifindex: u32) -> Result<Link, DatapathError> {
+/// `before`: another link of the same interface and direction, which comes after this one; else it comes last.
+pub(crate) fn attach_tcx(
+    program: &ProgramMut<'_>,
+    name: &'static str,
+    ifindex: u32,
+    before: Option<RawFd>,
+) -> Result<Link, DatapathError> {
     let failed = |source| DatapathError::Attach { program: name, ifindex, source };
     let index = i32::try_from(ifindex).map_err(|e| failed(std::io::Error::other(e)))?;
-    // SAFETY: the program is loaded and alive for the call; null options mean defaults. The link that
-    // comes back, if any, is ours alone, and Link takes over freeing it.
+    let place = before.and_then(|fd| u32::try_from(fd).ok()).map(|fd| libbpf_sys::bpf_tcx_opts {
+        sz: size_of::<libbpf_sys::bpf_tcx_opts>() as libbpf_sys::size_t,
+        flags: libbpf_sys::BPF_F_BEFORE | libbpf_sys::BPF_F_LINK,
+        relative_fd: fd,
+        ..Default::default()
+    });
+    // SAFETY: the program is loaded and alive for the call, and so are the options; null ones mean defaults. The link
+    // that comes back, if any, is ours alone, and Link takes over freeing it.
     let link = unsafe {
         NonNull::new(libbpf_sys::bpf_program__attach_tcx(
             program.as_libbpf_object().as_ptr(),
             index,
-            std::ptr::null(),
+            place.as_ref().map_or(std::ptr::null(), std::ptr::from_ref),
         ))
         .map(|pointer| Link::from_ptr(pointer))
     };

@@ -47,7 +47,7 @@ shared! {
     decision: 24,
     load: 16,
     node: 24,
-    live: 24,
+    live: 32,
     keys: 64,
     lease: 16,
     maker: 8,

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use baton_cluster::{Heirs, Maker};
 use libbpf_rs::{MapCore, MapFlags};
 
 use crate::constants::{
@@ -10,7 +11,7 @@ use crate::constants::{
     SPREADS_MAX,
 };
 use crate::error::DatapathError;
-use crate::lease::{Heirs, Lease, Maker};
+use crate::lease::Lease;
 use crate::map::{failed, get, nanoseconds, put};
 use crate::programs::Datapath;
 use crate::shared::types;

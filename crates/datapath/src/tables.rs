@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use baton_cluster::{NodeId, PoolId, Target};
+use baton_cluster::{NodeId, PoolId, Roles, Target};
 
 use crate::constants::{
     GUIDE_ASK, GUIDE_CACHED, GUIDE_ROTA, MAX_REPLICAS, POPULATION_MADE, POPULATION_REMOVED, ROTA_SLOTS,
@@ -11,13 +11,13 @@ use crate::constants::{
 use crate::counters::{Counter, Counters};
 use crate::error::DatapathError;
 use crate::map::{get, nanoseconds, put, remove, sum_over_cpus};
-use crate::programs::{Datapath, Roles};
+use crate::programs::{Datapath, role_bits};
 use crate::shared::{addr_of, types};
 
-/// What a distributor may decide by itself for one service. In each, the rota is the kernel's own
+/// A pool's guide as the programs have it, its rota beside it. Of each kind the rota is the kernel's own
 /// answer while user space is silent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Guide {
+pub enum GuideKind {
     /// Ask for every connection.
     Ask,
     /// A cached decision holds while its server's load is at most `load_limit`.
@@ -44,7 +44,7 @@ pub struct Peer {
 
 /// Values that change while the programs run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Live {
+pub struct LiveValues {
     /// How far the cluster's clock is ahead of the kernel's monotonic clock.
     pub clock_ahead: Duration,
     /// Until when, by the monotonic clock, user space promises to answer held packets.
@@ -53,10 +53,14 @@ pub struct Live {
     pub reader_port: u16,
     /// The same on ::1.
     pub reader_port_v6: u16,
-    /// The largest packet that reaches every other node, bytes; 0: as large as the interface's MTU.
+    /// The largest packet that reaches every other node, bytes; 0: as large as the settings' MTU.
     pub path_mtu: u16,
     /// Whether some service's later requests may move.
     pub follows: bool,
+    /// The interface towards the other nodes; 0: that of the settings.
+    pub cluster_ifindex: u32,
+    /// Answers to clients leave by the node's own routes: perhaps not where the question came in.
+    pub own_routes: bool,
 }
 
 const SELF: u32 = 0; // the one entry of the one-entry maps
@@ -70,7 +74,7 @@ impl Datapath {
     pub fn set_guide(
         &self,
         pool: PoolId,
-        guide: &Guide,
+        guide: &GuideKind,
         rota: &[NodeId],
         generation: u32,
     ) -> Result<(), DatapathError> {
@@ -83,9 +87,9 @@ impl Datapath {
             put(&self.skel.maps.rota, "rota", &slot, &node.0)?;
         }
         let (kind, load_limit) = match guide {
-            Guide::Ask => (GUIDE_ASK, 0),
-            Guide::Cached { load_limit } => (GUIDE_CACHED, *load_limit),
-            Guide::Rota => (GUIDE_ROTA, 0),
+            GuideKind::Ask => (GUIDE_ASK, 0),
+            GuideKind::Cached { load_limit } => (GUIDE_CACHED, *load_limit),
+            GuideKind::Rota => (GUIDE_ROTA, 0),
         };
         let value = types::guide { kind, load_limit, rota_len: rota.len() as u32, generation };
         put(&self.skel.maps.guides, "guides", &u32::from(pool.0), &value)
@@ -98,7 +102,7 @@ impl Datapath {
     pub fn set_node(&self, node: NodeId, peer: &Peer) -> Result<(), DatapathError> {
         let value = types::node {
             address: addr_of(peer.address),
-            roles: peer.roles.bits() as u16,
+            roles: role_bits(peer.roles) as u16,
             routed: u16::from(peer.routed),
             ifindex: peer.ifindex,
         };
@@ -143,7 +147,7 @@ impl Datapath {
     ///
     /// # Errors
     /// When the map refuses.
-    pub fn set_live(&self, live: &Live) -> Result<(), DatapathError> {
+    pub fn set_live(&self, live: &LiveValues) -> Result<(), DatapathError> {
         let value = types::live {
             clock_ahead_ns: nanoseconds(live.clock_ahead),
             daemon_until_ns: nanoseconds(live.daemon_until),
@@ -151,6 +155,8 @@ impl Datapath {
             reader_port_v6: live.reader_port_v6.to_be(),
             path_mtu: live.path_mtu,
             follows: u16::from(live.follows),
+            cluster_ifindex: live.cluster_ifindex,
+            own_routes: u32::from(live.own_routes),
         };
         put(&self.skel.maps.live, "live", &SELF, &value)
     }

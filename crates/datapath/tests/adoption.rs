@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use baton_cluster::Flow;
 use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CONFIRMED, FLAG_MOVED};
-use baton_datapath::{Counter, Event, Guide, Hold, State};
+use baton_datapath::{Counter, Event, GuideKind, Hold, State};
 use baton_packet_model::flag::{ACK, FIN, PSH, SYN};
 use baton_packet_model::{Handoff, Parsed};
 use common::frames::{CLIENT, MSS, SACK, VIP, WSCALE, checksums_are_right, flow, read, timestamps};
@@ -46,7 +46,7 @@ impl Node {
         ip(&["route", "add", "default", "via", "10.1.0.1"]);
         let mut world = World::try_new("ds", &[], wire.index()).expect("the kernel takes the programs");
         world.programs.attach(wire.index()).expect("tcx");
-        world.guide(WEB, Guide::Rota, &[SELF], 1);
+        world.guide(WEB, GuideKind::Rota, &[SELF], 1);
         Self { world, wire }
     }
 
@@ -223,7 +223,7 @@ fn a_later_request_moves_the_connection_away() {
         let (mut node, listener, f) = (Node::new(), listen(), flow(40_000));
         let other = ["neighbour", "add", "10.1.0.11", "lladdr", "02:00:00:00:01:01", "dev", "tap0"];
         ip(&[&other[..], &["nud", "permanent"]].concat());
-        node.world.guide(WEB, Guide::Cached { load_limit: 9 }, &[], 1);
+        node.world.guide(WEB, GuideKind::Cached { load_limit: 9 }, &[], 1);
         node.world.decide(WEB, REQUEST, &[SELF], 1);
         node.world.decide(WEB, NEXT, &[OTHER], 1);
         let mut client = Client::connect(&node, f, 1000, 50);

@@ -6,7 +6,7 @@ mod common;
 use std::sync::Barrier;
 use std::thread;
 
-use baton_datapath::{Counter, Guide, Hold, State};
+use baton_datapath::{Counter, GuideKind, Hold, State};
 use baton_packet_model::flag::ACK;
 use common::client::{Client, state};
 use common::frames::flow;
@@ -30,7 +30,7 @@ fn the_ack_of_the_handshake_and_the_request() {
         let wires = ["tap0", "tap1"].map(wire);
         let mut world = World::try_new("d", &[], wires[0].index()).expect("the kernel takes the programs");
         wires.iter().for_each(|wire| world.programs.attach(wire.index()).expect("tcx"));
-        world.guide(WEB, Guide::Rota, &[OTHER], 1);
+        world.guide(WEB, GuideKind::Rota, &[OTHER], 1);
         let (flow, mut dropped_before) = (flow(40_000), 0);
         for reused in [false, true] {
             let mut taken_back = 0;
@@ -68,7 +68,7 @@ fn the_same_request_twice() {
         let wires = ["tap0", "tap1"].map(wire);
         let mut world = World::try_new("d", &[], wires[0].index()).expect("the kernel takes the programs");
         wires.iter().for_each(|wire| world.programs.attach(wire.index()).expect("tcx"));
-        world.guide(WEB, Guide::Rota, &[OTHER, THIRD], 1);
+        world.guide(WEB, GuideKind::Rota, &[OTHER, THIRD], 1);
         let flow = flow(40_000);
         let decided = |world: &World| world.programs.counters().expect("counters").get(Counter::DecidedRota);
         for open in [false, true] {

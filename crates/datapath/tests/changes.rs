@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use baton_cluster::{Flow, NodeId, PoolId, Service, ServiceId};
 use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CLOSED, FLAG_FIN_IN, FLAG_LEFT};
-use baton_datapath::{Guide, ServiceEntry, State};
+use baton_datapath::{GuideKind, ServiceEntry, State};
 use baton_http::{HostMatch, PathMatch, Route, Rules};
 use baton_packet_model::flag::{ACK, PSH, RST, SYN};
 use baton_packet_model::{Binding, Verdict};
@@ -75,7 +75,7 @@ fn an_ending_address_takes_no_new_connection() {
 #[test]
 fn what_is_open_at_an_ending_address_goes_on() {
     node("d", |world, f| {
-        world.guide(WEB, Guide::Rota, &[OTHER], 1);
+        world.guide(WEB, GuideKind::Rota, &[OTHER], 1);
         let greeted = at_port(world, 80, 40_001);
         let held = at_port(world, 82, 40_002);
         let open = Client::connected(world, f);
@@ -144,8 +144,8 @@ fn a_removed_address_is_the_stacks() {
 #[test]
 fn a_changed_service_takes_its_addresses_over() {
     node("d", |world, _| {
-        world.guide(PAGES, Guide::Rota, &[OTHER], 1);
-        world.guide(IMAGES, Guide::Rota, &[THIRD], 1);
+        world.guide(PAGES, GuideKind::Rota, &[OTHER], 1);
+        world.guide(IMAGES, GuideKind::Rota, &[THIRD], 1);
         let owner = |world: &mut World, client_port| {
             let f = at_port(world, 82, client_port);
             let c = Client::connected(world, f);
@@ -215,7 +215,7 @@ fn another_pool_may_have_a_removed_ones_number() {
     node("d", |world, _| {
         let pools: Vec<PoolId> = vec![WEB];
         world.decide(WEB, REQUEST, &[OTHER], 1);
-        world.guide(WEB, Guide::Rota, &[OTHER, THIRD], 1);
+        world.guide(WEB, GuideKind::Rota, &[OTHER, THIRD], 1);
         for pool in pools {
             world.programs.remove_pool(pool).expect("tables");
             world.model.tables.guides.remove(&pool);
@@ -223,7 +223,7 @@ fn another_pool_may_have_a_removed_ones_number() {
             world.model.tables.decisions.clear();
         }
         world.pool(WEB, 0, baton_http::Key::Path, baton_cluster::PHttp::Move, &[THIRD]).expect("tables");
-        world.guide(WEB, Guide::Cached { load_limit: 20 }, &[THIRD], 1);
+        world.guide(WEB, GuideKind::Cached { load_limit: 20 }, &[THIRD], 1);
         let f = at_port(world, 80, 40_001);
         let c = Client::connected(world, f);
         let request = c.requests().frame();
@@ -231,7 +231,10 @@ fn another_pool_may_have_a_removed_ones_number() {
         case(world, "nothing is cached for it", &request, Verdict::Redirect, &held);
 
         let last = PoolId(2 * PoolId::MAX_POOLS as u16 - 1);
-        world.programs.set_guide(last, &Guide::Rota, &[OTHER; 256], 1).expect("room for twice as many pools");
+        world
+            .programs
+            .set_guide(last, &GuideKind::Rota, &[OTHER; 256], 1)
+            .expect("room for twice as many pools");
         world.programs.remove_pool(last).expect("tables");
     });
 }
@@ -310,7 +313,7 @@ fn however_many_hosts_clients_ask_for_the_named_ones_stay_known() {
             let host = format!("h{number}.example.com");
             world.programs.set_host(&world.entries[&83], &host).expect("room for every host that is seen");
         }
-        world.guide(TENANTS, Guide::Rota, &[OTHER], 1);
+        world.guide(TENANTS, GuideKind::Rota, &[OTHER], 1);
         let model = world.model.tables.services.get_mut(&(VIP, 83)).expect("known");
         model.hosts.insert("h19999.example.com".to_owned());
         for (host, port) in [("tenant.example.org", 40_001), ("h19999.example.com", 40_002)] {

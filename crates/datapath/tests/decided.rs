@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use baton_cluster::Target;
-use baton_datapath::{Guide, State, target_of};
+use baton_datapath::{GuideKind, State, target_of};
 use common::World;
 use common::client::{Client, REQUEST, node, state};
 use common::world::{OTHER, THIRD, WEB, keys};
@@ -34,7 +34,7 @@ fn user_space_decides_as_the_programs_do() {
         for case in 0..3_u32.pow(6) {
             let digit = |place: u32| case / 3_u32.pow(place) % 3;
             world.rest().expect("tables");
-            world.guide(WEB, Guide::Cached { load_limit: 3 }, &[], 1);
+            world.guide(WEB, GuideKind::Cached { load_limit: 3 }, &[], 1);
             let servers = match digit(0) {
                 0 => vec![OTHER],
                 1 => vec![THIRD, OTHER],
@@ -48,7 +48,7 @@ fn user_space_decides_as_the_programs_do() {
             both(world, f, &format!("case {case}"));
         }
         world.rest().expect("tables");
-        world.guide(WEB, Guide::Ask, &[OTHER], 1);
+        world.guide(WEB, GuideKind::Ask, &[OTHER], 1);
         world.decide(WEB, REQUEST, &[OTHER], 1);
         both(world, f, "every request is asked");
     });
@@ -59,14 +59,14 @@ fn turns_are_taken_and_old_decisions_are_not() {
     node("d", |world, _| {
         world.rest().expect("tables");
         let now = Duration::from_nanos(world.clock().kernel_ns);
-        world.guide(WEB, Guide::Rota, &[THIRD, OTHER, OTHER], 1);
+        world.guide(WEB, GuideKind::Rota, &[THIRD, OTHER, OTHER], 1);
         world.load(THIRD, 9, 1, true);
         let turn = || world.programs.decided(WEB, None, now).expect("tables");
         let turns: Vec<_> = (0..3).map(|_| turn()).collect();
         assert_eq!(turns.iter().filter(|turn| **turn == Some(OTHER)).count(), 2);
         assert_eq!(turns, (0..3).map(|_| turn()).collect::<Vec<_>>(), "round and round");
 
-        world.guide(WEB, Guide::Cached { load_limit: 3 }, &[], 1);
+        world.guide(WEB, GuideKind::Cached { load_limit: 3 }, &[], 1);
         world.load(OTHER, 0, 1, true);
         let target = target_of(b"/a", keys().target);
         let keep = |expires| world.programs.set_decision(WEB, target, &[OTHER], Some(expires), 1);
@@ -82,7 +82,7 @@ fn turns_are_taken_and_old_decisions_are_not() {
 fn a_server_leaves_every_decision_and_no_other_does() {
     node("d", |world, _| {
         world.rest().expect("tables");
-        world.guide(WEB, Guide::Cached { load_limit: 3 }, &[], 1);
+        world.guide(WEB, GuideKind::Cached { load_limit: 3 }, &[], 1);
         [OTHER, THIRD].iter().for_each(|server| world.load(*server, 0, 1, true));
         let now = Duration::from_nanos(world.clock().kernel_ns);
         let programs = &world.programs;

@@ -2,16 +2,17 @@
 
 use std::net::Ipv4Addr;
 
-use baton_cluster::NodeId;
-use baton_datapath::{Datapath, Roles, Settings, Sizes};
+use baton_cluster::{NodeId, Roles};
+use baton_datapath::{Datapath, Settings, Sizes};
 use libbpf_rs::query::ProgInfoIter;
 
 /// How many instructions the verifier may walk through for each program of a node with all roles, in thousands. It walks
 /// through a million at most. A program that needs more than is written here has become harder to prove: see why before the
 /// number is raised. Kernels and compilers differ: there is a quarter of room above what was seen.
-const VERIFIED: [(&str, u32); 7] = [
+const VERIFIED: [(&str, u32); 8] = [
     ("ingress", 100),
     ("egress", 29),
+    ("guard", 2),
     ("release", 1),
     ("apply_order", 8),
     ("has_begun", 13),
@@ -20,7 +21,12 @@ const VERIFIED: [(&str, u32); 7] = [
 ];
 
 fn load(bits: u8) -> Datapath {
-    let roles = Roles { switch: bits & 1 != 0, distributor: bits & 2 != 0, server: bits & 4 != 0 };
+    let roles = Roles {
+        switch: bits & 1 != 0,
+        distributor: bits & 2 != 0,
+        server: bits & 4 != 0,
+        ..Roles::default()
+    };
     let settings = Settings {
         node: NodeId(0),
         roles,

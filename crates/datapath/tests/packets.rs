@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use baton_cluster::Flow;
 use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CLOSED, FLAG_CONFIRMED, FLAG_SERVING};
-use baton_datapath::{Counter, Event, Guide, State};
+use baton_datapath::{Counter, Event, GuideKind, State};
 use baton_packet_model::flag::{ACK, FIN, PSH, RST, SYN};
 use baton_packet_model::{Binding, Offer, Socket as KernelSocket, Verdict, maglev_slot};
 use common::client::{Client, DATA, REQUEST, case, node, state};
@@ -85,25 +85,25 @@ fn the_first_request_is_decided_by_what_user_space_said() {
         world.decide(WEB, REQUEST, &[OTHER], 2);
         case(world, "a decision of another generation", &request, held, &["request_first", "held_miss"]);
         fresh(world);
-        world.guide(WEB, Guide::Ask, &[], 1);
+        world.guide(WEB, GuideKind::Ask, &[], 1);
         case(world, "every request is asked", &request, held, &["request_first", "held_ask"]);
         fresh(world);
         let tls = c.sends(DATA).data(b"\x16\x03\x01").frame();
         case(world, "no request line", &tls, held, &["request_first", "held_head"]);
 
         fresh(world);
-        world.guide(WEB, Guide::Rota, &[THIRD, OTHER], 1);
+        world.guide(WEB, GuideKind::Rota, &[THIRD, OTHER], 1);
         let sent = ["request_first", "decided_rota", "handoff_sent"];
         case(world, "the rota's turn", &request, Verdict::Redirect, &sent);
 
         fresh(world);
         world.daemon(false);
-        world.guide(WEB, Guide::Ask, &[OTHER], 1);
+        world.guide(WEB, GuideKind::Ask, &[OTHER], 1);
         let sent = ["request_first", "decided_alone", "handoff_sent"];
         case(world, "user space is silent: the rota by target", &request, Verdict::Redirect, &sent);
         fresh(world);
         world.daemon(false);
-        world.guide(WEB, Guide::Ask, &[], 1);
+        world.guide(WEB, GuideKind::Ask, &[], 1);
         let refused = ["request_first", "reset_no_server"];
         let said = case(world, "nobody to decide for", &request, Verdict::Redirect, &refused);
         assert!(read(&said.frame).rst);
@@ -112,7 +112,7 @@ fn the_first_request_is_decided_by_what_user_space_said() {
 
         fresh(world);
         world.daemon(false);
-        world.guide(WEB, Guide::Ask, &[OTHER, THIRD, OTHER], 1);
+        world.guide(WEB, GuideKind::Ask, &[OTHER, THIRD, OTHER], 1);
         world.load(OTHER, 0, 1, false);
         let sent = ["request_first", "decided_alone", "handoff_sent"];
         let said = case(world, "who is dead is passed over", &request, Verdict::Redirect, &sent);
@@ -124,7 +124,7 @@ fn the_first_request_is_decided_by_what_user_space_said() {
 #[test]
 fn an_idle_connection_is_forgotten_after_two_hours_however_young_the_machine() {
     node("d", |world, f| {
-        world.guide(WEB, Guide::Rota, &[OTHER], 1);
+        world.guide(WEB, GuideKind::Rota, &[OTHER], 1);
         let c = Client::connected(world, f);
         world.ingress(&c.requests().frame());
         let ack = c.sends(ACK).frame();
@@ -156,7 +156,7 @@ fn a_held_connection_waits_but_not_for_ever() {
         );
         world.pass(Duration::from_millis(3001));
         world.daemon(false);
-        world.guide(WEB, Guide::Ask, &[OTHER], 1);
+        world.guide(WEB, GuideKind::Ask, &[OTHER], 1);
         let again = ["request_first", "decided_alone", "handoff_sent"];
         case(world, "user space died: decided afresh, not refused", &request, Verdict::Redirect, &again);
 
@@ -349,11 +349,11 @@ fn a_request_for_a_dead_node_is_decided_again() {
     node("d", |world, f| {
         let c = Client::connected(world, f);
         let get = c.requests().frame();
-        world.guide(WEB, Guide::Rota, &[OTHER, THIRD], 1);
+        world.guide(WEB, GuideKind::Rota, &[OTHER, THIRD], 1);
         case(world, "for OTHER", &get, Verdict::Redirect, &["request_first", "decided_rota", "handoff_sent"]);
         case(world, "lost, say", &get, Verdict::Redirect, &["handoff_again"]);
         world.load(OTHER, 0, 1, false);
-        world.guide(WEB, Guide::Rota, &[THIRD], 1);
+        world.guide(WEB, GuideKind::Rota, &[THIRD], 1);
         case(world, "OTHER is down", &get, Verdict::Redirect, &["handoff_again"]);
         case(world, "a copy of that", &get, Verdict::Redirect, &["handoff_again"]);
         world.pass(Duration::from_millis(200));
@@ -379,11 +379,11 @@ fn only_what_may_be_repeated_is_decided_again() {
     for request in requests {
         node("d", move |world, f| {
             let c = Client::connected(world, f);
-            world.guide(WEB, Guide::Rota, &[OTHER, THIRD], 1);
+            world.guide(WEB, GuideKind::Rota, &[OTHER, THIRD], 1);
             let frame = c.sends(DATA).data(request).frame();
             world.ingress(&frame);
             world.load(OTHER, 0, 1, false);
-            world.guide(WEB, Guide::Rota, &[THIRD], 1);
+            world.guide(WEB, GuideKind::Rota, &[THIRD], 1);
             for _ in 0..3 {
                 case(world, "it may have been taken", &frame, Verdict::Redirect, &["handoff_again"]);
                 world.pass(Duration::from_millis(200));
@@ -569,10 +569,10 @@ fn a_reader_has_more_than_one_connection() {
 fn a_packet_that_would_not_fit_is_not_handed_off() {
     node("d", |world, f| {
         let c = Client::connected(world, f);
-        world.guide(WEB, Guide::Rota, &[OTHER], 1);
+        world.guide(WEB, GuideKind::Rota, &[OTHER], 1);
         for (payload, counted) in [(1376, "handoff_sent"), (1377, "drop_too_big")] {
             world.rest().expect("tables");
-            world.guide(WEB, Guide::Rota, &[OTHER], 1);
+            world.guide(WEB, GuideKind::Rota, &[OTHER], 1);
             Client::connected(world, f);
             let frame = c.sends(DATA).data(&vec![b'a'; payload]).frame();
             world.ingress(&frame);
@@ -616,7 +616,7 @@ fn a_socket_of_ours_keeps_its_packets_and_is_not_ended_for_ever() {
 fn a_replay_that_comes_after_the_end_is_not_refused() {
     node("ds", |world, f| {
         let c = Client::connected(world, f);
-        world.guide(WEB, Guide::Rota, &[SELF], 1);
+        world.guide(WEB, GuideKind::Rota, &[SELF], 1);
         let refused = ["request_first", "decided_rota", "handoff_local", "reset_no_listener"];
         case(world, "no server listens", &c.requests().frame(), Verdict::Redirect, &refused);
         let mut rst = c.sends(RST);
@@ -641,7 +641,7 @@ fn a_replay_that_comes_after_the_end_is_not_refused() {
 fn the_owner_follows_its_server() {
     node("ds", |world, f| {
         let c = Client::connected(world, f);
-        world.guide(WEB, Guide::Rota, &[SELF], 1);
+        world.guide(WEB, GuideKind::Rota, &[SELF], 1);
         // Nobody listens, so the connection is refused; the owner's record is then made by hand.
         let refused = ["request_first", "decided_rota", "handoff_local", "reset_no_listener"];
         let said = case(world, "no server listens", &c.requests().frame(), Verdict::Redirect, &refused);

@@ -5,9 +5,9 @@ mod common;
 
 use std::time::Duration;
 
-use baton_cluster::{Flow, NodeId};
+use baton_cluster::{Flow, Heirs, Maker, NodeId};
 use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CONFIRMED};
-use baton_datapath::{Counter, Frame, Heirs, Lease, Maker, State};
+use baton_datapath::{Counter, Frame, Lease, State};
 use baton_packet_model::flag::{ACK, SYN};
 use baton_packet_model::{Binding, Handoff, Offer, Options, Verdict, cookie_of, flow_clock};
 use common::client::{Client, DATA, REQUEST, case, node};

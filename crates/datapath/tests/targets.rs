@@ -7,7 +7,7 @@ mod common;
 use std::net::IpAddr;
 
 use baton_cluster::{NameRules, PHttp, PoolId, Protocol, ServiceId};
-use baton_datapath::{Guide, ServiceEntry};
+use baton_datapath::{GuideKind, ServiceEntry};
 use baton_http::{HostMatch, Key, Parsed, PathMatch, Route, Rules, is_normal, is_plain, parse_request};
 use baton_packet_model::flag::{ACK, PSH};
 use baton_packet_model::{Offer, Options, Verdict, cookie_of};
@@ -151,7 +151,7 @@ impl Node {
         let fail = |e: String| TestCaseError::fail(format!("{rules:?}: {e}"));
         let world = &mut self.world;
         world.rest().map_err(|e| fail(e.to_string()))?;
-        (0..POOLS).for_each(|pool| world.guide(PoolId(pool), Guide::Cached { load_limit: 9 }, &[], 1));
+        (0..POOLS).for_each(|pool| world.guide(PoolId(pool), GuideKind::Cached { load_limit: 9 }, &[], 1));
         let parsed = parse_request(head);
         let mut expected = None;
         if let Parsed::Complete(request, _) = &parsed {

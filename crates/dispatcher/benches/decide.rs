@@ -10,7 +10,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use baton_cluster::{NodeId, PHttp, PolicyConfig, PolicyKind, PoolId, Target};
-use baton_dispatcher::{Dispatcher, Loads, PoolRule, Question, fallback, maglev};
+use baton_dispatcher::{Dispatcher, Loads, PoolQuestion, PoolRule, fallback, maglev};
 
 const TARGETS: u64 = 100_000;
 const SERVERS: u16 = 16;
@@ -77,7 +77,7 @@ fn ask_all(dispatcher: &mut Dispatcher, targets: &[Target], serving: usize, now:
     for (turn, questions) in (0..4).cycle().zip(targets.chunks(BATCH)) {
         *now += Duration::from_micros(100);
         for target in questions {
-            let question = Question { pool: PoolId(0), target: Some(*target), at: None };
+            let question = PoolQuestion { pool: PoolId(0), target: Some(*target), at: None };
             let decision = dispatcher.ask(NodeId(100 + turn), question, *now);
             let server = black_box(decision).expect("servers are up").server;
             counts[server.index()] += 1;

@@ -5,11 +5,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use baton_cluster::{Cluster, Consult, NodeId, PHttp, PolicyConfig, Pool as ClusterPool, PoolId, Target};
+use baton_cluster::{Cluster, Consult, Guide, NodeId, PHttp, PolicyConfig, Pool, PoolId, Target};
 use thiserror::Error;
 
 use crate::pushes::Pushes;
-use crate::{Change, Decision, Guide, Loads, Policy, Push, policy};
+use crate::{Decision, DistributorPush, Loads, Policy, PushedChange, policy};
 
 /// Decides which server serves what.
 ///
@@ -20,8 +20,8 @@ use crate::{Change, Decision, Guide, Loads, Policy, Push, policy};
 /// ```
 /// # use std::time::Duration;
 /// # use baton_cluster::{NodeId, PolicyConfig, PolicyKind, PoolId, Target};
-/// # use baton_dispatcher::{Dispatcher, PoolRule, Question, Refusal};
-/// # fn main() -> Result<(), Refusal> {
+/// # use baton_dispatcher::{Dispatcher, PoolRule, PoolQuestion, NoDecision};
+/// # fn main() -> Result<(), NoDecision> {
 /// let servers = [NodeId(0), NodeId(1)];
 /// let rule = PoolRule::new(servers, PolicyConfig::new(PolicyKind::Lard));
 /// let mut dispatcher = Dispatcher::new(servers.map(|server| (server, 1)), [rule], 1000);
@@ -29,7 +29,7 @@ use crate::{Change, Decision, Guide, Loads, Policy, Push, policy};
 /// dispatcher.server_up(NodeId(1));
 ///
 /// let distributor = NodeId(2);
-/// let picture = Question { pool: PoolId(0), target: Some(Target(7)), at: None };
+/// let picture = PoolQuestion { pool: PoolId(0), target: Some(Target(7)), at: None };
 /// let first = dispatcher.ask(distributor, picture, Duration::ZERO)?;
 /// let again = dispatcher.ask(distributor, picture, Duration::from_millis(1))?;
 /// assert_eq!(again.server, first.server); // the picture is in that server's cache by now
@@ -45,7 +45,7 @@ pub struct Dispatcher {
     loads: Loads,
     /// Servers that went down and whose targets are remembered still, with when they did.
     gone: BTreeMap<NodeId, Duration>,
-    pools: BTreeMap<PoolId, Pool>,
+    pools: BTreeMap<PoolId, PoolDispatcher>,
     /// How many targets each pool remembers.
     targets_max: usize,
     pushes: Pushes,
@@ -69,9 +69,9 @@ pub struct PoolRule {
     pub pressure_low: u8,
 }
 
-/// Which server should serve this request?
+/// Which server should serve this request? The pool is named by its number on this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Question {
+pub struct PoolQuestion {
     /// The pool that the request belongs to.
     pub pool: PoolId,
     /// What is requested, if that could be told.
@@ -91,7 +91,7 @@ pub struct Welcome {
 
 /// Why there is no decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum Refusal {
+pub enum NoDecision {
     /// The cluster file of this node has no such pool.
     #[error("no {0} in the cluster file: give the same file to every node")]
     UnknownPool(PoolId),
@@ -118,7 +118,7 @@ pub struct Stats {
 }
 
 #[derive(Debug)]
-struct Pool {
+struct PoolDispatcher {
     /// Its servers in ascending order, each once.
     rule: PoolRule,
     policy: Box<dyn Policy>,
@@ -132,7 +132,7 @@ impl PoolRule {
             policy,
             consult: Consult::Cached,
             p_http: PHttp::Stay,
-            pressure_low: ClusterPool::PRESSURE_LOW,
+            pressure_low: Pool::PRESSURE_LOW,
         }
     }
 }
@@ -145,9 +145,9 @@ impl PoolRule {
     }
 }
 
-impl From<&ClusterPool> for PoolRule {
-    fn from(pool: &ClusterPool) -> Self {
-        let ClusterPool { policy, consult, p_http, pressure_low, .. } = *pool;
+impl From<&Pool> for PoolRule {
+    fn from(pool: &Pool) -> Self {
+        let Pool { policy, consult, p_http, pressure_low, .. } = *pool;
         Self { servers: pool.servers.clone(), policy, consult, p_http, pressure_low }
     }
 }
@@ -180,7 +180,8 @@ impl Dispatcher {
         pools: impl IntoIterator<Item = PoolRule>,
         targets_max: usize,
     ) -> Self {
-        let pools = (0..).map(PoolId).zip(pools).map(|(id, rule)| (id, Pool::new(rule, targets_max)));
+        let pools =
+            (0..).map(PoolId).zip(pools).map(|(id, rule)| (id, PoolDispatcher::new(rule, targets_max)));
         Self {
             loads: Loads::new(servers),
             gone: BTreeMap::new(),
@@ -201,7 +202,7 @@ impl Dispatcher {
         let after = pools.into_iter().map(|(id, rule)| {
             let pool = match before.remove(&id) {
                 Some(pool) => pool.under(rule, self.targets_max),
-                None => Pool::new(rule, self.targets_max),
+                None => PoolDispatcher::new(rule, self.targets_max),
             };
             (id, pool)
         });
@@ -218,8 +219,13 @@ impl Dispatcher {
     /// [`Dispatcher::take_pushes`]. `now` is the time since any fixed start.
     ///
     /// # Errors
-    /// [`Refusal`] when there is no such pool, or none of its servers is up.
-    pub fn ask(&mut self, from: NodeId, question: Question, now: Duration) -> Result<Decision, Refusal> {
+    /// [`NoDecision`] when there is no such pool, or none of its servers is up.
+    pub fn ask(
+        &mut self,
+        from: NodeId,
+        question: PoolQuestion,
+        now: Duration,
+    ) -> Result<Decision, NoDecision> {
         self.asked += 1;
         let decided = self.decide(question, now);
         match decided {
@@ -294,11 +300,11 @@ impl Dispatcher {
     /// Takes what distributors have to be told, each distributor at most once, in order of id. To
     /// be sent after the answers to the questions asked so far, on the same connections. Calling
     /// it after each batch of questions keeps messages few.
-    pub fn take_pushes(&mut self) -> Vec<Push> {
+    pub fn take_pushes(&mut self) -> Vec<DistributorPush> {
         let mut pushes = std::mem::take(&mut self.pushes);
         let taken = pushes.take(|| {
-            let guides = self.guides().map(|(pool, guide)| Change::Guide { pool, guide });
-            std::iter::once(Change::Live(self.live())).chain(guides).collect()
+            let guides = self.guides().map(|(pool, guide)| PushedChange::Guide { pool, guide });
+            std::iter::once(PushedChange::Live(self.live())).chain(guides).collect()
         });
         self.pushes = pushes;
         taken
@@ -328,13 +334,13 @@ impl Dispatcher {
         }
     }
 
-    fn decide(&mut self, question: Question, now: Duration) -> Result<Decision, Refusal> {
+    fn decide(&mut self, question: PoolQuestion, now: Duration) -> Result<Decision, NoDecision> {
         let id = question.pool;
-        let pool = self.pools.get_mut(&id).ok_or(Refusal::UnknownPool(id))?;
-        pool.decide(question, &self.loads, now).ok_or(Refusal::NoServer(id))
+        let pool = self.pools.get_mut(&id).ok_or(NoDecision::UnknownPool(id))?;
+        pool.decide(question, &self.loads, now).ok_or(NoDecision::NoServer(id))
     }
 
-    fn account(&mut self, from: NodeId, question: Question, decision: &Decision) {
+    fn account(&mut self, from: NodeId, question: PoolQuestion, decision: &Decision) {
         self.loads.assign(decision.server);
         if !decision.moved {
             return;
@@ -354,7 +360,7 @@ impl Dispatcher {
     }
 }
 
-impl Pool {
+impl PoolDispatcher {
     fn new(rule: PoolRule, targets_max: usize) -> Self {
         let rule = rule.sorted();
         Self { policy: policy::build(&rule, targets_max), rule }
@@ -381,8 +387,8 @@ impl Pool {
         self.rule.servers.binary_search(&node).is_ok()
     }
 
-    fn decide(&mut self, question: Question, loads: &Loads, now: Duration) -> Option<Decision> {
-        let Question { target, at, .. } = question;
+    fn decide(&mut self, question: PoolQuestion, loads: &Loads, now: Duration) -> Option<Decision> {
+        let PoolQuestion { target, at, .. } = question;
         let loads = loads.of(&self.rule.servers);
         if let (PHttp::Stay, Some(here)) = (self.rule.p_http, loads.keeper(at)) {
             return Some(Decision::unmapped(here));

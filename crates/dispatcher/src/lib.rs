@@ -24,11 +24,11 @@ mod pushes;
 pub mod spread;
 mod targets;
 
-pub use dispatcher::{Dispatcher, PoolRule, Question, Refusal, Stats, Welcome};
+pub use dispatcher::{Dispatcher, NoDecision, PoolQuestion, PoolRule, Stats, Welcome};
 pub use loads::{Loads, View, load_limit};
 pub use mapping::{Mapping, Replicas};
 pub use policy::{
-    Decision, ExtendedLard, Guide, Lard, LardReplicated, LeastLoaded, Policy, WeightedRoundRobin, build,
+    Decision, ExtendedLard, Lard, LardReplicated, LeastLoaded, Policy, WeightedRoundRobin, build,
 };
-pub use pushes::{Change, Push};
+pub use pushes::{DistributorPush, PushedChange};
 pub use targets::Targets;

@@ -57,7 +57,7 @@ pub struct View<'l> {
 
 /// The most connections that a server of weight `weight` may serve without being above
 /// `threshold`, when the smallest weight in the cluster is `least_weight`. This is how a
-/// distributor makes each server's limit from [`crate::Guide::Cached`]: `load <= limit` there is
+/// distributor makes each server's limit from [`baton_cluster::Guide::Cached`]: `load <= limit` there is
 /// exactly "not above the threshold" here.
 pub fn load_limit(threshold: u32, weight: u16, least_weight: u16) -> u32 {
     let scaled = u64::from(threshold) * u64::from(weight) / u64::from(least_weight.max(1));

@@ -4,22 +4,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use baton_cluster::{NodeId, PoolId, Target};
+use baton_cluster::{Guide, NodeId, PoolId, Target};
 
-use crate::{Guide, Mapping};
+use crate::Mapping;
 
 /// Everything that one distributor has to be told now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Push {
+pub struct DistributorPush {
     /// The distributor.
     pub to: NodeId,
     /// The news, to be taken in this order; at least one.
-    pub changes: Vec<Change>,
+    pub changes: Vec<PushedChange>,
 }
 
 /// One piece of news for a distributor.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum PushedChange {
     /// The servers that are up now, in order of id. A server that is missing is not chosen; after
     /// [`crate::Dispatcher::DISTRIBUTORS_REMEMBER_FOR`] it leaves every cached mapping for good: its targets may be
     /// elsewhere by the time it is back.
@@ -110,15 +110,15 @@ impl Pushes {
 
     /// Takes the news: for each distributor `outline` (what to say of servers and guides) if any
     /// server or pool came or went, then the moved targets that it does not know of.
-    pub(crate) fn take(&mut self, outline: impl FnOnce() -> Vec<Change>) -> Vec<Push> {
+    pub(crate) fn take(&mut self, outline: impl FnOnce() -> Vec<PushedChange>) -> Vec<DistributorPush> {
         let moved = std::mem::take(&mut self.moved);
         let outline = if std::mem::take(&mut self.outline_changed) { outline() } else { Vec::new() };
         let news = |to: NodeId| {
             let moved = moved.iter().filter(|(_, (_, knows))| *knows != to);
             let moved = moved
                 .map(|((pool, target), (mapping, _))| (*pool, *target, *mapping))
-                .map(|(pool, target, mapping)| Change::Mapping { pool, target, mapping });
-            Push { to, changes: outline.iter().cloned().chain(moved).collect() }
+                .map(|(pool, target, mapping)| PushedChange::Mapping { pool, target, mapping });
+            DistributorPush { to, changes: outline.iter().cloned().chain(moved).collect() }
         };
         self.distributors.iter().map(|to| news(*to)).filter(|push| !push.changes.is_empty()).collect()
     }
@@ -144,7 +144,7 @@ mod tests {
         assert_eq!(taken.len(), 1);
         assert_eq!(taken[0].changes.len(), Pushes::MOVED_MAX);
         let newest =
-            Change::Mapping { pool: PoolId(0), target: Target(0), mapping: Mapping::to_one(NodeId(4)) };
+            PushedChange::Mapping { pool: PoolId(0), target: Target(0), mapping: Mapping::to_one(NodeId(4)) };
         assert_eq!(taken[0].changes[0], newest);
     }
 }

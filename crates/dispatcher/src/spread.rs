@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use baton_cluster::NodeId;
+use baton_cluster::{Heirs, Maker, NodeId};
 
 use crate::leases::{COOKIE_LIFE, fence};
 use crate::maglev::{TABLE_SIZE, Table};
@@ -29,7 +29,7 @@ const MISSED_FOR: Duration = Duration::from_secs(3);
 
 /// What the programs of the switch, or distributors, are to be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum SpreadChange {
     /// A table: the number of a maker for each slot, or none at all.
     Table {
         /// Which one.
@@ -40,13 +40,9 @@ pub enum Change {
     /// A maker.
     Maker {
         /// Its number.
-        maker: u16,
-        /// The distributor.
-        node: NodeId,
-        /// What its cookies are made with.
-        term: u32,
-        /// It decides no more.
-        over: Option<Heirs>,
+        number: u16,
+        /// What there is to know of it.
+        maker: Maker,
     },
     /// Which tables count, the one in force first; until then the others do.
     Order {
@@ -66,19 +62,9 @@ pub enum Change {
     },
 }
 
-/// Who decides instead of a maker.
+/// Whether a maker decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heirs {
-    /// Nobody: it is as if nobody had made the cookie.
-    None,
-    /// They have yet to be told. What is sent to them meanwhile the client repeats.
-    Soon,
-    /// Whom this table names.
-    Table(u8),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum MakerState {
     /// It decides.
     Alive,
     /// It went down; it may decide until then.
@@ -89,11 +75,19 @@ enum State {
     Over { heirs: Option<u8>, since: Duration },
 }
 
+/// A maker as the spreading follows it.
 #[derive(Clone, Copy, Debug)]
-struct Maker {
+struct TrackedMaker {
     node: NodeId,
     term: u32,
-    state: State,
+    state: MakerState,
+}
+
+impl TrackedMaker {
+    /// As the programs are told of it.
+    fn over(&self, over: Option<Heirs>) -> Maker {
+        Maker { node: self.node, term: self.term, over }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -111,7 +105,7 @@ pub struct Spread {
     weights: BTreeMap<NodeId, u16>,
     fence: Duration,
     size: usize,
-    makers: BTreeMap<u16, Maker>,
+    makers: BTreeMap<u16, TrackedMaker>,
     /// The one in force first.
     tables: Vec<Kept>,
     made: Option<Duration>,
@@ -120,7 +114,7 @@ pub struct Spread {
     /// When clients are told that there is no distributor, if there is none.
     refuse: Duration,
     /// To be told at the next tick.
-    pending: Vec<Change>,
+    pending: Vec<SpreadChange>,
 }
 
 impl Spread {
@@ -160,8 +154,8 @@ impl Spread {
         let known = self.makers.iter().find(|(_, maker)| (maker.node, maker.term) == (node, term));
         let known = known.map(|(number, maker)| (*number, maker.state));
         let number = match known {
-            Some((_, State::Told { .. } | State::Over { .. })) => return false,
-            Some((number, State::Alive | State::Down { .. })) => number,
+            Some((_, MakerState::Told { .. } | MakerState::Over { .. })) => return false,
+            Some((number, MakerState::Alive | MakerState::Down { .. })) => number,
             None => match (0..MAKERS_MAX).find(|number| !self.makers.contains_key(number)) {
                 Some(free) => free,
                 None => return false,
@@ -169,7 +163,7 @@ impl Spread {
         };
         // By its own word it decides none of its other terms any more.
         self.gone(node, Some(term), now);
-        self.makers.insert(number, Maker { node, term, state: State::Alive });
+        self.makers.insert(number, TrackedMaker { node, term, state: MakerState::Alive });
         self.stale = true;
         true
     }
@@ -180,8 +174,8 @@ impl Spread {
             return self.gone(node, None, now);
         }
         for maker in self.makers.values_mut().filter(|maker| maker.node == node) {
-            if maker.state == State::Alive {
-                maker.state = State::Down { until: now + self.fence };
+            if maker.state == MakerState::Alive {
+                maker.state = MakerState::Down { until: now + self.fence };
                 self.stale = true;
             }
         }
@@ -191,17 +185,17 @@ impl Spread {
     fn gone(&mut self, node: NodeId, but: Option<u32>, now: Duration) {
         let others = self.makers.iter_mut().filter(|(_, m)| m.node == node && Some(m.term) != but);
         for (number, maker) in others {
-            if matches!(maker.state, State::Alive | State::Down { .. }) {
-                maker.state = State::Down { until: now };
-                let Maker { node, term, .. } = *maker;
-                self.pending.push(Change::Maker { maker: *number, node, term, over: Some(Heirs::Soon) });
+            if matches!(maker.state, MakerState::Alive | MakerState::Down { .. }) {
+                maker.state = MakerState::Down { until: now };
+                let maker = maker.over(Some(Heirs::Soon));
+                self.pending.push(SpreadChange::Maker { number: *number, maker });
                 self.stale = true;
             }
         }
     }
 
     /// What has to be done by now, in this order.
-    pub fn tick(&mut self, now: Duration) -> Vec<Change> {
+    pub fn tick(&mut self, now: Duration) -> Vec<SpreadChange> {
         let mut changes = std::mem::take(&mut self.pending);
         let mut is_new = !changes.is_empty();
         self.forget(now);
@@ -210,7 +204,7 @@ impl Spread {
         if is_new {
             self.until = now + COOKIE_LIFE;
             let tables = self.tables.iter().map(|table| table.number).collect();
-            changes.push(Change::Order { tables, until: self.until, refuse: self.refuse });
+            changes.push(SpreadChange::Order { tables, until: self.until, refuse: self.refuse });
         }
         self.check_invariants();
         changes
@@ -222,9 +216,10 @@ impl Spread {
         let has = |number: u8| self.tables.iter().filter(|table| table.number == number).count();
         debug_assert!(self.tables.iter().all(|table| has(table.number) == 1), "two tables of one number");
         for maker in self.makers.values() {
-            let of_node = |other: &&Maker| other.node == maker.node && other.state == State::Alive;
+            let of_node =
+                |other: &&TrackedMaker| other.node == maker.node && other.state == MakerState::Alive;
             debug_assert!(self.makers.values().filter(of_node).count() <= 1, "{} decides twice", maker.node);
-            if let State::Told { heirs: Some(table), .. } | State::Over { heirs: Some(table), .. } =
+            if let MakerState::Told { heirs: Some(table), .. } | MakerState::Over { heirs: Some(table), .. } =
                 maker.state
             {
                 debug_assert_eq!(has(table), 1, "the table that names the heirs of {} is gone", maker.node);
@@ -240,14 +235,14 @@ impl Spread {
     /// What no cookie is of any more.
     fn forget(&mut self, now: Duration) {
         self.makers.retain(|_, maker| match maker.state {
-            State::Over { since, .. } => now < since + COOKIE_LIFE,
+            MakerState::Over { since, .. } => now < since + COOKIE_LIFE,
             _ => true,
         });
         let heirs: Vec<u8> = self
             .makers
             .values()
             .filter_map(|maker| match maker.state {
-                State::Told { heirs, .. } | State::Over { heirs, .. } => heirs,
+                MakerState::Told { heirs, .. } | MakerState::Over { heirs, .. } => heirs,
                 _ => None,
             })
             .collect();
@@ -258,8 +253,8 @@ impl Spread {
     }
 
     /// Makes the table that goes by who is there, if there is room for it. Whether it did.
-    fn make(&mut self, now: Duration, changes: &mut Vec<Change>) -> bool {
-        let alive = self.makers.iter().filter(|(_, maker)| maker.state == State::Alive);
+    fn make(&mut self, now: Duration, changes: &mut Vec<SpreadChange>) -> bool {
+        let alive = self.makers.iter().filter(|(_, maker)| maker.state == MakerState::Alive);
         let makers: BTreeMap<NodeId, u16> = alive.map(|(number, maker)| (maker.node, *number)).collect();
         let loses =
             self.tables.first().is_some_and(|now| !now.makers.iter().all(|(n, m)| makers.get(n) == Some(m)));
@@ -281,12 +276,12 @@ impl Spread {
         let entries = table.as_ref().map_or(&[][..], Table::entries).iter();
         let mut slots: Vec<_> = entries.map(|node| makers.get(node).copied()).collect();
         slots.resize(self.size, None);
-        for (node, maker) in &makers {
-            if let Some(Maker { term, .. }) = self.makers.get(maker) {
-                changes.push(Change::Maker { maker: *maker, node: *node, term: *term, over: None });
+        for number in makers.values() {
+            if let Some(maker) = self.makers.get(number) {
+                changes.push(SpreadChange::Maker { number: *number, maker: maker.over(None) });
             }
         }
-        changes.push(Change::Table { table: number, slots });
+        changes.push(SpreadChange::Table { table: number, slots });
         if let Some(before) = self.tables.first_mut() {
             before.replaced = Some(now);
         }
@@ -300,36 +295,35 @@ impl Spread {
     }
 
     /// Leaves the connections of those that decide no more to others. Whether any go to them from now on.
-    fn give(&mut self, now: Duration, changes: &mut Vec<Change>) -> bool {
+    fn give(&mut self, now: Duration, changes: &mut Vec<SpreadChange>) -> bool {
         let Some(table) = self.tables.first() else { return false };
         let heirs = (!table.makers.is_empty()).then_some(table.number);
-        let gone = |(number, maker): (&u16, &Maker)| {
+        let gone = |(number, maker): (&u16, &TrackedMaker)| {
             // While it is in the table in force, there was no room for another one.
             let replaced = table.makers.get(&maker.node) != Some(number);
-            matches!(maker.state, State::Down { until } if until <= now && replaced).then_some(*number)
+            matches!(maker.state, MakerState::Down { until } if until <= now && replaced).then_some(*number)
         };
         let gone: Vec<u16> = self.makers.iter().filter_map(gone).collect();
         for number in &gone {
             let terms = self.decided_by(*number);
             for term in terms.into_iter().filter(|_| heirs.is_some()) {
                 let nodes = table.makers.keys().copied().collect();
-                changes.push(Change::Heirs { term, nodes });
+                changes.push(SpreadChange::Heirs { term, nodes });
             }
         }
         for number in gone {
             if let Some(maker) = self.makers.get_mut(&number) {
-                maker.state = State::Told { heirs, since: now };
+                maker.state = MakerState::Told { heirs, since: now };
             }
         }
         let mut is_new = false;
         for (number, maker) in &mut self.makers {
-            if let State::Told { heirs, since } = maker.state
+            if let MakerState::Told { heirs, since } = maker.state
                 && since + TOLD_FOR <= now
             {
-                maker.state = State::Over { heirs, since: now };
-                let Maker { node, term, .. } = *maker;
+                maker.state = MakerState::Over { heirs, since: now };
                 let heirs = heirs.map_or(Heirs::None, Heirs::Table);
-                changes.push(Change::Maker { maker: *number, node, term, over: Some(heirs) });
+                changes.push(SpreadChange::Maker { number: *number, maker: maker.over(Some(heirs)) });
                 is_new = true;
             }
         }
@@ -344,8 +338,8 @@ impl Spread {
             })
         };
         let left = self.makers.iter().filter(|(_, maker)| match maker.state {
-            State::Told { heirs, .. } | State::Over { heirs, .. } => names(heirs),
-            State::Alive | State::Down { .. } => false,
+            MakerState::Told { heirs, .. } | MakerState::Over { heirs, .. } => names(heirs),
+            MakerState::Alive | MakerState::Down { .. } => false,
         });
         let own = self.makers.get(&number).map(|maker| maker.term);
         let inherited = left.flat_map(|(number, _)| self.decided_by(*number));

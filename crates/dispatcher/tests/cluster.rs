@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use baton_cluster::{Consult, NodeId, PHttp, PolicyConfig, PolicyKind, PoolId, Target};
+use baton_cluster::{Consult, Guide, NodeId, PHttp, PolicyConfig, PolicyKind, PoolId, Target};
 use baton_dispatcher::{
-    Change, Decision, Dispatcher, Guide, Mapping, PoolRule, Question, Refusal, load_limit,
+    Decision, Dispatcher, Mapping, NoDecision, PoolQuestion, PoolRule, PushedChange, load_limit,
 };
 use proptest::prelude::*;
 
@@ -20,8 +20,13 @@ fn rule(kind: PolicyKind, servers: u16) -> PoolRule {
     PoolRule::new(servers, PolicyConfig { t_low: 3, t_high: 8, ..PolicyConfig::new(kind) })
 }
 
-fn ask(dispatcher: &mut Dispatcher, from: NodeId, target: u64, now: Duration) -> Result<Decision, Refusal> {
-    dispatcher.ask(from, Question { pool: POOL, target: Some(Target(target)), at: None }, now)
+fn ask(
+    dispatcher: &mut Dispatcher,
+    from: NodeId,
+    target: u64,
+    now: Duration,
+) -> Result<Decision, NoDecision> {
+    dispatcher.ask(from, PoolQuestion { pool: POOL, target: Some(Target(target)), at: None }, now)
 }
 
 fn dispatcher(kind: PolicyKind, servers: u16) -> Dispatcher {
@@ -56,17 +61,17 @@ impl Distributor {
         self.cache.insert(target, (mapping, now));
     }
 
-    fn hear(&mut self, change: &Change, now: Duration) {
+    fn hear(&mut self, change: &PushedChange, now: Duration) {
         match change {
-            Change::Mapping { target, mapping, .. } => self.learn(*target, *mapping, now),
+            PushedChange::Mapping { target, mapping, .. } => self.learn(*target, *mapping, now),
             // A server that is down is not chosen; what was told of it stands for a while.
-            Change::Live(live) => {
+            PushedChange::Live(live) => {
                 self.down.retain(|node, _| !live.contains(node));
                 for node in (0..6).map(NodeId).filter(|node| !live.contains(node)) {
                     self.down.entry(node).or_insert(now);
                 }
             }
-            Change::Guide { guide, .. } => self.obey(guide),
+            PushedChange::Guide { guide, .. } => self.obey(guide),
         }
     }
 
@@ -168,7 +173,7 @@ fn the_only_server_of_a_pool_is_a_rota() {
     let told = dispatcher.take_pushes().into_iter().flat_map(|push| push.changes);
     assert!(
         told.into_iter()
-            .any(|c| matches!(c, Change::Guide { guide: Guide::Rota(turns), .. } if turns.is_empty()))
+            .any(|c| matches!(c, PushedChange::Guide { guide: Guide::Rota(turns), .. } if turns.is_empty()))
     );
 }
 
@@ -191,7 +196,7 @@ fn a_move_is_told_to_all_but_the_one_who_asked() {
     dispatcher.take_pushes();
     let mapping = move_target(&mut dispatcher, Target(1), A);
     let pushes = dispatcher.take_pushes();
-    let expected = vec![Change::Mapping { pool: POOL, target: Target(1), mapping }];
+    let expected = vec![PushedChange::Mapping { pool: POOL, target: Target(1), mapping }];
     let told: Vec<_> = pushes.iter().map(|push| (push.to, &push.changes)).collect();
     assert_eq!(told, [(B, &expected), (C, &expected)]);
     assert!(!dispatcher.has_pushes() && dispatcher.take_pushes().is_empty());
@@ -210,7 +215,7 @@ fn moves_of_one_target_are_told_as_one_and_the_last_asker_knows() {
     let pushes = dispatcher.take_pushes();
     assert_eq!(pushes.len(), 1);
     assert_eq!(pushes[0].to, A);
-    assert_eq!(pushes[0].changes, [Change::Mapping { pool: POOL, target: Target(1), mapping }]);
+    assert_eq!(pushes[0].changes, [PushedChange::Mapping { pool: POOL, target: Target(1), mapping }]);
 }
 
 #[test]
@@ -263,7 +268,7 @@ fn a_newcomer_starts_the_round_anew() {
     let turns = |dispatcher: &mut Dispatcher, n: usize| -> Vec<NodeId> {
         let ask = |_| {
             dispatcher
-                .ask(A, Question { pool: POOL, target: None, at: None }, Duration::ZERO)
+                .ask(A, PoolQuestion { pool: POOL, target: None, at: None }, Duration::ZERO)
                 .expect("servers are up")
                 .server
         };
@@ -302,8 +307,10 @@ fn a_death_is_told_with_the_guides_and_makes_waiting_news_of_it_void() {
         [0, 1, 0]
     );
     let left: Vec<_> = dispatcher.loads().live().map(|(node, _)| node).collect();
-    let news =
-        [Change::Live(left.clone()), Change::Guide { pool: POOL, guide: Guide::Cached { load_limit: 8 } }];
+    let news = [
+        PushedChange::Live(left.clone()),
+        PushedChange::Guide { pool: POOL, guide: Guide::Cached { load_limit: 8 } },
+    ];
     for push in dispatcher.take_pushes() {
         assert_eq!(push.changes, news);
     }
@@ -331,7 +338,10 @@ fn a_short_silence_costs_a_server_only_what_others_were_given() {
         let told =
             dispatcher.take_pushes().into_iter().find(|push| push.to == B).expect("B may have it cached");
         let mapping = Mapping::to_one(taken.server);
-        assert_eq!(told.changes.last(), Some(&Change::Mapping { pool: POOL, target: Target(7), mapping }));
+        assert_eq!(
+            told.changes.last(),
+            Some(&PushedChange::Mapping { pool: POOL, target: Target(7), mapping })
+        );
 
         assert_eq!(dispatcher.forget_gone(at(10)), 0);
         dispatcher.server_up(silent);
@@ -389,7 +399,7 @@ fn a_pool_has_its_own_servers_and_targets_and_shares_the_loads() {
         Dispatcher::new((0..4).map(|id| (NodeId(id), 1)), [pool(&[1, 0]), pool(&[1, 2])], 16);
     (0..4).for_each(|id| dispatcher.server_up(NodeId(id)));
     let mut ask = |pool, target| {
-        let question = Question { pool: PoolId(pool), target: Some(Target(target)), at: None };
+        let question = PoolQuestion { pool: PoolId(pool), target: Some(Target(target)), at: None };
         dispatcher.ask(A, question, Duration::ZERO).expect("servers are up").server.0
     };
     assert_eq!([ask(0, 1), ask(0, 2)], [0, 1], "both are idle");
@@ -409,7 +419,7 @@ fn turns_go_on_when_a_server_of_another_pool_comes() {
     };
     let mut dispatcher = Dispatcher::new((0..4).map(|id| (NodeId(id), 1)), [pool([0, 1]), pool([2, 3])], 16);
     (0..3).for_each(|id| dispatcher.server_up(NodeId(id)));
-    let question = Question { pool: POOL, target: None, at: None };
+    let question = PoolQuestion { pool: POOL, target: None, at: None };
     let ask = |dispatcher: &mut Dispatcher| dispatcher.ask(A, question, Duration::ZERO).expect("up").server.0;
     assert_eq!(ask(&mut dispatcher), 0);
     dispatcher.server_up(NodeId(3));
@@ -421,7 +431,7 @@ fn turns_go_on_when_a_server_of_another_pool_comes() {
 
 /// Which server, for a request on a connection that `at` has.
 fn later(dispatcher: &mut Dispatcher, target: Option<u64>, at: u16) -> Decision {
-    let question = Question { pool: POOL, target: target.map(Target), at: Some(NodeId(at)) };
+    let question = PoolQuestion { pool: POOL, target: target.map(Target), at: Some(NodeId(at)) };
     dispatcher.ask(A, question, Duration::ZERO).expect("servers are up")
 }
 
@@ -485,10 +495,10 @@ fn extended_lard_stays_where_the_target_or_an_idle_disk_is() {
 fn questions_without_an_answer_are_refused_and_counted() {
     let mut dispatcher = dispatcher(PolicyKind::Lard, 1);
     let unknown = PoolId(9);
-    let refused = dispatcher.ask(A, Question { pool: unknown, target: None, at: None }, Duration::ZERO);
-    assert_eq!(refused, Err(Refusal::UnknownPool(unknown)));
+    let refused = dispatcher.ask(A, PoolQuestion { pool: unknown, target: None, at: None }, Duration::ZERO);
+    assert_eq!(refused, Err(NoDecision::UnknownPool(unknown)));
     dispatcher.server_down(NodeId(0), Duration::ZERO);
-    assert_eq!(ask(&mut dispatcher, A, 1, Duration::ZERO), Err(Refusal::NoServer(POOL)));
+    assert_eq!(ask(&mut dispatcher, A, 1, Duration::ZERO), Err(NoDecision::NoServer(POOL)));
     assert_eq!((dispatcher.stats().asked, dispatcher.stats().refused), (2, 2));
     dispatcher.server_up(NodeId(0));
     assert!(ask(&mut dispatcher, A, 1, Duration::ZERO).is_ok());
@@ -533,7 +543,7 @@ fn pools_come_change_and_go() {
     let pushes = dispatcher.take_pushes();
     let told: Vec<_> = pushes.iter().flat_map(|push| &push.changes).collect();
     let pools = told.iter().filter_map(|change| match change {
-        Change::Guide { pool, guide } => Some((*pool, matches!(guide, Guide::Rota(_)))),
+        PushedChange::Guide { pool, guide } => Some((*pool, matches!(guide, Guide::Rota(_)))),
         _ => None,
     });
     assert_eq!(pools.collect::<Vec<_>>(), [(POOL, false), (PoolId(7), true)]);
@@ -541,6 +551,6 @@ fn pools_come_change_and_go() {
     // A policy of other constants begins anew; a pool that has gone is unknown.
     dispatcher.set_pools([(POOL, rule(PolicyKind::LardReplicated, 3))]);
     assert!((0..6).all(|target| mapping(&dispatcher, target).is_none()));
-    let gone = Question { pool: PoolId(7), target: None, at: None };
-    assert_eq!(dispatcher.ask(A, gone, Duration::ZERO), Err(Refusal::UnknownPool(PoolId(7))));
+    let gone = PoolQuestion { pool: PoolId(7), target: None, at: None };
+    assert_eq!(dispatcher.ask(A, gone, Duration::ZERO), Err(NoDecision::UnknownPool(PoolId(7))));
 }

@@ -6,9 +6,9 @@ mod model;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use baton_cluster::{NodeId, PHttp, PolicyConfig, PolicyKind, PoolId, Target};
+use baton_cluster::{Guide, NodeId, PHttp, PolicyConfig, PolicyKind, PoolId, Target};
 use baton_dispatcher::{
-    Decision, Dispatcher, Guide, Loads, Policy, PoolRule, Question, Refusal, Replicas, WeightedRoundRobin,
+    Decision, Dispatcher, Loads, NoDecision, Policy, PoolQuestion, PoolRule, Replicas, WeightedRoundRobin,
 };
 use model::Model;
 use proptest::prelude::*;
@@ -75,10 +75,10 @@ fn apply(
     dispatcher: &mut Dispatcher,
     event: &Event,
     now: &mut Duration,
-) -> Option<Result<Decision, Refusal>> {
+) -> Option<Result<Decision, NoDecision>> {
     match *event {
         Event::Ask(target, at) => {
-            return Some(dispatcher.ask(DISTRIBUTOR, Question { pool: POOL, target, at }, *now));
+            return Some(dispatcher.ask(DISTRIBUTOR, PoolQuestion { pool: POOL, target, at }, *now));
         }
         Event::Report(node, load, pressure) => dispatcher.load_reported(node, load, pressure),
         Event::Up(node) => dispatcher.server_up(node),

@@ -17,7 +17,7 @@ pub struct Facts {
     /// What this process may do.
     pub capabilities: Capabilities,
     /// `/dev/net/tun` can be opened for reading and writing; otherwise why not.
-    pub tun: Option<Result<(), String>>,
+    pub tun: Option<Result<(), NoTun>>,
     /// Interfaces, addresses and routes.
     pub net: Net,
     /// The settings that matter for this node and exist here.
@@ -43,6 +43,17 @@ pub struct Kernel {
     pub has_kfunc: bool,
     /// It has the BPF system call.
     pub has_bpf: bool,
+    /// Control groups of version 2 are mounted, where this process sees them.
+    pub has_cgroup2: bool,
+}
+
+/// Why `/dev/net/tun` cannot be used.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NoTun {
+    /// In the system's words.
+    pub why: String,
+    /// It is there, and this process may not open it.
+    pub is_there: bool,
 }
 
 /// The effective capabilities of this process that matter.
@@ -52,6 +63,9 @@ pub struct Capabilities {
     pub net_admin: bool,
     /// CAP_BPF, or CAP_SYS_ADMIN which includes it: loading programs.
     pub bpf: bool,
+    /// CAP_PERFMON, or CAP_SYS_ADMIN which includes it: without it the kernel takes no program that computes with
+    /// pointers as Baton's do.
+    pub perfmon: bool,
     /// CAP_NET_RAW: sending frames.
     pub net_raw: bool,
 }
@@ -63,6 +77,7 @@ impl Capabilities {
         const NET_ADMIN: u32 = 12;
         const NET_RAW: u32 = 13;
         const SYS_ADMIN: u32 = 21;
+        const PERFMON: u32 = 38;
         const BPF: u32 = 39;
         let mask = status
             .lines()
@@ -70,7 +85,12 @@ impl Capabilities {
             .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
             .unwrap_or(0);
         let has = |bit: u32| mask & (1 << bit) != 0;
-        Self { net_admin: has(NET_ADMIN), bpf: has(BPF) || has(SYS_ADMIN), net_raw: has(NET_RAW) }
+        Self {
+            net_admin: has(NET_ADMIN),
+            bpf: has(BPF) || has(SYS_ADMIN),
+            perfmon: has(PERFMON) || has(SYS_ADMIN),
+            net_raw: has(NET_RAW),
+        }
     }
 }
 
@@ -91,6 +111,8 @@ pub struct Interface {
     pub ethernet: bool,
     /// It is a bridge, or a port of one.
     pub bridged: bool,
+    /// It is a part of another interface (of a bridge, a bond, a VRF), to which its packets go.
+    pub part: bool,
     /// How long the packets are that the kernel merges from those that arrive there, if it says so.
     pub merges: Option<Merges>,
 }
@@ -127,6 +149,8 @@ pub struct Net {
     pub addresses: Vec<Held>,
     /// The interfaces that IPv4 default routes leave by.
     pub default_routes: Vec<String>,
+    /// Those that IPv6 default routes leave by.
+    pub default_routes_v6: Vec<String>,
 }
 
 impl Net {
@@ -192,10 +216,11 @@ mod tests {
     #[test]
     fn capabilities_are_read_from_the_effective_set() {
         let cap = |eff: &str| Capabilities::parse(&format!("CapPrm:\t000001ffffffffff\nCapEff:\t{eff}\n"));
-        let all = Capabilities { net_admin: true, bpf: true, net_raw: true };
+        let all = Capabilities { net_admin: true, bpf: true, perfmon: true, net_raw: true };
         assert_eq!(cap("000001fffeffffff"), all);
-        assert_eq!(cap("0000008000003000"), all, "CAP_BPF serves without CAP_SYS_ADMIN");
-        assert_eq!(cap("0000000000203000"), all, "CAP_SYS_ADMIN serves without CAP_BPF");
+        assert_eq!(cap("000000c000003000"), all, "CAP_BPF and CAP_PERFMON serve without CAP_SYS_ADMIN");
+        assert_eq!(cap("0000008000003000"), Capabilities { perfmon: false, ..all }, "CAP_BPF alone does not");
+        assert_eq!(cap("0000000000203000"), all, "CAP_SYS_ADMIN serves without both");
         assert_eq!(cap("0000000000001000"), Capabilities { net_admin: true, ..Capabilities::default() });
         assert_eq!(cap("0000000000000000"), Capabilities::default());
         assert_eq!(Capabilities::parse("garbage"), Capabilities::default());

@@ -3,12 +3,12 @@
 
 use std::net::IpAddr;
 
-use crate::address::add_command;
-use crate::facts::{Clock, Facts, Interface, Listener};
+use crate::address::{add_command, host_prefix};
+use crate::facts::{Clock, Facts, Held, Interface, Listener};
 use crate::finding::Finding;
 use crate::plan::{self, Setting};
-use crate::sysctl::{BPF_JIT, IPV6, Sysctl};
-use crate::{HostError, Wanted, judge_firewall};
+use crate::sysctl::{IPV6, Sysctl};
+use crate::{HostError, Wanted, judge_firewall, judge_start};
 
 /// The smallest MTU, in bytes, that carries a full-size request with its encapsulation: the SYN-ACK asks
 /// for segments small enough that both fit an ordinary Ethernet frame.
@@ -20,12 +20,12 @@ const MTU_MIN_IPV6: u32 = 1280;
 /// order in which one would mend them.
 pub fn judge(wanted: &Wanted, facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
-    kernel(facts, &mut findings);
-    privileges(wanted, facts, &mut findings);
+    judge_start::essentials(wanted, facts, &mut findings);
     let interfaces = links(wanted, facts, &mut findings);
     ipv6(wanted, facts, &mut findings);
     settings(wanted, facts, &interfaces, &mut findings);
     addresses(wanted, facts, &interfaces, &mut findings);
+    findings.extend(wanted.on_interface.iter().filter_map(|vip| route(*vip, facts, &interfaces)));
     if wanted.is_server {
         web_server(wanted, facts, &mut findings);
     }
@@ -34,80 +34,6 @@ pub fn judge(wanted: &Wanted, facts: &Facts) -> Vec<Finding> {
     handoff_port(wanted, facts, &mut findings);
     findings.push(clock(facts.clock));
     findings
-}
-
-fn kernel(facts: &Facts, findings: &mut Vec<Finding>) {
-    const NEWER: &str = "install Linux 6.9 or newer and reboot (Debian 13 has it; on Debian 12: \
-                         apt install -t bookworm-backports linux-image-amd64)";
-    let kernel = &facts.kernel;
-    let release = &kernel.release;
-    findings.push(if kernel.has_bpf {
-        Finding::ok("kernel-bpf", format!("Linux {release} has the BPF system call"))
-    } else {
-        Finding::error("kernel-bpf", format!("Linux {release} has no BPF system call"), NEWER)
-    });
-    findings.push(if kernel.has_btf {
-        Finding::ok("kernel-btf", "the kernel describes its types")
-    } else {
-        let what = "/sys/kernel/btf/vmlinux cannot be read, so no program can be loaded";
-        Finding::error(
-            "kernel-btf",
-            what,
-            "mount -t sysfs sysfs /sys; if it stays absent, use a kernel built with CONFIG_DEBUG_INFO_BTF=y",
-        )
-    });
-    findings.push(match (kernel.has_btf, kernel.has_kfunc) {
-        (_, true) => Finding::ok("kernel-kfunc", "the kernel can adopt connections"),
-        (true, false) => Finding::error(
-            "kernel-kfunc",
-            format!("Linux {release} lacks bpf_sk_assign_tcp_reqsk, so no connection can be adopted"),
-            NEWER,
-        ),
-        (false, false) => Finding::error(
-            "kernel-kfunc",
-            "without BTF it cannot be told whether connections can be adopted",
-            NEWER,
-        ),
-    });
-    findings.push(match facts.sysctls.get(&Sysctl::new(BPF_JIT)).map(String::as_str) {
-        Some("0") => Finding::warning(
-            "bpf-jit",
-            "programs are interpreted: each packet costs many times more",
-            Sysctl::new(BPF_JIT).command("1"),
-        ),
-        // Only the first network namespace shows it.
-        Some(_) | None => Finding::ok("bpf-jit", "programs are compiled, as far as can be seen here"),
-    });
-}
-
-fn privileges(wanted: &Wanted, facts: &Facts, findings: &mut Vec<Finding>) {
-    let caps = facts.capabilities;
-    let mut needed = vec![("CAP_NET_ADMIN", caps.net_admin), ("CAP_BPF", caps.bpf)];
-    // To announce a VIP, and to end a connection of which no server has taken what the client sent.
-    if wanted.decides || !wanted.on_interface.is_empty() {
-        needed.push(("CAP_NET_RAW", caps.net_raw));
-    }
-    let missing: Vec<_> = needed.iter().filter(|(_, has)| !has).map(|(name, _)| *name).collect();
-    findings.push(if missing.is_empty() {
-        Finding::ok("capabilities", "privileges suffice")
-    } else {
-        let what = format!("this process lacks {}", missing.join(", "));
-        Finding::error(
-            "capabilities",
-            what,
-            format!("run it as root, or in its systemd unit: AmbientCapabilities={}", missing.join(" ")),
-        )
-    });
-    if let (true, Some(tun)) = (wanted.decides, &facts.tun) {
-        findings.push(match tun {
-            Ok(()) => Finding::ok("tun", "/dev/net/tun can be used"),
-            Err(why) => Finding::error(
-                "tun",
-                format!("/dev/net/tun cannot be used ({why}), so no packet can be held while the dispatcher is asked"),
-                "modprobe tun && mkdir -p /dev/net && { test -c /dev/net/tun || mknod -m 666 /dev/net/tun c 10 200; }",
-            ),
-        });
-    }
 }
 
 fn links(wanted: &Wanted, facts: &Facts, findings: &mut Vec<Finding>) -> Vec<Interface> {
@@ -140,7 +66,31 @@ fn links(wanted: &Wanted, facts: &Facts, findings: &mut Vec<Finding>) -> Vec<Int
         findings.push(mtu(interface, wanted.needs_ipv6()));
         findings.extend(merging(interface));
     }
+    if !interfaces.is_empty() && wanted.is_server {
+        findings.extend(way_out(facts, &interfaces));
+    }
     interfaces
+}
+
+/// Answers that leave by an interface where no program looks: nobody sees connections end.
+fn way_out(facts: &Facts, interfaces: &[Interface]) -> Option<Finding> {
+    let mut routes = facts.net.default_routes.iter().chain(&facts.net.default_routes_v6);
+    let is_unseen = |name: &&String| *name != "lo" && interfaces.iter().all(|one| one.name != **name);
+    let by = routes.by_ref().filter(is_unseen).find_map(|name| facts.net.interface(name))?;
+    let unseen = &by.name;
+    let what = format!(
+        "the default route leaves by {unseen}, where Baton does not look: it does not see what its server answers, \
+         so loads and LARD's locality are wrong"
+    );
+    let mend = if !by.ethernet {
+        format!("{unseen} is no Ethernet interface: let the default route leave by one that is")
+    } else {
+        format!(
+            "add \"{unseen}\" to `interfaces` of this node in the cluster file, or leave `interfaces` out: then \
+             Baton finds them from the routes"
+        )
+    };
+    Some(Finding::warning("way-out", what, mend))
 }
 
 fn mtu(interface: &Interface, needs_ipv6: bool) -> Finding {
@@ -204,12 +154,14 @@ fn addresses(wanted: &Wanted, facts: &Facts, interfaces: &[Interface], findings:
         let (name, vip) = (&place.interface, place.address);
         let id = if name == "lo" { "vip-loopback" } else { "vip-interface" };
         findings.push(if facts.net.holds(name, vip) {
-            Finding::ok(id, format!("{name} holds {vip}"))
+            // What comes from the node itself goes by no interface where programs are.
+            let own = if wanted.is_server { "this node's own web server alone" } else { "nobody" };
+            Finding::ok(id, format!("{name} holds {vip}; programs on this node that ask it reach {own}"))
         } else {
             let what = format!("{name} does not hold {vip}, so this node does not take its packets");
             Finding::error(id, what, add_command(vip, name)).fixable()
         });
-        let refused = |held: &&crate::Held| held.interface == *name && held.address == vip && held.duplicate;
+        let refused = |held: &&Held| held.interface == *name && held.address == vip && held.duplicate;
         if let Some(held) = facts.net.addresses.iter().find(refused) {
             let what = format!(
                 "{name} holds {vip}, but the kernel does not use it: another host answered for it when it was added"
@@ -229,6 +181,40 @@ fn addresses(wanted: &Wanted, facts: &Facts, interfaces: &[Interface], findings:
             findings.push(Finding::error("vip-conflict", what, mend));
         }
     }
+}
+
+/// How clients come to a VIP that this node announces. No host can see what the clients' router knows: so nothing is
+/// wrong, and what the router needs is said.
+fn route(vip: IpAddr, facts: &Facts, interfaces: &[Interface]) -> Option<Finding> {
+    const ID: &str = "vip-route";
+    let name = &interfaces.first()?.name;
+    let on_link = |held: &&Held| held.interface == *name && held.address.is_ipv6() == vip.is_ipv6();
+    let networks =
+        || facts.net.addresses.iter().filter(on_link).filter(|held| held.prefix < host_prefix(vip));
+    let tell = if vip.is_ipv6() { "Neighbour Discovery" } else { "ARP" };
+    if let Some(held) = networks().find(|held| within(vip, held)) {
+        let what = format!(
+            "{vip} lies within the network of {name}, {}/{}: its hosts and routers find it by {tell}",
+            held.address, held.prefix
+        );
+        return Some(Finding::ok(ID, what));
+    }
+    let (prefix, ip) = (host_prefix(vip), if vip.is_ipv6() { "ip -6" } else { "ip" });
+    let what = format!(
+        "{vip} lies within no network of {name}: the clients' router there needs a route, on Linux \
+         {ip} route add {vip}/{prefix} dev LINK (LINK: its own interface to this network)"
+    );
+    Some(Finding::ok(ID, what))
+}
+
+/// Whether an address belongs to the network of one that an interface holds.
+fn within(address: IpAddr, held: &Held) -> bool {
+    let bits = |address: IpAddr| match address {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()) << 96,
+        IpAddr::V6(v6) => v6.to_bits(),
+    };
+    let differ = (bits(address) ^ bits(held.address)).leading_zeros();
+    address.is_ipv6() == held.address.is_ipv6() && differ >= u32::from(held.prefix)
 }
 
 pub(crate) fn web_server(wanted: &Wanted, facts: &Facts, findings: &mut Vec<Finding>) {

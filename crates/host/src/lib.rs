@@ -16,6 +16,7 @@
 //! | `kernel-kfunc` | the kernel cannot make a socket from a client's first data packet |
 //! | `kernel-bpf` | the kernel has no BPF system call |
 //! | `bpf-jit` | programs are interpreted, so each packet costs many times more |
+//! | `cgroup2` | connections that move begin with a small congestion window |
 //! | `capabilities` | Baton may not load programs, configure links or send frames |
 //! | `tun` | the distributor cannot hold packets while it asks the dispatcher |
 //! | `interface` | no interface holds the node's address, or one that is named is missing or is no Ethernet interface |
@@ -27,10 +28,13 @@
 //! | `tcp-rfc1337` | a client that reuses a port meets the old connection and hangs |
 //! | `ipv6` | IPv6 is switched off in the kernel or on an interface that needs it |
 //! | `ipv6-keep-address` | the announced VIP is lost once its interface has been down |
-//! | `arp-ignore`, `arp-announce` | a server answers ARP for a VIP that another node announces |
+//! | `arp-ignore`, `arp-announce` | a server answers ARP for a VIP that another node announces, or an interface for one that another interface holds |
+//! | `answer-routes` | with several interfaces, refusals and handshakes leave by the wrong one |
+//! | `way-out` | answers leave by an interface that is not named, so connections are not seen to end |
 //! | `send-redirects` | a forwarding node tells clients to go round it |
 //! | `rp-filter` | packets of clients are dropped because replies leave elsewhere |
 //! | `vip-loopback`, `vip-interface` | the VIP is not where this node needs it |
+//! | `vip-route` | never wrong: says what the clients' router needs |
 //! | `vip-conflict` | the VIP is on an interface of a node that must not announce it |
 //! | `vip-duplicate` | the kernel does not use the VIP, because another host answered for it |
 //! | `listener` | nothing listens on VIP:port, or it cannot be seen |
@@ -52,6 +56,8 @@ mod finding;
 mod firewall;
 mod judge;
 mod judge_firewall;
+mod judge_start;
+mod keep;
 mod link;
 mod listeners;
 mod plan;
@@ -66,17 +72,19 @@ use std::net::{IpAddr, SocketAddr};
 
 pub use announce::announce;
 pub use error::HostError;
-pub use facts::{Capabilities, Clock, Facts, Held, Interface, Kernel, Listener, Merges, Net};
+pub use facts::{Capabilities, Clock, Facts, Held, Interface, Kernel, Listener, Merges, Net, NoTun};
 pub use finding::{Finding, Severity};
 pub use firewall::{Firewall, Rule};
 pub use judge::judge;
+pub use judge_start::obstacle;
+pub use keep::{HostSeen, HostWatch, keep};
 pub use link::cluster_interfaces;
-pub use read::{read, web_server};
-pub use setup::{apply, update};
+pub use read::{essentials, read, web_server};
+pub use setup::{Mended, apply, update};
 pub use sockets::{SocketState, Sockets};
 pub use sysctl::Sysctl;
-pub use undo::{Change, Undo, Undone};
-pub use way::Way;
+pub use undo::{HostChange, Undo, Undone};
+pub use way::{Way, answered_for};
 
 /// What one node is to be. The caller makes it from the cluster file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,7 +93,7 @@ pub struct Wanted {
     pub node: String,
     /// The node's own address.
     pub address: IpAddr,
-    /// The interfaces of the cluster; empty means the one that holds `address`.
+    /// The interfaces of the cluster; empty means the one that holds `address`, and those that default routes leave by.
     pub interfaces: Vec<String>,
     /// A web server on this node takes over connections.
     pub is_server: bool,

@@ -5,15 +5,16 @@ use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures::{TryStream, TryStreamExt};
-use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressMessage, AddressScope, CacheInfo,
 };
 use rtnetlink::packet_route::link::{
     InfoKind, InfoPortKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
-use rtnetlink::packet_route::neighbour::NeighbourState;
-use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
 use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, RouteMessageBuilder};
 
 use crate::facts::{Held, Interface, Merges, Net};
@@ -44,7 +45,7 @@ impl Links {
         Ok(Self { handle })
     }
 
-    /// All interfaces, addresses and IPv4 default routes.
+    /// All interfaces, addresses and default routes.
     pub(crate) async fn read(&self) -> Result<Net, HostError> {
         let links = all(self.handle.link().get().execute(), "list interfaces").await?;
         let interfaces: Vec<_> = links.into_iter().filter_map(interface).collect();
@@ -66,8 +67,14 @@ impl Links {
 
         let every_route = RouteMessageBuilder::<Ipv4Addr>::new().build();
         let routes = all(self.handle.route().get(every_route).execute(), "list routes").await?;
-        let default_routes = routes.iter().filter_map(default_route).filter_map(name_of).collect();
-        Ok(Net { interfaces, addresses, default_routes })
+        let by = |index: &u32| name_of(*index);
+        let default_routes = routes.iter().flat_map(default_route).filter_map(|i| by(&i)).collect();
+        let every_route = RouteMessageBuilder::<Ipv6Addr>::new().build();
+        // A kernel without IPv6 has no such routes.
+        let routes =
+            all(self.handle.route().get(every_route).execute(), "list routes").await.unwrap_or_default();
+        let default_routes_v6 = routes.iter().flat_map(default_route).filter_map(|i| by(&i)).collect();
+        Ok(Net { interfaces, addresses, default_routes, default_routes_v6 })
     }
 
     /// Adds a VIP so that the kernel does not pick it as the source of the host's own connections: an
@@ -116,6 +123,12 @@ impl Links {
         routes.into_iter().next().ok_or_else(none)
     }
 
+    /// The neighbours whose hardware addresses are known.
+    pub(crate) async fn neighbours(&self) -> Result<Vec<Neighbour>, HostError> {
+        let all = all(self.handle.neighbours().get().execute(), "list neighbours").await?;
+        Ok(all.into_iter().filter_map(neighbour).collect())
+    }
+
     /// A neighbour's address is to be verified (RFC 4861 7.3.3; of IPv4 alike). One that is not believed in any
     /// case needs no doubt.
     pub(crate) async fn doubt(&self, interface: u32, host: IpAddr) -> Result<(), HostError> {
@@ -140,6 +153,27 @@ impl Links {
     }
 }
 
+/// A neighbour that the kernel has asked for its hardware address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Neighbour {
+    pub(crate) address: IpAddr,
+    pub(crate) interface: u32,
+    pub(crate) mac: [u8; 6],
+}
+
+fn neighbour(message: NeighbourMessage) -> Option<Neighbour> {
+    let (mut address, mut mac) = (None, None);
+    for attribute in message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => address = Some(v4.into()),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => address = Some(v6.into()),
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.try_into().ok(),
+            _ => {}
+        }
+    }
+    Some(Neighbour { address: address?, interface: message.header.ifindex, mac: mac? })
+}
+
 /// The question for the way to a host.
 fn route_question(host: IpAddr) -> RouteMessage {
     let prefix = address::host_prefix(host);
@@ -156,20 +190,23 @@ async fn all<T>(
     stream.try_collect().await.map_err(refused(what))
 }
 
-fn refused<E: Into<Box<dyn Error + Send + Sync>>>(what: impl Into<String>) -> impl FnOnce(E) -> HostError {
+pub(crate) fn refused<E: Into<Box<dyn Error + Send + Sync>>>(
+    what: impl Into<String>,
+) -> impl FnOnce(E) -> HostError {
     let what = what.into();
     move |error| HostError::Netlink { what, source: error.into() }
 }
 
 fn interface(message: LinkMessage) -> Option<Interface> {
     let mut name = None;
-    let (mut mac, mut mtu, mut bridged) = ([0; 6], 0, false);
+    let (mut mac, mut mtu, mut bridged, mut part) = ([0; 6], 0, false, false);
     let (mut ipv6, mut ipv4) = (None, None);
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(text) => name = Some(text),
             LinkAttribute::Address(bytes) => mac = bytes.try_into().unwrap_or([0; 6]),
             LinkAttribute::Mtu(bytes) => mtu = bytes,
+            LinkAttribute::Controller(_) => part = true,
             LinkAttribute::GroMaxSize(bytes) => ipv6 = Some(bytes),
             LinkAttribute::GroIpv4MaxSize(bytes) => ipv4 = Some(bytes),
             LinkAttribute::LinkInfo(infos) => bridged = infos.iter().any(in_bridge),
@@ -179,7 +216,17 @@ fn interface(message: LinkMessage) -> Option<Interface> {
     let up = message.header.flags.contains(LinkFlags::Up);
     let merges = ipv6.zip(ipv4).map(|(ipv6, ipv4)| Merges { ipv6, ipv4 });
     let ethernet = matches!(message.header.link_layer_type, LinkLayerType::Ether | LinkLayerType::Loopback);
-    Some(Interface { name: name?, index: message.header.index, mac, mtu, up, ethernet, bridged, merges })
+    Some(Interface {
+        name: name?,
+        index: message.header.index,
+        mac,
+        mtu,
+        up,
+        ethernet,
+        bridged,
+        part,
+        merges,
+    })
 }
 
 fn in_bridge(info: &LinkInfo) -> bool {
@@ -207,17 +254,23 @@ fn is_duplicate(message: &AddressMessage) -> bool {
     })
 }
 
-/// The interface that this route leaves by, if it is an IPv4 default route of the main table.
-fn default_route(message: &RouteMessage) -> Option<u32> {
+/// The interfaces that this route leaves by, if it is a default route of the main table: several, if it has several
+/// next hops.
+fn default_route(message: &RouteMessage) -> Vec<u32> {
     let header = &message.header;
-    if header.address_family != AddressFamily::Inet
-        || header.destination_prefix_length != 0
-        || header.table != RouteHeader::RT_TABLE_MAIN
-    {
-        return None;
+    if !is_default(header) {
+        return Vec::new();
     }
-    message.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Oif(index) => Some(*index),
-        _ => None,
-    })
+    let by = |attribute: &RouteAttribute| match attribute {
+        RouteAttribute::Oif(index) => vec![*index],
+        RouteAttribute::MultiPath(hops) => hops.iter().map(|hop| hop.interface_index).collect(),
+        _ => Vec::new(),
+    };
+    message.attributes.iter().flat_map(by).collect()
+}
+
+pub(crate) fn is_default(header: &RouteHeader) -> bool {
+    header.destination_prefix_length == 0
+        && header.table == RouteHeader::RT_TABLE_MAIN
+        && header.kind == RouteType::Unicast
 }

@@ -54,12 +54,13 @@ impl Setting {
 
 /// An address that this node needs on an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct NeededAddress {
     pub(crate) interface: String,
     pub(crate) address: IpAddr,
 }
 
-/// The interfaces of the cluster on this host: those named, or the one that holds the node's address.
+/// The interfaces of the cluster on this host: those named; or the one that holds the node's address, and those that
+/// default routes leave by, for that is where answers to clients go.
 pub(crate) fn interfaces(wanted: &Wanted, net: &Net) -> Result<Vec<Interface>, HostError> {
     std::iter::once(wanted.address).chain(wanted.vips()).try_for_each(address::check)?;
     if wanted.interfaces.is_empty() {
@@ -69,7 +70,15 @@ pub(crate) fn interfaces(wanted: &Wanted, net: &Net) -> Result<Vec<Interface>, H
             address: wanted.address,
             have: list(nameable(net).map(|h| format!("{}/{} on {}", h.address, h.prefix, h.interface))),
         })?;
-        return with_ethernet(holder).map(|interface| vec![interface]);
+        let holder = with_ethernet(holder)?;
+        let routes = net.default_routes.iter().chain(&net.default_routes_v6);
+        let mut found = vec![holder];
+        for interface in routes.filter_map(|name| net.interface(name)).filter(|other| other.ethernet) {
+            if !found.contains(interface) {
+                found.push(interface.clone());
+            }
+        }
+        return Ok(found);
     }
     let find = |name: &String| {
         let interface = net.interface(name).ok_or_else(|| HostError::UnknownInterface {
@@ -80,6 +89,22 @@ pub(crate) fn interfaces(wanted: &Wanted, net: &Net) -> Result<Vec<Interface>, H
     };
     wanted.interfaces.iter().map(find).collect()
 }
+
+/// Interfaces that are none of the cluster's, but by which packets for its services may come: each that is Ethernet, and
+/// no part of another one.
+pub(crate) fn others(net: &Net, interfaces: &[Interface]) -> Vec<Interface> {
+    let is_other = |interface: &&Interface| {
+        interface.ethernet
+            && !interface.part
+            && interface.name != "lo"
+            && !interface.name.starts_with(OWN_DEVICES)
+            && interfaces.iter().all(|one| one.index != interface.index)
+    };
+    net.interfaces.iter().filter(is_other).cloned().collect()
+}
+
+/// How the names of Baton's own devices begin.
+const OWN_DEVICES: &str = "baton-";
 
 /// Packets are read, and sent on, with their Ethernet header.
 fn with_ethernet(interface: &Interface) -> Result<Interface, HostError> {
@@ -103,6 +128,13 @@ pub(crate) fn settings(wanted: &Wanted, net: &Net, interfaces: &[Interface]) -> 
     }
     if wanted.on_loopback.iter().any(IpAddr::is_ipv4) {
         settings.extend(silent_about_loopback());
+    } else if wanted.on_interface.iter().any(IpAddr::is_ipv4)
+        && (interfaces.len() > 1 || !others(net, interfaces).is_empty())
+    {
+        settings.push(silent_elsewhere());
+    }
+    if interfaces.len() > 1 {
+        settings.extend(own_routes(wanted));
     }
     settings.extend(ipv6(wanted, interfaces));
     if wanted.forwards() {
@@ -132,9 +164,11 @@ pub(crate) fn merges(interface: &Interface) -> Option<Merges> {
 }
 
 /// The addresses that this node needs, loopback first.
-pub(crate) fn places(wanted: &Wanted, interfaces: &[Interface]) -> Vec<Place> {
-    let place =
-        |interface: &str, address: &IpAddr| Place { interface: interface.to_owned(), address: *address };
+pub(crate) fn places(wanted: &Wanted, interfaces: &[Interface]) -> Vec<NeededAddress> {
+    let place = |interface: &str, address: &IpAddr| NeededAddress {
+        interface: interface.to_owned(),
+        address: *address,
+    };
     let loopback = wanted.on_loopback.iter().map(|vip| place("lo", vip));
     let announced = interfaces
         .first()
@@ -236,6 +270,28 @@ fn silent_about_loopback() -> [Setting; 2] {
             "this node's own ARP requests claim the VIP",
         ),
     ]
+}
+
+/// An IPv4 VIP that one interface holds must not be spoken of by another one that is on the same link: packets would
+/// come where no program is.
+fn silent_elsewhere() -> Setting {
+    Setting::new(
+        "arp-ignore",
+        Sysctl::of_interface("all", "arp_ignore"),
+        |v| v >= 1,
+        "1",
+        "every interface on the VIP's link answers ARP for it, also those that do not hold it",
+    )
+}
+
+/// Where a node has several interfaces, its answers to clients leave by its own routes. The kernel tells the programs
+/// what they are on behalf of an interface that forwards: `lo`, where no packet for others ever comes from.
+fn own_routes(wanted: &Wanted) -> Vec<Setting> {
+    let otherwise = "refusals and handshakes leave by the interface that clients' packets came by, whatever the routes say";
+    let v4 = wanted.vips().any(|vip| vip.is_ipv4()).then(|| Sysctl::of_interface("lo", "forwarding"));
+    let v6 = wanted.vips().any(|vip| vip.is_ipv6()).then(|| Sysctl::of_interface_v6("lo", "forwarding"));
+    let setting = |sysctl| Setting::new("answer-routes", sysctl, |v| v >= 1, "1", otherwise);
+    v4.into_iter().chain(v6).map(setting).collect()
 }
 
 fn list(items: impl Iterator<Item = String>) -> String {

@@ -9,14 +9,13 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
-use crate::facts::{Capabilities, Clock, Facts, Kernel, Net};
+use crate::facts::{Capabilities, Clock, Facts, Kernel, Net, NoTun};
 use crate::finding::Finding;
 use crate::firewall::{Firewall, parse_iptables, parse_nft, told_for_nft};
-use crate::judge;
 use crate::link::Links;
 use crate::listeners::{listeners, udp_ports};
 use crate::sysctl::{BPF_JIT, BRIDGE_NETFILTER, BRIDGE_NETFILTER_V6, CONNTRACK_LOOSE, IPV6, Sysctl};
-use crate::{HostError, Wanted, plan};
+use crate::{HostError, Wanted, judge, judge_start, plan};
 
 /// The kernel function that makes an established socket from a client's first data packet.
 const KFUNC: &[u8] = b"bpf_sk_assign_tcp_reqsk";
@@ -30,9 +29,7 @@ pub async fn read(wanted: &Wanted) -> Result<Facts, HostError> {
     let net = Links::open()?.read().await?;
     Ok(Facts {
         kernel: kernel(),
-        capabilities: Capabilities::parse(
-            &fs::read_to_string("/proc/thread-self/status").unwrap_or_default(),
-        ),
+        capabilities: capabilities(),
         tun: Some(tun()),
         sysctls: sysctls(wanted, &net)?,
         net,
@@ -43,15 +40,27 @@ pub async fn read(wanted: &Wanted) -> Result<Facts, HostError> {
     })
 }
 
+/// Of [`read`] and `judge` what no node starts without. Changes nothing, and takes some milliseconds.
+pub fn essentials(wanted: &Wanted) -> Vec<Finding> {
+    let facts =
+        Facts { kernel: kernel(), capabilities: capabilities(), tun: Some(tun()), ..Facts::default() };
+    let mut findings = Vec::new();
+    judge_start::essentials(wanted, &facts, &mut findings);
+    findings
+}
+
 /// Of [`read`] and `judge` what is about the web server alone, which may be looked at often: whether
 /// it listens where it has to, and can be handed connections.
 pub async fn web_server(wanted: &Wanted) -> Vec<Finding> {
-    let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
-    let capabilities = Capabilities::parse(&status);
-    let facts = Facts { capabilities, listeners: Some(listeners().await), ..Facts::default() };
+    let facts =
+        Facts { capabilities: capabilities(), listeners: Some(listeners().await), ..Facts::default() };
     let mut findings = Vec::new();
     judge::web_server(wanted, &facts, &mut findings);
     findings
+}
+
+fn capabilities() -> Capabilities {
+    Capabilities::parse(&fs::read_to_string("/proc/thread-self/status").unwrap_or_default())
 }
 
 fn kernel() -> Kernel {
@@ -62,6 +71,8 @@ fn kernel() -> Kernel {
         has_kfunc: btf.is_ok_and(|bytes| names(&bytes, KFUNC)),
         // This setting exists exactly when the system call does (kernel/bpf/syscall.c).
         has_bpf: Path::new("/proc/sys/kernel/unprivileged_bpf_disabled").exists(),
+        has_cgroup2: fs::read_to_string("/proc/self/mounts")
+            .is_ok_and(|mounts| mounts.lines().any(|line| line.split(' ').nth(2) == Some("cgroup2"))),
     }
 }
 
@@ -70,9 +81,12 @@ fn names(btf: &[u8], name: &[u8]) -> bool {
     btf.split(|byte| *byte == 0).any(|string| string == name)
 }
 
-fn tun() -> Result<(), String> {
+fn tun() -> Result<(), NoTun> {
     let opened = fs::File::options().read(true).write(true).open("/dev/net/tun");
-    opened.map(drop).map_err(|error| error.to_string())
+    opened.map(drop).map_err(|error| NoTun {
+        why: error.to_string(),
+        is_there: error.kind() == std::io::ErrorKind::PermissionDenied,
+    })
 }
 
 fn sysctls(wanted: &Wanted, net: &Net) -> Result<BTreeMap<Sysctl, String>, HostError> {

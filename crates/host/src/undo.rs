@@ -22,7 +22,7 @@ use crate::sysctl::Sysctl;
 /// One change that was made, or was about to be made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Change {
+pub enum HostChange {
     /// A kernel setting was changed.
     Sysctl {
         /// Which.
@@ -50,7 +50,7 @@ pub enum Change {
     },
 }
 
-impl Change {
+impl HostChange {
     /// Whether both are about the same thing.
     fn same_place(&self, other: &Self) -> bool {
         match (self, other) {
@@ -66,9 +66,9 @@ impl Change {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Undone {
     /// The host is as it was before the change.
-    Restored(Change),
+    Restored(HostChange),
     /// Someone else has changed it since, so it was left as it is.
-    LeftAlone(Change),
+    LeftAlone(HostChange),
 }
 
 /// The journal of one node. Dropping it undoes nothing: call [`Undo::run`].
@@ -87,7 +87,7 @@ impl Undo {
     ///
     /// # Errors
     /// [`HostError::Journal`] and [`HostError::JournalDamaged`].
-    pub fn changes(&self) -> Result<Vec<Change>, HostError> {
+    pub fn changes(&self) -> Result<Vec<HostChange>, HostError> {
         match fs::read(&self.path) {
             Ok(bytes) => serde_json::from_slice(&bytes)
                 .map_err(|source| HostError::JournalDamaged { path: self.path.clone(), source }),
@@ -112,7 +112,7 @@ impl Undo {
     }
 
     /// Undoes the changes that `which` picks. The caller holds the lock.
-    pub(crate) async fn revert(&self, which: impl Fn(&Change) -> bool) -> Result<Vec<Undone>, HostError> {
+    pub(crate) async fn revert(&self, which: impl Fn(&HostChange) -> bool) -> Result<Vec<Undone>, HostError> {
         let links = Links::open()?;
         let mut left = self.changes()?;
         let mut undone = Vec::new();
@@ -131,7 +131,7 @@ impl Undo {
     }
 
     /// Writes down a change that is about to be made. The caller holds the lock.
-    pub(crate) fn record(&self, change: Change) -> Result<(), HostError> {
+    pub(crate) fn record(&self, change: HostChange) -> Result<(), HostError> {
         let mut changes = self.changes()?;
         match changes.iter_mut().find(|other| other.same_place(&change)) {
             // The operator took our change back, and it is made again: theirs is now what was before.
@@ -163,7 +163,7 @@ impl Undo {
     }
 
     /// Replaces the journal at once, so that a kill leaves either the old or the new one.
-    fn store(&self, changes: &[Change]) -> Result<(), HostError> {
+    fn store(&self, changes: &[HostChange]) -> Result<(), HostError> {
         let stored = if changes.is_empty() {
             fs::remove_file(&self.path)
         } else {
@@ -179,14 +179,14 @@ impl Undo {
     }
 }
 
-async fn revert(links: &Links, change: &Change) -> Result<Undone, HostError> {
+async fn revert(links: &Links, change: &HostChange) -> Result<Undone, HostError> {
     let restored = match change {
-        Change::Sysctl { name, was, set } => match name.read()? {
+        HostChange::Sysctl { name, was, set } => match name.read()? {
             Some(now) if now == *was => true,
             Some(now) if now == *set => name.write(was).map(|()| true)?,
             _ => false,
         },
-        Change::Address { interface, address } => {
+        HostChange::Address { interface, address } => {
             let net = links.read().await?;
             let ours = |held: &&crate::Held| {
                 held.interface == *interface
@@ -199,7 +199,7 @@ async fn revert(links: &Links, change: &Change) -> Result<Undone, HostError> {
                 None => !net.holds(interface, *address),
             }
         }
-        Change::Merges { interface, was, set } => {
+        HostChange::Merges { interface, was, set } => {
             let net = links.read().await?;
             match net.interface(interface).map(|found| (found, found.merges)) {
                 Some((found, Some(now))) if now == *set => {

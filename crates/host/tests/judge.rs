@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use baton_host::{
-    Capabilities, Clock, Facts, Finding, Firewall, Held, Interface, Kernel, Listener, Net, Rule, Severity,
-    Sysctl, Wanted, judge,
+    Capabilities, Clock, Facts, Finding, Firewall, Held, Interface, Kernel, Listener, Net, NoTun, Rule,
+    Severity, Sysctl, Wanted, judge,
 };
 
 const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 99, 0, 1));
@@ -40,6 +40,7 @@ fn interface(name: &str, index: u32, mtu: u32) -> Interface {
         up: true,
         ethernet: true,
         bridged: false,
+        part: false,
         merges: None,
     }
 }
@@ -70,8 +71,14 @@ fn good() -> Facts {
         ("net/bridge/bridge-nf-call-iptables", "1"),
     ];
     Facts {
-        kernel: Kernel { release: "6.18.0".into(), has_btf: true, has_kfunc: true, has_bpf: true },
-        capabilities: Capabilities { net_admin: true, bpf: true, net_raw: true },
+        kernel: Kernel {
+            release: "6.18.0".into(),
+            has_btf: true,
+            has_kfunc: true,
+            has_bpf: true,
+            has_cgroup2: true,
+        },
+        capabilities: Capabilities { net_admin: true, bpf: true, perfmon: true, net_raw: true },
         tun: Some(Ok(())),
         net: Net {
             interfaces: vec![interface("lo", 1, 65536), interface("eth0", 2, 1500)],
@@ -81,6 +88,7 @@ fn good() -> Facts {
                 held("eth0", OWN, 24),
             ],
             default_routes: vec!["eth0".into()],
+            default_routes_v6: vec![],
         },
         sysctls: sysctls.iter().map(|(name, value)| (Sysctl::new(*name), (*value).into())).collect(),
         listeners: Some(Ok(vec![listener("0.0.0.0:80", false)])),
@@ -152,15 +160,36 @@ fn each_spoiled_fact_is_told_by_its_own_finding() {
             MANUAL,
             "sysctl -w net.core.bpf_jit_enable=1",
         ),
-        (|_, f| f.capabilities.bpf = false, "capabilities", Error, MANUAL, "AmbientCapabilities=CAP_BPF"),
+        (
+            |_, f| f.capabilities.bpf = false,
+            "capabilities",
+            Error,
+            MANUAL,
+            "AmbientCapabilities=CAP_NET_ADMIN CAP_BPF CAP_PERFMON CAP_NET_RAW",
+        ),
         (
             |_, f| f.capabilities.net_raw = false,
             "capabilities",
             Error,
             MANUAL,
-            "AmbientCapabilities=CAP_NET_RAW",
+            "AmbientCapabilities=CAP_NET_ADMIN CAP_BPF CAP_PERFMON CAP_NET_RAW",
         ),
-        (|_, f| f.tun = Some(Err("No such file".into())), "tun", Error, MANUAL, "modprobe tun"),
+        (
+            |_, f| f.capabilities.perfmon = false,
+            "capabilities",
+            Error,
+            MANUAL,
+            "AmbientCapabilities=CAP_NET_ADMIN CAP_BPF CAP_PERFMON CAP_NET_RAW",
+        ),
+        (|_, f| f.kernel.has_cgroup2 = false, "cgroup2", Warning, MANUAL, "mount -t cgroup2"),
+        (|_, f| f.tun = Some(Err(NoTun::default())), "tun", Error, MANUAL, "modprobe tun"),
+        (
+            |_, f| f.tun = Some(Err(NoTun { is_there: true, ..NoTun::default() })),
+            "tun",
+            Error,
+            MANUAL,
+            "chmod 666 /dev/net/tun",
+        ),
         (|_, f| f.net.interfaces[0].up = false, "interface-up", Error, FIXABLE, "ip link set lo up"),
         (|_, f| f.net.interfaces[1].up = false, "interface-up", Error, MANUAL, "ip link set eth0 up"),
         (|_, f| f.net.interfaces[1].mtu = 1400, "mtu", Warning, MANUAL, "ip link set eth0 mtu 1500"),
@@ -212,6 +241,18 @@ fn each_spoiled_fact_is_told_by_its_own_finding() {
             Error,
             FIXABLE,
             "sysctl -w net.ipv4.conf.eth0.rp_filter=2",
+        ),
+        (
+            |w, f| {
+                w.interfaces = vec!["eth0".into()];
+                f.net.interfaces.push(interface("eth1", 3, 1500));
+                f.net.default_routes = vec!["eth1".into()];
+                set(&mut f.sysctls, "net/ipv4/conf/eth0/rp_filter", "2");
+            },
+            "way-out",
+            Warning,
+            MANUAL,
+            "add \"eth1\" to `interfaces`",
         ),
         (
             |_, f| f.net.addresses.retain(|h| h.address != VIP),
@@ -310,6 +351,28 @@ fn without_privilege_what_cannot_be_seen_is_said() {
     assert_eq!(found, [("capabilities", Severity::Error), ("mptcp-listener", Severity::Warning)]);
 }
 
+/// What the clients' router must know of a VIP that this node announces.
+#[test]
+fn the_route_that_clients_need_is_said() {
+    let said = |vip: [u8; 4]| {
+        let vip = IpAddr::from(vip);
+        let wanted = Wanted { on_loopback: vec![], on_interface: vec![vip], ..wanted() };
+        let mut facts = good();
+        facts.net.addresses.push(held("eth0", vip, 32));
+        let findings = judge(&wanted, &facts);
+        let route = findings.iter().find(|finding| finding.id == "vip-route").expect("a finding");
+        assert_eq!(route.severity, Severity::Ok);
+        route.what.clone()
+    };
+    assert!(said([10, 1, 0, 100]).contains("within the network of eth0, 10.1.0.11/24"));
+    let outside = said([10, 1, 1, 100]);
+    assert!(outside.contains("ip route add 10.1.1.100/32 dev LINK"), "{outside}");
+    assert!(
+        judge(&wanted(), &good()).iter().all(|finding| finding.id != "vip-route"),
+        "another announces it"
+    );
+}
+
 #[test]
 fn strict_connection_tracking_is_an_error_when_a_rule_uses_it() {
     let mut facts = good();
@@ -334,7 +397,7 @@ fn a_node_is_judged_by_its_own_roles_only() {
         set(&mut facts.sysctls, &format!("net/ipv4/{name}"), "0");
     }
     set(&mut facts.sysctls, "net/ipv4/conf/all/send_redirects", "1");
-    facts.tun = Some(Err("absent".into()));
+    facts.tun = Some(Err(NoTun::default()));
     facts.listeners = Some(Ok(vec![]));
     facts.firewall = rules(&["tcp flags != syn ct state new drop"], false);
     assert_eq!(bad(judge(&wanted, &facts)), [], "a dispatcher needs none of these");
@@ -355,7 +418,7 @@ fn a_setting_that_the_kernel_lacks_is_not_judged() {
 fn a_node_that_decides_needs_to_hold_packets_and_to_end_connections() {
     let unable = |wanted: &Wanted| {
         let capabilities = Capabilities { net_raw: false, ..good().capabilities };
-        let facts = Facts { capabilities, tun: Some(Err("absent".into())), ..good() };
+        let facts = Facts { capabilities, tun: Some(Err(NoTun::default())), ..good() };
         bad(judge(wanted, &facts)).iter().map(|finding| finding.id).collect::<Vec<_>>()
     };
     let server = Wanted { is_distributor: false, ..wanted() };

@@ -47,6 +47,7 @@ fn good() -> Facts {
         up: true,
         ethernet: true,
         bridged: false,
+        part: false,
         merges: None,
     };
     let sysctls = [
@@ -65,8 +66,14 @@ fn good() -> Facts {
         ("net/bridge/bridge-nf-call-ip6tables", "1"),
     ];
     Facts {
-        kernel: Kernel { release: "6.18.0".into(), has_btf: true, has_kfunc: true, has_bpf: true },
-        capabilities: Capabilities { net_admin: true, bpf: true, net_raw: true },
+        kernel: Kernel {
+            release: "6.18.0".into(),
+            has_btf: true,
+            has_kfunc: true,
+            has_bpf: true,
+            has_cgroup2: true,
+        },
+        capabilities: Capabilities { net_admin: true, bpf: true, perfmon: true, net_raw: true },
         tun: Some(Ok(())),
         net: Net {
             interfaces: vec![link("lo", 1, 65536), link("eth0", 2, 1500)],
@@ -77,6 +84,7 @@ fn good() -> Facts {
                 held("eth0", ON_LINK, 128),
             ],
             default_routes: vec!["eth1".into()],
+            default_routes_v6: vec![],
         },
         sysctls: sysctls.iter().map(|(name, value)| (Sysctl::new(*name), (*value).into())).collect(),
         listeners: Some(Ok(vec![listener("[::]:80", true)])),

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use baton_host::{
-    Change, Finding, HostError, Severity, Sysctl, Undo, Undone, Wanted, apply, cluster_interfaces, judge,
+    Finding, HostChange, HostError, Severity, Sysctl, Undo, Undone, Wanted, apply, cluster_interfaces, judge,
     read,
 };
 use common::{RunDir, VIP, in_namespace, run, server, set_sysctl, sysctl};
@@ -152,8 +152,8 @@ fn a_kill_between_journal_and_change_does_no_harm() {
         let before = state();
         // As the journal stands when the process dies before its first write, and before its last.
         let planned = [
-            Change::Sysctl { name: Sysctl::new("net/ipv4/tcp_sack"), was: "0".into(), set: "1".into() },
-            Change::Address { interface: "lo".into(), address: VIP },
+            HostChange::Sysctl { name: Sysctl::new("net/ipv4/tcp_sack"), was: "0".into(), set: "1".into() },
+            HostChange::Address { interface: "lo".into(), address: VIP },
         ];
         fs::create_dir_all(dir.path()).expect("run folder");
         fs::write(dir.path().join("b.undo"), serde_json::to_vec(&planned).expect("json")).expect("journal");

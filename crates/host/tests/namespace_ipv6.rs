@@ -9,7 +9,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use baton_host::{
-    Change, Finding, HostError, Severity, Undone, Wanted, announce, apply, cluster_interfaces, judge, read,
+    Finding, HostChange, HostError, Severity, Undone, Wanted, announce, apply, cluster_interfaces, judge,
+    read,
 };
 use common::{RunDir, in_namespace, run, server, set_sysctl, sysctl};
 use neighbours::{
@@ -77,7 +78,7 @@ fn a_vip_on_loopback_is_added_and_removed_exactly() {
             assert!(held.contains(word), "no {word}: {held}");
         }
         assert!(!held.contains("tentative"), "{held}");
-        let added = Change::Address { interface: "lo".into(), address: VIP.into() };
+        let added = HostChange::Address { interface: "lo".into(), address: VIP.into() };
         assert!(undo.changes().expect("journal").contains(&added));
         assert_eq!(bad(&server_v6(), "vip-loopback").await, []);
 

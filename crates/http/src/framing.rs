@@ -54,7 +54,7 @@ pub struct Exchange {
 }
 
 /// What a packet is to a follower, before its bytes are looked at.
-enum Place {
+enum PacketPlace {
     Old,
     Gap,
     /// Its bytes from here on are the next ones.
@@ -93,21 +93,21 @@ impl Follower {
         self.scan.phase == Phase::Start
     }
 
-    fn place(&self, seq: u32, len: usize) -> Place {
+    fn place(&self, seq: u32, len: usize) -> PacketPlace {
         let ahead = seq.wrapping_sub(self.at);
         let behind = self.at.wrapping_sub(seq);
         // Half of the numbers are ahead, half behind (RFC 9293 3.4).
         match usize::try_from(behind) {
-            _ if len == 0 => Place::Old,
+            _ if len == 0 => PacketPlace::Old,
             Ok(behind) if ahead == 0 || ahead >= 1 << 31 => {
                 if behind < len {
-                    Place::Next(behind)
+                    PacketPlace::Next(behind)
                 } else {
-                    Place::Old
+                    PacketPlace::Old
                 }
             }
-            _ if u64::from(ahead) <= self.scan.skippable() => Place::Beyond(ahead),
-            _ => Place::Gap,
+            _ if u64::from(ahead) <= self.scan.skippable() => PacketPlace::Beyond(ahead),
+            _ => PacketPlace::Gap,
         }
     }
 
@@ -328,10 +328,10 @@ impl Exchange {
             Side::Responses => &mut self.responses,
         };
         let (fed, mut used) = match follower.place(seq, payload.len()) {
-            Place::Old => return (Fed::Old, payload.len()),
-            Place::Gap => return (Fed::Gap, 0),
-            Place::Next(from) => (Fed::Followed, from),
-            Place::Beyond(ahead) => {
+            PacketPlace::Old => return (Fed::Old, payload.len()),
+            PacketPlace::Gap => return (Fed::Gap, 0),
+            PacketPlace::Next(from) => (Fed::Followed, from),
+            PacketPlace::Beyond(ahead) => {
                 follower.pass(ahead, &mut self.outstanding);
                 (Fed::Skipped, 0)
             }

@@ -27,26 +27,26 @@ pub fn is_method(text: &str) -> bool {
 }
 
 /// What the bytes are, read as the beginning of a request. For a head that comes in pieces, a
-/// [`Reading`] looks at each byte once.
+/// [`HeadReader`] looks at each byte once.
 pub fn parse_request(bytes: &[u8]) -> Parsed<'_> {
-    Reading::default().parse(bytes)
+    HeadReader::default().parse(bytes)
 }
 
 /// A head being read in pieces.
 #[derive(Clone, Copy, Debug)]
-pub struct Reading {
+pub struct HeadReader {
     scan: Scan,
     read: usize,
     doubt: Option<Reason>,
 }
 
-impl Default for Reading {
+impl Default for HeadReader {
     fn default() -> Self {
         Self { scan: Scan::new(Side::Requests), read: 0, doubt: None }
     }
 }
 
-impl Reading {
+impl HeadReader {
     /// What has been received so far: all of it, from the request's first byte, each time. Only what was
     /// not there the last time is looked at.
     pub fn parse<'a>(&mut self, received: &'a [u8]) -> Parsed<'a> {

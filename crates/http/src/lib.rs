@@ -14,7 +14,7 @@ mod rules;
 mod scan;
 
 pub use framing::{Exchange, Fed, Follower, OUTSTANDING_MAX, Outstanding};
-pub use head::{Body, Headers, Parsed, Reading, Request, Version, is_method, parse_request};
+pub use head::{Body, HeadReader, Headers, Parsed, Request, Version, is_method, parse_request};
 pub use key::{Key, KeyError};
 pub use normal::{is_normal, normalise};
 pub use readings::is_plain;

@@ -35,9 +35,9 @@ pub fn is_plain(path: &(impl AsRef<[u8]> + ?Sized)) -> bool {
 /// Of all readings together: whoever sends a request chooses how many there are.
 const BYTES_MAX: usize = 128 * 1024;
 
-/// One way of reading; of each two servers differ.
+/// One way of reading a path; of each two servers differ.
 #[derive(Clone, Copy, Debug)]
-struct Way {
+struct PathReading {
     slash: bool,
     backslash: bool,
     escaped_backslash: bool,
@@ -62,7 +62,15 @@ pub(crate) fn readings(path: &[u8]) -> Option<Vec<String>> {
     for (slash, backslash, escaped_backslash) in slashes {
         for (parameters, cut) in parameters.iter().flat_map(|p| cut.iter().map(move |c| (*p, *c))) {
             for (joined, resolved) in [(false, false), (false, true), (true, false), (true, true)] {
-                all.push(Way { slash, backslash, escaped_backslash, parameters, cut, joined, resolved });
+                all.push(PathReading {
+                    slash,
+                    backslash,
+                    escaped_backslash,
+                    parameters,
+                    cut,
+                    joined,
+                    resolved,
+                });
             }
         }
     }
@@ -73,7 +81,7 @@ fn ways(differs: bool) -> &'static [bool] {
     if differs { &[false, true] } else { &[false] }
 }
 
-impl Way {
+impl PathReading {
     fn read(self, decoded: &str) -> String {
         let end = CUTS.iter().filter_map(|cut| decoded.find(cut)).min().filter(|_| self.cut);
         let mut path = decoded.get(..end.unwrap_or(decoded.len())).unwrap_or_default().to_owned();

@@ -22,13 +22,13 @@ pub(crate) fn moment() -> Moment {
 
 /// The cluster's clock, for the programs.
 #[derive(Clone, Debug)]
-pub(crate) struct Clocks {
+pub(crate) struct ProgramClock {
     shared: Arc<NodeClocks>,
     /// What CLOCK_MONOTONIC read when the shared ones began.
     origin: Duration,
 }
 
-impl Clocks {
+impl ProgramClock {
     /// Begins with what the wall clock reads now.
     pub(crate) fn begin() -> Self {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -8,18 +8,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use baton_cluster::{Cluster, Node, NodeId, Succession};
-use baton_control::{Event as MeshEvent, Mesh, MeshConfig, Message, NodeClocks, Probed};
+use baton_control::{Mesh, MeshConfig, MeshEvent, Message, NodeClocks, Probed};
 use baton_core::{Core, Link, Services, decides, for_all};
-use baton_datapath::{Counter, Event, Events, Live, probe};
+use baton_datapath::{Counter, Event, Events, LiveValues, probe};
 use nix::errno::Errno;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use crate::clock::{Apart, Clocks};
+use crate::clock::{Apart, ProgramClock};
 use crate::gone::Gone;
+use crate::host::Host;
 use crate::host_work::HostWork;
 use crate::listeners::Listeners;
-use crate::path::{self, MakeProbe, News, Paths};
+use crate::path::{self, MakeProbe, PathNews, Paths};
 use crate::pressure::Pressure;
 use crate::raw::{Raw, TooBig};
 use crate::reader::{self, Reader};
@@ -58,14 +59,12 @@ pub(crate) struct Daemon {
     pub(crate) socket: StatusSocket,
     pub(crate) too_big: TooBig,
     pub(crate) listeners: Option<Listeners>,
-    clocks: Clocks,
+    clocks: ProgramClock,
     apart: Apart,
     gone: Gone,
-    cluster_interface: u32,
-    /// What it carries, bytes.
-    link_mtu: usize,
+    pub(crate) host: Host,
     pub(crate) paths: Paths,
-    to_paths: mpsc::Sender<News>,
+    to_paths: mpsc::Sender<PathNews>,
     /// Handoffs that had been sent again when that was looked at.
     repeated: u64,
     pub(crate) paths_seen: mpsc::Receiver<Paths>,
@@ -74,22 +73,22 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Loads, fills, attaches, listens: in this order, so that the first packet finds everything.
-    pub(crate) fn start(options: &Options, setup: &Setup) -> Result<Self, NodeError> {
+    /// Loads, fills, attaches, then takes the addresses and listens: in this order, so that the first packet finds
+    /// everything.
+    pub(crate) async fn start(options: &Options, setup: &Setup) -> Result<Self, NodeError> {
         let known = Succession::new(options.cluster.clone());
         let cluster = known.cluster.clone();
         let node = cluster.node(options.node).ok_or(NodeError::UnknownNode(options.node))?.clone();
-        let at = &setup.cluster_interface;
+        let (host, clocks) = (Host::new(setup.seen.clone())?, ProgramClock::begin());
+        let at = &setup.seen.cluster;
         let link = Link {
             mac: at.mac,
-            mtu: at.mtu as usize,
+            mtu: largest(&setup.paths, &host).into(),
             ipv6_nodes: cluster.nodes.iter().any(|node| node.address.is_ipv6()),
         };
         let core = Core::new(known, node.id, link, clock::moment(), rand::random());
         let (datapath, hold) = setup.load(&cluster, &node)?;
         let events = datapath.events()?;
-        let clocks = Clocks::begin();
-        let (mesh, mesh_events) = join_mesh(&cluster, &node, at.mac, clocks.shared())?;
         let reader = decides(node.roles).then(|| Reader::listen(&cluster)).transpose()?;
         let hold_index = hold.as_ref().map(baton_datapath::Hold::index);
         let mut outside = Shell {
@@ -99,14 +98,14 @@ impl Daemon {
             raw: Raw::default(),
             sockets: shell::sockets(node.roles.server),
             pressure: Pressure::new(&node),
-            mesh: mesh.clone(),
+            mesh: None,
         };
         core.furnish(&mut outside)?;
-        promise(&outside, &setup.paths, &clocks, core.services())?;
+        promise(&outside, &setup.paths, &host, &clocks, core.services())?;
         let (to_daemon, paths_seen) = mpsc::channel(1);
         let (to_paths, from_daemon) = mpsc::channel(PROBES_AT_ONCE);
-        let watch =
-            path::Watch::new(cluster.clone(), node.clone(), at.mtu, prober(&cluster, node.id, &clocks));
+        let prober = prober(&cluster, node.id, &clocks);
+        let watch = path::Watch::new(cluster.clone(), node.clone(), host.mtu(), prober);
         tokio::spawn(watch.run(setup.paths.clone(), from_daemon, to_daemon));
         if let Some(index) = hold_index {
             outside.datapath.attach_hold(index)?;
@@ -116,10 +115,11 @@ impl Daemon {
         {
             tracing::warn!(%error, "moved connections begin with a small congestion window");
         }
-        for interface in &setup.interfaces {
-            outside.datapath.attach(interface.index)?;
-            tracing::info!(interface = interface.name, "attached");
-        }
+        setup.attach(&mut outside.datapath)?;
+        setup.configure().await?;
+        // Others hear of this node when it can take what they give it.
+        let (mesh, mesh_events) = join_mesh(&cluster, &node, at.mac, clocks.shared())?;
+        outside.mesh = Some(mesh.clone());
         let events = Watched::new(events)?;
         let daemon = Self {
             started: Instant::now(),
@@ -129,8 +129,7 @@ impl Daemon {
             more_events: false,
             mesh,
             mesh_events,
-            cluster_interface: at.index,
-            link_mtu: at.mtu as usize,
+            host,
             paths: setup.paths.clone(),
             to_paths,
             repeated: 0,
@@ -173,13 +172,14 @@ impl Daemon {
                 // Its packets are of the clock that has just been agreed on.
                 let promised = self.promise();
                 self.note("the cluster's clock", promised);
-                self.tell_paths(News::Up(node));
-                self.core.up(node, hello.mac, &mut self.outside, clock::moment());
+                self.tell_paths(PathNews::Up(node));
+                let nodes = hello.nodes.len();
+                self.core.up(node, (hello.mac, nodes), &mut self.outside, clock::moment());
             }
             MeshEvent::Down { node, reason } => {
                 let Some(peer) = name(node) else { return };
                 tracing::warn!(peer, %reason, "down");
-                self.tell_paths(News::Down(node));
+                self.tell_paths(PathNews::Down(node));
                 self.core.down(node, reason.has_ended(), &mut self.outside, clock::moment());
             }
             MeshEvent::Message { node, message } => self.message(node, message),
@@ -189,7 +189,9 @@ impl Daemon {
     fn message(&mut self, from: NodeId, message: Message) {
         match message {
             Message::StatusRequest(request) => self.status_requested(from, request.id),
-            Message::Probed(Probed { number, least }) => self.tell_paths(News::Probed(from, number, least)),
+            Message::Probed(Probed { number, least }) => {
+                self.tell_paths(PathNews::Probed(from, number, least))
+            }
             Message::StatusReply(reply) => self.socket.replied(from, reply.id, &reply.body),
             message => self.core.message(from, message, &mut self.outside, clock::moment()),
         }
@@ -228,10 +230,12 @@ impl Daemon {
     }
 
     /// What the reader has to say.
-    pub(crate) fn read(&mut self, event: reader::Event) {
+    pub(crate) fn read(&mut self, event: reader::ReaderEvent) {
         match event {
-            reader::Event::Accepted(head) => self.core.accepted(head, &mut self.outside, clock::moment()),
-            reader::Event::Read(id, how, head) => {
+            reader::ReaderEvent::Accepted(head) => {
+                self.core.accepted(head, &mut self.outside, clock::moment())
+            }
+            reader::ReaderEvent::Read(id, how, head) => {
                 if let Some(reader) = &mut self.outside.reader {
                     reader.ended(id, how);
                 }
@@ -251,7 +255,7 @@ impl Daemon {
             let (flow, seq, mtu) = match event {
                 Event::TooBig { flow, seq, mtu, .. } => (flow, seq, mtu),
                 Event::Probed { from, number } => {
-                    let least = self.paths.mine.unwrap_or(0);
+                    let least = self.paths.mine.unwrap_or(u16::MAX).min(self.host.mtu());
                     self.core.post.send(from, Message::Probed(Probed { number, least }));
                     continue;
                 }
@@ -275,16 +279,16 @@ impl Daemon {
             tracing::info!(
                 routed = paths.routed.len(),
                 mtu = paths.mtu,
-                "the ways to other nodes have changed"
+                "the ways to other nodes have changed (routed: wrapped for them)"
             );
         }
-        self.core.set_mtu(paths.mtu.map_or(self.link_mtu, |mtu| self.link_mtu.min(mtu.into())));
         let told = for_all(&self.cluster().nodes, |peer| {
-            let entry = peer_entry(peer, &paths, self.cluster_interface);
+            let entry = peer_entry(peer, &paths, self.host.seen.cluster.index);
             self.outside.datapath.set_node(peer.id, &entry)
         });
         self.note("the ways to other nodes", told);
         self.paths = paths;
+        self.core.link_changed(self.host.seen.cluster.mac, largest(&self.paths, &self.host).into());
     }
 
     /// Whether the next time is to be soon.
@@ -303,7 +307,7 @@ impl Daemon {
     }
 
     /// Tells the task that looks at paths, which takes all that there is ten times a second: there is room.
-    fn tell_paths(&self, news: News) {
+    pub(crate) fn tell_paths(&self, news: PathNews) {
         let _ = self.to_paths.try_send(news);
     }
 
@@ -311,7 +315,7 @@ impl Daemon {
     fn look_at_repetitions(&mut self) {
         let repeated = self.outside.datapath.counter(Counter::HandoffAgain).unwrap_or(self.repeated);
         if repeated > self.repeated {
-            self.tell_paths(News::Repeated);
+            self.tell_paths(PathNews::Repeated);
         }
         self.repeated = repeated;
     }
@@ -350,7 +354,8 @@ impl Daemon {
                 Ok(()) => {}
                 Err(error) => {
                     if !matches!(error, baton_control::SendError::Down(_)) {
-                        tracing::warn!(%to, kind = %message.kind(), %error, "message not sent");
+                        let to = self.cluster().node(to).map_or_else(|| to.to_string(), |n| n.name.clone());
+                        tracing::warn!(to, kind = %message.kind(), %error, "message not sent");
                     }
                     if matches!(message, Message::Ask(_)) {
                         self.core.unsent(to, &mut self.outside, clock::moment());
@@ -362,7 +367,7 @@ impl Daemon {
 
     /// Promises the programs that user space listens, and tells them the cluster's clock.
     pub(crate) fn promise(&self) -> Result<(), NodeError> {
-        promise(&self.outside, &self.paths, &self.clocks, self.core.services())
+        promise(&self.outside, &self.paths, &self.host, &self.clocks, self.core.services())
     }
 
     pub(crate) fn status_asked(&mut self, stream: tokio::net::UnixStream) {
@@ -381,21 +386,34 @@ impl Daemon {
     }
 }
 
-fn promise(outside: &Shell, paths: &Paths, clocks: &Clocks, services: &Services) -> Result<(), NodeError> {
+fn promise(
+    outside: &Shell,
+    paths: &Paths,
+    host: &Host,
+    clocks: &ProgramClock,
+    services: &Services,
+) -> Result<(), NodeError> {
     let reader = outside.reader.as_ref();
-    let live = Live {
+    let live = LiveValues {
         clock_ahead: Duration::from_nanos(clocks.ahead_ns()),
         daemon_until: clock::monotonic() + SILENCE,
         reader_port: reader.map_or(0, Reader::port),
         reader_port_v6: reader.and_then(Reader::port_v6).unwrap_or(0),
-        path_mtu: paths.mtu.unwrap_or(0),
+        path_mtu: largest(paths, host),
         follows: services.follow(),
+        cluster_ifindex: host.seen.cluster.index,
+        own_routes: host.has_own_routes(),
     };
     Ok(outside.datapath.set_live(&live)?)
 }
 
+/// The largest packet that gets from any node to any other, as far as is known, bytes.
+pub(crate) fn largest(paths: &Paths, host: &Host) -> u16 {
+    paths.mtu.unwrap_or(u16::MAX).min(host.mtu())
+}
+
 /// Makes probes for other nodes.
-fn prober(cluster: &Cluster, me: NodeId, clocks: &Clocks) -> MakeProbe {
+fn prober(cluster: &Cluster, me: NodeId, clocks: &ProgramClock) -> MakeProbe {
     let (keys, clocks) = (cluster.keys(), clocks.clone());
     Box::new(move |to, number, bytes| probe(&keys, me, to.address, number, clocks.cluster_ns(), bytes))
 }
@@ -411,7 +429,9 @@ fn join_mesh(
     Mesh::start(MeshConfig {
         me: node.id,
         cluster_name: cluster.name.clone(),
-        digest: cluster.lasting_digest(),
+        digest: cluster.common_digest(),
+        nodes: cluster.node_digests(),
+        names: cluster.nodes.iter().map(|node| node.name.clone()).collect(),
         psk: cluster.keys().control_psk,
         mac,
         boot: rand::random(),

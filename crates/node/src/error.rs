@@ -62,6 +62,9 @@ pub enum NodeError {
         /// The device.
         device: &'static str,
     },
+    /// The host has become one that the node cannot be on, and stayed so.
+    #[error("this node cannot stay on this host: {0}")]
+    HostLost(String),
     /// Something of the system that the daemon needs while it runs.
     #[error("{what}: {source}")]
     System {

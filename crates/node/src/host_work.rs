@@ -1,14 +1,17 @@
-//! Changes of this node's host while it runs. They wait for the kernel, and for others who change hosts: so they are
-//! made beside the event loop, one after the other, while packets are held and answered as ever.
+//! Changes of this node's host while it runs, and looks at it. They wait for the kernel, and for others who change hosts:
+//! so they are made beside the event loop, one after the other, while packets are held and answered as ever.
 
 use std::collections::VecDeque;
 use std::future::pending;
 use std::path::PathBuf;
 
-use baton_cluster::{Changes, Succession};
-use baton_host::Wanted;
+use baton_cluster::{Changes, Cluster, NodeId, Succession};
+use baton_host::{HostSeen, Mended, Wanted};
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
+
+use crate::host;
+use crate::path::Paths;
 
 /// Orders to reload that wait for those before them; one more is refused.
 const WAITING_MAX: usize = 16;
@@ -23,12 +26,25 @@ pub(crate) enum Then {
     GoBy { known: Box<Succession>, changes: Changes, orderer: Orderer },
     /// Nothing: services have ended, and their VIPs should be gone.
     Ended,
+    /// Follow what the look at the host has shown.
+    Looked,
 }
+
+/// What a look at the host has shown, and put back.
+#[derive(Debug)]
+pub(crate) struct Look {
+    pub(crate) seen: HostSeen,
+    pub(crate) mended: Vec<Mended>,
+    pub(crate) paths: Paths,
+}
+
+/// How work ended: a look has something to show, unless somebody else was changing the host.
+pub(crate) type Done = Result<Option<Box<Look>>, String>;
 
 /// The change that is being made, and the orders that wait for its end.
 #[derive(Debug, Default)]
 pub(crate) struct HostWork {
-    under_way: Option<(JoinHandle<Result<(), String>>, Then)>,
+    under_way: Option<(JoinHandle<Done>, Then)>,
     waiting: VecDeque<Orderer>,
 }
 
@@ -42,14 +58,30 @@ impl HostWork {
     pub(crate) fn begin(&mut self, wanted: Option<Wanted>, run_dir: PathBuf, then: Then) {
         debug_assert!(self.under_way.is_none(), "two changes of the host at once");
         let task = tokio::spawn(async move {
-            let Some(wanted) = wanted else { return Ok(()) };
-            baton_host::update(&wanted, &run_dir).await.map_err(|error| error.to_string())
+            let Some(wanted) = wanted else { return Ok(None) };
+            baton_host::update(&wanted, &run_dir).await.map(|()| None).map_err(|error| error.to_string())
         });
         self.under_way = Some((task, then));
     }
 
+    /// Begins a look; there must be no change under way. `run_dir`: where the journal is, if the host is to be kept as it
+    /// is wanted.
+    pub(crate) fn look(
+        &mut self,
+        wanted: Wanted,
+        run_dir: Option<PathBuf>,
+        before: HostSeen,
+        cluster: Cluster,
+        me: NodeId,
+    ) {
+        debug_assert!(self.under_way.is_none(), "two changes of the host at once");
+        let task =
+            tokio::spawn(async move { host::look(&wanted, run_dir.as_deref(), &before, &cluster, me).await });
+        self.under_way = Some((task, Then::Looked));
+    }
+
     /// Waits for the end of the change that is being made; for ever, when there is none.
-    pub(crate) async fn ended(&mut self) -> (Result<(), String>, Then) {
+    pub(crate) async fn ended(&mut self) -> (Done, Then) {
         let Some((task, _)) = &mut self.under_way else { return pending().await };
         let ended = task.await.unwrap_or_else(|error| Err(format!("changing the host ended: {error}")));
         match self.under_way.take() {

@@ -9,8 +9,10 @@ mod clock;
 mod daemon;
 mod error;
 mod gone;
+mod host;
 mod host_work;
 mod listeners;
+mod mends;
 mod path;
 mod pressure;
 mod raw;
@@ -72,7 +74,7 @@ impl fmt::Debug for Reread {
 /// When the node cannot start, or loses what it cannot go on without.
 pub async fn run(options: Options) -> Result<(), NodeError> {
     let setup = setup::Setup::new(&options).await?;
-    let ran = whatever_happens(async { daemon::Daemon::start(&options, &setup)?.run().await }).await;
+    let ran = whatever_happens(async { daemon::Daemon::start(&options, &setup).await?.run().await }).await;
     setup.undo().await;
     ran
 }
@@ -86,7 +88,7 @@ async fn whatever_happens(daemon: impl Future<Output = Result<(), NodeError>>) -
         polled.unwrap_or_else(|panic| Poll::Ready(Err(NodeError::Panicked(said(&*panic)))))
     })
     .await;
-    // Its programs, devices and connections go before the host is put back.
+    // Its programs, devices and connections go before the host is put back; guards stay until that is done.
     drop(daemon);
     ended
 }

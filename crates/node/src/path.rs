@@ -3,7 +3,7 @@
 //! daemon what has changed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use baton_cluster::{Cluster, Forwarding, Node, NodeId};
@@ -11,7 +11,7 @@ use baton_host::Way;
 use tokio::sync::mpsc;
 use tokio::time::{sleep_until, timeout_at};
 
-use crate::search::{MTU_MIN, ROUND, Search};
+use crate::search::{MTU_MIN, MtuSearch, ROUND};
 
 /// Between two looks at the routes. What a kernel has learnt of a path it forgets after ten minutes.
 const EVERY: Duration = Duration::from_secs(10);
@@ -29,7 +29,7 @@ pub(crate) struct Paths {
     /// By which interface each node is reached, where that is known.
     pub(crate) interfaces: Vec<(NodeId, u32)>,
     /// How large packets may be by a route, or because a router has said so, bytes.
-    claims: BTreeMap<NodeId, u16>,
+    pub(crate) claims: BTreeMap<NodeId, u16>,
     /// The largest packet that each node has acknowledged, bytes.
     pub(crate) proved: BTreeMap<NodeId, u16>,
     /// The largest packet that gets from this node to all others, bytes, where that is less than the interface's MTU.
@@ -40,13 +40,15 @@ pub(crate) struct Paths {
 
 /// What the daemon tells the task.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum News {
+pub(crate) enum PathNews {
     /// A node is there.
     Up(NodeId),
     /// It is not any more.
     Down(NodeId),
     /// A node has got a probe; and what it says of its own ways (0: nothing).
     Probed(NodeId, u32, u16),
+    /// The interface to the other nodes carries packets of so many bytes, or the routes are others.
+    Host(u16),
     /// Clients repeat what has been handed off: perhaps it did not arrive.
     Repeated,
 }
@@ -82,9 +84,23 @@ impl Paths {
                 paths.claims.insert(peer.id, mtu);
             }
         }
+        if cluster.forwarding == Forwarding::Auto {
+            paths.wrap_for_proxies(cluster, me).await;
+        }
         paths.mine = paths.claims.values().min().copied();
         paths.mtu = paths.mine;
         paths
+    }
+
+    /// Nodes that something answers ARP for are behind it, though they seem to be on the link: what has a VIP for its
+    /// destination would come back from there.
+    async fn wrap_for_proxies(&mut self, cluster: &Cluster, me: NodeId) {
+        let on_link = cluster.nodes.iter().filter(|peer| peer.id != me && !self.routed.contains(&peer.id));
+        let addresses: Vec<IpAddr> = on_link.map(|peer| peer.address).collect();
+        let proxied = baton_host::answered_for(&addresses).await;
+        let found = cluster.nodes.iter().filter(|peer| proxied.contains(&peer.address));
+        self.routed.extend(found.map(|peer| peer.id));
+        self.routed.sort_unstable();
     }
 }
 
@@ -97,24 +113,26 @@ pub(crate) struct Watch {
     socket: Option<UdpSocket>,
     started: Instant,
     up: BTreeSet<NodeId>,
-    searches: BTreeMap<NodeId, Search>,
+    searches: BTreeMap<NodeId, MtuSearch>,
     /// Of each node's last probes: their numbers, and sizes.
     sent: BTreeMap<NodeId, BTreeMap<u32, u16>>,
     number: u32,
     /// What the others say of their ways.
     told: BTreeMap<NodeId, u16>,
     again_from: Instant,
+    /// When to look at the routes again.
+    look_at: Instant,
 }
 
 impl Watch {
-    pub(crate) fn new(cluster: Cluster, node: Node, interface_mtu: u32, make: MakeProbe) -> Self {
+    pub(crate) fn new(cluster: Cluster, node: Node, interface_mtu: u16, make: MakeProbe) -> Self {
         let socket = UdpSocket::bind((node.address, 0)).and_then(|socket| {
             socket.set_nonblocking(true)?;
             Ok(socket)
         });
         let warn = |error: &std::io::Error| tracing::warn!(%error, "the paths' MTU cannot be probed");
         Self {
-            interface_mtu: u16::try_from(interface_mtu).unwrap_or(u16::MAX),
+            interface_mtu,
             socket: socket.inspect_err(warn).ok(),
             started: Instant::now(),
             up: BTreeSet::new(),
@@ -123,6 +141,7 @@ impl Watch {
             number: rand::random(),
             told: BTreeMap::new(),
             again_from: Instant::now(),
+            look_at: Instant::now() + EVERY,
             cluster,
             node,
             make,
@@ -133,11 +152,10 @@ impl Watch {
     pub(crate) async fn run(
         mut self,
         mut known: Paths,
-        mut from_daemon: mpsc::Receiver<News>,
+        mut from_daemon: mpsc::Receiver<PathNews>,
         to_daemon: mpsc::Sender<Paths>,
     ) {
         let mut routes = known.clone();
-        let mut look_at = tokio::time::Instant::now() + EVERY;
         loop {
             self.claim(&routes);
             self.probe();
@@ -155,9 +173,9 @@ impl Watch {
                     None => return sleep_until(next).await,
                 }
             }
-            if tokio::time::Instant::now() >= look_at {
+            if Instant::now() >= self.look_at {
                 routes = Paths::look(&self.cluster, self.node.id).await;
-                look_at = tokio::time::Instant::now() + EVERY;
+                self.look_at = Instant::now() + EVERY;
             }
         }
     }
@@ -171,21 +189,21 @@ impl Watch {
         for peer in self.cluster.nodes.iter().filter(|peer| peer.id != self.node.id) {
             let claimed =
                 routes.claims.get(&peer.id).map_or(self.interface_mtu, |mtu| *mtu.min(&self.interface_mtu));
-            self.searches.entry(peer.id).or_insert_with(|| Search::new(claimed, now)).claim(claimed, now);
+            self.searches.entry(peer.id).or_insert_with(|| MtuSearch::new(claimed, now)).claim(claimed, now);
         }
     }
 
-    fn hear(&mut self, news: News) {
+    fn hear(&mut self, news: PathNews) {
         let now = self.now();
         match news {
-            News::Up(node) => {
+            PathNews::Up(node) => {
                 self.up.insert(node);
                 if let Some(search) = self.searches.get_mut(&node) {
                     search.soon(now);
                 }
             }
-            News::Down(node) => drop(self.up.remove(&node)),
-            News::Probed(node, number, least) => {
+            PathNews::Down(node) => drop(self.up.remove(&node)),
+            PathNews::Probed(node, number, least) => {
                 let size = self.sent.get(&node).and_then(|sent| sent.get(&number));
                 if let (Some(size), Some(search)) = (size, self.searches.get_mut(&node)) {
                     search.arrived(*size);
@@ -195,11 +213,15 @@ impl Watch {
                     least => drop(self.told.insert(node, least.max(MTU_MIN))),
                 }
             }
-            News::Repeated if Instant::now() >= self.again_from => {
+            PathNews::Host(mtu) => {
+                self.interface_mtu = mtu;
+                self.look_at = Instant::now();
+            }
+            PathNews::Repeated if Instant::now() >= self.again_from => {
                 self.again_from = Instant::now() + AGAIN;
                 self.searches.values_mut().for_each(|search| search.soon(now));
             }
-            News::Repeated => {}
+            PathNews::Repeated => {}
         }
     }
 
@@ -231,10 +253,11 @@ impl Watch {
     }
 
     fn paths(&self, routes: &Paths) -> Paths {
-        let usable = self.searches.values().map(Search::usable).min();
+        let usable = self.searches.values().map(MtuSearch::usable).min();
         let mine = usable.filter(|mtu| *mtu < self.interface_mtu);
         let proved = self.searches.iter().filter_map(|(node, search)| Some((*node, search.proved()?)));
-        let mtu = mine.into_iter().chain(self.told.values().copied()).min();
+        let told = self.told.values().copied().filter(|mtu| *mtu < self.interface_mtu);
+        let mtu = mine.into_iter().chain(told).min();
         Paths { mine, mtu, proved: proved.collect(), ..routes.clone() }
     }
 }

@@ -4,7 +4,7 @@
 use baton_cluster::{Changes, Succession};
 
 use crate::daemon::Daemon;
-use crate::host_work::{Orderer, Then};
+use crate::host_work::{Done, Orderer, Then};
 use crate::listeners::Listeners;
 use crate::setup::wanted_by;
 use crate::status::Reloaded;
@@ -19,11 +19,13 @@ impl Daemon {
         self.next_reload();
     }
 
-    /// A change of the host has ended.
-    pub(crate) fn host_changed(&mut self, changed: Result<(), String>, then: Then) {
+    /// A change of the host has ended, or a look at it. An error: the node has to leave.
+    pub(crate) fn host_changed(&mut self, changed: Done, then: Then) -> Result<(), NodeError> {
+        let mut stays = Ok(());
         match then {
+            Then::Looked => stays = self.looked(changed),
             Then::GoBy { known, changes, orderer } => {
-                let taken = changed.and_then(|()| self.go_by(*known).map_err(|error| error.to_string()));
+                let taken = changed.and_then(|_| self.go_by(*known).map_err(|error| error.to_string()));
                 self.reloaded(taken.map(|()| changes), orderer);
             }
             Then::Ended => {
@@ -33,6 +35,7 @@ impl Daemon {
             }
         }
         self.next_reload();
+        stays
     }
 
     /// What has no connection left of services that have gone, and the VIPs that were theirs alone.

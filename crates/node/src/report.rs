@@ -7,13 +7,13 @@ use baton_control::{PeerState, PeerStatus};
 use baton_core::UnknownTally;
 use baton_datapath::{Counter, CounterKind};
 
-use crate::NodeError;
 use crate::daemon::Daemon;
 use crate::reader::Reader;
 use crate::status::{
-    self, ConnectionState, ConnectionStatus, CounterStatus, DecisionStatus, EndingStatus, HandoffStatus,
+    ConnectionState, ConnectionStatus, CounterStatus, DecisionStatus, EndingStatus, HandoffStatus,
     LoadStatus, NodeStatus, ReaderStatus, TroubleStatus, UnknownStatus,
 };
+use crate::{NodeError, clock};
 
 impl Daemon {
     /// What this node says of itself now.
@@ -51,6 +51,7 @@ impl Daemon {
             closed: counters.get(Counter::Closed),
             bytes_served: counters.get(Counter::BytesServed),
             troubles,
+            host: self.host.mends.status(self.host.lost(), clock::monotonic()),
         }
     }
 
@@ -74,12 +75,9 @@ impl Daemon {
     }
 
     fn connection(&self, peer: &PeerStatus) -> ConnectionStatus {
-        let last_error = peer.last_error.as_ref().map(|e| {
-            let mut text = e.to_string();
-            let most = text.len().min(ConnectionStatus::ERROR_BYTES_MAX);
-            text.truncate((0..=most).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0));
-            text
-        });
+        // Of a connection that is there, what was wrong before it came about is no news.
+        let last_error = peer.last_error.as_ref().filter(|_| peer.state == PeerState::Down);
+        let last_error = last_error.map(|error| cut(&error.to_string(), ConnectionStatus::ERROR_BYTES_MAX));
         ConnectionStatus {
             peer: self.name_of(peer.node),
             state: match peer.state {
@@ -162,6 +160,17 @@ impl Daemon {
     }
 }
 
+/// A text as far as `most` bytes, with a mark where it was longer.
+pub(crate) fn cut(text: &str, most: usize) -> String {
+    const MORE: &str = "...";
+    if text.len() <= most {
+        return text.to_owned();
+    }
+    let end =
+        (0..=most.saturating_sub(MORE.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    format!("{}{MORE}", text.get(..end).unwrap_or_default())
+}
+
 fn short(digest: &[u8; 32]) -> String {
     digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
@@ -170,7 +179,7 @@ fn short(digest: &[u8; 32]) -> String {
 fn displaced(count: u64) -> Option<CounterStatus> {
     (count > 0).then(|| CounterStatus {
         name: "live_displaced".to_owned(),
-        kind: status::CounterKind::Fault,
+        kind: CounterKind::Fault,
         count,
         text: "live connection forgotten: more are there than `bindings` in [limits] has room for".to_owned(),
     })
@@ -179,12 +188,7 @@ fn displaced(count: u64) -> Option<CounterStatus> {
 fn counter((counter, count): (Counter, u64)) -> CounterStatus {
     CounterStatus {
         name: counter.name().to_owned(),
-        kind: match counter.kind() {
-            CounterKind::Normal => status::CounterKind::Normal,
-            CounterKind::Drop => status::CounterKind::Drop,
-            CounterKind::Reset => status::CounterKind::Reset,
-            CounterKind::Fault => status::CounterKind::Fault,
-        },
+        kind: counter.kind(),
         count,
         text: counter.text().to_owned(),
     }

@@ -23,7 +23,7 @@ const TRIES: u8 = 3;
 const AT_ONCE: u16 = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+enum SearchStage {
     /// Nothing has arrived yet: what is claimed stands.
     Unknown,
     /// This is the largest that arrives.
@@ -34,10 +34,10 @@ enum Stage {
 
 /// The search for one node.
 #[derive(Debug)]
-pub(crate) struct Search {
+pub(crate) struct MtuSearch {
     /// How large packets may be by interface and routes.
     claimed: u16,
-    stage: Stage,
+    stage: SearchStage,
     /// Rounds with these sizes so far, and the largest that has arrived in any of them.
     tries: u8,
     arrived: u16,
@@ -48,13 +48,13 @@ pub(crate) struct Search {
     raised: Duration,
 }
 
-impl Search {
+impl MtuSearch {
     /// Of a path of which only that is known.
     pub(crate) fn new(claimed: u16, now: Duration) -> Self {
         let claimed = claimed.clamp(MTU_MIN, CLAIM_MAX);
         Self {
             claimed,
-            stage: Stage::Unknown,
+            stage: SearchStage::Unknown,
             tries: 0,
             arrived: 0,
             began: None,
@@ -86,8 +86,8 @@ impl Search {
     /// The largest that is known to arrive; `None`: nothing is known.
     pub(crate) fn proved(&self) -> Option<u16> {
         match self.stage {
-            Stage::Unknown => None,
-            Stage::Known(mtu) | Stage::Between(mtu, _) => Some(mtu.min(self.claimed)),
+            SearchStage::Unknown => None,
+            SearchStage::Known(mtu) | SearchStage::Between(mtu, _) => Some(mtu.min(self.claimed)),
         }
     }
 
@@ -120,24 +120,24 @@ impl Search {
 
     /// The sizes of the next rounds, in ascending order.
     fn choose(&mut self, now: Duration) -> Vec<u16> {
-        if let Stage::Known(mtu) = self.stage
+        if let SearchStage::Known(mtu) = self.stage
             && mtu < self.claimed
             && now >= self.raised + RAISE
         {
             self.raised = now;
-            self.stage = Stage::Between(mtu, self.claimed + 1);
+            self.stage = SearchStage::Between(mtu, self.claimed + 1);
         }
         let mut sizes = vec![MTU_MIN];
         match self.stage {
-            Stage::Unknown => {}
-            Stage::Known(mtu) => sizes.push(mtu.min(self.claimed)),
-            Stage::Between(least, above) => {
+            SearchStage::Unknown => {}
+            SearchStage::Known(mtu) => sizes.push(mtu.min(self.claimed)),
+            SearchStage::Between(least, above) => {
                 sizes.push(least);
                 let apart = above - least;
                 sizes.extend((1..=AT_ONCE).map(|n| least + (u32::from(apart) * u32::from(n) / 9) as u16));
             }
         }
-        if !matches!(self.stage, Stage::Between(..)) {
+        if !matches!(self.stage, SearchStage::Between(..)) {
             sizes.push(self.claimed);
         }
         sizes.sort_unstable();
@@ -149,9 +149,9 @@ impl Search {
     fn judge(&mut self, now: Duration) {
         let arrived = self.arrived;
         let above = self.sizes.iter().copied().find(|size| *size > arrived);
-        let as_known = matches!(self.stage, Stage::Known(mtu) if arrived == mtu.min(self.claimed));
+        let as_known = matches!(self.stage, SearchStage::Known(mtu) if arrived == mtu.min(self.claimed));
         self.tries += 1;
-        let more = above.is_some() && !as_known && (arrived > 0 || self.stage == Stage::Unknown);
+        let more = above.is_some() && !as_known && (arrived > 0 || self.stage == SearchStage::Unknown);
         if more && self.tries < TRIES {
             self.next = now;
             return;
@@ -162,17 +162,17 @@ impl Search {
             return;
         }
         self.stage = match (self.stage, above) {
-            (Stage::Unknown | Stage::Known(_), None) => Stage::Known(arrived),
-            (Stage::Between(_, was), None) => Stage::Between(arrived, was),
-            (_, Some(above)) => Stage::Between(arrived, above),
+            (SearchStage::Unknown | SearchStage::Known(_), None) => SearchStage::Known(arrived),
+            (SearchStage::Between(_, was), None) => SearchStage::Between(arrived, was),
+            (_, Some(above)) => SearchStage::Between(arrived, above),
         };
         match self.stage {
-            Stage::Between(least, above) if above - least <= 1 => {
-                self.stage = Stage::Known(least);
+            SearchStage::Between(least, above) if above - least <= 1 => {
+                self.stage = SearchStage::Known(least);
                 self.raised = now;
             }
-            Stage::Between(..) => self.next = now,
-            Stage::Unknown | Stage::Known(_) => {}
+            SearchStage::Between(..) => self.next = now,
+            SearchStage::Unknown | SearchStage::Known(_) => {}
         }
     }
 }
@@ -185,7 +185,7 @@ mod tests {
 
     /// Plays a path on which packets of this size and less arrive, but for those lost by chance; the time that it took.
     fn play(
-        search: &mut Search,
+        search: &mut MtuSearch,
         from: Duration,
         time: Duration,
         mtu: u16,
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_path_that_is_as_claimed_is_known_at_once() {
-        let mut search = Search::new(1500, SECONDS(7));
+        let mut search = MtuSearch::new(1500, SECONDS(7));
         assert_eq!((search.usable(), search.proved()), (1500, None));
         play(&mut search, SECONDS(7), ROUND * 2, 1500, || false);
         assert_eq!(search.proved(), Some(1500));
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_node_that_says_nothing_changes_nothing() {
-        let mut search = Search::new(1500, SECONDS(0));
+        let mut search = MtuSearch::new(1500, SECONDS(0));
         let now = play(&mut search, SECONDS(0), SECONDS(30), 0, || false);
         assert_eq!((search.usable(), search.proved()), (1500, None));
         let now = play(&mut search, now, SECONDS(8), 1400, || false);
@@ -230,7 +230,7 @@ mod tests {
             claimed in 1280u16..9001,
             paths in proptest::collection::vec(1280u16..9001, 1..5),
         ) {
-            let mut search = Search::new(claimed, SECONDS(0));
+            let mut search = MtuSearch::new(claimed, SECONDS(0));
             let mut now = SECONDS(0);
             for mtu in paths {
                 // Narrower: within seconds. Wider: when it is looked for.
@@ -246,7 +246,7 @@ mod tests {
             mtu in 1280u16..1501,
             lost in proptest::collection::vec(any::<bool>(), 400),
         ) {
-            let mut search = Search::new(1500, SECONDS(0));
+            let mut search = MtuSearch::new(1500, SECONDS(0));
             let mut lost = lost.into_iter();
             let now = play(&mut search, SECONDS(0), SECONDS(20), mtu, || lost.next().unwrap_or(false));
             prop_assert!(search.usable() <= 1500);
@@ -260,7 +260,7 @@ mod tests {
 
         #[test]
         fn what_is_claimed_is_never_exceeded(claims in proptest::collection::vec(0u16..10_000, 1..8)) {
-            let mut search = Search::new(1500, SECONDS(0));
+            let mut search = MtuSearch::new(1500, SECONDS(0));
             let mut now = SECONDS(0);
             for claimed in claims {
                 search.claim(claimed, now);

@@ -1,4 +1,5 @@
-//! Before the first packet and after the last: the host's settings, the programs, the hold device.
+//! Before the first packet and after the last: the programs and the hold device, then the host's settings and addresses;
+//! at the end first the addresses go, then the guards that have dropped packets for them meanwhile.
 
 use std::collections::BTreeSet;
 use std::fs::{File, Metadata, TryLockError};
@@ -6,11 +7,12 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use baton_cluster::{Cluster, Node, Succession};
 use baton_core::{decides, may_own};
-use baton_datapath::{Datapath, DatapathError, Hold, Peer, Roles, Settings, Sizes};
-use baton_host::{Interface, Undo, Wanted};
+use baton_datapath::{Datapath, DatapathError, Hold, Peer, Settings, Sizes};
+use baton_host::{HostSeen, Interface, Undo, Wanted};
 
 use crate::path::Paths;
 use crate::{NodeError, Options};
@@ -21,32 +23,61 @@ const HOLD_NAME: &str = "baton-hold";
 /// What was set up, and how to undo it.
 #[derive(Debug)]
 pub(crate) struct Setup {
-    /// Every interface that packets of the service may come or go by.
-    pub(crate) interfaces: Vec<Interface>,
-    /// The one of them that leads to the other nodes.
-    pub(crate) cluster_interface: Interface,
+    /// The host's interfaces, at the start.
+    pub(crate) seen: HostSeen,
     /// How the other nodes are reached, at the start.
     pub(crate) paths: Paths,
-    undo: Option<Undo>,
+    /// What the host has to be like, if that is this node's affair, and where the journal is.
+    configure: Option<(Wanted, PathBuf)>,
+    /// Where the guards have their names.
+    guards: PathBuf,
     files: RunFiles,
 }
 
+/// Where a BPF file system is mounted.
+const BPFFS: &str = "/sys/fs/bpf";
+
 impl Setup {
-    /// Finds the node's interfaces and configures the host, if that is wanted.
+    /// Finds the node's interfaces; changes nothing.
     pub(crate) async fn new(options: &Options) -> Result<Self, NodeError> {
         let node = options.cluster.node(options.node).ok_or(NodeError::UnknownNode(options.node))?;
         let files = RunFiles::new(&options.run_dir, &node.name)?;
         let wanted = wanted(&options.cluster, node);
-        let interfaces = baton_host::cluster_interfaces(&wanted).await?;
-        let holder = Wanted { interfaces: Vec::new(), ..wanted.clone() };
-        let cluster_interface = baton_host::cluster_interfaces(&holder).await?.swap_remove(0);
-        let undo = if options.configure_host {
-            Some(baton_host::apply(&wanted, &options.run_dir).await?)
-        } else {
-            None
-        };
+        let seen = HostSeen::look(&wanted).await?;
+        let configure = options.configure_host.then(|| (wanted, options.run_dir.clone()));
         let paths = Paths::look(&options.cluster, node.id).await;
-        Ok(Self { interfaces, cluster_interface, paths, undo, files })
+        // Many nodes may share one file system, each in a network namespace of its own; one daemon runs in each.
+        let here = |source| NodeError::System { what: "this network namespace", source };
+        let namespace = std::fs::metadata("/proc/thread-self/ns/net").map_err(here)?.ino();
+        let guards = Path::new(BPFFS).join("baton").join(format!("net-{namespace}"));
+        Ok(Self { seen, paths, configure, guards, files })
+    }
+
+    /// Makes the host what the node needs. The programs are attached by then: where packets for a VIP arrive before,
+    /// the node's own stack would answer them.
+    pub(crate) async fn configure(&self) -> Result<(), NodeError> {
+        if let Some((wanted, run_dir)) = &self.configure {
+            baton_host::apply(wanted, run_dir).await?;
+        }
+        Ok(())
+    }
+
+    /// Attaches the programs to the interfaces of the cluster, and guards behind them and everywhere else.
+    pub(crate) fn attach(&self, datapath: &mut Datapath) -> Result<(), NodeError> {
+        let numbers = |of: &[Interface]| of.iter().map(|interface| interface.index).collect::<Vec<_>>();
+        datapath.name_guards(&self.guards);
+        let (watched, others) = (numbers(&self.seen.watched), numbers(&self.seen.others));
+        datapath.keep_attached(&watched, &others, &self.seen.present())?;
+        if let Some(why) = datapath.nameless_guards() {
+            tracing::warn!(
+                "if this daemon is killed, this node's own stack will reset the clients' connections: \
+                 no BPF file system can be used ({why}); mount -t bpf bpf {BPFFS}"
+            );
+        }
+        for interface in &self.seen.watched {
+            tracing::info!(interface = interface.name, "attached");
+        }
+        Ok(())
     }
 
     /// Loads the programs for this node, and tells them of the nodes; of no service yet. Nothing is attached.
@@ -60,11 +91,11 @@ impl Setup {
         })?;
         let settings = Settings {
             node: node.id,
-            roles: datapath_roles(node),
+            roles: node.roles,
             address: node.address,
             handoff_port: cluster.handoff_port,
-            mtu: u16::try_from(self.cluster_interface.mtu).unwrap_or(u16::MAX),
-            cluster_ifindex: self.cluster_interface.index,
+            mtu: u16::try_from(self.seen.cluster.mtu).unwrap_or(u16::MAX),
+            cluster_ifindex: self.seen.cluster.index,
             hold_ifindex: hold.as_ref().map_or(0, Hold::index),
             has_switch: cluster.has_switch(),
             others: cluster.with_role(may_own).any(|other| other.id != node.id),
@@ -73,8 +104,12 @@ impl Setup {
         let sizes = Sizes { bindings: limits.bindings, decisions: limits.decisions };
         let datapath = Datapath::load(settings, sizes)?;
         datapath.set_keys(&cluster.keys())?;
+        if node.roles.switch {
+            // Clients are refused only when distributors have been missed: not before anybody has looked for one.
+            datapath.set_spread(&[], Duration::ZERO, Duration::MAX)?;
+        }
         for peer in &cluster.nodes {
-            datapath.set_node(peer.id, &peer_entry(peer, &self.paths, self.cluster_interface.index))?;
+            datapath.set_node(peer.id, &peer_entry(peer, &self.paths, self.seen.cluster.index))?;
         }
         Ok((datapath, hold))
     }
@@ -93,11 +128,14 @@ impl Setup {
     /// Undoes what was done to the host.
     pub(crate) async fn undo(self) {
         self.files.remove([&self.files.socket, &self.files.ready]);
-        if let Some(undo) = self.undo {
-            match undo.run().await {
+        if let Some((wanted, run_dir)) = &self.configure {
+            match Undo::at(run_dir, &wanted.node).run().await {
                 Ok(done) => tracing::info!(changes = done.len(), "host settings restored"),
                 Err(error) => tracing::error!(%error, "host settings not restored; run `baton doctor --fix`"),
             }
+        }
+        if let Err(error) = baton_datapath::remove_guards(&self.guards) {
+            tracing::error!(%error, "guards are left; remove them: rm -r {}", self.guards.display());
         }
         // The lock goes last, with the rest of this: from then on another one may be this node.
     }
@@ -220,14 +258,10 @@ pub(crate) fn peer_entry(node: &Node, paths: &Paths, cluster_interface: u32) -> 
     let interface = paths.interfaces.iter().find(|(id, _)| *id == node.id);
     Peer {
         address: node.address,
-        roles: datapath_roles(node),
+        roles: node.roles,
         routed: paths.routed.contains(&node.id),
         ifindex: interface.map_or(cluster_interface, |(_, index)| *index),
     }
-}
-
-fn datapath_roles(node: &Node) -> Roles {
-    Roles { switch: node.roles.switch, distributor: node.roles.distributor, server: node.roles.server }
 }
 
 #[cfg(test)]

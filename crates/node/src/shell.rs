@@ -5,11 +5,11 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use baton_cluster::{Flow, NodeId, PoolId, ServiceId, Target};
+use baton_cluster::{Flow, Maker, NodeId, PoolId, ServiceId, Target};
 use baton_control::Mesh;
 use baton_core::{Head, Outside, Refusal, TakenBytes};
 use baton_datapath::{
-    Asked, Binding, Counter, Datapath, DatapathError, Guide, Hold, Known, Lease, Maker, Numbers, PoolEntry,
+    Binding, Counter, Datapath, DatapathError, GuideKind, Hold, Known, Lease, Numbers, PoolEntry, Progress,
     Reading, Receipt, ServiceEntry, Swept,
 };
 use baton_host::{SocketState, Sockets};
@@ -33,7 +33,8 @@ pub(crate) struct Shell {
     /// To look for sockets whose bindings are gone; on servers.
     pub(crate) sockets: Option<Sockets>,
     pub(crate) pressure: Pressure,
-    pub(crate) mesh: Mesh,
+    /// As soon as the node has joined it.
+    pub(crate) mesh: Option<Mesh>,
 }
 
 /// Looks for sockets, if the system lets it.
@@ -51,7 +52,7 @@ impl Outside for Shell {
         self.datapath.binding(flow)
     }
 
-    fn asked(&mut self, flow: &Flow) -> Result<Option<Asked>> {
+    fn asked(&mut self, flow: &Flow) -> Result<Option<Progress>> {
         self.datapath.asked(flow)
     }
 
@@ -168,7 +169,7 @@ impl Outside for Shell {
         self.datapath.forget_server(server)
     }
 
-    fn set_guide(&mut self, pool: PoolId, guide: &Guide, rota: &[NodeId], generation: u32) -> Result<()> {
+    fn set_guide(&mut self, pool: PoolId, guide: &GuideKind, rota: &[NodeId], generation: u32) -> Result<()> {
         self.datapath.set_guide(pool, guide, rota, generation)
     }
 
@@ -283,7 +284,7 @@ impl Outside for Shell {
     }
 
     fn heard_by(&mut self, node: NodeId) -> Option<(u64, Duration)> {
-        let (session, at) = self.mesh.heard_by(node)?;
+        let (session, at) = self.mesh.as_ref()?.heard_by(node)?;
         Some((session, Instant::now().saturating_duration_since(at)))
     }
 

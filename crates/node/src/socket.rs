@@ -15,7 +15,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
 use crate::NodeError;
-use crate::status::{ClusterStatus, NodeStatus};
+use crate::report::cut;
+use crate::status::{ClusterStatus, ConnectionStatus, NodeStatus};
 use baton_core::Peers;
 
 /// What a client of the socket says; both are of one length.
@@ -160,9 +161,19 @@ async fn write(mut stream: UnixStream, text: &[u8]) -> std::io::Result<()> {
     stream.shutdown().await
 }
 
-/// What this node replies to a peer that asks; `None` when it would not fit a message.
+/// What this node replies to a peer that asks; `None` when it would not fit a message. Where very many nodes are
+/// down, the reasons are cut short.
 pub(crate) fn reply(id: u32, mine: &NodeStatus) -> Option<StatusReply> {
-    match postcard::to_stdvec(mine) {
+    let short = || {
+        let mut mine = mine.clone();
+        for error in mine.connections.iter_mut().filter_map(|connection| connection.last_error.as_mut()) {
+            *error = cut(error, ConnectionStatus::ERROR_BYTES_LEAST);
+        }
+        postcard::to_stdvec(&mine)
+    };
+    let whole = postcard::to_stdvec(mine);
+    let fits = whole.as_ref().is_ok_and(|body| body.len() <= STATUS_BYTES_MAX);
+    match if fits { whole } else { short() } {
         Ok(body) if body.len() <= STATUS_BYTES_MAX => Some(StatusReply { id, body }),
         Ok(body) => {
             tracing::error!(bytes = body.len(), "status too large for a message");
@@ -182,5 +193,26 @@ fn absent(node: &baton_cluster::Node) -> NodeStatus {
         address: node.address.to_string(),
         roles: node.roles.names().map(str::to_owned).collect(),
         ..NodeStatus::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reasons_of_many_nodes_are_cut_so_that_they_fit() {
+        let why = "x".repeat(ConnectionStatus::ERROR_BYTES_MAX);
+        let node = |others: usize| {
+            let one = ConnectionStatus { last_error: Some(why.clone()), ..ConnectionStatus::default() };
+            NodeStatus { connections: vec![one; others], ..NodeStatus::default() }
+        };
+        let told = |others| {
+            let reply = reply(7, &node(others)).expect("it fits");
+            let theirs: NodeStatus = postcard::from_bytes(&reply.body).expect("postcard");
+            theirs.connections.last().and_then(|c| c.last_error.clone()).expect("a reason")
+        };
+        assert_eq!(told(10), why);
+        assert_eq!(told(255), format!("{}...", "x".repeat(ConnectionStatus::ERROR_BYTES_LEAST - 3)));
     }
 }

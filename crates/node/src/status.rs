@@ -6,6 +6,7 @@
 //! absent fields, so no field may be skipped. Counts run since the daemon started, unless said
 //! otherwise.
 
+pub use baton_datapath::CounterKind;
 use serde::{Deserialize, Serialize};
 
 /// The whole cluster, as seen by the node that was asked.
@@ -73,6 +74,28 @@ pub struct NodeStatus {
     pub bytes_served: u64,
     /// What went wrong in its daemon.
     pub troubles: TroubleStatus,
+    /// What others have changed on its host.
+    pub host: HostStatus,
+}
+
+/// What others have changed on a node's host while it ran.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostStatus {
+    /// Things that were put back: kernel settings, VIPs, attached programs.
+    pub mended: u64,
+    /// Changes that were followed: of interfaces, MTUs and routes.
+    pub followed: u64,
+    /// The last of them.
+    pub last: Option<String>,
+    /// What was put back again and again within the last minute: something fights the node.
+    pub fought: Option<String>,
+    /// Why the node cannot stay on its host; it leaves soon.
+    pub lost: Option<String>,
+}
+
+impl HostStatus {
+    /// The most bytes of each text.
+    pub const TEXT_BYTES_MAX: usize = 160;
 }
 
 /// What went wrong in a daemon that went on.
@@ -139,13 +162,17 @@ pub struct ConnectionStatus {
     pub bytes_in: u64,
     /// Bytes sent, as on the wire.
     pub bytes_out: u64,
-    /// Why it last ended or could not be made, in at most [`ConnectionStatus::ERROR_BYTES_MAX`] bytes.
+    /// Why there is none: why it last ended or could not be made, in at most [`ConnectionStatus::ERROR_BYTES_MAX`]
+    /// bytes. Nothing while there is one.
     pub last_error: Option<String>,
 }
 
 impl ConnectionStatus {
-    /// The most bytes of `last_error`, so that 255 of them fit a status message.
-    pub const ERROR_BYTES_MAX: usize = 40;
+    /// The most bytes of `last_error`.
+    pub const ERROR_BYTES_MAX: usize = 240;
+
+    /// Its bytes where more do not fit: so 255 of them fit a status message.
+    pub const ERROR_BYTES_LEAST: usize = 48;
 }
 
 /// Whether there is a control connection.
@@ -272,19 +299,4 @@ pub struct CounterStatus {
     pub count: u64,
     /// What it means, in a sentence.
     pub text: String,
-}
-
-/// What a counter counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum CounterKind {
-    /// The cluster at work.
-    #[default]
-    Normal,
-    /// Packets dropped, for this reason.
-    Drop,
-    /// Connections refused with a RST, for this reason.
-    Reset,
-    /// Should not happen: look.
-    Fault,
 }

@@ -7,7 +7,7 @@
 use std::future::{pending, ready};
 use std::time::{Duration, Instant};
 
-use baton_control::Event as MeshEvent;
+use baton_control::MeshEvent;
 use baton_datapath::Hold;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::yield_now;
@@ -16,7 +16,7 @@ use tokio::time::sleep_until;
 use crate::NodeError;
 use crate::clock;
 use crate::daemon::Daemon;
-use crate::host_work::Then;
+use crate::host_work::{Done, Then};
 use crate::path::Paths;
 use crate::reader::{self, Reader};
 use crate::socket::Asked;
@@ -38,12 +38,12 @@ enum Wake {
     Ended(&'static str),
     Mesh(MeshEvent),
     Held,
-    Reader(reader::Event),
+    Reader(reader::ReaderEvent),
     Events,
     Asked(Asked),
     Hangup,
     Paths(Paths),
-    Host(Result<(), String>, Then),
+    Host(Done, Then),
     Local,
     Tick,
 }
@@ -109,7 +109,11 @@ impl Daemon {
                 Wake::Asked(Asked::Reload(stream)) => self.reload_ordered(Some(stream)),
                 Wake::Hangup => self.reload_ordered(None),
                 Wake::Paths(paths) => self.paths_changed(paths),
-                Wake::Host(changed, then) => self.host_changed(changed, then),
+                Wake::Host(changed, then) => {
+                    if let Err(error) = self.host_changed(changed, then) {
+                        break Err(error);
+                    }
+                }
                 Wake::Local | Wake::Tick => {}
             }
             if tokio::time::Instant::now() >= tick_at {
@@ -120,6 +124,7 @@ impl Daemon {
                 self.events();
                 self.local_messages();
                 let busy = self.tick();
+                self.watch_host();
                 let forgotten = self.forget_ended();
                 self.note("services that end", forgotten);
                 tick_at = tokio::time::Instant::now() + if busy { BUSY_TICK } else { TICK };
@@ -163,7 +168,7 @@ impl Daemon {
 }
 
 /// Waits for the reader; for ever on a node that has none.
-async fn read(reader: Option<&mut Reader>) -> reader::Event {
+async fn read(reader: Option<&mut Reader>) -> reader::ReaderEvent {
     match reader {
         Some(reader) => reader.event().await,
         None => pending().await,

@@ -4,7 +4,7 @@ use baton_cluster::{NodeId, PoolId, Target};
 
 use crate::request::Read;
 use crate::{Clock, Guided, Model, Run, Verdict};
-use baton_datapath::{Counter, Guide};
+use baton_datapath::{Counter, GuideKind};
 
 /// Turns of a rota that one request passes over because their servers are dead.
 const PASSED_OVER_MAX: u32 = 8;
@@ -26,11 +26,11 @@ impl Model {
         let _ = Run::over(self, &[], clock, |run| {
             let Some(guided) = run.model.tables.guides.get(&pool).cloned() else { return Verdict::Next };
             server = match (guided.guide, target) {
-                (Guide::Rota, _) => {
+                (GuideKind::Rota, _) => {
                     let place = run.turn(pool);
                     run.rota_at(&guided.rota, place)
                 }
-                (Guide::Cached { load_limit }, Some(target)) => {
+                (GuideKind::Cached { load_limit }, Some(target)) => {
                     match run.cached(pool, target, load_limit, guided.generation) {
                         Choice::Server(server, _) => Some(server),
                         _ => None,
@@ -52,7 +52,7 @@ impl Run<'_> {
 
     /// `read`: `None` for a request in doubt.
     pub(super) fn decide(&mut self, read: Option<&Read>, pool: PoolId) -> Choice {
-        let none = Guided { guide: Guide::Ask, rota: Vec::new(), generation: 0 };
+        let none = Guided { guide: GuideKind::Ask, rota: Vec::new(), generation: 0 };
         let Guided { guide, rota, generation } = self.model.tables.guides.get(&pool).cloned().unwrap_or(none);
         let target = self.target(read, pool);
         if !self.daemon_listens() {
@@ -65,16 +65,16 @@ impl Run<'_> {
             };
         }
         match guide {
-            Guide::Ask => Choice::Hold(Counter::HeldAsk),
-            Guide::Rota if rota.is_empty() => Choice::Hold(Counter::HeldAsk),
-            Guide::Rota => {
+            GuideKind::Ask => Choice::Hold(Counter::HeldAsk),
+            GuideKind::Rota if rota.is_empty() => Choice::Hold(Counter::HeldAsk),
+            GuideKind::Rota => {
                 let place = self.turn(pool);
                 match self.rota_at(&rota, place) {
                     Some(server) => Choice::Server(server, Counter::DecidedRota),
                     None => Choice::Hold(Counter::HeldAsk),
                 }
             }
-            Guide::Cached { load_limit } => match target {
+            GuideKind::Cached { load_limit } => match target {
                 Some(target) => self.cached(pool, target, load_limit, generation),
                 None => Choice::Hold(Counter::HeldHead),
             },
@@ -97,7 +97,7 @@ impl Run<'_> {
     /// Whether a cached decision for the request names this node.
     pub(super) fn names_this_node(&self, read: &Read, pool: PoolId) -> bool {
         let tables = &self.model.tables;
-        let guided = tables.guides.get(&pool).filter(|g| matches!(g.guide, Guide::Cached { .. }));
+        let guided = tables.guides.get(&pool).filter(|g| matches!(g.guide, GuideKind::Cached { .. }));
         let (Some(guided), Some(target)) = (guided, self.target(Some(read), pool)) else { return false };
         tables.decisions.get(&(pool, target)).is_some_and(|d| {
             d.generation == guided.generation

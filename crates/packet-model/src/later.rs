@@ -14,7 +14,7 @@ use crate::{Binding, Packet, Run, Service, Verdict};
 use baton_datapath::constants::{
     CWND_FRESH_MS, FLAG_FIN_OUT, FLAG_HANDED, FLAG_MOVED, FLAG_SYN_SEEN, NODE_READER, RTT_CAP_MS,
 };
-use baton_datapath::{Counter, Event, Guide, State};
+use baton_datapath::{Counter, Event, GuideKind, State};
 
 /// What the owner follows of a connection (`struct exchange`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -379,7 +379,7 @@ impl Run<'_> {
     }
 
     /// Whether the server's socket has everything that comes before this packet.
-    fn has_all_before(&self, p: &Packet) -> bool {
+    pub(super) fn has_all_before(&self, p: &Packet) -> bool {
         let socket = self.model.stack.sockets.get(&p.flow).filter(|s| s.start_seq.is_some());
         socket.is_some_and(|s| s.rcv_nxt.wrapping_sub(p.seq).cast_signed() >= 0)
     }
@@ -595,7 +595,7 @@ impl Run<'_> {
     }
 
     fn takes_turns(&self, pool: PoolId) -> bool {
-        self.model.tables.guides.get(&pool).is_some_and(|g| g.guide == Guide::Rota)
+        self.model.tables.guides.get(&pool).is_some_and(|g| g.guide == GuideKind::Rota)
     }
 
     /// Moves the connection to another node with this request; `None` when the socket is busy.

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use baton_cluster::{Flow, NodeId};
+use baton_cluster::{Flow, Heirs, Maker, NodeId};
 
 use crate::cookie::{Age, cookie_age, echoes, latest_syn_slot, maglev_slot};
 use crate::packet::flag::{ACK, SYN};
 use crate::{Binding, Clock, Model, Options, Packet, Run};
 use baton_datapath::constants::{BEGUN_REACH, FLAG_ASKED, FLAG_MOVED, HEIRS_MAX};
-use baton_datapath::{Counter, Heirs, Lease, Maker, Numbers};
+use baton_datapath::{Counter, Lease, Numbers};
 
 /// The tables of a switch.
 #[derive(Clone, Debug, Default)]

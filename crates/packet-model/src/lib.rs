@@ -6,6 +6,7 @@ mod binding;
 mod cookie;
 mod decide;
 mod egress;
+mod guard;
 mod handoff;
 mod ingress;
 mod later;
@@ -28,7 +29,7 @@ use baton_cluster::{Flow, Keys, NodeId, PHttp, PoolId, Protocol, ServiceId, Targ
 use baton_http::{Key, Rules};
 
 use baton_datapath::constants::{FLAG_ASKED, FLAG_MOVED, SENDER_MAC};
-use baton_datapath::{Counter, Event, Guide, Lease, Peer, Settings};
+use baton_datapath::{Counter, Event, GuideKind, Lease, Peer, Settings};
 
 pub use binding::Binding;
 pub use cookie::{Age, Offer, cookie_age, cookie_of, flow_clock, maglev_slot, prefix_slot};
@@ -100,7 +101,7 @@ pub struct Pool {
 #[derive(Clone, Debug)]
 pub struct Guided {
     /// How.
-    pub guide: Guide,
+    pub guide: GuideKind,
     /// Whose turn it is, in order.
     pub rota: Vec<NodeId>,
     /// Decisions of another generation count as absent.

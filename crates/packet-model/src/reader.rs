@@ -131,6 +131,11 @@ impl Run<'_> {
                 f.early = behind.map(|end| (end, p.end_of_payload()));
                 Some(self.hold_for_later(b))
             }
+            // Nobody will repeat what came before the service wanted its first requests alone.
+            (Fed::Gap, _) if self.has_all_before(p) => {
+                f.doubt = Some(Doubt::All);
+                None
+            }
             // What is before it may be on another CPU, or lost.
             (Fed::Gap, _) if p.seq.wrapping_sub(requests.at()) < EARLY_MAX && self.daemon_listens() => {
                 f.wait(p);

@@ -127,7 +127,7 @@ impl Run<'_> {
     /// The largest packet that reaches every node.
     fn path_mtu(&self) -> u16 {
         let (link, path) = (self.model.settings.mtu, self.model.tables.path_mtu);
-        if path == 0 { link } else { link.min(path) }
+        if path == 0 { link } else { path }
     }
 
     /// In a wrapping that says this, to a node; what does not fit the way is told to its sender.

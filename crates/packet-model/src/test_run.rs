@@ -72,6 +72,14 @@ impl TestRun {
         run(&self.skel().progs.ingress, frame, 0)
     }
 
+    /// Runs the guard on a frame.
+    ///
+    /// # Errors
+    /// As for [`TestRun::run_ingress`].
+    pub fn run_guard(&self, frame: &[u8]) -> Result<Run, DatapathError> {
+        run(&self.skel().progs.guard, frame, 0)
+    }
+
     /// Runs the ingress program on a frame that user space gives back.
     ///
     /// # Errors

@@ -3,12 +3,19 @@
 
 use baton_cluster::Flow;
 
-use crate::plan::{ClientPlan, MS, RequestPlan};
+use crate::message::{answer, coded, request};
+use crate::plan::{ClientPlan, MS};
 use crate::segment::{ACK, RST, SYN, Segment};
 use crate::tcp::End;
 
 /// A user waits so long for an answer, nanoseconds.
 const PATIENCE: u64 = 30_000 * MS;
+/// SYNs that a client sends before it gives up: the last one after about a minute (RFC 1122 4.2.3.5 asks for more).
+const SYNS: u32 = 6;
+/// A client that waits for an answer for so long asks whether anybody is there, and again, nanoseconds.
+const PROBE_AFTER: u64 = 5_000 * MS;
+/// For so long a client waits for "100 Continue" (RFC 9110 10.1.1: not for ever), nanoseconds.
+const CONTINUE_WITHIN: u64 = 1000 * MS;
 
 /// How it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +29,8 @@ pub(crate) enum Stage {
     Refused,
     /// Its connection was reset, or is silent for too long.
     Reset,
+    /// Nobody has answered its SYNs.
+    Unheard,
 }
 
 #[derive(Debug)]
@@ -35,10 +44,15 @@ pub(crate) struct Client {
     /// When the SYN is sent again, and how long it waits then.
     pub(crate) syn_due: Option<u64>,
     syn_wait: u64,
+    syns: u32,
     clock: (u32, u64),
     /// Requests that have been written, at least in part; bytes that wait to be written.
     asked: usize,
+    /// When each of them was.
+    pub(crate) asked_at: Vec<u64>,
     unwritten: Vec<u8>,
+    /// What the request carries whose head was written last, while its client waits for the server's word; and until when.
+    withheld: Option<(Vec<u8>, Option<u64>)>,
     pub(crate) write_at: u64,
     pub(crate) answered: usize,
     /// Every byte that has come, by its place; to be compared with what comes again.
@@ -48,30 +62,12 @@ pub(crate) struct Client {
     taken: Vec<usize>,
     /// When something came last.
     pub(crate) heard: u64,
+    /// When some of an answer came last, or it wrote something.
+    pub(crate) got: u64,
+    /// When it asked last whether the server is there.
+    probed: u64,
     /// When it is looked at again.
     pub(crate) timer: Option<u64>,
-}
-
-/// What a request is in the world: of which client, which one.
-pub(crate) type RequestId = (usize, usize);
-
-/// The head of a request.
-pub(crate) fn request(id: RequestId, plan: &RequestPlan) -> Vec<u8> {
-    let dot = if plan.odd { "./" } else { "" };
-    let padding = "x".repeat(plan.padding);
-    format!(
-        "GET /p{}/{dot}{}-{}-{} HTTP/1.1\r\nHost: www\r\nX-Padding: {padding}\r\n\r\n",
-        plan.pool, id.0, id.1, plan.body
-    )
-    .into_bytes()
-}
-
-/// A server's answer.
-pub(crate) fn answer(id: RequestId, body: usize, node: usize) -> Vec<u8> {
-    let mut answer =
-        format!("HTTP/1.1 200 OK\r\nServer: n{node}\r\nContent-Length: {body}\r\n\r\n").into_bytes();
-    answer.extend((0..body).map(|at| (at * 7 + id.0 * 31 + id.1 * 101) as u8));
-    answer
 }
 
 impl Client {
@@ -85,15 +81,20 @@ impl Client {
             isn,
             syn_due: None,
             syn_wait: 1000 * MS,
+            syns: 0,
             clock: (isn.rotate_left(7), 0),
             asked: 0,
+            asked_at: Vec::new(),
             unwritten: Vec::new(),
+            withheld: None,
             write_at: 0,
             answered: 0,
             came: Vec::new(),
             start: 0,
             taken: Vec::new(),
             heard: 0,
+            got: 0,
+            probed: 0,
             timer: None,
         }
     }
@@ -114,6 +115,11 @@ impl Client {
             return None;
         }
         self.stage = Stage::Opening;
+        self.syns += 1;
+        if self.syns > SYNS {
+            self.stage = Stage::Unheard;
+            return None;
+        }
         self.syn_due = Some(now + self.syn_wait);
         self.syn_wait *= 2;
         Some(self.syn(now))
@@ -138,10 +144,18 @@ impl Client {
                 self.start = s.seq.wrapping_add(1);
                 self.end = Some(end);
                 self.stage = Stage::Open;
+                (self.heard, self.got) = (now, now);
                 self.syn_due = None;
                 return Ok(());
             }
             Stage::Open => {}
+            Stage::Done => {
+                // RFC 9293 3.10.7.4: in TIME-WAIT a FIN that comes again is acknowledged again.
+                if let Some(end) = &mut self.end {
+                    end.receive(s, now);
+                }
+                return Ok(());
+            }
             _ => return Ok(()),
         }
         if s.has(SYN) {
@@ -156,6 +170,9 @@ impl Client {
             return Ok(());
         }
         let input = std::mem::take(&mut end.input);
+        if !input.is_empty() {
+            self.got = now;
+        }
         self.came.extend(input);
         self.check()
     }
@@ -182,6 +199,15 @@ impl Client {
             let rest = &self.came[from..];
             let Some(end) = rest.windows(4).position(|w| w == b"\r\n\r\n") else { return Ok(()) };
             let head = String::from_utf8_lossy(&rest[..end]);
+            if head.starts_with("HTTP/1.1 100") {
+                if !plan.upload.is_some_and(|upload| upload.expects) {
+                    return Err(format!("answer {}: {head}, and nobody asked", self.answered));
+                }
+                self.taken.push(end + 4);
+                let (content, _) = self.withheld.take().unwrap_or_default();
+                self.unwritten.extend(content);
+                continue;
+            }
             if head.starts_with("HTTP/1.1 503") {
                 self.stage = Stage::Refused;
                 return Ok(());
@@ -208,9 +234,19 @@ impl Client {
         if self.stage != Stage::Open || now < self.write_at {
             return;
         }
-        while self.asked < self.plan.requests.len() && self.asked < self.answered + self.plan.depth {
-            let head = request((self.number, self.asked), &self.plan.requests[self.asked]);
-            self.unwritten.extend(head);
+        if self.withheld.as_ref().is_some_and(|(_, until)| until.is_some_and(|until| until <= now)) {
+            let (content, _) = self.withheld.take().unwrap_or_default();
+            self.unwritten.extend(content);
+        }
+        while self.may_ask() {
+            let (id, plan) = ((self.number, self.asked), &self.plan.requests[self.asked]);
+            self.unwritten.extend(request(id, plan));
+            match plan.upload {
+                Some(upload) if upload.expects => self.withheld = Some((coded(id, upload), None)),
+                Some(upload) => self.unwritten.extend(coded(id, upload)),
+                None => {}
+            }
+            self.asked_at.push(now);
             self.asked += 1;
         }
         let Some(end) = &mut self.end else { return };
@@ -219,23 +255,53 @@ impl Client {
             let bytes: Vec<u8> = self.unwritten.drain(..piece).collect();
             end.write(&bytes);
             self.write_at = now + self.plan.pause;
+            self.got = now;
+        }
+        if self.unwritten.is_empty()
+            && let Some((_, until @ None)) = &mut self.withheld
+        {
+            *until = Some(now + CONTINUE_WITHIN);
         }
         if self.answered == self.plan.requests.len() {
             end.close();
         }
     }
 
+    fn may_ask(&self) -> bool {
+        let most = self.plan.requests.len().min(self.answered + self.plan.depth);
+        self.asked < most && self.withheld.is_none()
+    }
+
     pub(crate) fn has_more_to_write(&self) -> bool {
-        let total = self.plan.requests.len();
-        let next = self.asked < total && self.asked < self.answered + self.plan.depth;
-        let closes = self.answered == total && self.end.as_ref().is_some_and(|end| !end.is_closed());
-        self.stage == Stage::Open && (next || closes || !self.unwritten.is_empty())
+        let all = self.answered == self.plan.requests.len();
+        let closes = all && self.end.as_ref().is_some_and(|end| !end.is_closed());
+        self.stage == Stage::Open && (self.may_ask() || closes || !self.unwritten.is_empty())
+    }
+
+    /// When it does not wait any longer for the server's word.
+    pub(crate) fn waits_until(&self) -> Option<u64> {
+        self.withheld.as_ref().and_then(|(_, until)| *until)
+    }
+
+    /// Asks whether the server is there, when nothing is under way and nothing has come for long (RFC 9293 3.8.4).
+    pub(crate) fn probe(&mut self, now: u64) -> Option<Segment> {
+        let end = self.end.as_ref().filter(|end| self.stage == Stage::Open && end.due.is_none())?;
+        if now < self.probe_at() {
+            return None;
+        }
+        self.probed = now;
+        Some(end.probe(now))
+    }
+
+    /// When it asks next.
+    pub(crate) fn probe_at(&self) -> u64 {
+        self.heard.max(self.probed) + PROBE_AFTER
     }
 
     /// Nothing is under way, and for so long nothing has come: its user has no more patience.
     pub(crate) fn gives_up(&mut self, now: u64) -> bool {
-        let idle = self.end.as_ref().is_some_and(|end| end.due.is_none());
-        let gives_up = self.stage == Stage::Open && idle && now > self.heard + PATIENCE;
+        let idle = self.unwritten.is_empty() && self.end.as_ref().is_some_and(|end| end.due.is_none());
+        let gives_up = self.stage == Stage::Open && idle && now > self.got + PATIENCE;
         if gives_up {
             self.stage = Stage::Reset;
         }
@@ -243,7 +309,11 @@ impl Client {
     }
 
     pub(crate) fn is_over(&self) -> bool {
-        matches!(self.stage, Stage::Done | Stage::Refused | Stage::Reset)
+        matches!(self.stage, Stage::Done | Stage::Refused | Stage::Reset | Stage::Unheard)
+    }
+
+    pub(crate) fn finds_nobody(&self) -> bool {
+        self.stage == Stage::Unheard
     }
 
     /// Whether it is content: everything was answered, and the connection has ended.

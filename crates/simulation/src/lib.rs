@@ -6,6 +6,7 @@
 //! [`run`] plays one seed. `cargo run -p baton-simulation -- SEED` tells its story.
 
 mod client;
+mod message;
 mod plan;
 mod planted;
 mod segment;
@@ -14,7 +15,9 @@ mod shell;
 mod tcp;
 mod world;
 
-pub use plan::{ClientPlan, Mishap, Plan, RequestPlan};
+pub use plan::{
+    ClientPlan, Clog, File, Mishap, Place, Plan, PoolPlan, RequestPlan, Rollout, ServicePlan, Upload,
+};
 pub use planted::Planted;
 
 /// What has been seen in one run.

@@ -15,19 +15,31 @@ pub enum Planted {
     BegunIsUnknown,
     /// What the tables say of one pool's targets counts for the other's.
     AnyServer,
+    /// The programs are not told that a pool has other servers.
+    OldPools,
+    /// A service that ends is forgotten at once.
+    EndsAtOnce,
+    /// What a server has taken of a reader's connection the reader does not hear.
+    TakenIsNotTold,
+    /// A switch that says nothing counts as one that has been heard just now.
+    SilentIsHeard,
     /// Each node goes by its own wall clock.
     WallClocks,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 11] = [
         Self::NewsOutOfOrder,
         Self::WrongServer,
         Self::TakesTooLittle,
         Self::NoLeases,
         Self::BegunIsUnknown,
         Self::AnyServer,
+        Self::OldPools,
+        Self::EndsAtOnce,
+        Self::TakenIsNotTold,
+        Self::SilentIsHeard,
         Self::WallClocks,
     ];
 }

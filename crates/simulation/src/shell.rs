@@ -6,12 +6,12 @@ use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use baton_cluster::{Flow, NodeId, PoolId, ServiceId, Target};
+use baton_cluster::{Flow, Maker, NodeId, PoolId, ServiceId, Target};
 use baton_control::ClusterClock;
 use baton_core::{Head, Outside, Refusal, TakenBytes};
-use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CLOSED, FLAG_FIN_IN, OPTION_TIMESTAMPS};
+use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CLOSED, FLAG_FIN_IN, LINGER_MS, OPTION_TIMESTAMPS};
 use baton_datapath::{
-    Asked, Binding, Counter, DatapathError, Event, Guide, Heard, Known, Lease, Maker, Numbers, PoolEntry,
+    Binding, Counter, DatapathError, Event, GuideKind, Heard, Known, Lease, Numbers, PoolEntry, Progress,
     Reading, Receipt, ServiceEntry, State, Swept,
 };
 use baton_host::SocketState;
@@ -21,6 +21,7 @@ use rand::Rng as _;
 use rand::rngs::StdRng;
 
 use crate::planted::Planted;
+use crate::server::Request;
 use crate::tcp::End;
 
 type Result<T> = std::result::Result<T, DatapathError>;
@@ -38,6 +39,8 @@ pub(crate) struct Socket {
     pub(crate) holder: Holder,
     pub(crate) start_seq: u32,
     pub(crate) end: End,
+    /// The request of which the server has the head.
+    pub(crate) request: Option<Request>,
     /// The pieces of the server's present answer, and when each is ready.
     pub(crate) answers: VecDeque<(u64, Vec<u8>)>,
     /// The reader has told its head.
@@ -53,6 +56,8 @@ pub(crate) struct Session {
     pub(crate) number: u64,
     /// Since when the last one is not heard of.
     pub(crate) silent_since: Option<u64>,
+    /// How old what is heard of it may be, nanoseconds.
+    pub(crate) lag: u64,
     /// The core takes the node for up.
     pub(crate) is_up: bool,
 }
@@ -128,7 +133,7 @@ impl Outside for Shell {
         }))
     }
 
-    fn asked(&mut self, flow: &Flow) -> Result<Option<Asked>> {
+    fn asked(&mut self, flow: &Flow) -> Result<Option<Progress>> {
         let Some(f) = self.model.tables.exchanges.get(flow) else { return Ok(None) };
         let (m, requests) = (f.messages(), f.messages.requests());
         let between = requests.is_between_messages();
@@ -139,7 +144,7 @@ impl Outside for Shell {
             && m.heard.ack == m.responses.at
             && m.doubt.is_none()
             && !m.closing;
-        Ok(Some(Asked {
+        Ok(Some(Progress {
             start_seq: m.start_seq,
             at: m.requests.at,
             boundary: between.then_some(m.requests.at),
@@ -280,7 +285,11 @@ impl Outside for Shell {
     fn sweep(&mut self) -> Result<Swept> {
         let now = self.clock().kernel_ns;
         let before = self.model.tables.bindings.len();
-        self.model.tables.bindings.retain(|_, b| b.has(FLAG_CLOSED) || b.is_live(now));
+        // What has ended stays for a while, for late packets.
+        let lingers = |b: &baton_packet_model::Binding| {
+            b.has(FLAG_CLOSED) && now.saturating_sub(b.seen_ns) <= u64::from(LINGER_MS) * 1_000_000
+        };
+        self.model.tables.bindings.retain(|_, b| lingers(b) || b.is_live(now));
         let after = self.model.tables.bindings.len();
         Ok(Swept { live: after as u32, ended: 0, aside: 0, removed: (before - after) as u32 })
     }
@@ -309,7 +318,7 @@ impl Outside for Shell {
     }
 
     fn decided(&mut self, pool: PoolId, target: Option<Target>, _now: Duration) -> Result<Option<NodeId>> {
-        let pool = if self.has(Planted::AnyServer) { PoolId(1 - pool.0) } else { pool };
+        let pool = if self.has(Planted::AnyServer) { PoolId(pool.0 ^ 1) } else { pool };
         Ok(self.model.decided(pool, target, self.clock()))
     }
 
@@ -338,7 +347,7 @@ impl Outside for Shell {
         Ok(before - self.model.tables.decisions.len())
     }
 
-    fn set_guide(&mut self, pool: PoolId, guide: &Guide, rota: &[NodeId], generation: u32) -> Result<()> {
+    fn set_guide(&mut self, pool: PoolId, guide: &GuideKind, rota: &[NodeId], generation: u32) -> Result<()> {
         let guided = Guided { guide: guide.clone(), rota: rota.to_vec(), generation };
         self.model.tables.guides.insert(pool, guided);
         Ok(())
@@ -403,7 +412,9 @@ impl Outside for Shell {
 
     fn set_pool(&mut self, p: &PoolEntry) -> Result<()> {
         let pool = Pool { key: p.key.clone(), p_http: p.p_http, servers: p.servers.clone() };
-        self.model.tables.pools.insert(p.id, pool);
+        if !self.has(Planted::OldPools) || !self.model.tables.pools.contains_key(&p.id) {
+            self.model.tables.pools.insert(p.id, pool);
+        }
         Ok(())
     }
 
@@ -434,6 +445,9 @@ impl Outside for Shell {
     }
 
     fn end_address(&mut self, vip: IpAddr, port: u16) -> Result<()> {
+        if self.has(Planted::EndsAtOnce) {
+            return self.remove_address(vip, port);
+        }
         if let Some(service) = self.model.tables.services.get_mut(&(vip, port)) {
             service.ending = true;
         }
@@ -502,8 +516,9 @@ impl Outside for Shell {
     }
 
     fn heard_by(&mut self, node: NodeId) -> Option<(u64, Duration)> {
-        let Session { number, silent_since, .. } = *self.sessions.get(&node)?;
-        let ago = silent_since.map_or(0, |since| self.now.saturating_sub(since));
+        let Session { number, silent_since, lag, .. } = *self.sessions.get(&node)?;
+        let ago = silent_since.map_or(0, |since| self.now.saturating_sub(since)) + lag;
+        let ago = if self.has(Planted::SilentIsHeard) { 0 } else { ago };
         Some((number, Duration::from_nanos(ago)))
     }
 

@@ -123,6 +123,11 @@ impl End {
         self.segment(self.snd_nxt, ACK, b"", now)
     }
 
+    /// A byte before the next one, which the other end has: it must answer.
+    pub(crate) fn probe(&self, now: u64) -> Segment {
+        self.segment(self.snd_nxt.wrapping_sub(1), ACK, b"", now)
+    }
+
     /// A segment of the other end.
     pub(crate) fn receive(&mut self, s: &Segment, now: u64) {
         if s.has(RST) {
@@ -142,6 +147,10 @@ impl End {
         }
         if s.has(ACK) {
             self.acknowledged(s.ack, now);
+        }
+        // RFC 9293 3.10.7.4: what is before the window is answered.
+        if after(self.rcv_nxt, s.seq) {
+            self.owes = true;
         }
         if !s.payload.is_empty() || s.has(FIN) {
             self.owes = true;

@@ -6,19 +6,23 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use baton_cluster::{Cluster, Flow, NodeId};
+use baton_cluster::{Cluster, Flow, NodeId, Succession};
 use baton_control::Message;
 use baton_core::{Core, Moment};
 use baton_datapath::Event;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
+mod bounds;
+mod clogs;
 mod machine;
 mod mishaps;
+mod reload;
 mod wires;
 
-use crate::client::{Client, RequestId};
-use crate::plan::{MS, Mishap, Plan, vip};
+use crate::client::Client;
+use crate::message::RequestId;
+use crate::plan::{MS, Mishap, Plan, is_vip, vip};
 use crate::planted::Planted;
 use crate::segment::Segment;
 use crate::shell::{Deed, Session, Shell};
@@ -106,6 +110,24 @@ enum Happening {
     Starts {
         node: usize,
     },
+    /// An operator gives a node another cluster file.
+    RolledOut {
+        node: usize,
+        file: usize,
+    },
+    Reload {
+        node: usize,
+        life: u32,
+    },
+    /// Its host is prepared for the file.
+    GoesBy {
+        node: usize,
+        life: u32,
+        file: usize,
+        known: Box<Succession>,
+    },
+    /// A link may carry as much as before.
+    Unclogs,
     /// Two nodes hear each other again.
     Hears {
         node: usize,
@@ -119,6 +141,11 @@ struct Node {
     life: u32,
     /// Until then the daemon does nothing.
     stalled_until: u64,
+    /// The cluster file on its disk, and the one that it goes by.
+    file: usize,
+    goes_by: usize,
+    /// Its host is being prepared for another file.
+    is_changing: bool,
 }
 
 /// Who has sent which bytes of a connection: at any place one node alone.
@@ -128,7 +155,9 @@ struct Sent(Vec<(u32, u32, usize)>);
 /// See the head of this file.
 pub(crate) struct World<'a> {
     plan: &'a Plan,
-    cluster: Cluster,
+    files: Vec<Cluster>,
+    /// Until when a node has gone by each file; `None`: none has.
+    in_force: Vec<Option<u64>>,
     started: Instant,
     now: u64,
     heap: BinaryHeap<Reverse<(u64, u64)>>,
@@ -139,12 +168,16 @@ pub(crate) struct World<'a> {
     clients: Vec<Client>,
     /// Pairs of nodes whose control messages do not pass.
     deaf: Vec<(usize, usize)>,
+    clogged: Vec<clogs::Clogged>,
     executed: BTreeMap<RequestId, Vec<usize>>,
     sent: BTreeMap<(usize, u16), Sent>,
     story: VecDeque<String>,
     summary: Summary,
     mark: DefaultHasher,
     planted: Option<Planted>,
+    steps: u64,
+    /// All clients are content.
+    is_calm: bool,
     /// When nothing has gone wrong for a while.
     calm_from: u64,
 }
@@ -159,10 +192,15 @@ const ROUTER: [u8; 6] = [2, 0, 0, 0, 0, 0xfe];
 
 impl<'a> World<'a> {
     pub(crate) fn new(plan: &'a Plan, planted: Option<Planted>) -> Self {
-        let cluster = Cluster::parse(&plan.file).unwrap_or_else(|e| panic!("{e}\n{}", plan.file));
+        let parsed = |file| {
+            let text = plan.text(file);
+            Cluster::parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}"))
+        };
+        let files: Vec<Cluster> = (0..plan.files.len()).map(parsed).collect();
         let mut world = Self {
             plan,
-            cluster,
+            in_force: vec![None; files.len()],
+            files,
             started: Instant::now(),
             now: 0,
             heap: BinaryHeap::new(),
@@ -172,17 +210,28 @@ impl<'a> World<'a> {
             nodes: Vec::new(),
             clients: Vec::new(),
             deaf: Vec::new(),
+            clogged: Vec::new(),
             executed: BTreeMap::new(),
             sent: BTreeMap::new(),
             story: VecDeque::new(),
             summary: Summary::default(),
             mark: DefaultHasher::new(),
             planted,
+            steps: 0,
+            is_calm: false,
             calm_from: 0,
         };
-        for node in 0..world.cluster.nodes.len() {
+        for node in 0..world.files[0].nodes.len() {
             let shell = world.shell(node);
-            world.nodes.push(Node { core: None, shell, life: 0, stalled_until: 0 });
+            world.nodes.push(Node {
+                core: None,
+                shell,
+                life: 0,
+                stalled_until: 0,
+                file: 0,
+                goes_by: 0,
+                is_changing: false,
+            });
             let at = world.rng.random_range(0..20 * MS);
             world.at(at, Happening::Starts { node });
         }
@@ -190,12 +239,15 @@ impl<'a> World<'a> {
             let flow = Flow {
                 client: Ipv4Addr::new(10, 2, 0, 2 + number as u8).into(),
                 client_port: 40_000 + number as u16,
-                vip: vip(),
-                vip_port: 80,
+                vip: vip(client.service.0),
+                vip_port: client.service.1,
             };
             let isn = world.rng.random();
             world.clients.push(Client::new(number, flow, client.clone(), isn));
             world.at(client.starts, Happening::Client { number });
+        }
+        for rollout in &plan.rollouts {
+            world.at(rollout.at, Happening::RolledOut { node: rollout.node, file: rollout.file });
         }
         for (at, mishap) in &plan.mishaps {
             world.at(*at, Happening::Mishap(*mishap));
@@ -227,9 +279,8 @@ impl<'a> World<'a> {
             if self.clients.iter().all(Client::is_over) {
                 break;
             }
-            let Some(Reverse((at, number))) = self.heap.pop() else { break };
+            let Some((at, what)) = self.next_happening() else { break };
             self.now = at;
-            let Some(what) = self.happenings.remove(&number) else { continue };
             if at > PATIENCE && self.plan.crashes() && !self.plan.strictly {
                 break;
             }
@@ -239,8 +290,17 @@ impl<'a> World<'a> {
             }
         }
         self.summary.took_ms = self.now / MS;
+        let is_judged = self.clients.iter().all(Client::is_over);
+        if let Some(what) = is_judged.then(|| self.calms_down().err()).flatten() {
+            return Err(Box::new(Failure { what, story: self.story.into() }));
+        }
         self.summary.mark = self.mark.finish();
         Ok(self.summary)
+    }
+
+    fn next_happening(&mut self) -> Option<(u64, Happening)> {
+        let Reverse((at, number)) = self.heap.pop()?;
+        Some((at, self.happenings.remove(&number)?))
     }
 
     fn who_waits(&self) -> String {
@@ -298,7 +358,7 @@ impl<'a> World<'a> {
                     }
                     Deed::Packet(packet) => {
                         let frame = [&[0; 12][..], &[8, 0], &packet].concat();
-                        self.send_to_client(frame);
+                        self.send_to_client(node, frame);
                     }
                     Deed::Read(flow) => self.reader_has(node, flow),
                     Deed::Refuse(flow) => self.reader_refuses(node, flow)?,
@@ -326,6 +386,9 @@ impl<'a> World<'a> {
     fn tell_events(&mut self, node: usize) {
         let life = self.nodes[node].life;
         for event in std::mem::take(&mut self.nodes[node].shell.events) {
+            if self.planted == Some(Planted::TakenIsNotTold) && matches!(event, Event::Taken { .. }) {
+                continue;
+            }
             self.soon(5 * MS, Happening::Told { node, life, event });
         }
     }
@@ -340,9 +403,9 @@ impl<'a> World<'a> {
         if self.is_deaf(from, to) {
             return; // the connection will break
         }
-        // In order: each later than the one before.
-        let delay = self.plan.message_delay;
-        let at = self.now + delay + (self.next % 1000);
+        // In order: what happens at one time happens as it was ordered.
+        let waits = self.waits(Some(from), Some(to), true).unwrap_or(0);
+        let at = self.now + self.plan.message_delay + waits;
         self.at(at, Happening::Message { from, to, lives, session, message });
     }
 
@@ -359,11 +422,16 @@ impl<'a> World<'a> {
             | Happening::Tick { node, life }
             | Happening::Read { node, life, .. }
             | Happening::Socket { node, life, .. }
+            | Happening::Reload { node, life }
+            | Happening::GoesBy { node, life, .. }
             | Happening::Up { node, life, .. }
             | Happening::Down { node, life, .. } => Some((*node, *life)),
             Happening::Message { to, lives, .. } => Some((*to, lives.1)),
             _ => None,
         };
+        if let Some((node, _)) = node {
+            self.within_bounds(node)?;
+        }
         if let Some((node, life)) = node {
             if !self.is_alive(node, life) {
                 return Ok(());
@@ -398,7 +466,9 @@ impl<'a> World<'a> {
             }
             Happening::Message { from, to, lives, session, message } => {
                 let theirs = self.nodes[from].shell.sessions.get(&NodeId(to as u16)).map(|s| s.number);
-                if lives.0 != self.nodes[from].life || theirs != Some(session) {
+                let ours = self.nodes[to].shell.sessions.get(&NodeId(from as u16));
+                let is_up = ours.is_some_and(|session| session.is_up);
+                if lives.0 != self.nodes[from].life || theirs != Some(session) || !is_up {
                     return Ok(());
                 }
                 self.hears_clock(to, from);
@@ -422,7 +492,9 @@ impl<'a> World<'a> {
                     busy = core.tick(shell, now);
                     core.flush(shell, now);
                 })?;
-                let at = self.now + if busy { BUSY_TICK } else { TICK };
+                self.forget_ended(node)?;
+                let tick = if self.is_calm { bounds::CALM_TICK } else { TICK };
+                let at = self.now + if busy { BUSY_TICK } else { tick };
                 self.at(at, Happening::Tick { node, life });
                 Ok(())
             }
@@ -437,10 +509,11 @@ impl<'a> World<'a> {
                 let id = NodeId(peer as u16);
                 self.tell(format!("n{peer} is up for n{node}"));
                 let session = self.nodes[node].shell.sessions.entry(id).or_default();
-                *session = Session { number: session.number + 1, silent_since: None, is_up: true };
+                *session = Session { number: session.number + 1, silent_since: None, lag: 0, is_up: true };
                 self.hears_clock(node, peer);
+                let nodes = self.nodes.len();
                 self.core(node, |core, shell, now| {
-                    core.up(id, mac(peer), shell, now);
+                    core.up(id, (mac(peer), nodes), shell, now);
                     core.flush(shell, now);
                 })
             }
@@ -454,6 +527,16 @@ impl<'a> World<'a> {
                 Ok(())
             }
             Happening::Starts { node } => self.starts(node),
+            Happening::RolledOut { node, file } => {
+                self.rolled_out(node, file);
+                Ok(())
+            }
+            Happening::Reload { node, .. } => self.reload(node),
+            Happening::GoesBy { node, file, known, .. } => self.goes_by(node, file, *known),
+            Happening::Unclogs => {
+                self.unclogs();
+                Ok(())
+            }
             Happening::Hears { node, other } => {
                 self.tell(format!("n{node} and n{other} hear each other again"));
                 self.deaf.retain(|pair| *pair != (node, other) && *pair != (other, node));
@@ -478,5 +561,5 @@ fn is_whole(bytes: &[u8]) -> bool {
 }
 
 fn is_from_vip(frame: &[u8]) -> bool {
-    Segment::parse(frame).is_some_and(|((from, _), ..)| from == vip())
+    Segment::parse(frame).is_some_and(|((from, _), ..)| is_vip(from))
 }

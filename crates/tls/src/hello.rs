@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::name::Name;
-use crate::reason::Reason;
+use crate::reason::HelloError;
 use crate::vectors::Vectors;
 
 /// What a ClientHello says that routes look at.
@@ -35,14 +35,14 @@ const U16_MAX: usize = u16::MAX as usize;
 
 impl ClientHello {
     /// Reads the message's body (RFC 8446 4.1.2; the same in TLS 1.0 to 1.2, RFC 5246 7.4.1.2).
-    pub(crate) fn read(body: &[u8]) -> Result<Self, Reason> {
+    pub(crate) fn read(body: &[u8]) -> Result<Self, HelloError> {
         let mut rest = Vectors(body);
         let _version = rest.u16()?;
         let _random = rest.bytes(32)?;
         let _session_id = rest.short(0..=32)?;
         let cipher_suites = rest.long(2..=U16_MAX - 1)?;
         if cipher_suites.len() % 2 != 0 {
-            return Err(Reason::Length);
+            return Err(HelloError::Length);
         }
         let _compression_methods = rest.short(1..=255)?;
         let mut hello = Self::default();
@@ -53,14 +53,14 @@ impl ClientHello {
         rest.end().map(|()| hello)
     }
 
-    fn read_extensions(&mut self, extensions: &[u8]) -> Result<(), Reason> {
+    fn read_extensions(&mut self, extensions: &[u8]) -> Result<(), HelloError> {
         let mut seen = BTreeSet::new();
         let mut rest = Vectors(extensions);
         while !rest.is_empty() {
             let kind = rest.u16()?;
             let data = rest.long(0..=U16_MAX)?;
             if !seen.insert(kind) {
-                return Err(Reason::ExtensionTwice);
+                return Err(HelloError::ExtensionTwice);
             }
             match kind {
                 EXTENSION_NAME => self.name = host_name(data)?,
@@ -75,7 +75,7 @@ impl ClientHello {
 
 /// The host name of a ServerNameList (RFC 6066 3). Names of other types, of which none exists, begin
 /// with a length of two bytes too; they are passed over.
-fn host_name(data: &[u8]) -> Result<Option<Name>, Reason> {
+fn host_name(data: &[u8]) -> Result<Option<Name>, HelloError> {
     let mut list = Vectors(data);
     let mut names = Vectors(list.long(1..=U16_MAX)?);
     list.end()?;
@@ -86,10 +86,10 @@ fn host_name(data: &[u8]) -> Result<Option<Name>, Reason> {
         let is_host = kind == NAME_TYPE_HOST;
         let name = names.long(usize::from(is_host)..=U16_MAX)?;
         if !seen.insert(kind) {
-            return Err(Reason::NameTwice);
+            return Err(HelloError::NameTwice);
         }
         if is_host {
-            host = Some(Name::read(name).ok_or(Reason::Name)?);
+            host = Some(Name::read(name).ok_or(HelloError::Name)?);
         }
     }
     Ok(host)
@@ -97,7 +97,7 @@ fn host_name(data: &[u8]) -> Result<Option<Name>, Reason> {
 
 impl Protocols {
     /// Reads the extension's data (RFC 7301 3.1).
-    fn read(data: &[u8]) -> Result<Self, Reason> {
+    fn read(data: &[u8]) -> Result<Self, HelloError> {
         let mut rest = Vectors(data);
         let list = rest.long(2..=U16_MAX)?;
         rest.end()?;

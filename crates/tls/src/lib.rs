@@ -14,5 +14,5 @@ mod vectors;
 pub use alert::{Alert, alert};
 pub use hello::{ClientHello, Protocols};
 pub use name::Name;
-pub use reader::{HELLO_BYTES_MAX, HelloReader, Reading, read_client_hello};
-pub use reason::Reason;
+pub use reader::{HELLO_BYTES_MAX, HelloReader, ParsedHello, read_client_hello};
+pub use reason::HelloError;

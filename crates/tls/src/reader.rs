@@ -2,7 +2,7 @@
 //! shows it what a client has sent so far; it never waits, and keeps no more than a hello may have.
 
 use crate::hello::ClientHello;
-use crate::reason::Reason;
+use crate::reason::HelloError;
 
 /// The longest ClientHello that is read, in bytes, its header of four not counted. Those of browsers have
 /// 500 to 2,000; the longest key shares in sight add some thousands.
@@ -16,7 +16,7 @@ const HANDSHAKE_CLIENT_HELLO: u8 = 1;
 
 /// What the first bytes of a connection are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reading {
+pub enum ParsedHello {
     /// A ClientHello, whole.
     Whole(ClientHello),
     /// More bytes may make a ClientHello of them.
@@ -24,12 +24,12 @@ pub enum Reading {
     /// Not the beginning of a TLS handshake: another protocol, or the hello of SSL 2.
     NotTls,
     /// A TLS client's, but no more bytes can make a ClientHello of them.
-    Malformed(Reason),
+    Malformed(HelloError),
 }
 
 /// What the first bytes of a connection are. For a hello that comes in pieces, a [`HelloReader`] looks at
 /// each byte once.
-pub fn read_client_hello(bytes: &[u8]) -> Reading {
+pub fn read_client_hello(bytes: &[u8]) -> ParsedHello {
     HelloReader::default().read(bytes)
 }
 
@@ -46,19 +46,19 @@ pub struct HelloReader {
 
 impl HelloReader {
     /// What has been received so far: all of it, from the connection's first byte, each time. Only what was
-    /// not there the last time is looked at. When the answer is not [`Reading::More`], it stays.
-    pub fn read(&mut self, received: &[u8]) -> Reading {
+    /// not there the last time is looked at. When the answer is not [`ParsedHello::More`], it stays.
+    pub fn read(&mut self, received: &[u8]) -> ParsedHello {
         if self.read == 0 && !may_begin_handshake(received) {
-            return Reading::NotTls;
+            return ParsedHello::NotTls;
         }
         match self.go_on(received) {
-            Ok(Some(hello)) => Reading::Whole(hello),
-            Ok(None) => Reading::More,
-            Err(reason) => Reading::Malformed(reason),
+            Ok(Some(hello)) => ParsedHello::Whole(hello),
+            Ok(None) => ParsedHello::More,
+            Err(reason) => ParsedHello::Malformed(reason),
         }
     }
 
-    fn go_on(&mut self, received: &[u8]) -> Result<Option<ClientHello>, Reason> {
+    fn go_on(&mut self, received: &[u8]) -> Result<Option<ClientHello>, HelloError> {
         loop {
             if let Some(body) = self.whole_body()? {
                 return ClientHello::read(body).map(Some);
@@ -81,17 +81,17 @@ impl HelloReader {
     }
 
     /// The message's body, if all of it is there; an error as soon as it can no longer become a hello.
-    fn whole_body(&self) -> Result<Option<&[u8]>, Reason> {
+    fn whole_body(&self) -> Result<Option<&[u8]>, HelloError> {
         if self.message.first().is_some_and(|kind| *kind != HANDSHAKE_CLIENT_HELLO) {
-            return Err(Reason::NotHello);
+            return Err(HelloError::NotHello);
         }
         let Some(([_, high, middle, low], body)) = self.message.split_first_chunk() else { return Ok(None) };
         let length = usize::from(*high) << 16 | usize::from(*middle) << 8 | usize::from(*low);
         if length > HELLO_BYTES_MAX {
-            return Err(Reason::TooLong);
+            return Err(HelloError::TooLong);
         }
         if body.len() + self.left > length {
-            return Err(Reason::Behind);
+            return Err(HelloError::Behind);
         }
         Ok((body.len() == length).then_some(body))
     }
@@ -105,14 +105,14 @@ fn may_begin_handshake(received: &[u8]) -> bool {
 }
 
 /// The length of the record that begins here, and that of its header.
-fn record_header(bytes: &[u8]) -> Result<Option<(usize, usize)>, Reason> {
+fn record_header(bytes: &[u8]) -> Result<Option<(usize, usize)>, HelloError> {
     if bytes.first().is_some_and(|content| *content != CONTENT_HANDSHAKE) {
-        return Err(Reason::Interleaved);
+        return Err(HelloError::Interleaved);
     }
     let Some(header @ [_, _, _, high, low]) = bytes.first_chunk() else { return Ok(None) };
     match usize::from(u16::from_be_bytes([*high, *low])) {
-        0 => Err(Reason::EmptyRecord),
-        length if length > RECORD_BYTES_MAX => Err(Reason::RecordLength),
+        0 => Err(HelloError::EmptyRecord),
+        length if length > RECORD_BYTES_MAX => Err(HelloError::RecordLength),
         length => Ok(Some((length, header.len()))),
     }
 }

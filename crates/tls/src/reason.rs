@@ -6,7 +6,7 @@ use crate::alert::Alert;
 /// Why bytes that begin as TLS does are not, and cannot become, a ClientHello that Baton routes by. Its
 /// text is a sentence for operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum Reason {
+pub enum HelloError {
     /// RFC 8446 5.1: no other record may come before the message has ended.
     #[error("a record of another kind comes before the ClientHello has ended")]
     Interleaved,
@@ -45,7 +45,7 @@ pub enum Reason {
     Name,
 }
 
-impl Reason {
+impl HelloError {
     /// Every reason.
     pub const ALL: [Self; 12] = [
         Self::Interleaved,

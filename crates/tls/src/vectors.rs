@@ -3,7 +3,7 @@
 
 use std::ops::RangeInclusive;
 
-use crate::reason::Reason;
+use crate::reason::HelloError;
 
 /// Bytes that are still to be read.
 #[derive(Clone, Copy, Debug)]
@@ -15,42 +15,42 @@ impl<'a> Vectors<'a> {
     }
 
     /// So many bytes.
-    pub(crate) fn bytes(&mut self, count: usize) -> Result<&'a [u8], Reason> {
-        let (taken, rest) = self.0.split_at_checked(count).ok_or(Reason::Short)?;
+    pub(crate) fn bytes(&mut self, count: usize) -> Result<&'a [u8], HelloError> {
+        let (taken, rest) = self.0.split_at_checked(count).ok_or(HelloError::Short)?;
         self.0 = rest;
         Ok(taken)
     }
 
-    pub(crate) fn u8(&mut self) -> Result<u8, Reason> {
-        let (first, rest) = self.0.split_first().ok_or(Reason::Short)?;
+    pub(crate) fn u8(&mut self) -> Result<u8, HelloError> {
+        let (first, rest) = self.0.split_first().ok_or(HelloError::Short)?;
         self.0 = rest;
         Ok(*first)
     }
 
-    pub(crate) fn u16(&mut self) -> Result<u16, Reason> {
-        let (first, rest) = self.0.split_first_chunk().ok_or(Reason::Short)?;
+    pub(crate) fn u16(&mut self) -> Result<u16, HelloError> {
+        let (first, rest) = self.0.split_first_chunk().ok_or(HelloError::Short)?;
         self.0 = rest;
         Ok(u16::from_be_bytes(*first))
     }
 
     /// `opaque x<a..b>` with a length of one byte.
-    pub(crate) fn short(&mut self, allowed: RangeInclusive<usize>) -> Result<&'a [u8], Reason> {
+    pub(crate) fn short(&mut self, allowed: RangeInclusive<usize>) -> Result<&'a [u8], HelloError> {
         let length = usize::from(self.u8()?);
         self.vector(length, allowed)
     }
 
     /// `opaque x<a..b>` with a length of two bytes.
-    pub(crate) fn long(&mut self, allowed: RangeInclusive<usize>) -> Result<&'a [u8], Reason> {
+    pub(crate) fn long(&mut self, allowed: RangeInclusive<usize>) -> Result<&'a [u8], HelloError> {
         let length = usize::from(self.u16()?);
         self.vector(length, allowed)
     }
 
     /// Refuses what is left.
-    pub(crate) fn end(self) -> Result<(), Reason> {
-        if self.is_empty() { Ok(()) } else { Err(Reason::LeftOver) }
+    pub(crate) fn end(self) -> Result<(), HelloError> {
+        if self.is_empty() { Ok(()) } else { Err(HelloError::LeftOver) }
     }
 
-    fn vector(&mut self, length: usize, allowed: RangeInclusive<usize>) -> Result<&'a [u8], Reason> {
-        if allowed.contains(&length) { self.bytes(length) } else { Err(Reason::Length) }
+    fn vector(&mut self, length: usize, allowed: RangeInclusive<usize>) -> Result<&'a [u8], HelloError> {
+        if allowed.contains(&length) { self.bytes(length) } else { Err(HelloError::Length) }
     }
 }

@@ -9,6 +9,7 @@ use super::client::RawClient;
 use super::judge::{Agreed, Judge, is_before};
 use super::segment::{ACK, FIN, Opt, PSH, RST, SYN, Segment};
 use crate::content::Content;
+use crate::tools::patient;
 
 /// For what is waited for.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -204,7 +205,7 @@ impl<'c> RawTcp<'c> {
     /// what was waited for.
     #[track_caller]
     pub fn expect(&mut self, what: &str, wanted: impl Fn(&Segment) -> bool) -> Segment {
-        self.expect_until(Instant::now() + PATIENCE, what, wanted)
+        self.expect_until(Instant::now() + patient(PATIENCE), what, wanted)
     }
 
     #[track_caller]
@@ -226,7 +227,7 @@ impl<'c> RawTcp<'c> {
     /// When it does not come in time. What comes before it is as in [`RawTcp::expect`].
     #[track_caller]
     pub fn lose(&mut self, what: &str, wanted: impl Fn(&Segment) -> bool) {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + patient(PATIENCE);
         loop {
             let segment = self.client.receive(self.me, self.peer, until);
             let Some(segment) = segment else { self.fail(&format!("no {what} came")) };
@@ -243,7 +244,7 @@ impl<'c> RawTcp<'c> {
     /// As [`RawTcp::expect`].
     #[track_caller]
     pub fn expect_next(&mut self, what: &str, wanted: impl Fn(&Segment) -> bool) -> Segment {
-        match self.receive(Instant::now() + PATIENCE) {
+        match self.receive(Instant::now() + patient(PATIENCE)) {
             Some(segment) if wanted(&segment) => segment,
             Some(_) => self.fail(&format!("something came before {what}")),
             None => self.fail(&format!("no {what} came")),
@@ -324,7 +325,7 @@ impl<'c> RawTcp<'c> {
     /// acknowledged. What is not in time is sent again.
     #[track_caller]
     pub fn upload(&mut self, bytes: &[u8], piece: usize) {
-        let (start, until) = (self.seq, Instant::now() + 2 * PATIENCE);
+        let (start, until) = (self.seq, Instant::now() + 2 * patient(PATIENCE));
         let mut next = 0;
         while self.acked().wrapping_sub(start) as i32 != bytes.len() as i32 {
             let room = self.judge.their_edge().wrapping_sub(start) as i32;
@@ -368,7 +369,7 @@ impl<'c> RawTcp<'c> {
     /// After our FIN: waits for its acknowledgement and for the other end's FIN, and acknowledges that.
     #[track_caller]
     pub fn expect_close(&mut self) {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + patient(PATIENCE);
         while !self.has_ended() || self.acked() != self.seq {
             let segment = self.expect_until(until, "end of the connection", |_| true);
             if segment.length() > 0 {

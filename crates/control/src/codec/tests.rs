@@ -32,7 +32,9 @@ fn hello() -> Hello {
     Hello {
         cluster: "shop".to_owned(),
         node: NodeId(3),
+        name: "s3".to_owned(),
         digest: std::array::from_fn(|place| place as u8),
+        nodes: vec![[0xa0; 8], [0xa1; 8], [0xa2; 8], [0xa3; 8]],
         mac: [2, 0, 0, 0, 0, 3],
         boot: 0x0123_4567_89ab_cdef,
         software: "0.1.0".to_owned(),
@@ -204,7 +206,7 @@ fn the_largest_messages_fit() {
         ask(QUESTIONS_MAX),
         Message::Answer(Answer { batch: u32::MAX, answers: vec![verdict; QUESTIONS_MAX] }),
         Message::Push(Push { pool, changes: vec![change; CHANGES_MAX] }),
-        Message::Guide(Guidance { pool, guide: Guide::Rota(vec![far; ROTA_MAX]) }),
+        Message::Guide(Guidance { pool, guide: Guide::Rota(vec![far; Guide::ROTA_MAX]) }),
         Message::Update(Update { moves: vec![moved; MOVES_MAX] }),
         Message::Close(Close { ends: vec![end; ENDS_MAX] }),
         Message::Live(Live { nodes: vec![far; NodeId::MAX_NODES] }),
@@ -302,6 +304,8 @@ fn each_fault_is_named() {
     assert_eq!(Message::decode(&rota), Err(Error::TooMany { kind: Kind::Guide }));
     let long = Word::Hello(Hello { cluster: "x".repeat(NAME_BYTES_MAX + 1), ..hello() });
     assert_eq!(long.encode(&mut Vec::new()), Err(Error::TooMany { kind: Kind::Hello }));
+    let many = Word::Hello(Hello { nodes: vec![[0; 8]; NodeId::MAX_NODES + 1], ..hello() });
+    assert_eq!(many.encode(&mut Vec::new()), Err(Error::TooMany { kind: Kind::Hello }));
 }
 
 /// A list that claims to be long costs nothing: it is refused before memory is set aside.
@@ -360,7 +364,7 @@ fn a_message() -> impl Strategy<Value = Message> {
     let guide = prop_oneof![
         Just(Guide::AskAlways),
         any::<u32>().prop_map(|load_limit| Guide::Cached { load_limit }),
-        some_nodes(ROTA_MAX).prop_map(Guide::Rota),
+        some_nodes(Guide::ROTA_MAX).prop_map(Guide::Rota),
     ];
     let moved = (a_flow(), a_node(), a_node(), any::<(u32, u64)>())
         .prop_map(|(flow, server, from, (start_seq, issued))| Move { flow, server, start_seq, issued, from });

@@ -16,9 +16,9 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::yield_now;
 use tokio::time::{sleep, sleep_until, timeout};
 
-use super::peers::{Peer, Places, Shared, stopped};
+use super::peers::{EventPlaces, MeshPeer, MeshState, stopped};
 use crate::error::Error;
-use crate::session::{Heard, Session, Settlement};
+use crate::session::{Received, Session, Settlement};
 use crate::word::Bye;
 
 /// Read from the socket at a time: little enough that a heartbeat is not late behind opening it.
@@ -35,21 +35,21 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// A running connection.
 pub(super) struct Connection<'a> {
-    shared: &'a Shared,
+    shared: &'a MeshState,
     session: Session,
     id: u64,
     wake: Arc<Notify>,
     /// Who this end has promised to it.
-    promised: Option<&'a Peer>,
+    promised: Option<&'a MeshPeer>,
     /// Who it speaks, or spoke, for.
-    peer: Option<&'a Peer>,
-    heard: VecDeque<Heard>,
+    peer: Option<&'a MeshPeer>,
+    heard: VecDeque<Received>,
     batch: Vec<Vec<u8>>,
 }
 
 impl<'a> Connection<'a> {
     /// A connection to `dialled`, or from whoever it may be.
-    pub(super) fn new(shared: &'a Shared, dialled: Option<NodeId>) -> Result<Connection<'a>, Error> {
+    pub(super) fn new(shared: &'a MeshState, dialled: Option<NodeId>) -> Result<Connection<'a>, Error> {
         let (identity, now) = (shared.identity.clone(), Instant::now());
         let session = match dialled {
             Some(peer) => Session::dial(identity, peer, now)?,
@@ -219,16 +219,16 @@ impl<'a> Connection<'a> {
     /// How many events the next thing heard may become.
     fn places_needed(&self) -> usize {
         match self.heard.front() {
-            Some(Heard::Message(_) | Heard::Proposed(_)) | None => 1,
-            Some(Heard::Opened(_)) => 2, // the old connection's end, and the new one
+            Some(Received::Message(_) | Received::Proposed(_)) | None => 1,
+            Some(Received::Opened(_)) => 2, // the old connection's end, and the new one
         }
     }
 
-    fn deliver_one(&mut self, places: &mut Places<'_>) -> Result<(), Error> {
+    fn deliver_one(&mut self, places: &mut EventPlaces<'_>) -> Result<(), Error> {
         let now = Instant::now();
         match (self.heard.pop_front(), self.peer) {
-            (Some(Heard::Message(message)), Some(peer)) => peer.heard(self.id, message, places),
-            (Some(Heard::Proposed(hello)), _) => {
+            (Some(Received::Message(message)), Some(peer)) => peer.heard(self.id, message, places),
+            (Some(Received::Proposed(hello)), _) => {
                 let peer = self.peer_of(hello.node)?;
                 if peer.propose(self.id, hello.boot) == Settlement::Refuse {
                     self.session.refuse(Bye::Duplicate)?;
@@ -238,18 +238,19 @@ impl<'a> Connection<'a> {
                 self.shared.see_wall(now);
                 self.session.accept(now)
             }
-            (Some(Heard::Opened(hello)), _) => {
+            (Some(Received::Opened(hello)), _) => {
                 let peer = self.peer_of(hello.node)?;
                 peer.opened(self.id, self.promised.is_some(), &self.wake, hello, now, places)?;
                 self.peer = Some(peer);
                 Ok(())
             }
-            (Some(Heard::Message(_)) | None, _) => Ok(()),
+            (Some(Received::Message(_)) | None, _) => Ok(()),
         }
     }
 
-    fn peer_of(&self, node: NodeId) -> Result<&'a Peer, Error> {
-        self.shared.peers.get(&node).ok_or(Error::UnknownNode { node })
+    fn peer_of(&self, node: NodeId) -> Result<&'a MeshPeer, Error> {
+        let unknown = || Error::UnknownNode { node: self.shared.identity.name(node) };
+        self.shared.peers.get(&node).ok_or_else(unknown)
     }
 }
 

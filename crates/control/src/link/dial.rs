@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 
 use super::connection::{Connection, socket};
 use super::fails_together;
-use super::peers::{Peer, Shared, stopped};
+use super::peers::{MeshPeer, MeshState, stopped};
 use super::places::{Place, Places};
 use crate::error::Error;
 use crate::pace::Pace;
@@ -44,7 +44,7 @@ const SEGMENT_BYTES: u32 = 1280 - 40 - 20;
 const BACKLOG: u32 = 256;
 
 /// Dials a peer whenever it is down, until the mesh stops.
-pub(super) async fn dial_for_ever(shared: &Shared, peer: &Peer) {
+pub(super) async fn dial_for_ever(shared: &MeshState, peer: &MeshPeer) {
     let mut stop = shared.stop.subscribe();
     let mut is_up = peer.is_up.subscribe();
     let mut backoff = BACKOFF_MIN;
@@ -60,10 +60,11 @@ pub(super) async fn dial_for_ever(shared: &Shared, peer: &Peer) {
         if error == Error::Stopping && *stop.borrow() {
             return;
         }
+        let name = shared.identity.name(peer.node);
         if error != Error::Duplicate && peer.failed(&error) {
-            warn!(peer = %peer.node, address = %peer.address, "no connection: {error}");
+            warn!(peer = name, address = %peer.address, "no connection: {error}");
         } else {
-            debug!(peer = %peer.node, "connection ended: {error}");
+            debug!(peer = name, "connection ended: {error}");
         }
         let had_been_up = is_up.has_changed().unwrap_or(false);
         is_up.mark_unchanged();
@@ -92,7 +93,7 @@ fn jittered(wait: Duration) -> Duration {
 }
 
 /// One attempt, and the connection if it comes to one.
-async fn dial(shared: &Shared, peer: &Peer, stop: &mut watch::Receiver<bool>) -> Error {
+async fn dial(shared: &MeshState, peer: &MeshPeer, stop: &mut watch::Receiver<bool>) -> Error {
     let limit = shared.identity.set_up_timeout();
     let connected = tokio::select! {
         () = stopped(stop) => return Error::Stopping,
@@ -140,7 +141,7 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Accepts connections until the mesh stops, then waits for those it accepted. All are taken out of the kernel's
 /// backlog at once, where strangers could be in front of peers; those for whom there is no place are closed.
-pub(super) async fn accept_for_ever(shared: Arc<Shared>, listener: TcpListener) {
+pub(super) async fn accept_for_ever(shared: Arc<MeshState>, listener: TcpListener) {
     let mut stop = shared.stop.subscribe();
     let mut accepted = JoinSet::new();
     let mut places = Places::new(shared.peers.values().map(|peer| peer.address.ip()));
@@ -192,13 +193,14 @@ impl Log {
             Error::Duplicate | Error::Stopping | Error::Closed | Error::Restarted => {
                 debug!(%from, "control connection ended: {error}");
             }
+            Error::WrongSecret => self.say(|| warn!(%from, "control connection refused: {error}")),
             _ => self.say(|| info!(%from, "control connection ended: {error}")),
         }
     }
 }
 
 async fn accept(
-    shared: Arc<Shared>,
+    shared: Arc<MeshState>,
     stream: TcpStream,
     from: SocketAddr,
     place: Place,

@@ -11,7 +11,7 @@ use std::time::Instant;
 use baton_cluster::NodeId;
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::{Event, PeerState, PeerStatus, wall};
+use super::{MeshEvent, PeerState, PeerStatus, wall};
 use crate::clock::NodeClocks;
 use crate::error::{Error, SendError};
 use crate::message::Message;
@@ -21,21 +21,21 @@ use crate::word::Hello;
 
 /// Everything the tasks of one mesh share.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct MeshState {
     pub(super) identity: Arc<Identity>,
     pub(super) listen: SocketAddr,
-    pub(super) peers: BTreeMap<NodeId, Peer>,
-    pub(super) events: mpsc::Sender<Event>,
+    pub(super) peers: BTreeMap<NodeId, MeshPeer>,
+    pub(super) events: mpsc::Sender<MeshEvent>,
     pub(super) stop: watch::Sender<bool>,
     connections: AtomicU64,
 }
 
 /// Places for events, already had: sending them does not wait.
-pub(super) type Places<'a> = mpsc::PermitIterator<'a, Event>;
+pub(super) type EventPlaces<'a> = mpsc::PermitIterator<'a, MeshEvent>;
 
 /// One peer.
 #[derive(Debug)]
-pub(super) struct Peer {
+pub(super) struct MeshPeer {
     pub(super) node: NodeId,
     pub(super) address: SocketAddr,
     pub(super) is_up: watch::Sender<bool>,
@@ -44,12 +44,12 @@ pub(super) struct Peer {
     messages_in: AtomicU64,
     messages_out: AtomicU64,
     drops: AtomicU64,
-    side: Mutex<Side>,
+    side: Mutex<Guarded>,
 }
 
-/// What changes together.
+/// What changes together, under one lock.
 #[derive(Debug)]
-struct Side {
+struct Guarded {
     open: Option<Open>,
     /// The connection that this end has decided for, until the peer's word comes back.
     promised: Option<Promised>,
@@ -78,18 +78,18 @@ struct Promised {
     boot: u64,
 }
 
-impl Shared {
+impl MeshState {
     pub(super) fn new(
         identity: Identity,
         listen: SocketAddr,
         peers: &[(NodeId, SocketAddr)],
-        events: mpsc::Sender<Event>,
+        events: mpsc::Sender<MeshEvent>,
         now: Instant,
-    ) -> Shared {
-        Shared {
+    ) -> MeshState {
+        MeshState {
             identity: Arc::new(identity),
             listen,
-            peers: peers.iter().map(|&(node, address)| (node, Peer::new(node, address, now))).collect(),
+            peers: peers.iter().map(|&(node, address)| (node, MeshPeer::new(node, address, now))).collect(),
             events,
             stop: watch::Sender::new(false),
             connections: AtomicU64::new(0),
@@ -107,9 +107,9 @@ impl Shared {
     }
 }
 
-impl Peer {
-    fn new(node: NodeId, address: SocketAddr, now: Instant) -> Peer {
-        Peer {
+impl MeshPeer {
+    fn new(node: NodeId, address: SocketAddr, now: Instant) -> MeshPeer {
+        MeshPeer {
             node,
             address,
             is_up: watch::Sender::new(false),
@@ -118,7 +118,7 @@ impl Peer {
             messages_in: AtomicU64::new(0),
             messages_out: AtomicU64::new(0),
             drops: AtomicU64::new(0),
-            side: Mutex::new(Side {
+            side: Mutex::new(Guarded {
                 open: None,
                 promised: None,
                 outbox: Outbox::default(),
@@ -132,7 +132,7 @@ impl Peer {
         }
     }
 
-    fn side(&self) -> MutexGuard<'_, Side> {
+    fn side(&self) -> MutexGuard<'_, Guarded> {
         // A panic elsewhere leaves the fields as good as they were.
         self.side.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -189,7 +189,7 @@ impl Peer {
         wake: &Arc<Notify>,
         hello: Hello,
         now: Instant,
-        places: &mut Places<'_>,
+        places: &mut EventPlaces<'_>,
     ) -> Result<(), Error> {
         let mut side = self.side();
         if promised && side.promised.take_if(|promised| promised.id == id).is_none() {
@@ -200,7 +200,7 @@ impl Peer {
             let reason = if old.boot == hello.boot { Error::Duplicate } else { Error::Restarted };
             side.last_error = Some(reason.clone());
             old.wake.notify_one();
-            tell(places, Event::Down { node: self.node, reason });
+            tell(places, MeshEvent::Down { node: self.node, reason });
         }
         side.outbox = Outbox::default();
         side.overflow = None;
@@ -209,12 +209,12 @@ impl Peer {
         side.ups += 1;
         side.hello = Some(hello.clone());
         self.is_up.send_replace(true);
-        tell(places, Event::Up { node: self.node, hello });
+        tell(places, MeshEvent::Up { node: self.node, hello });
         Ok(())
     }
 
     /// Tells that the peer is down, if this connection spoke for it.
-    pub(super) fn down(&self, id: u64, reason: &Error, now: Instant, places: &mut Places<'_>) {
+    pub(super) fn down(&self, id: u64, reason: &Error, now: Instant, places: &mut EventPlaces<'_>) {
         let mut side = self.side();
         if side.open.as_ref().is_none_or(|open| open.id != id) {
             return;
@@ -225,15 +225,15 @@ impl Peer {
         side.measured = Measured::default();
         side.last_error = Some(reason.clone());
         self.is_up.send_replace(false);
-        tell(places, Event::Down { node: self.node, reason: reason.clone() });
+        tell(places, MeshEvent::Down { node: self.node, reason: reason.clone() });
     }
 
     /// Hands on a received message, if this connection speaks for the peer.
-    pub(super) fn heard(&self, id: u64, message: Message, places: &mut Places<'_>) -> Result<(), Error> {
+    pub(super) fn heard(&self, id: u64, message: Message, places: &mut EventPlaces<'_>) -> Result<(), Error> {
         let side = self.side();
         speaks(&side, id)?;
         self.messages_in.fetch_add(1, Relaxed);
-        tell(places, Event::Message { node: self.node, message });
+        tell(places, MeshEvent::Message { node: self.node, message });
         Ok(())
     }
 
@@ -301,12 +301,12 @@ impl Peer {
     }
 }
 
-fn speaks(side: &Side, id: u64) -> Result<(), Error> {
+fn speaks(side: &Guarded, id: u64) -> Result<(), Error> {
     if side.open.as_ref().is_some_and(|open| open.id == id) { Ok(()) } else { Err(Error::Duplicate) }
 }
 
 /// Sends an event to a place already had. There are always enough: callers reserve for the worst case.
-fn tell(places: &mut Places<'_>, event: Event) {
+fn tell(places: &mut EventPlaces<'_>, event: MeshEvent) {
     let place = places.next();
     debug_assert!(place.is_some(), "an event without a place");
     if let Some(place) = place {

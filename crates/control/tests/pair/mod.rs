@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use baton_cluster::NodeId;
 use baton_control::message::{Load, Message};
-use baton_control::session::{Heard, Identity, Session};
+use baton_control::session::{Identity, Received, Session};
 use baton_control::{Error, Hello, NodeClocks};
 
 pub const FAILURE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -17,13 +17,16 @@ pub fn identity(node: u16) -> Identity {
         hello: Hello {
             cluster: "shop".to_owned(),
             node: NodeId(node),
+            name: format!("n{node}"),
             digest: [7; 32],
+            nodes: (0..4).map(|n| [n; 8]).collect(),
             mac: [2, 0, 0, 0, 0, node as u8],
             boot: 100 + u64::from(node),
             software: "test".to_owned(),
         },
         psk: [9; 32],
         peers: (0..4).map(NodeId).filter(|peer| peer.0 != node).collect(),
+        names: (0..4).map(|n| format!("n{n}")).collect(),
         failure_timeout: FAILURE_TIMEOUT,
         clocks: Arc::new(NodeClocks::new(Instant::now(), Duration::from_secs(1_700_000_000))),
     }
@@ -42,7 +45,7 @@ pub fn load(serving: u32) -> Message {
 /// One end of a connection in memory.
 pub struct End {
     pub session: Session,
-    pub heard: VecDeque<Heard>,
+    pub heard: VecDeque<Received>,
     pub error: Option<Error>,
 }
 
@@ -78,7 +81,7 @@ impl End {
         let heard = std::mem::take(&mut self.heard);
         heard
             .into_iter()
-            .filter_map(|heard| if let Heard::Message(message) = heard { Some(message) } else { None })
+            .filter_map(|heard| if let Received::Message(message) = heard { Some(message) } else { None })
             .collect()
     }
 }
@@ -116,7 +119,7 @@ impl Pair {
             self.listener.receive(&forth, self.now);
             self.dialler.receive(&back, self.now);
             for end in [&mut self.dialler, &mut self.listener] {
-                if end.error.is_none() && matches!(end.heard.back(), Some(Heard::Proposed(_))) {
+                if end.error.is_none() && matches!(end.heard.back(), Some(Received::Proposed(_))) {
                     let _already_accepted = end.session.accept(self.now);
                 }
             }

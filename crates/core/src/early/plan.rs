@@ -1,6 +1,6 @@
 //! How much of what came early may go on now: pure.
 
-use baton_datapath::Asked;
+use baton_datapath::Progress;
 use baton_http::{Exchange, Fed, Parsed, Request, parse_request};
 
 /// Whose a request is.
@@ -27,7 +27,7 @@ pub(crate) struct Plan {
 /// back before.
 pub(super) fn plan(
     bytes: &[u8],
-    asked: &Asked,
+    asked: &Progress,
     fresh: bool,
     owner: impl Fn(&Request<'_>) -> Owner,
 ) -> Option<Plan> {
@@ -77,9 +77,9 @@ mod tests {
     use super::*;
     use baton_datapath::Heard;
 
-    fn asked(is_idle: bool, room: u32) -> Asked {
+    fn asked(is_idle: bool, room: u32) -> Progress {
         let heard = Heard { ack: 0, window: 1, timestamps: None };
-        Asked {
+        Progress {
             start_seq: 1000,
             at: 0,
             boundary: Some(0),
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn the_first_request_of_a_connection_is_this_nodes() {
-        let first = Asked { start_seq: 0, ..asked(false, 9) };
+        let first = Progress { start_seq: 0, ..asked(false, 9) };
         let bytes = (get('b') + &get('b')).into_bytes();
         assert_eq!(plan(&bytes, &first, true, owner).map(|p| p.bytes), Some(ONE));
     }

@@ -104,8 +104,10 @@ impl<S: Debug> Placing<S> {
         verdict: &Verdict,
         tools: &mut Tools<'_, impl Outside<Stream = S>>,
     ) -> Result<(), DatapathError> {
-        let Some(server) = verdict.server else {
-            // Nobody is there to serve it, or the dispatcher's file has no such pool, yet or any more.
+        let known = |server: &NodeId| tools.services.cluster().node(*server).is_some();
+        let Some(server) = verdict.server.filter(known) else {
+            // Nobody is there to serve it, or the dispatcher's file has no such pool, yet or any more; or a server that
+            // this node's does not have.
             return self.decide_alone(ticket, tools);
         };
         if let (Some(waiting), Some(keep)) = (self.waits.get(&ticket), &verdict.keep)

@@ -72,6 +72,22 @@ fn when_all_have_said_no_the_client_is_told() {
     assert_eq!(reset, [Step::Reset { flow: flow(0), numbers: numbers(9, 8) }], "where the client is now");
 }
 
+/// Another node's cluster file has nodes that nobody here can ask.
+#[test]
+fn who_does_not_know_all_nodes_resets_nobody() {
+    let now = Instant::now();
+    let mut search = search(now);
+    let mut ask = |behind| {
+        search.others_know_more(behind);
+        search.packet(flow(0), numbers(1, 2), false, 10);
+        let batch = asked(&search.flush(now), &[B, C]);
+        assert_eq!(search.answered(B, &answer(batch, &[None])), []);
+        search.answered(C, &answer(batch, &[None]))
+    };
+    assert_eq!(ask(true), [], "it may be of a node that is not in this one's file");
+    assert_eq!(ask(false), [Step::Reset { flow: flow(0), numbers: numbers(1, 2) }]);
+}
+
 /// Its machine was started again after the connection had been handed to it.
 #[test]
 fn a_client_whose_connection_never_comes_is_told() {

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use baton_cluster::{Flow, NodeId};
+use baton_cluster::{Flow, Heirs, Maker, NodeId};
 use baton_datapath::constants::{
     FLAG_ADOPTED, FLAG_ASKED_AGAIN, FLAG_CONFIRMED, FLAG_HANDED, FLAG_MOVED, FLAG_REPLAY,
 };
-use baton_datapath::{Counter, Guide, Heirs, Lease, Maker, State};
+use baton_datapath::{Counter, GuideKind, Lease, State};
 use baton_packet_model::flag::{RST, SYN};
 use baton_packet_model::{Binding, Handoff, Offer, Options, Outcome, Parsed, Verdict, cookie_of, flow_clock};
 
@@ -489,9 +489,9 @@ impl Play<'_> {
             }
             Step::Guide(kind) => {
                 let guide = match kind {
-                    0 => Guide::Ask,
-                    1 => Guide::Rota,
-                    _ => Guide::Cached { load_limit: 20 },
+                    0 => GuideKind::Ask,
+                    1 => GuideKind::Rota,
+                    _ => GuideKind::Cached { load_limit: 20 },
                 };
                 for (pool, rota) in
                     [(WEB, &[SELF, OTHER, THIRD][..]), (PAGES, &[SELF, OTHER]), (IMAGES, &[THIRD, OTHER])]

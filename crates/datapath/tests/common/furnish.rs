@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use baton_cluster::{NameRules, NodeId, PHttp, PoolId, Protocol, ServiceId};
-use baton_datapath::{DatapathError, Lease, Maker, Peer, PoolEntry, ServiceEntry};
+use baton_cluster::{Maker, NameRules, NodeId, PHttp, PoolId, Protocol, ServiceId};
+use baton_datapath::{DatapathError, Lease, Peer, PoolEntry, ServiceEntry};
 use baton_http::{HostMatch, Key, PathMatch, Route, Rules};
 use baton_packet_model::{Pool, Service};
 

@@ -6,11 +6,11 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use baton_cluster::{Flow, Keys, NodeId, PoolId, Target};
+use baton_cluster::{Flow, Keys, Maker, NodeId, PoolId, Roles, Target};
 use baton_datapath::constants::{UNKNOWN_PREFIX_MAX, UNKNOWN_WINDOW_SHIFT};
 use baton_datapath::{
-    Counters, Datapath, DatapathError, Events, Guide, Lease, Live, Maker, Roles, ServiceEntry, Settings,
-    Sizes, target_of,
+    Counters, Datapath, DatapathError, Events, GuideKind, Lease, LiveValues, ServiceEntry, Settings, Sizes,
+    target_of,
 };
 use baton_http::parse_request;
 use baton_packet_model::test_run::TestRun;
@@ -81,7 +81,7 @@ pub fn keys() -> Keys {
 
 pub fn roles(letters: &str) -> Roles {
     let has = |letter| letters.contains(letter);
-    Roles { switch: has('w'), distributor: has('d'), server: has('s') }
+    Roles { switch: has('w'), distributor: has('d'), server: has('s'), ..Roles::default() }
 }
 
 /// A node as the kernel has it and as the model has it.
@@ -231,14 +231,14 @@ impl World {
         for node in [SELF, OTHER, THIRD] {
             self.load(node, 0, 1, true);
         }
-        self.guide(WEB, Guide::Cached { load_limit: 20 }, &[SELF, OTHER, THIRD], 1);
-        self.guide(QUERY, Guide::Rota, &[OTHER, THIRD], 1);
-        self.guide(PAGES, Guide::Cached { load_limit: 20 }, &[SELF, OTHER], 1);
-        self.guide(IMAGES, Guide::Cached { load_limit: 20 }, &[OTHER, THIRD], 1);
-        self.guide(PLAIN, Guide::Cached { load_limit: 20 }, &[SELF, OTHER, THIRD], 1);
-        self.guide(TENANTS, Guide::Ask, &[THIRD], 1);
-        self.guide(SECURE, Guide::Ask, &[OTHER], 1);
-        self.guide(PLUG, Guide::Rota, &[OTHER, SELF], 1);
+        self.guide(WEB, GuideKind::Cached { load_limit: 20 }, &[SELF, OTHER, THIRD], 1);
+        self.guide(QUERY, GuideKind::Rota, &[OTHER, THIRD], 1);
+        self.guide(PAGES, GuideKind::Cached { load_limit: 20 }, &[SELF, OTHER], 1);
+        self.guide(IMAGES, GuideKind::Cached { load_limit: 20 }, &[OTHER, THIRD], 1);
+        self.guide(PLAIN, GuideKind::Cached { load_limit: 20 }, &[SELF, OTHER, THIRD], 1);
+        self.guide(TENANTS, GuideKind::Ask, &[THIRD], 1);
+        self.guide(SECURE, GuideKind::Ask, &[OTHER], 1);
+        self.guide(PLUG, GuideKind::Rota, &[OTHER, SELF], 1);
         self.clock_ahead = WALL_NS.wrapping_sub(kernel_ns());
         self.daemon(true);
         let _ = self.events.take();
@@ -288,13 +288,15 @@ impl World {
     }
 
     fn set_live(&self) {
-        let live = Live {
+        let live = LiveValues {
             clock_ahead: Duration::from_nanos(self.clock_ahead),
             daemon_until: Duration::from_nanos(self.model.tables.daemon_until_ns),
             reader_port: READER_PORT,
             reader_port_v6: READER_PORT,
             path_mtu: self.ways.path_mtu,
             follows: self.model.tables.follows,
+            cluster_ifindex: 0,
+            own_routes: false,
         };
         self.programs.set_live(&live).expect("live");
     }
@@ -321,7 +323,7 @@ impl World {
         self.model.tables.loads.entry(node).or_default().gone = gone;
     }
 
-    pub fn guide(&mut self, pool: PoolId, guide: Guide, rota: &[NodeId], generation: u32) {
+    pub fn guide(&mut self, pool: PoolId, guide: GuideKind, rota: &[NodeId], generation: u32) {
         let rota = self.servers(rota);
         self.programs.set_guide(pool, &guide, &rota, generation).expect("guides");
         let guided = Guided { guide, rota, generation };

@@ -27,9 +27,9 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
-use baton_cluster::{NodeId, PolicyConfig, Target};
+use baton_cluster::{Guide, NodeId, PolicyConfig, Target};
 
-use super::{Decision, Guide, Policy, without_dead};
+use super::{Decision, Policy, without_dead};
 use crate::{Mapping, Replicas, Targets, View};
 
 /// Extended LARD: its constants, and the servers that have each target.

@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use baton_cluster::{NodeId, PolicyConfig, Target};
+use baton_cluster::{Guide, NodeId, PolicyConfig, Target};
 
-use super::{Decision, Guide, Policy, Thresholds};
+use super::{Decision, Policy, Thresholds};
 use crate::{Mapping, Targets, View};
 
 /// LARD: its thresholds, and which server each target was last assigned to.

@@ -13,9 +13,9 @@
 
 use std::time::Duration;
 
-use baton_cluster::{NodeId, PolicyConfig, Target};
+use baton_cluster::{Guide, NodeId, PolicyConfig, Target};
 
-use super::{Decision, Guide, Policy, Thresholds, without_dead};
+use super::{Decision, Policy, Thresholds, without_dead};
 use crate::{Mapping, Replicas, Targets, View};
 
 /// LARD/R: its constants, and each target's set of servers.

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use baton_cluster::{NodeId, Target};
+use baton_cluster::{Guide, NodeId, Target};
 
-use super::{Decision, Guide, Policy};
+use super::{Decision, Policy};
 use crate::View;
 
 /// Least loaded; ties as for all loads. Who has the connection keeps it. Remembers nothing.

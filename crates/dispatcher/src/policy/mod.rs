@@ -11,7 +11,7 @@ mod wrr;
 use std::fmt::Debug;
 use std::time::Duration;
 
-use baton_cluster::{NodeId, PHttp, PolicyConfig, PolicyKind, Target};
+use baton_cluster::{Guide, NodeId, PHttp, PolicyConfig, PolicyKind, Target};
 
 use crate::{Mapping, PoolRule, Replicas, View};
 pub use extended_lard::ExtendedLard;
@@ -76,34 +76,6 @@ pub struct Decision {
     pub mapping: Option<Mapping>,
     /// Whether the mapping replaces another one that distributors may have cached.
     pub moved: bool,
-}
-
-/// What a distributor may decide by itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Guide {
-    /// Follow this order of servers, each in its turn, from any place in it; over a whole round
-    /// the weights are met. At most [`Guide::ROTA_MAX`] entries; empty when no server is up.
-    Rota(Vec<NodeId>),
-    /// Use a cached mapping while the load of the least loaded of its servers is at most
-    /// `load_limit` (for a server of the smallest weight; see [`crate::load_limit`] for others);
-    /// ask otherwise.
-    ///
-    /// That is for the first request of a connection, and for any under LARD and LARD/R where they
-    /// move connections. Under extended LARD a later request may be kept without asking where its
-    /// target's cached mapping names the server that has the connection, whatever its load; and no
-    /// later request may be sent elsewhere without asking.
-    Cached {
-        /// LARD's `t_high` (extended LARD's less one): up to this load the policy would not move the
-        /// target either.
-        load_limit: u32,
-    },
-    /// Ask for every request.
-    AskAlways,
-}
-
-impl Guide {
-    /// The longest rota: it fits one frame and one kernel table.
-    pub const ROTA_MAX: usize = 256;
 }
 
 /// The policy that `rule` names. It remembers at most `targets_max` targets.

@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use baton_cluster::{NodeId, Target};
+use baton_cluster::{Guide, NodeId, Target};
 
-use super::{Decision, Guide, Policy};
+use super::{Decision, Policy};
 use crate::View;
 
 /// Whose turn it is.

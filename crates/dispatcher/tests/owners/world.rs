@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use baton_cluster::NodeId;
+use baton_cluster::{Heirs, Maker, NodeId};
 use baton_dispatcher::leases::Leases;
-use baton_dispatcher::spread::{Change, Heirs, Spread};
+use baton_dispatcher::spread::{Spread, SpreadChange};
 
 pub const SWITCH: NodeId = NodeId(9);
 pub const DISTRIBUTORS: [NodeId; 3] = [NodeId(0), NodeId(1), NodeId(2)];
@@ -293,15 +293,15 @@ impl World {
     fn switch_acts(&mut self) {
         for change in self.spread.tick(self.now) {
             match change {
-                Change::Table { table, slots } => {
+                SpreadChange::Table { table, slots } => {
                     self.tables.insert(table, slots);
                 }
-                Change::Maker { maker, node, term, over } => {
-                    self.makers.insert(maker, (node, term, over));
+                SpreadChange::Maker { number, maker: Maker { node, term, over } } => {
+                    self.makers.insert(number, (node, term, over));
                 }
 
-                Change::Order { tables, .. } => self.order = tables,
-                Change::Heirs { term, nodes } => {
+                SpreadChange::Order { tables, .. } => self.order = tables,
+                SpreadChange::Heirs { term, nodes } => {
                     for node in nodes {
                         self.of(node).from_switch.push_back(Said::Heir(term));
                     }

@@ -1,6 +1,6 @@
 //! The head parser against the naive one, against httparse, and against itself in pieces.
 
-use baton_http::{Body, Exchange, Parsed, Phase, Reading, Version, parse_request};
+use baton_http::{Body, Exchange, HeadReader, Parsed, Phase, Version, parse_request};
 use proptest::prelude::*;
 
 use crate::messages::{request, requests, spoilt};
@@ -106,7 +106,7 @@ proptest! {
     fn a_head_in_pieces_is_the_same_head(bytes in spoilt(requests()), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..9)) {
         let mut ends: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
         ends.sort_unstable();
-        let mut reading = Reading::default();
+        let mut reading = HeadReader::default();
         for end in ends {
             prop_assert_eq!(reading.parse(&bytes[..end]), parse_request(&bytes[..end]));
         }

@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use baton_cluster::{Flow, Protocol};
-use baton_http::{Parsed, Reading};
+use baton_http::{HeadReader, Parsed};
 use baton_tls::HelloReader;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -75,7 +75,7 @@ async fn pieces(head: &mut Head<TcpStream>, limits: HeadLimits) -> io::Result<Ou
         return Ok(Outcome::Whole); // nobody reads anything
     }
     let is_tls = head.protocol == Protocol::Tls;
-    let (mut request, mut hello) = (Reading::default(), HelloReader::default());
+    let (mut request, mut hello) = (HeadReader::default(), HelloReader::default());
     loop {
         head.stream.readable().await?;
         head.bytes.reserve(PIECE);
@@ -112,11 +112,11 @@ fn after_request(parsed: Parsed<'_>, limits: HeadLimits) -> Option<Outcome> {
 }
 
 /// What a ClientHello comes to. Which pool it belongs to, the daemon knows.
-fn after_hello(reading: baton_tls::Reading) -> Option<Outcome> {
+fn after_hello(reading: baton_tls::ParsedHello) -> Option<Outcome> {
     match reading {
-        baton_tls::Reading::Whole(_) => Some(Outcome::Whole),
-        baton_tls::Reading::NotTls => Some(Outcome::Refused(Refusal::Alert(NOT_TLS))),
-        baton_tls::Reading::Malformed(reason) => Some(Outcome::Refused(Refusal::Alert(reason.alert()))),
-        baton_tls::Reading::More => None,
+        baton_tls::ParsedHello::Whole(_) => Some(Outcome::Whole),
+        baton_tls::ParsedHello::NotTls => Some(Outcome::Refused(Refusal::Alert(NOT_TLS))),
+        baton_tls::ParsedHello::Malformed(reason) => Some(Outcome::Refused(Refusal::Alert(reason.alert()))),
+        baton_tls::ParsedHello::More => None,
     }
 }

@@ -36,7 +36,7 @@ const REST: Duration = Duration::from_millis(20);
 
 /// What wakes the daemon.
 #[derive(Debug)]
-pub(crate) enum Event {
+pub(crate) enum ReaderEvent {
     /// The programs have given a connection.
     Accepted(Head<TcpStream>),
     /// A task has ended; with a head, if it is to be handed off.
@@ -56,8 +56,8 @@ pub(crate) enum Counted {
 pub(crate) struct Reader {
     port: u16,
     port_v6: Option<u16>,
-    events: mpsc::Receiver<Event>,
-    to_daemon: mpsc::Sender<Event>,
+    events: mpsc::Receiver<ReaderEvent>,
+    to_daemon: mpsc::Sender<ReaderEvent>,
     limits: HeadLimits,
     most: usize,
     /// Connections being read, the oldest first.
@@ -124,7 +124,7 @@ impl Reader {
     }
 
     /// What comes next; waits for it.
-    pub(crate) async fn event(&mut self) -> Event {
+    pub(crate) async fn event(&mut self) -> ReaderEvent {
         match self.events.recv().await {
             Some(event) => event,
             // Never: a sender is kept here.
@@ -206,12 +206,12 @@ fn listener(at: IpAddr) -> std::io::Result<(TcpListener, u16)> {
     Ok((listener, port))
 }
 
-async fn accept(listener: TcpListener, to_daemon: mpsc::Sender<Event>) {
+async fn accept(listener: TcpListener, to_daemon: mpsc::Sender<ReaderEvent>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let Some(head) = head::accepted(stream) else { continue };
-                if to_daemon.send(Event::Accepted(head)).await.is_err() {
+                if to_daemon.send(ReaderEvent::Accepted(head)).await.is_err() {
                     return;
                 }
             }
@@ -229,14 +229,14 @@ async fn read(
     mut head: Head<TcpStream>,
     limits: HeadLimits,
     evicted: oneshot::Receiver<()>,
-    to_daemon: mpsc::Sender<Event>,
+    to_daemon: mpsc::Sender<ReaderEvent>,
     closing: Arc<Semaphore>,
 ) {
     let event = match head::read(&mut head, limits, evicted).await {
-        Outcome::Whole => Event::Read(id, Counted::Whole, Some(head)),
-        Outcome::Gone => Event::Read(id, Counted::Gone, None),
+        Outcome::Whole => ReaderEvent::Read(id, Counted::Whole, Some(head)),
+        Outcome::Gone => ReaderEvent::Read(id, Counted::Gone, None),
         Outcome::Refused(refusal) => {
-            let _ = to_daemon.send(Event::Read(id, Counted::Refused(refusal), None)).await;
+            let _ = to_daemon.send(ReaderEvent::Read(id, Counted::Refused(refusal), None)).await;
             return answer::refuse(head.stream, answer::answer(refusal, head.protocol), closing).await;
         }
     };

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use baton_cluster::{Flow, NodeId};
+use baton_cluster::{Flow, Protocol};
 use baton_core::Head;
 use baton_datapath::Counter;
 use baton_datapath::constants::OPTION_TIMESTAMPS;
@@ -10,10 +10,10 @@ use baton_packet_model::{self as model, Outcome, Verdict};
 use rand::Rng as _;
 
 use super::{Ended, Happening, ROUTER, World, is_from_vip, is_whole, mac};
-use crate::client::RequestId;
+use crate::message::RequestId;
 use crate::plan::MS;
 use crate::segment::{RST, Segment};
-use crate::server::{pieces, take_request};
+use crate::server::take_request;
 use crate::shell::{Holder, Socket};
 use crate::tcp::{End, after};
 
@@ -69,9 +69,9 @@ impl World<'_> {
                     let mut frame = frame;
                     frame[..6].copy_from_slice(&mac(to.index()));
                     frame[6..12].copy_from_slice(&mac(node));
-                    self.send_to_node(to.index(), frame);
+                    self.send_to_node(Some(node), to.index(), frame);
                 }
-                None if is_from_vip(&frame) => self.send_to_client(frame),
+                None if is_from_vip(&frame) => self.send_to_client(node, frame),
                 None => self.soon(MS, Happening::Held { node, life, frame }),
             },
         }
@@ -100,7 +100,15 @@ impl World<'_> {
             let theirs = segment.timestamps.map_or(0, |(value, _)| value);
             let end = End::new(segment.ack, segment.seq, stamps.then_some(theirs), (b.clock, now));
             let answers = VecDeque::new();
-            let socket = Socket { holder, start_seq: b.start_seq, end, answers, is_read: false, timer: None };
+            let socket = Socket {
+                holder,
+                start_seq: b.start_seq,
+                end,
+                request: None,
+                answers,
+                is_read: false,
+                timer: None,
+            };
             shell.sockets.insert(flow, socket);
         }
         let Some(socket) = shell.sockets.get_mut(&flow) else {
@@ -131,21 +139,10 @@ impl World<'_> {
 
     /// What a socket's holder does with what has come, and what the socket sends.
     pub(super) fn serve(&mut self, node: usize, flow: Flow) -> Ended {
-        let now = self.now;
         let Some(socket) = self.nodes[node].shell.sockets.get_mut(&flow) else { return Ok(()) };
         match socket.holder {
             Holder::Server => {
-                if socket.answers.is_empty()
-                    && let Some(request) = take_request(&mut socket.end.input)
-                {
-                    let (id, pool, body) =
-                        request.map_err(|head| format!("n{node} has got what is no request: {head:?}"))?;
-                    self.executes(node, id, pool)?;
-                    let rng = &mut self.rng;
-                    let answers = pieces(id, body, node, now, |most| rng.random_range(0..=most));
-                    let Some(socket) = self.nodes[node].shell.sockets.get_mut(&flow) else { return Ok(()) };
-                    socket.answers = answers;
-                }
+                self.serve_request(node, flow)?;
                 let Some(socket) = self.nodes[node].shell.sockets.get_mut(&flow) else { return Ok(()) };
                 if socket.answers.is_empty() && socket.end.they_ended() {
                     socket.end.close();
@@ -156,11 +153,37 @@ impl World<'_> {
         self.flush_socket(node, flow)
     }
 
+    /// The next request, when the one before is answered.
+    fn serve_request(&mut self, node: usize, flow: Flow) -> Ended {
+        let now = self.now;
+        let Some(socket) = self.nodes[node].shell.sockets.get_mut(&flow) else { return Ok(()) };
+        if !socket.answers.is_empty() {
+            return Ok(());
+        }
+        if socket.request.is_none()
+            && let Some(head) = take_request(&mut socket.end.input)
+        {
+            let request = head.map_err(|head| format!("n{node} has got what is no request: {head:?}"))?;
+            let word = request.goes_on(&socket.end.input);
+            socket.end.write(word);
+            let (id, pool) = (request.id, request.pool);
+            socket.request = Some(request);
+            self.executes(node, id, pool)?;
+        }
+        let Some(socket) = self.nodes[node].shell.sockets.get_mut(&flow) else { return Ok(()) };
+        let Some(request) = &socket.request else { return Ok(()) };
+        let Some(taken) = request.take_content(&mut socket.end.input) else { return Ok(()) };
+        taken.map_err(|error| format!("n{node}, request {:?}: {error}", request.id))?;
+        let rng = &mut self.rng;
+        socket.answers = request.pieces(node, now, |most| rng.random_range(0..=most));
+        socket.request = None;
+        Ok(())
+    }
+
     pub(super) fn executes(&mut self, node: usize, id: RequestId, pool: usize) -> Ended {
         self.tell(format!("n{node} executes request {} of client {}", id.1, id.0));
-        let its = self.cluster.pools.iter().filter(|p| p.servers.contains(&NodeId(node as u16)));
-        if !its.map(|p| p.id.0 as usize).any(|p| p == pool) {
-            return Err(format!("n{node} is not in pool p{pool}, and serves request {id:?}"));
+        if !self.permits(node, id, pool) {
+            return Err(format!("n{node} must not serve request {id:?} of pool p{pool}"));
         }
         let times = self.executed.entry(id).or_default();
         times.push(node);
@@ -190,7 +213,8 @@ impl World<'_> {
         let Some(socket) = self.nodes[node].shell.sockets.get_mut(&flow) else { return Ok(()) };
         let next = socket.holder == Holder::Server
             && socket.answers.is_empty()
-            && (is_whole(&socket.end.input) || (socket.end.they_ended() && !socket.end.is_closed()));
+            && ((socket.request.is_none() && is_whole(&socket.end.input))
+                || (socket.end.they_ended() && !socket.end.is_closed()));
         let times = [socket.end.due, socket.answers.front().map(|(at, _)| *at), next.then_some(now + 1)];
         let Some(at) = times.into_iter().flatten().min() else { return Ok(()) };
         if socket.timer.is_none_or(|timer| at < timer || timer <= now) {
@@ -265,7 +289,7 @@ impl World<'_> {
             if holder == Some(Holder::Server) {
                 self.one_owner(node, flow, segment)?;
             }
-            self.send_to_client(frame);
+            self.send_to_client(node, frame);
         }
         Ok(())
     }
@@ -304,7 +328,8 @@ impl World<'_> {
             return Ok(());
         }
         let bytes = socket.end.input.clone();
-        let head = Head { stream: flow, flow, protocol: baton_cluster::Protocol::Http, bytes };
+        let protocol = if flow.vip_port == 80 { Protocol::Http } else { Protocol::Tcp };
+        let head = Head { stream: flow, flow, protocol, bytes };
         self.core(node, |core, shell, now| {
             core.read(head, shell, now);
             core.flush(shell, now);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use baton_cluster::{NodeId, Succession};
 use baton_control::ClusterClock;
 use baton_core::{Core, Link};
-use baton_datapath::{Peer, Roles, Settings};
+use baton_datapath::{Peer, Settings};
 use baton_packet_model::{self as model, Model};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -50,6 +50,7 @@ impl World<'_> {
                     self.silence(node, other, for_long);
                 }
             }
+            Mishap::Clogged(clog) => self.clogs(clog),
             Mishap::Stalled { node, for_long } => self.nodes[node].stalled_until = self.now + for_long,
         }
     }
@@ -105,27 +106,24 @@ impl World<'_> {
 
     pub(super) fn shell(&mut self, node: usize) -> Shell {
         let id = NodeId(node as u16);
-        let all = &self.cluster.nodes;
-        let roles = |n: &baton_cluster::Node| Roles {
-            switch: n.roles.switch,
-            distributor: n.roles.distributor,
-            server: n.roles.server,
-        };
+        let cluster = &self.files[0];
+        let all = &cluster.nodes;
         let me = &all[node];
         let settings = Settings {
             node: id,
-            roles: roles(me),
+            roles: me.roles,
             address: me.address,
-            handoff_port: self.cluster.handoff_port,
+            handoff_port: cluster.handoff_port,
             mtu: 1600,
             cluster_ifindex: 2,
             hold_ifindex: 3,
-            has_switch: self.cluster.has_switch(),
+            has_switch: cluster.has_switch(),
             others: all.iter().any(|n| n.id != id && (n.roles.server || n.roles.distributor)),
         };
         let peer =
-            |n: &baton_cluster::Node| Peer { address: n.address, roles: roles(n), routed: false, ifindex: 2 };
-        let listeners = if me.roles.server { [(vip(), 80)].into() } else { Default::default() };
+            |n: &baton_cluster::Node| Peer { address: n.address, roles: n.roles, routed: false, ifindex: 2 };
+        let addresses = [(vip(1), 80), (vip(2), 80), (vip(3), 81)];
+        let listeners = if me.roles.server { addresses.into() } else { Default::default() };
         let tables = model::Tables {
             services: Default::default(),
             pools: Default::default(),
@@ -139,7 +137,7 @@ impl World<'_> {
             leases: Vec::new(),
             decisions: Default::default(),
             loads: Default::default(),
-            keys: self.cluster.keys(),
+            keys: cluster.keys(),
             daemon_until_ns: 0,
             bindings: Default::default(),
             exchanges: Default::default(),
@@ -171,11 +169,14 @@ impl World<'_> {
         let life = self.nodes[node].life;
         self.tell(format!("n{node} starts"));
         let chance = self.rng.random();
-        let known = Succession::new(self.cluster.clone());
+        let file = self.nodes[node].file;
+        let known = Succession::new(self.files[file].clone());
         let link = Link { mac: mac(node), mtu: 1600, ipv6_nodes: false };
         let now = self.moment(node);
         let core = Core::new(known, NodeId(node as u16), link, now, chance);
         self.nodes[node].core = Some(core);
+        self.nodes[node].is_changing = false;
+        self.note_file(node, file);
         self.core(node, |core, shell, now| {
             core.furnish(shell).expect("the model refuses nothing");
             core.begun(shell, now);

@@ -1,6 +1,6 @@
 //! What real clients sent (`testdata/README.md`), each as it is and cut into small packets.
 
-use baton_tls::{HelloReader, Reading, Reason, read_client_hello};
+use baton_tls::{HelloError, HelloReader, ParsedHello, read_client_hello};
 
 /// File, name, protocols, whether `encrypted_client_hello` is there.
 type Said = (&'static [u8], Option<&'static str>, &'static [&'static [u8]], bool);
@@ -26,15 +26,15 @@ const SAID: [Said; 12] = [
 #[test]
 fn real_clients_are_understood() {
     for (sent, name, protocols, encrypted) in SAID {
-        let Reading::Whole(hello) = read_client_hello(sent) else { panic!("{name:?} is whole") };
+        let ParsedHello::Whole(hello) = read_client_hello(sent) else { panic!("{name:?} is whole") };
         assert_eq!((hello.name.as_deref(), hello.encrypted), (name, encrypted));
         assert!(hello.alpn.iter().eq(protocols.iter().copied()), "{:?}", hello.alpn);
         let mut reader = HelloReader::default();
         for end in 0..sent.len() {
-            assert_eq!(reader.read(&sent[..end]), Reading::More);
-            assert_eq!(read_client_hello(&sent[..end]), Reading::More);
+            assert_eq!(reader.read(&sent[..end]), ParsedHello::More);
+            assert_eq!(read_client_hello(&sent[..end]), ParsedHello::More);
         }
-        assert_eq!(reader.read(sent), Reading::Whole(hello));
+        assert_eq!(reader.read(sent), ParsedHello::Whole(hello));
     }
 }
 
@@ -43,7 +43,7 @@ fn three_records_of_openssl_are_one_hello() {
     let sent = include_bytes!("../../testdata/openssl-three-records.bin");
     let first = 5 + usize::from(u16::from_be_bytes([sent[3], sent[4]]));
     assert!(first < sent.len() && sent[first] == 22, "there is a second record");
-    let Reading::Whole(hello) = read_client_hello(sent) else { panic!("whole") };
+    let ParsedHello::Whole(hello) = read_client_hello(sent) else { panic!("whole") };
     assert_eq!((hello.name.as_deref(), hello.alpn.iter().count()), (WWW, 62));
     assert!(hello.alpn.contains(b"protocol-60") && !hello.alpn.contains(b"protocol-61"));
 }
@@ -51,7 +51,7 @@ fn three_records_of_openssl_are_one_hello() {
 #[test]
 fn the_address_that_openssl_can_be_made_to_send_is_no_name() {
     let sent = include_bytes!("../../testdata/openssl-address.bin");
-    assert_eq!(read_client_hello(sent), Reading::Malformed(Reason::Name));
+    assert_eq!(read_client_hello(sent), ParsedHello::Malformed(HelloError::Name));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! However a hello is cut into records and packets, it says the same; and what no hello can begin with is
 //! refused as soon as that is seen.
 
-use baton_tls::{HELLO_BYTES_MAX, HelloReader, Reading, Reason, read_client_hello};
+use baton_tls::{HELLO_BYTES_MAX, HelloError, HelloReader, ParsedHello, read_client_hello};
 use proptest::prelude::*;
 
 use crate::made::{HANDSHAKE, body, extension, hellos, message, opening, record, records, sent, server_name};
@@ -9,7 +9,7 @@ use crate::made::{HANDSHAKE, body, extension, hellos, message, opening, record, 
 proptest! {
     #[test]
     fn a_right_hello_says_what_it_was_made_to_say((message, wanted, protocols) in hellos()) {
-        let Reading::Whole(hello) = read_client_hello(&records(&message, 1 << 14)) else {
+        let ParsedHello::Whole(hello) = read_client_hello(&records(&message, 1 << 14)) else {
             return Err(TestCaseError::fail("not whole"));
         };
         prop_assert_eq!((&hello.name, hello.encrypted), (&wanted.name, wanted.encrypted));
@@ -26,7 +26,7 @@ proptest! {
         prop_assert_eq!(&read_client_hello(&cut), &whole);
         let mut reader = HelloReader::default();
         for end in (0..cut.len()).step_by(packet) {
-            prop_assert_eq!(reader.read(&cut[..end]), Reading::More);
+            prop_assert_eq!(reader.read(&cut[..end]), ParsedHello::More);
         }
         prop_assert_eq!(&reader.read(&cut), &whole);
         // Early data and the like, which the server reads.
@@ -38,7 +38,7 @@ proptest! {
     #[test]
     fn every_beginning_waits_for_more((message, ..) in hellos(), most in 1_usize..2000, end in any::<prop::sample::Index>()) {
         let sent = records(&message, most);
-        prop_assert_eq!(read_client_hello(&sent[..end.index(sent.len())]), Reading::More);
+        prop_assert_eq!(read_client_hello(&sent[..end.index(sent.len())]), ParsedHello::More);
     }
 
     /// Spoilt bytes: whatever is said of a beginning, other than that more are needed, stays so; and in
@@ -51,10 +51,10 @@ proptest! {
             sent[at] = byte;
         }
         let mut reader = HelloReader::default();
-        let mut answer = Reading::More;
+        let mut answer = ParsedHello::More;
         for end in 0..=sent.len() {
             let next = reader.read(&sent[..end]);
-            prop_assert!(answer == Reading::More || answer == next, "{:?} then {:?} at {}", answer, next, end);
+            prop_assert!(answer == ParsedHello::More || answer == next, "{:?} then {:?} at {}", answer, next, end);
             answer = next;
         }
         prop_assert_eq!(answer, read_client_hello(&sent));
@@ -66,7 +66,7 @@ proptest! {
         let answer = read_client_hello(&bytes);
         prop_assert_eq!(&answer, &HelloReader::default().read(&bytes));
         if !tls && bytes.first().is_some_and(|c| *c != HANDSHAKE) {
-            prop_assert_eq!(answer, Reading::NotTls);
+            prop_assert_eq!(answer, ParsedHello::NotTls);
         }
     }
 }
@@ -86,34 +86,34 @@ fn other_protocols_are_not_tls() {
         &[23, 3, 3, 0, 1, 0],
     ];
     for bytes in cases {
-        assert_eq!(read_client_hello(bytes), Reading::NotTls, "{bytes:?}");
+        assert_eq!(read_client_hello(bytes), ParsedHello::NotTls, "{bytes:?}");
     }
     for begun in [&[][..], &[22], &[22, 3], &[22, 3, 1, 0]] {
-        assert_eq!(read_client_hello(begun), Reading::More, "{begun:?}");
+        assert_eq!(read_client_hello(begun), ParsedHello::More, "{begun:?}");
     }
 }
 
 #[track_caller]
-fn malformed(bytes: &[u8], reason: Reason) {
-    assert_eq!(read_client_hello(bytes), Reading::Malformed(reason));
+fn malformed(bytes: &[u8], reason: HelloError) {
+    assert_eq!(read_client_hello(bytes), ParsedHello::Malformed(reason));
 }
 
 #[test]
 fn records_that_cannot_hold_a_hello_are_refused_by_their_header() {
-    malformed(&[22, 3, 1, 0, 0], Reason::EmptyRecord);
-    malformed(&[22, 3, 1, 0x40, 1], Reason::RecordLength);
-    assert_eq!(read_client_hello(&[22, 3, 1, 0x40, 0]), Reading::More);
+    malformed(&[22, 3, 1, 0, 0], HelloError::EmptyRecord);
+    malformed(&[22, 3, 1, 0x40, 1], HelloError::RecordLength);
+    assert_eq!(read_client_hello(&[22, 3, 1, 0x40, 0]), ParsedHello::More);
     let begun = record(HANDSHAKE, &sent(&[])[5..20]);
-    malformed(&[&begun[..], &[22, 3, 3, 0, 0]].concat(), Reason::EmptyRecord);
+    malformed(&[&begun[..], &[22, 3, 3, 0, 0]].concat(), HelloError::EmptyRecord);
     for content in [20, 21, 23, 24, 0, 255] {
-        malformed(&[&begun[..], &[content]].concat(), Reason::Interleaved);
+        malformed(&[&begun[..], &[content]].concat(), HelloError::Interleaved);
     }
 }
 
 #[test]
 fn another_message_is_refused_by_its_first_byte() {
     for kind in [0, 2, 11, 16, 255] {
-        malformed(&[22, 3, 1, 0, 50, kind], Reason::NotHello);
+        malformed(&[22, 3, 1, 0, 50, kind], HelloError::NotHello);
     }
 }
 
@@ -121,14 +121,14 @@ fn another_message_is_refused_by_its_first_byte() {
 fn nothing_may_follow_the_hello_in_its_record() {
     let hello = message(1, &body(&[server_name("a.example")]));
     let two = record(HANDSHAKE, &[&hello[..], &hello].concat());
-    malformed(&two, Reason::Behind);
+    malformed(&two, HelloError::Behind);
     // As soon as both lengths are there.
-    malformed(&two[..9], Reason::Behind);
-    assert_eq!(read_client_hello(&two[..8]), Reading::More);
+    malformed(&two[..9], HelloError::Behind);
+    assert_eq!(read_client_hello(&two[..8]), ParsedHello::More);
     // In the second record, too.
     malformed(
         &[record(HANDSHAKE, &hello[..60]), record(HANDSHAKE, &[&hello[60..], &[0]].concat())].concat(),
-        Reason::Behind,
+        HelloError::Behind,
     );
 }
 
@@ -138,22 +138,22 @@ fn the_longest_hello_is_read_and_a_longer_one_refused_by_its_length() {
     let room = 65_535 - 4 - server_name("a.example").len();
     let long = body(&[server_name("a.example"), extension(21, &vec![0; room])]);
     assert!(long.len() > HELLO_BYTES_MAX, "the longest possible list of extensions is too long by the rest");
-    malformed(&records(&message(1, &long), 1 << 14)[..9], Reason::TooLong);
+    malformed(&records(&message(1, &long), 1 << 14)[..9], HelloError::TooLong);
 
     let fits = room - (long.len() - HELLO_BYTES_MAX);
     let longest = body(&[server_name("a.example"), extension(21, &vec![0; fits])]);
     assert_eq!(longest.len(), HELLO_BYTES_MAX);
     for most in [1, 100, 1 << 14] {
         let reading = read_client_hello(&records(&message(1, &longest), most));
-        assert!(matches!(reading, Reading::Whole(hello) if hello.name.as_deref() == Some("a.example")));
+        assert!(matches!(reading, ParsedHello::Whole(hello) if hello.name.as_deref() == Some("a.example")));
     }
-    malformed(&[22, 3, 1, 0x40, 0, 1, 1, 0, 1], Reason::TooLong);
+    malformed(&[22, 3, 1, 0x40, 0, 1, 1, 0, 1], HelloError::TooLong);
 }
 
 #[test]
 fn a_hello_without_extensions_names_nothing() {
     for body in [opening(), body(&[])] {
-        let Reading::Whole(hello) = read_client_hello(&records(&message(1, &body), 50)) else {
+        let ParsedHello::Whole(hello) = read_client_hello(&records(&message(1, &body), 50)) else {
             panic!("whole")
         };
         assert_eq!((hello.name, hello.alpn.is_empty(), hello.encrypted), (None, true, false));

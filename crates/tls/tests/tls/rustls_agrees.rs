@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use baton_tls::{Alert, Reading, alert, read_client_hello};
+use baton_tls::{Alert, ParsedHello, alert, read_client_hello};
 use proptest::prelude::*;
 use rustls::crypto::{ActiveKeyExchange, CryptoProvider, SharedSecret, SupportedKxGroup, ring};
 use rustls::server::Acceptor;
@@ -87,7 +87,7 @@ fn another_follows(sent: &[u8], name: &str) -> bool {
 }
 
 fn ours(sent: &[u8]) -> Option<(Option<String>, Vec<Vec<u8>>)> {
-    let Reading::Whole(hello) = read_client_hello(sent) else { return None };
+    let ParsedHello::Whole(hello) = read_client_hello(sent) else { return None };
     Some((hello.name.map(|name| name.to_string()), hello.alpn.iter().map(<[u8]>::to_vec).collect()))
 }
 

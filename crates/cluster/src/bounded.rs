@@ -7,7 +7,10 @@ use serde::de::{Deserialize, Deserializer, Error as _, SeqAccess, Visitor};
 
 /// Deserializes a list of at most `MAX` items, setting aside memory for no more than that however
 /// long the list claims to be.
-pub(crate) fn at_most<'de, const MAX: usize, T, D>(deserializer: D) -> Result<Vec<T>, D::Error>
+///
+/// # Errors
+/// When the list is longer, or an item is not what it should be.
+pub fn at_most<'de, const MAX: usize, T, D>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     T: Deserialize<'de>,
     D: Deserializer<'de>,
@@ -41,7 +44,10 @@ where
 }
 
 /// [`at_most`] for a list that may be absent.
-pub(crate) fn maybe_at_most<'de, const MAX: usize, T, D>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
+///
+/// # Errors
+/// As of [`at_most`].
+pub fn maybe_at_most<'de, const MAX: usize, T, D>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
 where
     T: Deserialize<'de>,
     D: Deserializer<'de>,

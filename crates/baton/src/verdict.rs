@@ -1,0 +1,215 @@
+//! The one sentence with which `baton status` begins: is the cluster well, and if not, what is to be done? By what is
+//! so now, not by what has been counted since the start. Pure.
+
+use baton_node::status::{ClusterStatus, ConnectionState, ConnectionStatus, NodeStatus};
+use serde::Serialize;
+
+use crate::output::count;
+use crate::status_tables::duration;
+
+/// What to say of a cluster.
+#[derive(Debug, Serialize)]
+pub struct ClusterVerdict {
+    /// Nothing needs anybody.
+    pub well: bool,
+    /// What does.
+    pub problems: Vec<Problem>,
+}
+
+/// One thing that is not well.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// The nodes that it is about.
+    nodes: Vec<String>,
+    what: String,
+    help: String,
+}
+
+impl ClusterVerdict {
+    /// Judges a cluster, as the asked node sees it.
+    pub fn of(status: &ClusterStatus) -> Self {
+        let away = status.nodes.iter().filter(|node| !node.reachable).map(|node| away(status, node));
+        let problems: Vec<_> = away.chain(parted(status)).chain(files(status)).chain(dead(status)).collect();
+        Self { well: problems.is_empty(), problems }
+    }
+
+    /// For the end of a line, and the lines after it.
+    pub fn describe(&self) -> String {
+        if self.well {
+            return "well\n".to_owned();
+        }
+        let mut told = format!("NOT WELL, {}\n", count(self.problems.len(), "problem"));
+        for Problem { what, help, .. } in &self.problems {
+            told.push_str(&format!("  {what}\n    -> {help}\n"));
+        }
+        told
+    }
+}
+
+/// A node that did not answer.
+fn away(status: &ClusterStatus, node: &NodeStatus) -> Problem {
+    let name = &node.name;
+    let seen = status.asked_node().and_then(|asked| asked.connections.iter().find(|c| c.peer == *name));
+    let (what, help) = match seen {
+        Some(ConnectionStatus { state: ConnectionState::Up, .. }) => (
+            format!("{name} does not answer, though its control connection is up"),
+            "look at its log, and at how busy its machine is".to_owned(),
+        ),
+        Some(ConnectionStatus { last_error, since_s, .. }) => {
+            let why = last_error.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
+            (
+                format!("{name} has been down for {}{why}", duration(*since_s)),
+                format!(
+                    "does `baton node` run on {name}? Its log says more, and so does `baton status` there"
+                ),
+            )
+        }
+        None => {
+            (format!("nothing is known of {name}"), "look at the log of the node that was asked".to_owned())
+        }
+    };
+    Problem { nodes: vec![name.clone()], what, help }
+}
+
+/// Nodes that answer, but have no connection to each other.
+fn parted(status: &ClusterStatus) -> Vec<Problem> {
+    let mut found: Vec<Problem> = Vec::new();
+    let answer = |name: &str| status.nodes.iter().any(|node| node.reachable && node.name == name);
+    for node in status.nodes.iter().filter(|node| node.reachable) {
+        let down = node.connections.iter().filter(|c| c.state == ConnectionState::Down && answer(&c.peer));
+        for ConnectionStatus { peer, last_error, .. } in down {
+            let mut nodes = vec![node.name.clone(), peer.clone()];
+            nodes.sort();
+            if found.iter().any(|problem| problem.nodes == nodes) {
+                continue;
+            }
+            let why = last_error.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
+            let what = format!("{} and {} have no connection{why}", node.name, peer);
+            let help = "the network between the two, or a firewall on one of them, stops the control port";
+            found.push(Problem { nodes, what, help: help.to_owned() });
+        }
+    }
+    found
+}
+
+/// Nodes whose files differ: somebody has to reload, or to restart.
+fn files(status: &ClusterStatus) -> Option<Problem> {
+    let known: Vec<&NodeStatus> = status.nodes.iter().filter(|node| node.reachable).collect();
+    let mut files: Vec<(&str, Vec<&str>)> = Vec::new();
+    for node in &known {
+        match files.iter_mut().find(|(file, _)| *file == node.file) {
+            Some((_, nodes)) => nodes.push(&node.name),
+            None => files.push((&node.file, vec![&node.name])),
+        }
+    }
+    let (first, others) = files.split_first().filter(|(_, others)| !others.is_empty())?;
+    let by = |(file, nodes): &(&str, Vec<&str>)| format!("{} by {file}", nodes.join(", "));
+    let each: Vec<_> = std::iter::once(first).chain(others).map(by).collect();
+    let what = format!("nodes go by {} cluster files: {}", files.len(), each.join("; "));
+    let help = "give all of them the same file, then `baton reload` on each; what it refuses to change needs a \
+                restart of that node";
+    let nodes = known.iter().map(|node| node.name.clone()).collect();
+    Some(Problem { nodes, what, help: help.to_owned() })
+}
+
+/// Servers that answer, but are given nothing; by the dispatcher, else by the node that was asked.
+fn dead(status: &ClusterStatus) -> Vec<Problem> {
+    let is_dispatcher = |node: &&NodeStatus| node.reachable && node.roles.iter().any(|r| r == "dispatcher");
+    let knower = status.nodes.iter().find(is_dispatcher).or(status.asked_node());
+    let Some(knower) = knower.filter(|node| !node.loads.is_empty()) else { return Vec::new() };
+    if knower.loads.iter().all(|load| !load.live) {
+        let what = "no server is alive: clients are refused".to_owned();
+        let help = "start a server; the log of each node says why it is not there".to_owned();
+        let nodes = knower.loads.iter().map(|load| load.server.clone()).collect();
+        return vec![Problem { nodes, what, help }];
+    }
+    let answers = |name: &str| status.nodes.iter().any(|node| node.reachable && node.name == name);
+    let idle = knower.loads.iter().filter(|load| !load.live && answers(&load.server));
+    idle.map(|load| {
+        let what = format!("{} answers, but {} gives it no connections", load.server, knower.name);
+        let help = format!("look at the logs of {} and {}", load.server, knower.name);
+        Problem { nodes: vec![load.server.clone()], what, help }
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use baton_node::status::LoadStatus;
+
+    use super::*;
+
+    fn connection(peer: &str, why: Option<&str>) -> ConnectionStatus {
+        ConnectionStatus {
+            peer: peer.to_owned(),
+            state: if why.is_some() { ConnectionState::Down } else { ConnectionState::Up },
+            since_s: 7,
+            last_error: why.map(str::to_owned),
+            ..ConnectionStatus::default()
+        }
+    }
+
+    fn node(name: &str, connections: Vec<ConnectionStatus>) -> NodeStatus {
+        let (name, file) = (name.to_owned(), "00aa".to_owned());
+        NodeStatus { name, reachable: true, file, connections, ..NodeStatus::default() }
+    }
+
+    /// Three nodes that reach each other.
+    fn well() -> ClusterStatus {
+        let all = ["a", "b", "c"];
+        let nodes = all.map(|name| {
+            let others = all.into_iter().filter(|other| *other != name);
+            node(name, others.map(|other| connection(other, None)).collect())
+        });
+        ClusterStatus { cluster: "web".to_owned(), asked: "a".to_owned(), nodes: nodes.to_vec() }
+    }
+
+    fn whats(status: &ClusterStatus) -> Vec<String> {
+        ClusterVerdict::of(status).problems.into_iter().map(|problem| problem.what).collect()
+    }
+
+    #[test]
+    fn a_cluster_whose_nodes_reach_each_other_is_well() {
+        assert_eq!(ClusterVerdict::of(&well()).describe(), "well\n");
+        let mut counted = well();
+        counted.nodes[0].troubles.errors = 3;
+        assert_eq!(whats(&counted), [""; 0], "what was once is no news");
+    }
+
+    #[test]
+    fn what_is_not_well_is_told_once() {
+        let mut down = well();
+        down.nodes[1] = NodeStatus { name: "b".to_owned(), ..NodeStatus::default() };
+        down.nodes[0].connections[0] = connection("b", Some("nothing was heard for 1000 ms"));
+        down.nodes[2].connections[1] = connection("b", Some("refused"));
+        assert_eq!(whats(&down), ["b has been down for 7s: nothing was heard for 1000 ms"]);
+
+        let mut mute = well();
+        mute.nodes[2].reachable = false;
+        assert_eq!(whats(&mute), ["c does not answer, though its control connection is up"]);
+
+        let mut parted = well();
+        parted.nodes[1].connections[1] = connection("c", Some("no route"));
+        parted.nodes[2].connections[1] = connection("b", Some("no route"));
+        assert_eq!(whats(&parted), ["b and c have no connection: no route"]);
+
+        let mut files = well();
+        files.nodes[2].file = "00bb".to_owned();
+        assert_eq!(whats(&files), ["nodes go by 2 cluster files: a, b by 00aa; c by 00bb"]);
+    }
+
+    #[test]
+    fn servers_that_get_nothing_are_told() {
+        let mut status = well();
+        let load =
+            |server: &str, live| LoadStatus { server: server.to_owned(), live, ..LoadStatus::default() };
+        status.nodes[0].loads = vec![load("b", true), load("c", false)];
+        assert_eq!(whats(&status), ["c answers, but a gives it no connections"]);
+        status.nodes[0].loads = vec![load("b", false), load("c", false)];
+        assert_eq!(whats(&status), ["no server is alive: clients are refused"]);
+        // The dispatcher knows best.
+        status.nodes[1].roles = vec!["dispatcher".to_owned()];
+        status.nodes[1].loads = vec![load("b", true), load("c", true)];
+        assert_eq!(whats(&status), [""; 0]);
+    }
+}

@@ -1,0 +1,198 @@
+//! Which program is where: `ingress` and `egress` on the interfaces of the cluster, the guard behind them and on all
+//! others. A guard's link has a name in the BPF file system, so it stays when the daemon is killed; the next daemon
+//! takes it over, and a clean end removes it (docs/decisions/0022).
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::path::{Path, PathBuf};
+
+use libbpf_rs::Link;
+use libbpf_rs::query::LinkTypeInfo;
+
+use crate::error::DatapathError;
+use crate::programs::{Datapath, attach_tcx};
+
+/// The links of one interface.
+#[derive(Debug, Default)]
+pub(crate) struct OnInterface {
+    guard: Option<Link>,
+    inward: Option<Link>,
+    outward: Option<Link>,
+}
+
+/// The links of all interfaces, and where guards have names.
+#[derive(Debug, Default)]
+pub(crate) struct Attached {
+    interfaces: BTreeMap<u32, OnInterface>,
+    names: Option<PathBuf>,
+    nameless: Option<String>,
+}
+
+/// What has been attached by one call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Newly {
+    /// Interfaces, by number, that have the programs now and had them not, or not any more.
+    pub programs: Vec<u32>,
+    /// The same of the guard.
+    pub guards: Vec<u32>,
+}
+
+impl Datapath {
+    /// Gives guards names in this folder of a BPF file system, so that they outlive this process. Call it before anything
+    /// is attached.
+    pub fn name_guards(&mut self, folder: &Path) {
+        self.attached.names = Some(folder.to_owned());
+    }
+
+    /// Why guards will not outlive this process, if they will not.
+    pub fn nameless_guards(&self) -> Option<&str> {
+        self.attached.nameless.as_deref()
+    }
+
+    /// Attaches to one of the node's interfaces, both directions.
+    ///
+    /// # Errors
+    /// When the interface is gone, or the kernel has no tcx.
+    pub fn attach(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        self.keep_attached(&[ifindex], &[], &[ifindex]).map(drop)
+    }
+
+    /// Whether something that was attached is not any more: detached by others, or gone with its interface.
+    pub fn is_detached(&self) -> bool {
+        let links =
+            |on: &OnInterface| [&on.guard, &on.inward, &on.outward].into_iter().flatten().all(is_there);
+        !self.attached.interfaces.values().all(links)
+    }
+
+    /// Attaches the programs to the interfaces `watched`, and the guard to those and to `others`, as far as they are not
+    /// there. What is attached elsewhere stays, but for interfaces that are not `present` any more.
+    ///
+    /// # Errors
+    /// The first failure; the rest is done all the same.
+    pub fn keep_attached(
+        &mut self,
+        watched: &[u32],
+        others: &[u32],
+        present: &[u32],
+    ) -> Result<Newly, DatapathError> {
+        let gone: Vec<u32> =
+            self.attached.interfaces.keys().filter(|i| !present.contains(i)).copied().collect();
+        for index in gone {
+            self.attached.interfaces.remove(&index);
+            self.attached.forget_name(index);
+        }
+        let (mut newly, mut first) = (Newly::default(), Ok(()));
+        for index in watched.iter().chain(others) {
+            match self.keep_guard(*index) {
+                Ok(true) => newly.guards.push(*index),
+                Ok(false) => {}
+                Err(error) => first = first.and(Err(error)),
+            }
+        }
+        for index in watched {
+            match self.keep_programs(*index) {
+                Ok(true) => newly.programs.push(*index),
+                Ok(false) => {}
+                Err(error) => first = first.and(Err(error)),
+            }
+        }
+        self.attached.forget_strangers();
+        first.map(|()| newly)
+    }
+
+    /// The guard comes before the programs, which are put before it in the chain: so nothing gets past both.
+    fn keep_guard(&mut self, ifindex: u32) -> Result<bool, DatapathError> {
+        let on = self.attached.interfaces.entry(ifindex).or_default();
+        if on.guard.as_ref().is_some_and(is_there) {
+            return Ok(false);
+        }
+        on.guard = None;
+        let guard = &self.skel.progs.guard;
+        let name = self.attached.names.as_ref().map(|folder| folder.join(format!("guard-{ifindex}")));
+        if let Some(name) = &name {
+            // Left by a daemon that was killed: it has been dropping since, and goes on without a gap.
+            if name.exists()
+                && let Ok(mut left) = Link::open(name)
+                && is_there(&left)
+                && left.update_prog(guard).is_ok()
+            {
+                on.guard = Some(left);
+                return Ok(true);
+            }
+            drop(fs::remove_file(name));
+        }
+        let mut link = attach_tcx(guard, "guard", ifindex, None)?;
+        if let Some(name) = &name {
+            let named = name.parent().map_or(Ok(()), fs::create_dir_all);
+            let named = named.and_then(|()| link.pin(name).map_err(io::Error::other));
+            self.attached.nameless = named.err().map(|error| format!("{}: {error}", name.display()));
+        }
+        on.guard = Some(link);
+        Ok(true)
+    }
+
+    fn keep_programs(&mut self, ifindex: u32) -> Result<bool, DatapathError> {
+        let on = self.attached.interfaces.entry(ifindex).or_default();
+        let before = on.guard.as_ref().map(|guard| guard.as_fd().as_raw_fd());
+        let mut made = false;
+        if !on.inward.as_ref().is_some_and(is_there) {
+            on.inward = None;
+            on.inward = Some(attach_tcx(&self.skel.progs.ingress, "ingress", ifindex, before)?);
+            made = true;
+        }
+        // What leaves any other node is nothing that egress would look at.
+        if self.speaks && !on.outward.as_ref().is_some_and(is_there) {
+            on.outward = None;
+            on.outward = Some(attach_tcx(&self.skel.progs.egress, "egress", ifindex, None)?);
+            made = true;
+        }
+        Ok(made)
+    }
+}
+
+impl Attached {
+    /// On how many interfaces.
+    pub(crate) fn len(&self) -> usize {
+        self.interfaces.len()
+    }
+
+    /// Guards that an earlier daemon has left where this one wants none.
+    fn forget_strangers(&self) {
+        let Some(names) = self.names.as_ref().and_then(|folder| fs::read_dir(folder).ok()) else { return };
+        let of = |name: &str| name.strip_prefix("guard-")?.parse::<u32>().ok();
+        for entry in names.flatten() {
+            let index = entry.file_name().to_str().and_then(of);
+            if index.is_none_or(|index| !self.interfaces.contains_key(&index)) {
+                drop(fs::remove_file(entry.path()));
+            }
+        }
+    }
+
+    fn forget_name(&self, ifindex: u32) {
+        if let Some(folder) = &self.names {
+            drop(fs::remove_file(folder.join(format!("guard-{ifindex}"))));
+        }
+    }
+}
+
+/// Removes the names of guards: those that no process holds are detached by that.
+///
+/// # Errors
+/// When the file system refuses; a folder that is not there is no error.
+pub fn remove_guards(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a link is attached to an interface still.
+fn is_there(link: &Link) -> bool {
+    match link.info().map(|info| info.info) {
+        Ok(LinkTypeInfo::Tcx(tcx)) => tcx.ifindex != 0,
+        // What cannot be asked is not attached a second time.
+        Ok(_) | Err(_) => true,
+    }
+}

@@ -1,0 +1,338 @@
+//! A host that changes under a running daemon: somebody removes a VIP, puts a setting back, makes an interface anew. It
+//! is put back or followed, and told; a daemon that is killed leaves no machine that resets its clients.
+
+use std::net::SocketAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use baton_testbed::{
+    Baton, Capture, Cluster, Connection, Content, Dial, DocRoot, Family, Figure, Host, Testbed, WebServer,
+    counted, node_status, wait_until,
+};
+use serde_json::Value;
+
+const SOON: Duration = Duration::from_secs(15);
+/// Long enough to be told that a host is lost, and to leave it.
+const LEAVES: Duration = Duration::from_secs(40);
+const WRR: &str = "policy = \"wrr\"";
+
+fn host_of(baton: &Baton<'_>) -> Value {
+    node_status(&baton.status(), baton.host().name())["host"].clone()
+}
+
+fn count(baton: &Baton<'_>, what: &str) -> u64 {
+    host_of(baton)[what].as_u64().unwrap_or(0)
+}
+
+/// New connections, one after the other, each with one request.
+#[track_caller]
+fn all_answered(bed: &Testbed, to: SocketAddr, page: &Content, how_many: usize) {
+    for n in 0..how_many {
+        let asked = Dial::new(to).patience(SOON).open(bed.client(0)).and_then(|c| c.fetch_last(page));
+        asked.unwrap_or_else(|fault| panic!("request {n} of {how_many}: {fault:?}"));
+    }
+}
+
+/// A cluster, a page, and where to ask for it.
+#[track_caller]
+fn running<'a>(figure: Figure, bed: &'a Testbed, files: &DocRoot) -> (Cluster<'a>, Content) {
+    let page = Content::new("page", 3000);
+    files.add(&page);
+    let cluster = figure.start(bed, WebServer::nginx, files, WRR);
+    all_answered(bed, cluster.service(), &page, 6);
+    (cluster, page)
+}
+
+fn holds(host: &Host, interface: &str, vip: std::net::IpAddr) -> bool {
+    host.ip(&format!("-o addr show dev {interface}")).contains(&format!(" {vip}/"))
+}
+
+/// The VIP of a server, and of the node that announces it, is removed by somebody else (a network manager).
+#[test]
+fn a_vip_that_somebody_removes_is_put_back() {
+    let bed = Testbed::builder().figure(Figure::Five).build();
+    let files = DocRoot::shared();
+    let (cluster, page) = running(Figure::Five, &bed, &files);
+    let vip = cluster.vips[0];
+    let bits = Family::of(vip).host_bits();
+    for (node, interface) in [("b", "lo"), ("a", "eth0")] {
+        let baton = cluster.baton(node);
+        baton.host().ip(&format!("addr del {vip}/{bits} dev {interface}"));
+        bed.router().ip("neigh flush all");
+        wait_until(SOON, "the VIP is back", || holds(baton.host(), interface, vip));
+        wait_until(SOON, "a status that tells", || count(baton, "mended") == 1);
+        let last = host_of(baton)["last"].as_str().unwrap_or_default().to_owned();
+        assert_eq!(last, format!("{vip} on {interface}: found gone, put back there"));
+        all_answered(&bed, cluster.service(), &page, 9);
+    }
+    // Not by one address, but all that is on the interface; and the whole of `lo`.
+    bed.node(2).ip("link set lo down");
+    bed.node(2).ip(&format!("addr flush dev lo to {vip}"));
+    wait_until(SOON, "lo is as before", || holds(bed.node(2), "lo", vip));
+    all_answered(&bed, cluster.service(), &page, 9);
+    cluster.stop();
+    assert!(!holds(bed.node(1), "lo", vip), "what was put back is undone at the end like the rest");
+}
+
+/// Whoever changes the same thing again and again is told of.
+#[test]
+fn what_fights_a_node_is_said() {
+    let bed = Testbed::builder().figure(Figure::Five).build();
+    let files = DocRoot::shared();
+    let (cluster, _) = running(Figure::Five, &bed, &files);
+    let (baton, vip) = (cluster.baton("c"), cluster.vips[0]);
+    for _ in 0..5 {
+        assert_eq!(host_of(baton)["fought"], Value::Null);
+        baton.host().ip(&format!("addr del {vip}/{} dev lo", Family::of(vip).host_bits()));
+        wait_until(SOON, "the VIP is back", || holds(baton.host(), "lo", vip));
+        let before = count(baton, "mended");
+        wait_until(SOON, "it is counted", || count(baton, "mended") >= before);
+    }
+    wait_until(SOON, "the fight is told", || host_of(baton)["fought"] == format!("{vip} on lo"));
+    assert!(baton.process().log_tail().contains("something fights this node"));
+    cluster.stop();
+}
+
+/// `sysctl --system` of some package puts settings back to what its files say.
+#[test]
+fn settings_that_somebody_sets_are_put_back() {
+    let bed = Testbed::builder().figure(Figure::Five).build();
+    let files = DocRoot::shared();
+    let (cluster, page) = running(Figure::Five, &bed, &files);
+    let read = |host: &Host, key: &str| host.run("sysctl", ["-n", key]).trim().to_owned();
+    // Over IPv6 nobody needs the first two.
+    let arp = cluster.vips[0].is_ipv4();
+    let keys = [
+        ("net.ipv4.conf.all.arp_ignore", "1", arp),
+        ("net.ipv4.conf.all.arp_announce", "2", arp),
+        ("net.ipv4.tcp_syncookies", "1", true),
+    ];
+    for host in &bed.nodes()[1..3] {
+        for (key, _, _) in keys.iter().filter(|(.., needed)| *needed) {
+            host.sysctl(key, "0");
+        }
+    }
+    bed.router().ip("neigh flush all");
+    for host in &bed.nodes()[1..3] {
+        for (key, value, _) in keys.iter().filter(|(.., needed)| *needed) {
+            wait_until(SOON, key, || read(host, key) == *value);
+        }
+        let baton = cluster.baton(host.name());
+        wait_until(SOON, "a status that tells", || count(baton, "mended") >= if arp { 3 } else { 1 });
+    }
+    bed.router().ip("neigh flush all");
+    all_answered(&bed, cluster.service(), &page, 9);
+    // What is only better than needed stays.
+    let mended = count(cluster.baton("b"), "mended");
+    bed.node(1).sysctl("net.ipv4.tcp_syncookies", "2");
+    thread::sleep(Duration::from_secs(3));
+    assert_eq!(
+        (read(bed.node(1), "net.ipv4.tcp_syncookies").as_str(), count(cluster.baton("b"), "mended")),
+        ("2", mended)
+    );
+    cluster.stop();
+}
+
+/// A request whose head has so many bytes more.
+fn with_header(page: &Content, bytes: usize) -> Vec<u8> {
+    let text = String::from_utf8(baton_testbed::get(page, true)).expect("a request is text");
+    text.replacen("\r\n\r\n", &format!("\r\nX: {}\r\n\r\n", "y".repeat(bytes)), 1).into_bytes()
+}
+
+/// The links of the nodes carry less from now on, or more again.
+#[test]
+fn an_mtu_that_changes_is_followed() {
+    let bed = Testbed::builder().figure(Figure::Five).build();
+    let files = DocRoot::shared();
+    let (cluster, page) = running(Figure::Five, &bed, &files);
+    let mss = |bed: &Testbed| {
+        let capture = Capture::start(bed.client(0), 80);
+        all_answered(bed, cluster.service(), &page, 1);
+        capture.stop().flows[0].syn_ack.and_then(|syn_ack| syn_ack.mss).expect("a captured SYN-ACK")
+    };
+    let first = mss(&bed);
+    for (mtu, less) in [(1400, 100), (1500, 0), (1350, 150)] {
+        for node in bed.nodes() {
+            bed.router().ip(&format!("link set to-{} mtu {mtu}", node.name()));
+            node.ip(&format!("link set eth0 mtu {mtu}"));
+        }
+        wait_until(SOON, "the front offers segments that fit", || mss(&bed) == first - less);
+        for header in (1100..1400).step_by(20) {
+            let mut connection =
+                Dial::new(cluster.service()).patience(SOON).open(bed.client(0)).expect("answered");
+            connection.send(&with_header(&page, header)).expect("sent");
+            connection
+                .response_of(&page)
+                .unwrap_or_else(|fault| panic!("{header} bytes at {mtu}: {fault:?}"));
+        }
+    }
+    assert!(count(cluster.baton("a"), "followed") >= 3);
+    cluster.stop();
+}
+
+/// A server's interface, and then the front's, is made anew: it has another number, and nothing is attached to it.
+#[test]
+fn an_interface_that_is_made_anew_is_followed() {
+    let bed = Testbed::builder().figure(Figure::Five).build();
+    let files = DocRoot::shared();
+    let (cluster, page) = running(Figure::Five, &bed, &files);
+    for (index, name) in [(1, "b"), (0, "a")] {
+        bed.remake_interface(index);
+        if bed.network().is_routed() {
+            bed.route_vip(cluster.vips[0], bed.node(0)); // it went with the router's end
+        }
+        bed.router().ip("neigh flush all");
+        let baton = cluster.baton(name);
+        wait_until(SOON, "the new interface is known", || count(baton, "followed") > 0);
+        cluster.wait_formed();
+        wait_until(SOON, "an answer", || {
+            let asked = Dial::new(cluster.service()).patience(Duration::from_secs(2)).open(bed.client(0));
+            asked.and_then(|c| c.fetch_last(&page)).is_ok()
+        });
+        all_answered(&bed, cluster.service(), &page, 9);
+    }
+    let served =
+        |name: &str| node_status(&cluster.baton(name).status(), name)["adopted"].as_u64().unwrap_or(0);
+    assert!(["b", "c", "d"].iter().all(|name| served(name) > 3), "all servers have their turns");
+    cluster.stop();
+}
+
+/// The node's own address goes: it says so and leaves, and the others serve.
+#[test]
+fn a_node_that_cannot_stay_says_so_and_leaves() {
+    let bed = Testbed::builder().figure(Figure::Five).build();
+    let files = DocRoot::shared();
+    let (mut cluster, page) = running(Figure::Five, &bed, &files);
+    let leaver = cluster.batons.remove(2);
+    let host = leaver.host();
+    for family in Family::ALL {
+        let address = host.address_of(family);
+        host.ip(&format!("addr del {address}/{} dev eth0", family.link_bits()));
+    }
+    let (status, log) = leaver.wait_ended(LEAVES);
+    assert!(!status.success(), "{status}");
+    assert!(
+        log.contains("this node cannot stay on this host") && log.contains("no interface holds"),
+        "{log}"
+    );
+    let vip = cluster.vips[0];
+    assert!(!holds(host, "lo", vip), "it has put the host back");
+    all_answered(&bed, cluster.service(), &page, 9);
+    cluster.stop();
+}
+
+fn pinned(host: &Host) -> String {
+    host.run("find", ["/sys/fs/bpf", "-name", "guard-*"])
+}
+
+/// A client that goes on asking on one connection.
+fn kept(bed: &Testbed, to: SocketAddr, page: &Content) -> Vec<Connection> {
+    let open = || {
+        let mut connection = Dial::new(to).patience(SOON).open(bed.client(0)).expect("answered");
+        connection.fetch(page).expect("the page");
+        connection
+    };
+    (0..8).map(|_| open()).collect()
+}
+
+/// The daemon of the node that clients' packets come to is killed: no client is reset, none is refused; with the daemon
+/// back they go on.
+fn killed(figure: Figure) {
+    let bed = Testbed::builder().figure(figure).build();
+    let files = DocRoot::shared();
+    let (mut cluster, page) = running(figure, &bed, &files);
+    let to = cluster.service();
+    let connections = kept(&bed, to, &page);
+    let capture = Capture::start(bed.client(0), 80);
+    let config = bed.router().scratch().path().join("cluster.toml");
+    let front = cluster.batons.remove(0);
+    let host = front.host();
+    assert_eq!(pinned(host).lines().count(), 1, "one interface");
+    front.kill();
+    assert!(holds(host, "eth0", to.ip()), "the address is there still");
+    let late: Vec<_> = thread::scope(|scope| {
+        let asked: Vec<_> = connections
+            .into_iter()
+            .map(|mut c| {
+                let page = &page;
+                scope.spawn(move || c.fetch(page).map(|_| ()))
+            })
+            .collect();
+        let refused = Dial::new(to).patience(Duration::from_secs(2)).open(bed.client(0));
+        assert!(refused.is_err(), "nobody answers");
+        cluster.batons.insert(0, Baton::start(host, &config));
+        asked.into_iter().map(|one| one.join().expect("no panic")).collect()
+    });
+    cluster.wait_formed();
+    all_answered(&bed, to, &page, 6);
+    assert_eq!(capture.stop().resets(), 0);
+    assert!(late.iter().all(Result::is_ok), "{late:?}");
+    assert_eq!(pinned(host).lines().count(), 1, "the new daemon has taken the guard over");
+    cluster.stop();
+    assert_eq!(pinned(host), "", "a clean end leaves nothing");
+}
+
+#[test]
+fn a_killed_switch_resets_nobody() {
+    killed(Figure::Seven);
+}
+
+#[test]
+fn a_killed_front_resets_nobody() {
+    killed(Figure::Five);
+}
+
+/// A server whose daemon is killed goes on with the connections that its stack has, and takes no others.
+#[test]
+fn a_killed_server_keeps_its_connections() {
+    let bed = Testbed::builder().figure(Figure::Seven).build();
+    if bed.network().is_routed() {
+        return; // what comes wrapped needs the programs
+    }
+    let files = DocRoot::shared();
+    let (mut cluster, page) = running(Figure::Seven, &bed, &files);
+    let mut connections = kept(&bed, cluster.service(), &page);
+    let capture = Capture::start(bed.client(0), 80);
+    cluster.batons.pop().expect("the last node").kill();
+    let until = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < until {
+        for connection in &mut connections {
+            connection.fetch(&page).expect("its server has it still");
+        }
+    }
+    assert_eq!(capture.stop().resets(), 0);
+}
+
+/// Stopped and started under new connections all the time: nobody is reset, because the programs come before the
+/// address and go after it.
+#[test]
+fn a_start_and_an_end_reset_nobody() {
+    let bed = Testbed::builder().figure(Figure::Seven).build();
+    let files = DocRoot::shared();
+    let (mut cluster, page) = running(Figure::Seven, &bed, &files);
+    let to = cluster.service();
+    let config = bed.router().scratch().path().join("cluster.toml");
+    let capture = Capture::start(bed.client(0), 80);
+    thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let until = Instant::now() + Duration::from_secs(8);
+            let mut answered = 0;
+            while Instant::now() < until {
+                let asked = Dial::new(to).patience(Duration::from_millis(300)).open(bed.client(0));
+                answered += u32::from(asked.and_then(|c| c.fetch_last(&page)).is_ok());
+            }
+            answered
+        });
+        for _ in 0..2 {
+            thread::sleep(Duration::from_secs(1));
+            let switch = cluster.batons.remove(0);
+            let host = switch.host();
+            switch.stop();
+            cluster.batons.insert(0, Baton::start(host, &config));
+        }
+        assert!(asking.join().expect("no panic") > 0);
+    });
+    assert_eq!(capture.stop().from_servers().resets, 0);
+    assert_eq!(counted(cluster.baton("a"), "drop_unattended"), 0, "all that came was seen by the programs");
+    cluster.stop();
+}
