@@ -261,3 +261,31 @@ impl Watch {
         Paths { mine, mtu, proved: proved.collect(), ..routes.clone() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "[cluster]\nname = \"c\"\nsecret = \"6f1c0a9be47d82355ac4e09d17b86f3e2d4c5a69\"\n\
+        [[node]]\nname = \"a\"\naddress = \"10.1.0.1\"\nroles = [\"switch\", \"distributor\", \"dispatcher\"]\n\
+        [[node]]\nname = \"b\"\naddress = \"10.1.0.2\"\nroles = [\"server\"]\n\
+        [[service]]\nname = \"web\"\nvips = [\"10.99.0.1\"]\nport = 80\npolicy = \"wrr\"\n";
+
+    #[test]
+    fn an_interface_that_carries_less_or_more_is_followed_and_others_count_where_they_carry_less() {
+        let cluster = Cluster::parse(FILE).expect("a good file");
+        let (node, other) = (cluster.nodes[0].clone(), cluster.nodes[1].id);
+        let mut watch = Watch::new(cluster, node, 1500, Box::new(|_, _, _| Vec::new()));
+        let mut after = |news: Option<PathNews>| {
+            news.into_iter().for_each(|news| watch.hear(news));
+            watch.claim(&Paths::default());
+            let paths = watch.paths(&Paths::default());
+            (paths.mine, paths.mtu)
+        };
+        assert_eq!(after(None), (None, None), "the interface alone says how much");
+        assert_eq!(after(Some(PathNews::Probed(other, 0, 1450))), (None, Some(1450)));
+        assert_eq!(after(Some(PathNews::Host(1400))), (None, None), "the other node carries more");
+        assert_eq!(after(Some(PathNews::Host(9000))), (None, Some(1450)));
+        assert_eq!(after(Some(PathNews::Probed(other, 0, 9000))), (None, None));
+    }
+}
