@@ -139,7 +139,7 @@ mod tests {
     use super::{PACKAGES, factor, tool};
 
     /// Packages that every Debian has.
-    const ESSENTIAL: [&str; 4] = ["dash", "coreutils", "util-linux", "apt"];
+    const ESSENTIAL: [&str; 5] = ["dash", "coreutils", "findutils", "util-linux", "apt"];
     /// What only benchmarks need.
     const OPTIONAL: [&str; 1] = ["haproxy"];
 

