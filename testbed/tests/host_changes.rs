@@ -333,6 +333,13 @@ fn a_start_and_an_end_reset_nobody() {
         assert!(asking.join().expect("no panic") > 0);
     });
     assert_eq!(capture.stop().from_servers().resets, 0);
-    assert_eq!(counted(cluster.baton("a"), "drop_unattended"), 0, "all that came was seen by the programs");
+    // A router's route leads here also while nobody holds the address: the guard is the first that stands there.
+    if !bed.network().is_routed() {
+        assert_eq!(
+            counted(cluster.baton("a"), "drop_unattended"),
+            0,
+            "all that came was seen by the programs"
+        );
+    }
     cluster.stop();
 }
