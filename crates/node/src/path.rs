@@ -13,8 +13,11 @@ use tokio::time::{sleep_until, timeout_at};
 
 use crate::search::{MTU_MIN, MtuSearch, ROUND};
 
-/// Between two looks at the routes. What a kernel has learnt of a path it forgets after ten minutes.
+/// Between two looks at the routes, at last. What a kernel has learnt of a path it forgets after ten minutes.
 const EVERY: Duration = Duration::from_secs(10);
+/// Before the first look. Each wait is twice the one before: while nodes come up, the kernel learns one after the other
+/// who answers for them.
+const FIRST: Duration = Duration::from_millis(300);
 /// Repeated handoffs are no reason to probe again before this.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -141,7 +144,7 @@ impl Watch {
             number: rand::random(),
             told: BTreeMap::new(),
             again_from: Instant::now(),
-            look_at: Instant::now() + EVERY,
+            look_at: Instant::now() + FIRST,
             cluster,
             node,
             make,
@@ -155,7 +158,7 @@ impl Watch {
         mut from_daemon: mpsc::Receiver<PathNews>,
         to_daemon: mpsc::Sender<Paths>,
     ) {
-        let mut routes = known.clone();
+        let (mut routes, mut wait) = (known.clone(), FIRST);
         loop {
             self.claim(&routes);
             self.probe();
@@ -175,7 +178,8 @@ impl Watch {
             }
             if Instant::now() >= self.look_at {
                 routes = Paths::look(&self.cluster, self.node.id).await;
-                self.look_at = Instant::now() + EVERY;
+                wait = (wait * 2).min(EVERY);
+                self.look_at = Instant::now() + wait;
             }
         }
     }
