@@ -33,9 +33,9 @@ pub struct Settings {
     pub address: IpAddr,
     /// UDP port of handoff packets.
     pub handoff_port: u16,
-    /// MTU of the cluster interface, bytes, until [`crate::Live`] says another.
+    /// MTU of the cluster interface, bytes, until [`crate::LiveValues`] says another.
     pub mtu: u16,
-    /// The interface towards the other nodes, until [`crate::Live`] says another.
+    /// The interface towards the other nodes, until [`crate::LiveValues`] says another.
     pub cluster_ifindex: u32,
     /// The hold device.
     pub hold_ifindex: u32,
