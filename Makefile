@@ -22,13 +22,13 @@ AS_ROOT := $(if $(SUDO),env "CARGO_TARGET_$(HOST)_RUNNER=$(SUDO)")
 #   long                                      what a connection's age brings is above the network, and takes minutes;
 #   stress floods                             keep every CPU busy over one;
 #   pipelining                                counts what clients repeat, so nothing else may keep a CPU from the daemons;
-#   undisturbed growing                       are about daemons, whatever the network;
+#   undisturbed growing clocks                are about daemons, whatever the network;
 #   direct                                    has no Baton: it tries the testbed;
 #   daemon h1spec                             have no cluster, or run only when asked for.
 OTHER_NETWORKS ?= ipv6 ipv4-routed
 NETWORK_SUITES ?= moves
 # Over IPv6 with each node behind a router: what is least like the first.
-ROUTED_SUITES ?= figures moves slow_path tls clients adversity tcp real_tcp reload host_changes layouts
+ROUTED_SUITES ?= figures moves slow_path tls clients adversity tcp real_tcp reload host_changes layouts black_holes
 # And these over a link that gives every frame to every node.
 FLOODED_SUITES ?= figures moves
 # The longest first: what is left over at the end is short.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use baton_cluster::NodeId;
 use baton_control::frame::{FRAME_BYTES_MAX, FrameReader};
 use baton_control::session::{Identity, Session};
-use baton_control::{Error, Hello, Message};
+use baton_control::{Error, Hello, Message, NodeClocks};
 
 use crate::with_size;
 
@@ -60,8 +60,9 @@ pub fn control_session(bytes: &[u8]) -> bool {
         software: String::new(),
     };
     let peers = [NodeId(1)].into();
+    let clocks = Arc::new(NodeClocks::new(Instant::now(), Duration::ZERO));
     let (names, failure_timeout) = (Vec::new(), Duration::from_secs(1));
-    let identity = Arc::new(Identity { hello, psk: [7; 32], peers, names, failure_timeout });
+    let identity = Arc::new(Identity { hello, psk: [7; 32], peers, names, failure_timeout, clocks });
     let session = match first % 2 {
         1 => Session::dial(identity, NodeId(1), now),
         _ => Session::listen(identity, now),

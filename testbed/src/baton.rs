@@ -98,6 +98,7 @@ impl<'a> Baton<'a> {
         let mut command = host.command(&binary.display().to_string());
         command.arg("node").arg("--config").arg(config).args(["--node", host.name()]);
         command.arg("--run-dir").arg(&run_dir);
+        command.envs(host.wall_clock_environment());
         let process = host.start("baton", command);
         Self { host, binary: binary.to_owned(), run_dir, process, config: config.to_owned() }
     }

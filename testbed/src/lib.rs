@@ -87,6 +87,7 @@ mod servers;
 mod telling;
 mod tools;
 mod topology;
+mod wall_clock;
 mod webserver;
 
 pub use baton::{Baton, baton_binary};

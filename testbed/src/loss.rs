@@ -5,6 +5,8 @@
 //! that share no link have no bridge: what the router forwards between them is what can be lost, and a
 //! switch that runs on the router itself passes it by.
 
+use std::net::IpAddr;
+
 use crate::netns::Namespace;
 use crate::scratch::unique_name;
 use crate::topology::Testbed;
@@ -25,6 +27,16 @@ pub enum Packets {
     /// The nodes' handoff packets: UDP to this port (Geneve: 6081), without the flag that says that a packet
     /// is only forwarded.
     Handoffs(u16),
+    /// IP packets from one node to another that are larger than so many bytes: a switch port that carries less than both
+    /// ends believe. `to`: only those for this node. Offloads must be off, or what is merged counts as one.
+    LargerThan {
+        /// Bytes.
+        bytes: u16,
+        /// Its address.
+        to: Option<IpAddr>,
+        /// Not those from this node.
+        but_from: Option<IpAddr>,
+    },
 }
 
 impl Packets {
@@ -39,12 +51,23 @@ impl Packets {
             Self::SynAcks => format!("{to_client} tcp flags & (syn | ack) == syn | ack"),
             Self::Requests => format!("{from_client} @ih,0,24 {:#x}", 0x0047_4554),
             // Byte 34 of the option, behind Geneve's own 8 (docs/datapath.md).
-            Self::Handoffs(port) => format!("udp dport {port} @ih,336,8 & 0x80 == 0"),
+            Self::LargerThan { bytes, to, but_from } => {
+                let ip = |address: IpAddr| if address.is_ipv6() { "ip6" } else { "ip" };
+                let to = to.map_or(String::new(), |to| format!("{} daddr {to}", ip(to)));
+                let from = but_from.map_or(String::new(), |from| format!("{} saddr != {from}", ip(from)));
+                format!("{to} {from} meta length > {bytes}")
+            }
+            // Probes are control packets of Geneve.
+            Self::Handoffs(port) => format!("udp dport {port} @ih,8,8 & 0x80 == 0 @ih,336,8 & 0x80 == 0"),
         }
     }
 
+    fn names_an_address(self) -> bool {
+        matches!(self, Self::LargerThan { to: Some(_), .. } | Self::LargerThan { but_from: Some(_), .. })
+    }
+
     fn between_nodes(self) -> bool {
-        matches!(self, Self::BetweenNodes | Self::Handoffs(_))
+        matches!(self, Self::BetweenNodes | Self::Handoffs(_) | Self::LargerThan { .. })
     }
 }
 
@@ -95,6 +118,8 @@ impl Testbed {
         let place: &Namespace = if packets.between_nodes() { self.router() } else { self.wire() };
         let (family, ip) = match routed {
             true => ("inet", "iifname != \"to-client*\" oifname != \"to-client*\""),
+            // An address says of which family packets are, and nft takes that once.
+            false if packets.names_an_address() => ("bridge", ""),
             false => ("bridge", "ether type { ip, ip6 }"),
         };
         let table = unique_name("loss").replace('-', "_");

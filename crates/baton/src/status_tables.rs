@@ -84,13 +84,25 @@ fn connections(status: &ClusterStatus) -> String {
             .to_owned(),
             duration(connection.since_s),
             or_dash(connection.rtt_us.map(micros)),
+            or_dash(connection.clock_ahead_us.map(ahead)),
+            or_dash(connection.path_mtu.map(|bytes| bytes.to_string())),
             format!("{} / {}", connection.messages_in, connection.messages_out),
             format!("{} / {}", bytes(connection.bytes_in), bytes(connection.bytes_out)),
             or_dash(connection.last_error.clone().filter(|_| connection.state == ConnectionState::Down)),
         ]
     });
     table(
-        ["CONTROL CONNECTION", "STATE", "SINCE", "RTT", "MESSAGES IN / OUT", "BYTES IN / OUT", "WHY DOWN"],
+        [
+            "CONTROL CONNECTION",
+            "STATE",
+            "SINCE",
+            "RTT",
+            "CLOCK",
+            "PATH MTU",
+            "MESSAGES IN / OUT",
+            "BYTES IN / OUT",
+            "WHY DOWN",
+        ],
         rows,
     )
 }
@@ -271,6 +283,15 @@ pub fn duration(seconds: u64) -> String {
 /// `250 us`, `1.3 ms`.
 fn micros(us: u64) -> String {
     if us < 1000 { format!("{us} us") } else { format!("{}.{} ms", us / 1000, us % 1000 / 100) }
+}
+
+/// `+250 us`, `-1.3 ms`, `+180 s`: how far a clock is ahead.
+fn ahead(us: i64) -> String {
+    let sign = if us < 0 { '-' } else { '+' };
+    match us.unsigned_abs() {
+        far @ 1_000_000.. => format!("{sign}{} s", far / 1_000_000),
+        near => format!("{sign}{}", micros(near)),
+    }
 }
 
 /// `900 B`, `1.5 kB`, `20.0 MB`: decimal units.

@@ -10,7 +10,7 @@ use std::thread;
 use baton_datapath::Counter;
 use baton_node::status::{
     ClusterStatus, ConnectionState, ConnectionStatus, CounterKind, CounterStatus, DecisionStatus,
-    EndingStatus, HandoffStatus, LoadStatus, NodeStatus, ReaderStatus, Reloaded, TroubleStatus,
+    EndingStatus, HandoffStatus, HostStatus, LoadStatus, NodeStatus, ReaderStatus, Reloaded, TroubleStatus,
     UnknownStatus,
 };
 use common::{Scratch, baton};
@@ -25,6 +25,8 @@ fn connection(peer: &str) -> ConnectionStatus {
         state: ConnectionState::Up,
         since_s: 61,
         rtt_us: Some(1234),
+        clock_ahead_us: Some(-1_500_000),
+        path_mtu: Some(1400),
         messages_in: 7,
         messages_out: 8,
         bytes_in: 1500,
@@ -49,6 +51,8 @@ fn cluster() -> ClusterStatus {
     let dead = ConnectionStatus {
         state: ConnectionState::Down,
         rtt_us: None,
+        clock_ahead_us: None,
+        path_mtu: None,
         last_error: Some("no route to host".to_owned()),
         ..connection("s2")
     };
@@ -166,9 +170,9 @@ front  distributor, dispatcher  up     10.1.0.10  1h 1m  -       0.1.0
 s1     server                   up     10.1.0.11  59s    1.2 ms  0.1.0
 s2     server                   down   10.1.0.12  0s     -       -
 
-CONTROL CONNECTION  STATE  SINCE  RTT     MESSAGES IN / OUT  BYTES IN / OUT  WHY DOWN
-front - s1          up     1m 1s  1.2 ms  7 / 8              1.5 kB / 999 B  -
-front - s2          down   1m 1s  -       7 / 8              1.5 kB / 999 B  no route to host
+CONTROL CONNECTION  STATE  SINCE  RTT     CLOCK  PATH MTU  MESSAGES IN / OUT  BYTES IN / OUT  WHY DOWN
+front - s1          up     1m 1s  1.2 ms  -1 s   1400      7 / 8              1.5 kB / 999 B  -
+front - s2          down   1m 1s  -       -      -         7 / 8              1.5 kB / 999 B  no route to host
 
 SERVER  LIVE  WEIGHT  SERVING  + ASSIGNED  ADOPTED  CLOSED  SERVED
 s1      yes   2       3        1           950      947     1.2 MB
@@ -310,6 +314,11 @@ fn a_node_of_the_largest_cluster_fits_a_status_message() {
         connections: vec![
             ConnectionStatus {
                 peer: name.clone(),
+                // What is measured of a connection goes with it, and gives room for the reason.
+                state: ConnectionState::Down,
+                rtt_us: None,
+                clock_ahead_us: None,
+                path_mtu: Some(u16::MAX),
                 messages_in: u64::from(u32::MAX),
                 messages_out: u64::from(u32::MAX),
                 bytes_in: 1 << 48,
@@ -342,6 +351,13 @@ fn a_node_of_the_largest_cluster_fits_a_status_message() {
             errors: u64::MAX,
             last: Some("e".repeat(TroubleStatus::ERROR_BYTES_MAX)),
             icmp_held_back: u64::MAX,
+        },
+        host: HostStatus {
+            mended: u64::MAX,
+            followed: u64::MAX,
+            last: Some("h".repeat(HostStatus::TEXT_BYTES_MAX)),
+            fought: Some("h".repeat(HostStatus::TEXT_BYTES_MAX)),
+            lost: Some("h".repeat(HostStatus::TEXT_BYTES_MAX)),
         },
         ..NodeStatus::default()
     };

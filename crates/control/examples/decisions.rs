@@ -7,11 +7,14 @@
 //! `UNDECIDED` requests wait for a decision at any time (1: light load, batches of one).
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use baton_cluster::{NodeId, PoolHash, Target};
 use baton_control::batch::BatchLimits;
-use baton_control::{Answer, Ask, Batcher, Mesh, MeshConfig, MeshEvent, Message, Question, Verdict};
+use baton_control::{
+    Answer, Ask, Batcher, Mesh, MeshConfig, MeshEvent, Message, NodeClocks, Question, Verdict,
+};
 use tokio::sync::mpsc::Receiver;
 
 const DISTRIBUTOR: NodeId = NodeId(0);
@@ -54,6 +57,7 @@ async fn start(me: NodeId, addresses: [SocketAddr; 2]) -> Result<(Mesh, Receiver
         mac: [0; 6],
         boot: u64::from(me.0),
         failure_timeout: Duration::from_secs(1),
+        clocks: Arc::new(NodeClocks::new(Instant::now(), Duration::ZERO)),
         listen: all[me.index()].1,
         peers: all.into_iter().filter(|(node, _)| *node != me).collect(),
     })?;

@@ -13,14 +13,15 @@ use std::net::SocketAddr;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use baton_cluster::NodeId;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
-use self::peers::{MeshPeer, MeshState};
+use self::peers::MeshState;
+use crate::clock::NodeClocks;
 use crate::error::{Error, SendError};
 use crate::message::Message;
 use crate::session::Identity;
@@ -52,6 +53,8 @@ pub struct MeshConfig {
     pub failure_timeout: Duration,
     /// Where to listen; unless unspecified, its address is also the source of dialled connections.
     pub listen: SocketAddr,
+    /// This node's clocks: its heartbeats tell of them, and agree on the cluster's with its peers.
+    pub clocks: Arc<NodeClocks>,
     /// Every other node and where it listens.
     pub peers: Vec<(NodeId, SocketAddr)>,
 }
@@ -104,6 +107,8 @@ pub struct PeerStatus {
     pub hello: Option<Hello>,
     /// The last measured round trip, in microseconds.
     pub rtt_us: Option<u64>,
+    /// By how much the peer's wall clock is ahead of this node's, in microseconds, within half a round trip.
+    pub clock_ahead_us: Option<i64>,
     /// Bytes received, as on the wire.
     pub bytes_in: u64,
     /// Bytes sent, as on the wire.
@@ -178,7 +183,8 @@ impl Mesh {
 
     /// How every peer is doing, in the order of their numbers.
     pub fn peers(&self) -> Vec<PeerStatus> {
-        self.shared.peers.values().map(MeshPeer::status).collect()
+        self.shared.see_wall(Instant::now());
+        self.shared.peers.values().map(|peer| peer.status(&self.shared.identity.clocks)).collect()
     }
 
     /// Where this node listens.
@@ -200,6 +206,11 @@ impl Mesh {
         // Nothing is ever sent: the error is the news.
         while self.ended.clone().changed().await.is_ok() {}
     }
+}
+
+/// What the wall clock reads, since 1970.
+fn wall() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// Dials and accepts, until all has been closed in order, or the last [`Mesh`] is gone.
@@ -254,6 +265,7 @@ impl MeshConfig {
             peers: self.peers.iter().map(|(node, _)| *node).collect(),
             names: self.names.clone(),
             failure_timeout: self.failure_timeout,
+            clocks: self.clocks.clone(),
         }
     }
 }

@@ -141,7 +141,7 @@ pub struct Move {
     /// The client's sequence number at which the binding starts: tells this connection from an
     /// older or newer one with the same addresses and ports.
     pub start_seq: u32,
-    /// When the move was decided: the wall clock in nanoseconds, or one more than the connection's
+    /// When the move was decided: the cluster's clock in nanoseconds, or one more than the connection's
     /// move before, if that is later (a hybrid logical clock: Kulkarni et al., OPODIS'14). Of two
     /// moves of one flow the later stands, whichever is told last.
     pub issued: u64,
@@ -288,6 +288,16 @@ pub struct StatusReply {
 }
 
 /// Anything that one component says to another node's.
+/// A probe of the way has arrived: a datagram to the handoff port, of a size that its sender knows by the number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probed {
+    /// The probe's.
+    pub number: u32,
+    /// The largest packet, in bytes, that gets from the sender of this message to all other nodes, as it knows; 0: it
+    /// knows of no limit. What connections are moved by between two other nodes must be this small.
+    pub least: u16,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each variant is its type, described there")]
 pub enum Message {
@@ -307,6 +317,7 @@ pub enum Message {
     Heir(Heir),
     Whose(Whose),
     Owned(Owned),
+    Probed(Probed),
 }
 
 /// What kind of message: its number is the second byte on the wire and never changes its meaning.
@@ -333,11 +344,12 @@ pub enum Kind {
     Whose = 29,
     Owned = 30,
     Heir = 31,
+    Probed = 32,
 }
 
 impl Kind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Kind; 19] = [
+    pub const ALL: [Kind; 20] = [
         Kind::Hello,
         Kind::Heartbeat,
         Kind::Bye,
@@ -357,6 +369,7 @@ impl Kind {
         Kind::Whose,
         Kind::Owned,
         Kind::Heir,
+        Kind::Probed,
     ];
 
     /// The kind with this number, if there is one.
@@ -402,6 +415,7 @@ impl Message {
             Message::Heir(_) => Kind::Heir,
             Message::Whose(_) => Kind::Whose,
             Message::Owned(_) => Kind::Owned,
+            Message::Probed(_) => Kind::Probed,
         }
     }
 }

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use baton_cluster::NodeId;
 
 use crate::channel::Channel;
+use crate::clock::{NodeClocks, WallFilter};
 use crate::codec::Word;
 use crate::error::Error;
 use crate::frame::{FRAME_BYTES_MAX, FrameReader};
@@ -53,6 +54,8 @@ pub struct Identity {
     pub names: Vec<String>,
     /// A peer that is silent for longer is down.
     pub failure_timeout: Duration,
+    /// This node's clocks, shared by all its connections.
+    pub clocks: Arc<NodeClocks>,
 }
 
 impl fmt::Debug for Identity {
@@ -144,9 +147,19 @@ pub struct Session {
     heartbeats: u64,
     /// The peer's last heartbeat: its clock, and when it came.
     last_heartbeat: Option<(u64, Instant)>,
-    rtt_us: Option<u64>,
-    /// When the last heartbeat was sent that the peer has said to have heard.
-    heard_by_peer: Option<Instant>,
+    measured: Measured,
+    wall: WallFilter,
+}
+
+/// What the heartbeats of a connection have told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Measured {
+    /// The last round trip, in microseconds.
+    pub rtt_us: Option<u64>,
+    /// A moment at or after which the peer has heard this end: when the last heartbeat was sent that it has repeated.
+    pub heard_by_peer: Option<Instant>,
+    /// By how much the peer's wall clock is ahead of the time since this node's clocks began, in microseconds.
+    pub wall_ahead_us: Option<i64>,
 }
 
 impl Session {
@@ -183,8 +196,8 @@ impl Session {
             heartbeat_at: now,
             heartbeats: 0,
             last_heartbeat: None,
-            rtt_us: None,
-            heard_by_peer: None,
+            measured: Measured::default(),
+            wall: WallFilter::default(),
         }
     }
 
@@ -336,7 +349,8 @@ impl Session {
             return Ok(()); // the peer is not reading; what is pending is sign of life enough
         }
         let echo = self.last_heartbeat.map(|(sent_us, came)| Echo { sent_us, held_us: micros(came, now) });
-        let heartbeat = Heartbeat { sequence: self.heartbeats, sent_us: micros(self.started, now), echo };
+        let (sent_us, clocks) = (micros(self.started, now), self.identity.clocks.say(now));
+        let heartbeat = Heartbeat { sequence: self.heartbeats, sent_us, clocks, echo };
         self.heartbeats += 1;
         self.say(&Word::Heartbeat(heartbeat))
     }
@@ -344,15 +358,16 @@ impl Session {
     /// Takes a heartbeat of the peer.
     fn beat(&mut self, heartbeat: Heartbeat, now: Instant) {
         self.last_heartbeat = Some((heartbeat.sent_us, now));
-        if let Some(echo) = heartbeat.echo {
-            let away_us = micros(self.started, now).checked_sub(echo.sent_us);
-            // An impossible echo is no measurement.
-            self.rtt_us = away_us.and_then(|away| away.checked_sub(echo.held_us)).or(self.rtt_us);
-            if away_us.is_some() {
-                let sent = self.started + Duration::from_micros(echo.sent_us);
-                self.heard_by_peer = self.heard_by_peer.max(Some(sent));
-            }
-        }
+        self.identity.clocks.hear(now, &heartbeat.clocks);
+        let Some(echo) = heartbeat.echo else { return };
+        // An impossible echo is no measurement.
+        let Some(away_us) = micros(self.started, now).checked_sub(echo.sent_us) else { return };
+        let sent = self.started + Duration::from_micros(echo.sent_us);
+        self.measured.heard_by_peer = self.measured.heard_by_peer.max(Some(sent));
+        let Some(rtt_us) = away_us.checked_sub(echo.held_us) else { return };
+        self.measured.rtt_us = Some(rtt_us);
+        self.identity.clocks.compare(now, &heartbeat.clocks, rtt_us, &mut self.wall);
+        self.measured.wall_ahead_us = self.wall.ahead_us();
     }
 
     /// Lets time pass: sends a heartbeat when it is due.
@@ -408,15 +423,9 @@ impl Session {
         self.pending.drain(..count.min(self.pending.len()));
     }
 
-    /// The last measured round trip, in microseconds.
-    pub fn rtt_us(&self) -> Option<u64> {
-        self.rtt_us
-    }
-
-    /// A moment at or after which the peer is sure to have heard this end, on this connection: the time at which
-    /// the last heartbeat was sent that it has repeated.
-    pub fn heard_by_peer(&self) -> Option<Instant> {
-        self.heard_by_peer
+    /// What heartbeats have told, on this connection.
+    pub fn measured(&self) -> Measured {
+        self.measured
     }
 
     /// Whether messages may be sent.

@@ -36,8 +36,21 @@ pub struct Heartbeat {
     pub sequence: u64,
     /// When it was sent, in microseconds of a clock of the sender's own.
     pub sent_us: u64,
+    /// What the sender's clocks read then.
+    pub clocks: Clocks,
     /// The last heartbeat received from the other side.
     pub echo: Option<Echo>,
+}
+
+/// What a node's clocks read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clocks {
+    /// The cluster's clock as this node has it, in nanoseconds.
+    pub cluster_ns: u64,
+    /// The node has agreed on it with another one.
+    pub agreed: bool,
+    /// The wall clock, in microseconds since 1970: only shown.
+    pub wall_us: u64,
 }
 
 /// What a heartbeat says of the last one that came the other way.

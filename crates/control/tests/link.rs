@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use baton_cluster::NodeId;
 use baton_control::message::{Kind, Live, Load, STATUS_BYTES_MAX, StatusReply};
 use baton_control::session::{Identity, Received, Session};
-use baton_control::{Error, Hello, Mesh, MeshConfig, MeshEvent, Message, PeerState, SendError};
+use baton_control::{Error, Hello, Mesh, MeshConfig, MeshEvent, Message, NodeClocks, PeerState, SendError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::Receiver;
@@ -41,6 +41,7 @@ fn config(me: u16, boot: u64, all: &[(NodeId, SocketAddr)], failure_timeout: Dur
         mac: [2, 0, 0, 0, 0, me as u8],
         boot,
         failure_timeout,
+        clocks: Arc::new(NodeClocks::new(Instant::now(), Duration::ZERO)),
         listen: all[usize::from(me)].1,
         peers: all.iter().copied().filter(|(node, _)| node.0 != me).collect(),
     }
@@ -114,7 +115,9 @@ impl Puppet {
             software: "puppet".to_owned(),
         };
         let peers = [NodeId(0)].into();
-        let identity = Arc::new(Identity { hello, psk, peers, names: Vec::new(), failure_timeout: NEVER });
+        let clocks = Arc::new(NodeClocks::new(Instant::now(), Duration::ZERO));
+        let names = Vec::new();
+        let identity = Arc::new(Identity { hello, psk, peers, names, failure_timeout: NEVER, clocks });
         let session = Session::dial(identity, NodeId(0), Instant::now()).expect("a session");
         let stream = TcpStream::connect(mesh.local_addr()).await.expect("the mesh listens");
         Puppet { session, stream, heard: VecDeque::new() }

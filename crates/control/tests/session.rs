@@ -2,13 +2,14 @@
 
 mod pair;
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use baton_cluster::NodeId;
-use baton_control::Error;
 use baton_control::message::{Message, StatusRequest};
-use baton_control::session::{Received, Settlement, settle};
+use baton_control::session::{Identity, Received, Settlement, settle};
 use baton_control::word::Bye;
+use baton_control::{Error, NodeClocks};
 use pair::{FAILURE_TIMEOUT, Pair, identity, load};
 use proptest::prelude::*;
 
@@ -62,7 +63,7 @@ fn no_heartbeat_is_missed_while_all_is_well() {
     let mut pair = Pair::opened(false);
     pair.pass(FAILURE_TIMEOUT * 20);
     assert_eq!((pair.dialler.error.clone(), pair.listener.error.clone()), (None, None));
-    assert_eq!(pair.dialler.session.rtt_us(), Some(0), "carried without delay in the test's clock");
+    assert_eq!(pair.dialler.session.measured().rtt_us, Some(0), "carried without delay in the test's clock");
 }
 
 #[test]
@@ -83,7 +84,30 @@ fn the_round_trip_is_measured_without_the_wait_at_the_other_end() {
         }
     }
     assert_eq!((pair.dialler.error.clone(), pair.listener.error.clone()), (None, None));
-    assert_eq!(pair.dialler.session.rtt_us(), Some(6_000));
+    assert_eq!(pair.dialler.session.measured().rtt_us, Some(6_000));
+}
+
+/// Before anybody knows that the connection is up, both have one clock; and each learns what the other's wall says.
+#[test]
+fn clocks_are_agreed_on_with_the_first_heartbeats() {
+    for lower_is_ahead in [true, false] {
+        let now = Instant::now();
+        let clocks = |wall| Arc::new(NodeClocks::new(now, Duration::from_secs(wall)));
+        let (ahead, behind) = (clocks(5000), clocks(1000));
+        let (lower, higher) = if lower_is_ahead { (&ahead, &behind) } else { (&behind, &ahead) };
+        let node = |number, clocks: &Arc<NodeClocks>| Identity { clocks: clocks.clone(), ..identity(number) };
+        let mut pair = Pair::of(node(0, lower), 1, node(1, higher));
+        pair.settle();
+        assert!(pair.dialler.session.is_open() && pair.listener.session.is_open());
+        assert_eq!(lower.cluster_at_origin_ns(), higher.cluster_at_origin_ns());
+        assert!(lower.cluster_at_origin_ns().abs_diff(5_000_000_000_000) < 1_000_000_000);
+        let listener = pair.listener.session.measured().wall_ahead_us;
+        assert_eq!(listener, None, "none of its heartbeats has been repeated yet");
+        pair.pass(FAILURE_TIMEOUT);
+        let told = pair.dialler.session.measured().wall_ahead_us.expect("measured");
+        let theirs = if lower_is_ahead { 1000 } else { 5000 } * 1_000_000;
+        assert!(told.abs_diff(theirs) < 1_000_000, "{told} us");
+    }
 }
 
 #[test]

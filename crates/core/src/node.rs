@@ -97,7 +97,7 @@ impl<S: Debug> Core<S> {
         &self.peers
     }
 
-    /// The interface to the other nodes has another MAC address or MTU (bytes).
+    /// The interface to the other nodes has another MAC address, or packets for them may be larger or smaller (bytes).
     pub fn link_changed(&mut self, mac: [u8; 6], mtu: usize) {
         if let Some(placing) = &mut self.placing {
             (placing.link.mac, placing.link.mtu) = (mac, mtu);
@@ -304,7 +304,7 @@ impl<S: Debug> Core<S> {
             Message::Close(close) => {
                 self.troubles.note(now.monotonic, "a close", switch::closed(outside, &close));
             }
-            Message::StatusRequest(_) | Message::StatusReply(_) => {}
+            Message::StatusRequest(_) | Message::StatusReply(_) | Message::Probed(_) => {}
         }
     }
 
@@ -349,7 +349,7 @@ impl<S: Debug> Core<S> {
             Event::Closed { flow, start_seq, distributor, .. } => {
                 self.ends.add(flow, start_seq, distributor);
             }
-            Event::TooBig { .. } => {}
+            Event::TooBig { .. } | Event::Probed { .. } => {}
         }
     }
 

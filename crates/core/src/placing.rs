@@ -57,7 +57,7 @@ pub struct PlacingTally {
 pub struct Link {
     /// Its address.
     pub mac: [u8; 6],
-    /// What it carries, bytes.
+    /// What it carries, bytes, and the ways to the other nodes.
     pub mtu: usize,
     /// The nodes have IPv6 addresses.
     pub ipv6_nodes: bool,

@@ -278,7 +278,7 @@ fn server(rows: Vec<Row>) -> Vec<Row> {
             snd_wscale: 9,
             start_seq: 1001,
             tsval: 3,
-            issued: w.clock().wall_ns,
+            issued: w.clock().cluster_ns,
             mss: 1460,
             distributor: 1,
             reserved: 0,
@@ -299,7 +299,7 @@ fn switch(rows: Vec<Row>) -> Vec<Row> {
     let slots = vec![Some(OTHER); 65_537];
     b.world.spread(&slots).expect("tables");
     b.ingress("switch: spread by Maglev", Counter::ForwardedDistributor, ack);
-    let issued = b.world.clock().wall_ns;
+    let issued = b.world.clock().cluster_ns;
     for f in flows() {
         b.world.programs.bind_told(&f, 1001, OTHER, OTHER, issued).expect("bindings");
     }

@@ -21,6 +21,7 @@
 #include "guard.h"
 #include "order.h"
 #include "outgoing.h"
+#include "probe.h"
 #include "received.h"
 #include "sweep.h"
 
@@ -157,6 +158,9 @@ int ingress(struct __sk_buff *skb)
 	int parsed = parse(skb, p, skb->protocol);
 	bool wrapped = parsed == PARSED_UDP, forwarded = false;
 	if (wrapped) {
+		verdict = probed(skb, p);
+		if (verdict != GO_ON)
+			return verdict;
 		parsed = verify(skb, p);
 		forwarded = s->wrapping.option.flags & bpf_htons(WIRE_FORWARDED);
 		if (parsed == PARSED_ICMP && !forwarded)

@@ -84,12 +84,28 @@ inline_always bool is_decided(const struct binding *b)
 	return b->state == STATE_BOUND || b->state == STATE_RELEASING || b->state == STATE_ASKING;
 }
 
+/*
+ * No clock that has been agreed on is so far ahead: it was decided before this node's was set back
+ * to its peers', when it had just started. So it is an early one.
+ */
+inline_always bool is_of_the_future(__u64 issued)
+{
+	return (__s64)(issued - cluster_ns()) > (__s64)FUTURE_MS * MS;
+}
+
+/* Whether another decision about the flow is later than the one that the binding is by. */
+inline_always bool is_later(__u64 issued, const struct binding *b)
+{
+	return (__s64)(issued - b->issued) > 0 ||
+	       (is_of_the_future(b->issued) && !is_of_the_future(issued));
+}
+
 /* The time of a decision that comes behind the connection's last one, whatever the clocks say. */
 inline_always __u64 issued_after(const struct binding *b)
 {
-	__u64 now = wall_ns();
+	__u64 now = cluster_ns();
 
-	return (__s64)(now - b->issued) > 0 ? now : b->issued + 1;
+	return is_later(now, b) ? now : b->issued + 1;
 }
 
 /* Known by another node's word alone: whose it is, but not what its handshake agreed on. */

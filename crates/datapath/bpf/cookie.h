@@ -33,10 +33,11 @@ enum { MS = 1000000 };
 /* of the number that says what a cookie carries: no timestamps were offered */
 enum { COOKIE_PLAIN = 1u << 31 };
 
-inline_always __u64 wall_ns(void)
+/* The clock on which the nodes agree: docs/decisions/0023. */
+inline_always __u64 cluster_ns(void)
 {
 	struct live *l = live_values();
-	return bpf_ktime_get_ns() + (l ? l->wall_offset_ns : 0);
+	return bpf_ktime_get_ns() + (l ? l->clock_ahead_ns : 0);
 }
 
 inline_always __u64 flow_hash(const struct flow_key *f, const __u64 *key, enum domain domain,
@@ -123,7 +124,7 @@ global int is_cookie(const struct packet *p, __u32 term, __u32 old)
 		return false;
 	__u32 cookie = p->ack - 1, isn = p->seq - 1;
 	__u32 low = p->found & FOUND_TIMESTAMPS ? cookie & ~COOKIE_PLAIN : cookie | COOKIE_PLAIN;
-	__u64 now = wall_ns();
+	__u64 now = cluster_ns();
 	__u32 newest = (now + (__u64)COOKIE_SKEW_MS * MS) >> COOKIE_SLOT_SHIFT;
 	__u32 oldest = (now - (__u64)COOKIE_LIFE_MS * MS) >> COOKIE_SLOT_SHIFT;
 
@@ -147,7 +148,7 @@ global __u32 flow_clock(const struct flow_key *f)
 
 	if (!f || !k)
 		return 0;
-	return (__u32)(wall_ns() / 1000000) + (__u32)flow_hash(f, k->clock, DOMAIN_CLOCK, 0);
+	return (__u32)(cluster_ns() / 1000000) + (__u32)flow_hash(f, k->clock, DOMAIN_CLOCK, 0);
 }
 
 /*

@@ -5,7 +5,7 @@
  * and the counters' names and sentences through the build script, which reads the COUNTERS list.
  *
  * Conventions: __be16/__be32 are in network byte order, everything else in host order. Times ending
- * in _ns are bpf_ktime_get_ns(); "wall" times are CLOCK_REALTIME, the one clock that nodes share.
+ * in _ns are bpf_ktime_get_ns(); "cluster" times are of the clock on which the nodes agree.
  */
 #pragma once
 
@@ -57,7 +57,7 @@ enum limits {
 enum times {
 	/* ktime >> 28: a new window of time each 268 ms */
 	UNKNOWN_WINDOW_SHIFT = 28,
-	COOKIE_SLOT_SHIFT = 36, /* wall_ns >> 36: a new cookie slot each 68.7 s */
+	COOKIE_SLOT_SHIFT = 36, /* cluster_ns >> 36: a new cookie slot each 68.7 s */
 	COOKIE_LIFE_MS = 40000, /* a cookie proves for so long at least, a slot longer at most */
 	COOKIE_SKEW_MS = 10000, /* how far the clock of the node that made it may be ahead */
 	COOKIE_SLOTS_OLD = 8,	/* slots looked back to tell "expired" from "never ours" */
@@ -78,6 +78,7 @@ enum times {
 	HALF_CLOSED_MS = 300000,
 	IDLE_MS = 7200000,
 	RTT_UNKNOWN = 0xffff,
+	FUTURE_MS = 1000,  /* clocks that nodes have agreed on are less apart */
 	RTT_CAP_MS = 1000, /* how far an adopted socket's clock may start ahead of the echo */
 	/*
 	 * Wrapped packets decided longer ago (or in the future) are refused. Less than LINGER_MS: a
@@ -346,7 +347,7 @@ struct node {
 
 /* Values that user space changes while the programs run. */
 struct live {
-	__u64 wall_offset_ns;  /* CLOCK_REALTIME - bpf_ktime_get_ns() */
+	__u64 clock_ahead_ns;  /* the cluster's clock - bpf_ktime_get_ns() */
 	__u64 daemon_until_ns; /* user space promises to answer held packets until then */
 	/* where the reader listens, on the loopback addresses; 0: nowhere */
 	__be16 reader_port;
@@ -456,14 +457,14 @@ struct sweep {
 /* Where packets of one client connection go now, and what is known of it. */
 struct binding {
 	__u64 seen_ns;
-	__u64 since_ns;	   /* when it took its present state */
-	__u64 issued;	   /* wall clock of the decision, ns; later than the one before it */
-	__u32 flags;	   /* enum binding_flag; changed atomically */
-	__u32 start_seq;   /* the client's first data byte */
-	__u32 start_ack;   /* our first data byte: the cookie + 1 */
-	__u32 syn_isn;	   /* with FLAG_SYN_SEEN: ISN of the newer SYN */
-	__u32 snd_end;	   /* owner: end of what the server has sent */
-	__u32 held;	   /* packets given to user space since it is held */
+	__u64 since_ns;	 /* when it took its present state */
+	__u64 issued;	 /* the cluster's clock at the decision, ns; later than the one before it */
+	__u32 flags;	 /* enum binding_flag; changed atomically */
+	__u32 start_seq; /* the client's first data byte */
+	__u32 start_ack; /* our first data byte: the cookie + 1 */
+	__u32 syn_isn;	 /* with FLAG_SYN_SEEN: ISN of the newer SYN */
+	__u32 snd_end;	 /* owner: end of what the server has sent */
+	__u32 held;	 /* packets given to user space since it is held */
 	__u32 replay_end;  /* with FLAG_REPLAY: the first byte that the client itself will send */
 	__u32 tsval;	   /* STATE_READING: timestamp of the packet that the reader got first */
 	__u32 clock;	   /* STATE_READING: what our own clock read then, at since_ns; else the
@@ -499,6 +500,7 @@ enum event_kind {
 	EVENT_IDLE = 4,	   /* what came too early may come now */
 	EVENT_TOO_BIG = 5, /* start_seq: of a packet that the way to `node` is too narrow for;
 			      issued: how big it may be, bytes */
+	EVENT_PROBED = 6,  /* start_seq: the number of a probe that `node` has sent */
 };
 
 struct event {
@@ -508,7 +510,7 @@ struct event {
 	__u16 node;
 	__u16 distributor;
 	__u16 pad;
-	__u64 issued; /* wall clock of the decision, ns */
+	__u64 issued; /* the cluster's clock at the decision, ns */
 };
 
 /*
@@ -563,6 +565,7 @@ enum wire {
 	GENEVE_PROTO_IPV6 = 0x86dd,
 	HANDOFF_OPTION_CLASS = 0xfff0, /* the experimental range of RFC 8926 4.4 */
 	HANDOFF_OPTION_TYPE = 0x81,    /* critical: a receiver that does not know it must drop */
+	PROBE_OPTION_TYPE = 0x82,      /* critical, too: see probe.h */
 	HANDOFF_VERSION = 1,
 	WIRE_FORWARDED = 32768, /* in `flags`: no handoff; `distributor` is who sends it */
 	WRAPPING_V4 = 84,	/* bytes that wrapping adds, between nodes with IPv4 addresses */
@@ -655,6 +658,7 @@ _Static_assert(sizeof(struct order) == 64, "order has no hidden padding");
 	C(ADOPTED, normal, "connection adopted by the server")                                     \
 	C(ADOPT_AGAIN, normal, "first packet repeated after its adoption")                         \
 	C(STALE_SOCKET_ENDED, normal, "socket of an earlier connection ended for an adoption")     \
+	C(PROBE_RECEIVED, normal, "probe of the way from another node, acknowledged to it")        \
 	C(WRAPPED_RECEIVED, normal, "packet that another node behind a router forwarded")          \
 	C(ICMP_FORWARDED, normal, "ICMP error forwarded to the node that its connection is at")    \
 	C(ICMP_OWNED, normal, "ICMP error about a connection of this node, passed to its stack")   \
@@ -725,6 +729,7 @@ _Static_assert(sizeof(struct order) == 64, "order has no hidden padding");
 	C(DROP_OVERTAKEN_RESET, drop, "own stack's RST for a packet that overtook its adoption")   \
 	C(DROP_HANDOFF_MALFORMED, drop, "handoff packet that cannot be read")                      \
 	C(DROP_HANDOFF_FORGED, drop, "handoff packet with a wrong tag")                            \
+	C(DROP_PROBE_STALE, drop, "probe of the way too old, or by a clock not yet agreed on")     \
 	C(DROP_HANDOFF_STALE, drop, "handoff packet too old, or older than what is known")         \
 	C(DROP_TOO_BIG, drop,                                                                      \
 	  "packet that wrapped would exceed the path's MTU; its sender is told")                   \

@@ -388,7 +388,7 @@ function int syn(struct __sk_buff *skb, struct packet *p, __u16 from)
 		low |= COOKIE_PLAIN;
 	}
 	struct reply r = {
-		.seq = cookie_of(&p->flow, p->seq, wall_ns() >> COOKIE_SLOT_SHIFT, low,
+		.seq = cookie_of(&p->flow, p->seq, cluster_ns() >> COOKIE_SLOT_SHIFT, low,
 				 lease->term),
 		.ack = p->seq + 1,
 		.window = SYNACK_WINDOW,

@@ -164,8 +164,7 @@ inline_always bool bind_told(struct order *o, const struct flow_key *flow, struc
 {
 	if (is_past(flow, o->start_seq))
 		return false;
-	if (b && (is_decided(b) || b->state == STATE_READING) &&
-	    (__s64)(o->issued - b->issued) <= 0)
+	if (b && (is_decided(b) || b->state == STATE_READING) && !is_later(o->issued, b))
 		return false;
 	if (is_about(o, b) && is_decided(b))
 		return bind_afresh(o, b);

@@ -29,7 +29,7 @@ inline_always int handoff(struct __sk_buff *skb, struct packet *p, struct scratc
 		return drop(COUNT_DROP_NO_ROLE);
 	__u32 start_seq = bpf_ntohl(o->start_seq);
 	struct binding *b = binding_of(&p->flow);
-	bool later = b && (__s64)(issued_of(o) - b->issued) > 0;
+	bool later = b && is_later(issued_of(o), b);
 	/* repeated, and what it began was over when this node's reader got the connection */
 	if (b && b->state == STATE_READING && !later)
 		return drop(COUNT_DROP_HANDOFF_STALE);
@@ -42,7 +42,7 @@ inline_always int handoff(struct __sk_buff *skb, struct packet *p, struct scratc
 	read_options(skb, p);
 	if (b) {
 		if (b->start_seq != start_seq) {
-			if ((__s64)(b->issued - issued_of(o)) > 0)
+			if (!later && b->issued != issued_of(o))
 				return drop(COUNT_DROP_HANDOFF_STALE);
 			retire(b);
 			b = 0;

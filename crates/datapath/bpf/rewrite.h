@@ -55,7 +55,7 @@ inline_always int forward_wrapped(struct __sk_buff *skb, const struct packet *p,
 	w->option.hops = p->wrapped ? p->hops + 1 : 0;
 	w->option.distributor = bpf_htons(settings.self);
 	w->option.flags = bpf_htons(WIRE_FORWARDED);
-	set_issued(&w->option, wall_ns() / MS * MS);
+	set_issued(&w->option, cluster_ns() / MS * MS);
 	return wrap(skb, p, to);
 }
 

@@ -226,7 +226,7 @@ global int verify(struct __sk_buff *skb, struct packet *p)
 	__u64 tag = handoff_tag(o, p, &me);
 	if (o->tag[0] != bpf_htonl(tag >> 32) || o->tag[1] != bpf_htonl((__u32)tag))
 		return refused(p, COUNT_DROP_HANDOFF_FORGED);
-	__s64 age = wall_ns() - issued_of(o), limit = (__s64)HANDOFF_AGE_MS * MS;
+	__s64 age = cluster_ns() - issued_of(o), limit = (__s64)HANDOFF_AGE_MS * MS;
 	if (age > limit || age < -limit)
 		return refused(p, COUNT_DROP_HANDOFF_STALE);
 	p->wrapped = 1;

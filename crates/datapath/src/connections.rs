@@ -46,7 +46,7 @@ impl Datapath {
         Ok(self.raw_binding(flow)?.and_then(|b| read_binding(&b)))
     }
 
-    /// Binds a held connection to a server; the wall clock of that, nanoseconds. Until
+    /// Binds a held connection to a server; the cluster's clock at that, nanoseconds. Until
     /// [`Datapath::released`] only packets that user space gives back pass. `None`
     /// when it is not held any more (the client gave up, or it was decided meanwhile): its packets
     /// need not be released then.

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use baton_cluster::{Flow, NodeId};
 use libbpf_rs::{MapCore, RingBuffer, RingBufferBuilder};
 
-use crate::constants::{EVENT_BOUND, EVENT_CLOSED, EVENT_IDLE, EVENT_TAKEN, EVENT_TOO_BIG};
+use crate::constants::{EVENT_BOUND, EVENT_CLOSED, EVENT_IDLE, EVENT_PROBED, EVENT_TAKEN, EVENT_TOO_BIG};
 use crate::error::DatapathError;
 use crate::shared::{flow_of, from_bytes, types};
 
@@ -24,7 +24,7 @@ pub enum Event {
         start_seq: u32,
         /// The owner now.
         server: NodeId,
-        /// Wall clock of the decision, nanoseconds: of two bindings the younger stands.
+        /// The cluster's clock at the decision, nanoseconds: of two bindings the younger stands.
         issued: u64,
         /// Who had handed the connection off first.
         distributor: NodeId,
@@ -53,6 +53,13 @@ pub enum Event {
         mtu: u16,
         /// To which node.
         node: NodeId,
+    },
+    /// A probe of the way from another node has arrived.
+    Probed {
+        /// Who sent it.
+        from: NodeId,
+        /// Its number.
+        number: u32,
     },
     /// A connection that this node served has ended.
     Closed {
@@ -128,6 +135,7 @@ fn decode(e: &types::event) -> Option<Event> {
             let mtu = u16::try_from(e.issued).ok()?;
             Some(Event::TooBig { flow, seq: start_seq, mtu, node: NodeId(e.node) })
         }
+        EVENT_PROBED => Some(Event::Probed { from: NodeId(e.node), number: start_seq }),
         EVENT_TAKEN => Some(Event::Taken { flow, start_seq, distributor: NodeId(e.distributor) }),
         EVENT_CLOSED => Some(Event::Closed { flow, start_seq, distributor: NodeId(e.distributor) }),
         _ => None,

@@ -16,6 +16,7 @@ mod headers;
 mod hold;
 mod lease;
 mod map;
+mod probe;
 mod programs;
 #[doc(hidden)]
 pub mod raw;
@@ -38,6 +39,7 @@ pub use error::DatapathError;
 pub use events::{Event, Events};
 pub use hold::{Frame, Hold};
 pub use lease::Lease;
+pub use probe::probe;
 pub use programs::{Datapath, Settings, Sizes};
 pub use request::target_of;
 pub use routes::{PoolEntry, ServiceEntry};

@@ -45,8 +45,8 @@ pub struct Peer {
 /// Values that change while the programs run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LiveValues {
-    /// How far the wall clock is ahead of the kernel's monotonic clock.
-    pub wall_offset: Duration,
+    /// How far the cluster's clock is ahead of the kernel's monotonic clock.
+    pub clock_ahead: Duration,
     /// Until when, by the monotonic clock, user space promises to answer held packets.
     pub daemon_until: Duration,
     /// TCP port on 127.0.0.1 where the reader listens; 0: nowhere.
@@ -141,7 +141,7 @@ impl Datapath {
         put(&self.skel.maps.keys, "keys", &SELF, &value)
     }
 
-    /// Values that change while the programs run: how far the wall clock is ahead of the kernel's
+    /// Values that change while the programs run: how far the cluster's clock is ahead of the kernel's
     /// monotonic clock, until when (monotonic) user space promises to answer held packets, where the
     /// reader listens, how large packets between nodes may be, and whether anything is to be followed.
     ///
@@ -149,7 +149,7 @@ impl Datapath {
     /// When the map refuses.
     pub fn set_live(&self, live: &LiveValues) -> Result<(), DatapathError> {
         let value = types::live {
-            wall_offset_ns: nanoseconds(live.wall_offset),
+            clock_ahead_ns: nanoseconds(live.clock_ahead),
             daemon_until_ns: nanoseconds(live.daemon_until),
             reader_port: live.reader_port.to_be(),
             reader_port_v6: live.reader_port_v6.to_be(),

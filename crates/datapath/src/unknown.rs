@@ -27,7 +27,7 @@ pub struct Known {
     pub start_seq: u32,
     /// What the client had acknowledged then.
     pub start_ack: u32,
-    /// Wall clock of the decision, nanoseconds.
+    /// The cluster's clock at the decision, nanoseconds.
     pub issued: u64,
     /// The connection has ended; the entry is for late packets.
     pub closed: bool,

@@ -259,7 +259,7 @@ fn a_connection_that_moved_here_goes_on_where_it_stood() {
             snd_wscale: 9,
             start_seq: client.seq,
             tsval: 950,
-            issued: node.world.clock().wall_ns,
+            issued: node.world.clock().cluster_ns,
             mss: 1460,
             distributor: 2,
             reserved: 0,

@@ -31,7 +31,7 @@ fn bound(world: &World, seq: u32, flags: u32, idle: Duration) -> Binding {
         // The machine may have been up for less.
         seen_ns: now.kernel_ns.wrapping_sub(idle.as_nanos() as u64),
         since_ns: now.kernel_ns,
-        issued: now.wall_ns,
+        issued: now.cluster_ns,
         flags,
         start_ack: 7,
         mss: 1460,

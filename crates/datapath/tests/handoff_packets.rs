@@ -6,14 +6,15 @@ mod common;
 use std::net::{IpAddr, TcpListener};
 use std::time::Duration;
 
-use baton_cluster::Flow;
-use baton_datapath::State;
+use baton_cluster::{Flow, NodeId};
 use baton_datapath::constants::{FLAG_ADOPTED, FLAG_MOVED};
+use baton_datapath::{State, probe};
 use baton_packet_model::flag::{ACK, PSH};
 use baton_packet_model::{Binding, Handoff, Verdict};
 use common::frames::{GENEVE, INNER, OPTION, VIP, checksums_are_right, flow, timestamps};
 use common::world::{HANDOFF_PORT, OTHER, SELF, THIRD, address, keys};
 use common::{Tcp, World, in_netns};
+use etherparse::PacketBuilder;
 
 fn handoff(world: &World, f: Flow, seq: u32) -> Vec<u8> {
     handoff_to(world, f, seq, address(SELF))
@@ -27,7 +28,7 @@ fn handoff_to(world: &World, f: Flow, seq: u32, to: IpAddr) -> Vec<u8> {
         snd_wscale: 9,
         start_seq: seq,
         tsval: 3,
-        issued: world.clock().wall_ns,
+        issued: world.clock().cluster_ns,
         mss: 1460,
         distributor: 1,
         reserved: 0,
@@ -37,6 +38,16 @@ fn handoff_to(world: &World, f: Flow, seq: u32, to: IpAddr) -> Vec<u8> {
         replay_end: 0,
     };
     h.wrap(&keys(), (&inner.frame(), f, 77), address(OTHER), to, HANDOFF_PORT).expect("whole")
+}
+
+/// A UDP datagram from another node to the handoff port.
+fn udp_frame(world: &World, to: NodeId, payload: &[u8]) -> Vec<u8> {
+    let ethernet = handoff(world, flow(40_000), 1).first_chunk::<12>().copied().expect("a frame");
+    let (IpAddr::V4(from), IpAddr::V4(to)) = (address(OTHER), address(to)) else { panic!("IPv4") };
+    let builder = PacketBuilder::ipv4(from.octets(), to.octets(), 64).udp(50_000, HANDOFF_PORT);
+    let mut packet = Vec::new();
+    builder.write(&mut packet, payload).expect("in memory");
+    [&ethernet[..], &[0x08, 0x00], &packet].concat()
 }
 
 #[track_caller]
@@ -144,10 +155,10 @@ fn an_old_one_or_one_of_an_older_connection_is_stale() {
 fn nothing_old_takes_a_connection_away_from_the_reader() {
     server("s", |world, f| {
         let old = handoff(world, f, 1001);
-        let told = world.clock().wall_ns;
+        let told = world.clock().cluster_ns;
         world.pass(Duration::from_millis(20));
         let clock = world.clock();
-        let (flags, issued) = (FLAG_ADOPTED | FLAG_MOVED, clock.wall_ns);
+        let (flags, issued) = (FLAG_ADOPTED | FLAG_MOVED, clock.cluster_ns);
         let seen_ns = clock.kernel_ns;
         world.bind(f, Binding { flags, issued, seen_ns, ..Binding::unknown(2001, State::Reading) });
         assert_eq!(counted(world, &old), ["drop_handoff_stale"]);
@@ -161,13 +172,70 @@ fn nothing_old_takes_a_connection_away_from_the_reader() {
     });
 }
 
+/// The node's clock was ahead when it started, and has been set to its peers' since.
+#[test]
+fn what_was_decided_in_the_future_is_past() {
+    for (back_ms, later) in [(400, false), (5000, true), (44_000, true), (120_000, true)] {
+        server("s", move |world, f| {
+            let first = handoff(world, f, 1001);
+            world.ingress(&first);
+            world.set_back(Duration::from_millis(back_ms));
+            let next = handoff(world, f, 9001);
+            let counted = counted(world, &next);
+            let dropped = counted.contains(&"drop_handoff_stale");
+            assert_eq!(dropped, !later, "{back_ms} ms: {counted:?}");
+            let told = world.clock().cluster_ns + 1;
+            let bound = world.programs.bind_told(&f, 20_001, THIRD, OTHER, told).expect("bindings");
+            assert_eq!(bound, later, "{back_ms} ms");
+        });
+    }
+}
+
+#[test]
+fn probes_are_told_of_and_nothing_else_is_done() {
+    server("s", |world, _| {
+        let now = world.clock().cluster_ns;
+        let datagram = |world: &World, to: NodeId, issued: u64, bytes: usize| {
+            let payload = probe(&keys(), OTHER, address(to), 0x0102_0304, issued, bytes);
+            udp_frame(world, SELF, &payload)
+        };
+        for bytes in [64, 1280, 1500] {
+            let frame = datagram(world, SELF, now, bytes);
+            assert_eq!(frame.len(), 14 + bytes.max(20 + 8 + 36));
+            assert_eq!(counted(world, &frame), ["probe_received"]);
+        }
+        let old = now - 46_000_000_000;
+        let frame = datagram(world, SELF, old, 100);
+        assert_eq!(counted(world, &frame), ["drop_probe_stale"]);
+        let frame = datagram(world, THIRD, now, 100);
+        assert_eq!(counted(world, &frame), ["drop_handoff_forged"]);
+        let good = datagram(world, SELF, now, 100);
+        let payload = 14 + 20 + 8;
+        for (at, why) in [
+            (0, "drop_handoff_malformed"),  // how long the option is
+            (8, "drop_handoff_malformed"),  // its class
+            (10, "drop_handoff_malformed"), // its type
+            (11, "drop_handoff_malformed"), // its length
+            (15, "drop_handoff_forged"),    // number
+            (17, "drop_handoff_forged"),    // node
+            (19, "drop_handoff_forged"),
+            (27, "drop_handoff_forged"), // time
+            (35, "drop_handoff_forged"), // tag
+        ] {
+            let mut frame = good.clone();
+            frame[payload + at] ^= 1;
+            assert_eq!(counted(world, &frame), [why], "byte {at}");
+        }
+    });
+}
+
 #[test]
 fn one_that_went_to_the_wrong_node_is_handed_on_a_few_times() {
     server("s", |world, f| {
         let frame = handoff(world, f, 1001);
         let clock = world.clock();
-        world.programs.bind_told(&f, 1001, THIRD, OTHER, clock.wall_ns).expect("bindings");
-        world.model.bind_told(&f, 1001, THIRD, OTHER, clock.wall_ns, clock);
+        world.programs.bind_told(&f, 1001, THIRD, OTHER, clock.cluster_ns).expect("bindings");
+        world.model.bind_told(&f, 1001, THIRD, OTHER, clock.cluster_ns, clock);
         world.settle(clock).expect("equal");
         let said = world.ingress(&frame);
         assert_eq!((said.verdict, &world.counted[..]), (Verdict::Redirect, &["handoff_received"][..]));

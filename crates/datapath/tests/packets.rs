@@ -404,8 +404,8 @@ fn connections_of_a_machine_that_is_gone_are_reset() {
     for letters in ["w", "d"] {
         node(letters, |world, f| {
             let clock = world.clock();
-            assert!(world.programs.bind_told(&f, 9, OTHER, THIRD, clock.wall_ns).expect("bindings"));
-            world.model.bind_told(&f, 9, OTHER, THIRD, clock.wall_ns, clock);
+            assert!(world.programs.bind_told(&f, 9, OTHER, THIRD, clock.cluster_ns).expect("bindings"));
+            world.model.bind_told(&f, 9, OTHER, THIRD, clock.cluster_ns, clock);
             world.settle(clock).expect("equal");
             let (ack, data) = (Tcp::new(f, ACK, 500, 700), Tcp::new(f, DATA, 500, 700).data(b"more"));
             let rst = Tcp::new(f, RST | ACK, 500, 700).frame();
@@ -464,8 +464,8 @@ fn a_switch_spreads_by_maglev_and_follows_updates() {
             &["drop_no_role"],
         );
         let clock = world.clock();
-        assert!(world.programs.bind_told(&f, 9, THIRD, OTHER, clock.wall_ns).expect("bindings"));
-        world.model.bind_told(&f, 9, THIRD, OTHER, clock.wall_ns, clock);
+        assert!(world.programs.bind_told(&f, 9, THIRD, OTHER, clock.cluster_ns).expect("bindings"));
+        world.model.bind_told(&f, 9, THIRD, OTHER, clock.cluster_ns, clock);
         world.settle(clock).expect("equal");
         case(
             &mut world,
@@ -499,8 +499,8 @@ fn what_a_switch_hears_too_late_is_about_no_later_connection() {
         let told = |world: &mut World, start_seq| {
             let clock = world.clock();
             let done =
-                world.programs.bind_told(&f, start_seq, THIRD, OTHER, clock.wall_ns).expect("bindings");
-            world.model.bind_told(&f, start_seq, THIRD, OTHER, clock.wall_ns, clock);
+                world.programs.bind_told(&f, start_seq, THIRD, OTHER, clock.cluster_ns).expect("bindings");
+            world.model.bind_told(&f, start_seq, THIRD, OTHER, clock.cluster_ns, clock);
             world.settle(clock).expect("equal");
             done
         };
@@ -536,8 +536,8 @@ fn what_was_only_heard_of_is_neither_adopted_nor_handed_off() {
             world.rest().expect("tables");
             let c = Client::greeted(&mut world, f, 1000);
             let clock = world.clock();
-            world.programs.bind_told(&f, c.seq, owner, THIRD, clock.wall_ns).expect("bindings");
-            world.model.bind_told(&f, c.seq, owner, THIRD, clock.wall_ns, clock);
+            world.programs.bind_told(&f, c.seq, owner, THIRD, clock.cluster_ns).expect("bindings");
+            world.model.bind_told(&f, c.seq, owner, THIRD, clock.cluster_ns, clock);
             world.settle(clock).expect("equal");
             case(&mut world, "no MSS is known", &c.requests().frame(), Verdict::Redirect, counted);
         }

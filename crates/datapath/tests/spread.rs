@@ -247,7 +247,7 @@ fn of_two_owners_the_one_decided_earlier_falls_silent() {
         let owned = Binding {
             seen_ns: clock.kernel_ns,
             since_ns: clock.kernel_ns,
-            issued: clock.wall_ns,
+            issued: clock.cluster_ns,
             flags: FLAG_ADOPTED | FLAG_CONFIRMED,
             start_ack: 500,
             snd_end: 500,
@@ -255,7 +255,7 @@ fn of_two_owners_the_one_decided_earlier_falls_silent() {
             ..Binding::unknown(1001, State::Bound(SELF))
         };
         world.bind(f, owned);
-        let later = clock.wall_ns + 1;
+        let later = clock.cluster_ns + 1;
         assert!(world.programs.bind_told(&f, 1001, THIRD, OTHER, later).expect("an order"));
         world.model.bind_told(&f, 1001, THIRD, OTHER, later, clock);
         world.settle(clock).expect("equal");

@@ -79,8 +79,8 @@ fn the_owner_gets_what_comes() {
         case(world, "the next", &ack, Verdict::Redirect, &["forwarded_binding"]);
         // What was decided later stands, whoever tells of it, and what was found before it does not come back.
         let clock = world.clock();
-        assert!(world.programs.bind_told(&f, 5000, OTHER, OTHER, clock.wall_ns).expect("bindings"));
-        world.model.bind_told(&f, 5000, OTHER, OTHER, clock.wall_ns, clock);
+        assert!(world.programs.bind_told(&f, 5000, OTHER, OTHER, clock.cluster_ns).expect("bindings"));
+        world.model.bind_told(&f, 5000, OTHER, OTHER, clock.cluster_ns, clock);
         assert!(!world.programs.bind_found(&f, 5000, THIRD, 0).expect("bindings"));
         assert_eq!(state(world, &f), Some(State::Bound(OTHER)));
     });

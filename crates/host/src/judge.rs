@@ -279,7 +279,7 @@ fn clock(clock: Clock) -> Finding {
         Clock::Synchronised => Finding::ok("clock", "the clock is synchronised"),
         Clock::Adrift => Finding::warning(
             "clock",
-            "the clock is not synchronised: when nodes differ by many seconds, handshakes of one look stale to another",
+            "the clock is not synchronised: no handoff depends on it, but the nodes' logs cannot be compared",
             "timedatectl set-ntp true",
         ),
         Clock::Unknown => Finding::warning(

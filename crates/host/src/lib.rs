@@ -46,7 +46,7 @@
 //! | `conntrack-loose` | connection tracking calls handed-off connections invalid |
 //! | `bridge-netfilter` | bridged packets run through the firewall's forward rules |
 //! | `handoff-port` | another program receives on the handoff port |
-//! | `clock` | the clock is not synchronised, so cookies of other nodes look stale |
+//! | `clock` | the clock is not synchronised, so the nodes' logs cannot be compared |
 
 mod address;
 mod announce;

@@ -4,21 +4,23 @@
 //! Nothing that happens to a running node ends it: an error costs what it was for, and is noted.
 
 use std::io::ErrorKind;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use baton_cluster::{Cluster, Node, NodeId, Succession};
-use baton_control::{Mesh, MeshConfig, MeshEvent, Message};
+use baton_control::{Mesh, MeshConfig, MeshEvent, Message, NodeClocks, Probed};
 use baton_core::{Core, Link, Services, decides, for_all};
-use baton_datapath::{Event, Events, LiveValues};
+use baton_datapath::{Counter, Event, Events, LiveValues, probe};
 use nix::errno::Errno;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
+use crate::clock::{Apart, ProgramClock};
 use crate::gone::Gone;
 use crate::host::Host;
 use crate::host_work::HostWork;
 use crate::listeners::Listeners;
-use crate::path::{self, Paths};
+use crate::path::{self, MakeProbe, PathNews, Paths};
 use crate::pressure::Pressure;
 use crate::raw::{Raw, TooBig};
 use crate::reader::{self, Reader};
@@ -33,6 +35,8 @@ const SILENCE: Duration = Duration::from_secs(2);
 /// What is done about held packets, events and messages in one turn, before others have theirs: some milliseconds of work.
 const FRAMES_AT_ONCE: usize = 64;
 const EVENTS_AT_ONCE: usize = 512;
+/// Probes of a node that may be acknowledged before the task that has sent them looks.
+const PROBES_AT_ONCE: usize = 1024;
 /// A hold device that cannot be read is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
 /// The longest frame that a hold device of usual MTU gives; longer ones do not come.
@@ -55,9 +59,14 @@ pub(crate) struct Daemon {
     pub(crate) socket: StatusSocket,
     pub(crate) too_big: TooBig,
     pub(crate) listeners: Option<Listeners>,
+    clocks: ProgramClock,
+    apart: Apart,
     gone: Gone,
     pub(crate) host: Host,
     pub(crate) paths: Paths,
+    to_paths: mpsc::Sender<PathNews>,
+    /// Handoffs that had been sent again when that was looked at.
+    repeated: u64,
     pub(crate) paths_seen: mpsc::Receiver<Paths>,
     pub(crate) host_work: HostWork,
     pub(crate) options: Options,
@@ -70,10 +79,11 @@ impl Daemon {
         let known = Succession::new(options.cluster.clone());
         let cluster = known.cluster.clone();
         let node = cluster.node(options.node).ok_or(NodeError::UnknownNode(options.node))?.clone();
+        let (host, clocks) = (Host::new(setup.seen.clone())?, ProgramClock::begin());
         let at = &setup.seen.cluster;
         let link = Link {
             mac: at.mac,
-            mtu: at.mtu as usize,
+            mtu: largest(&setup.paths, &host).into(),
             ipv6_nodes: cluster.nodes.iter().any(|node| node.address.is_ipv6()),
         };
         let core = Core::new(known, node.id, link, clock::moment(), rand::random());
@@ -91,11 +101,12 @@ impl Daemon {
             mesh: None,
         };
         core.furnish(&mut outside)?;
-        let host = Host::new(setup.seen.clone())?;
-        promise(&outside, &setup.paths, &host, core.services())?;
+        promise(&outside, &setup.paths, &host, &clocks, core.services())?;
         let (to_daemon, paths_seen) = mpsc::channel(1);
-        let known_paths = setup.paths.clone();
-        tokio::spawn(path::watch(cluster.clone(), node.clone(), at.mtu, known_paths, to_daemon));
+        let (to_paths, from_daemon) = mpsc::channel(PROBES_AT_ONCE);
+        let prober = prober(&cluster, node.id, &clocks);
+        let watch = path::Watch::new(cluster.clone(), node.clone(), host.mtu(), prober);
+        tokio::spawn(watch.run(setup.paths.clone(), from_daemon, to_daemon));
         if let Some(index) = hold_index {
             outside.datapath.attach_hold(index)?;
         }
@@ -107,7 +118,7 @@ impl Daemon {
         setup.attach(&mut outside.datapath)?;
         setup.configure().await?;
         // Others hear of this node when it can take what they give it.
-        let (mesh, mesh_events) = join_mesh(&cluster, &node, at.mac)?;
+        let (mesh, mesh_events) = join_mesh(&cluster, &node, at.mac, clocks.shared())?;
         outside.mesh = Some(mesh.clone());
         let events = Watched::new(events)?;
         let daemon = Self {
@@ -120,10 +131,14 @@ impl Daemon {
             mesh_events,
             host,
             paths: setup.paths.clone(),
+            to_paths,
+            repeated: 0,
             paths_seen,
             socket: StatusSocket::listen(setup.socket())?,
             too_big: TooBig::new(),
             listeners: node.roles.server.then(|| Listeners::watch(wanted_by(core.services().known(), &node))),
+            clocks,
+            apart: Apart::default(),
             gone: Gone::default(),
             host_work: HostWork::default(),
             options: options.clone(),
@@ -154,12 +169,17 @@ impl Daemon {
             MeshEvent::Up { node, hello } => {
                 let Some(peer) = name(node) else { return };
                 tracing::info!(peer, version = hello.software, "up");
+                // Its packets are of the clock that has just been agreed on.
+                let promised = self.promise();
+                self.note("the cluster's clock", promised);
+                self.tell_paths(PathNews::Up(node));
                 let nodes = hello.nodes.len();
                 self.core.up(node, (hello.mac, nodes), &mut self.outside, clock::moment());
             }
             MeshEvent::Down { node, reason } => {
                 let Some(peer) = name(node) else { return };
                 tracing::warn!(peer, %reason, "down");
+                self.tell_paths(PathNews::Down(node));
                 self.core.down(node, reason.has_ended(), &mut self.outside, clock::moment());
             }
             MeshEvent::Message { node, message } => self.message(node, message),
@@ -169,6 +189,9 @@ impl Daemon {
     fn message(&mut self, from: NodeId, message: Message) {
         match message {
             Message::StatusRequest(request) => self.status_requested(from, request.id),
+            Message::Probed(Probed { number, least }) => {
+                self.tell_paths(PathNews::Probed(from, number, least))
+            }
             Message::StatusReply(reply) => self.socket.replied(from, reply.id, &reply.body),
             message => self.core.message(from, message, &mut self.outside, clock::moment()),
         }
@@ -229,9 +252,17 @@ impl Daemon {
         let events = self.events.get().take_some(EVENTS_AT_ONCE);
         self.more_events = events.len() >= EVENTS_AT_ONCE;
         for event in events {
-            let Event::TooBig { flow, seq, mtu, .. } = event else {
-                self.core.event(event, &mut self.outside, clock::moment());
-                continue;
+            let (flow, seq, mtu) = match event {
+                Event::TooBig { flow, seq, mtu, .. } => (flow, seq, mtu),
+                Event::Probed { from, number } => {
+                    let least = self.paths.mine.unwrap_or(u16::MAX).min(self.host.mtu());
+                    self.core.post.send(from, Message::Probed(Probed { number, least }));
+                    continue;
+                }
+                event => {
+                    self.core.event(event, &mut self.outside, clock::moment());
+                    continue;
+                }
             };
             let told = self.too_big.tell(&flow, seq, mtu, &mut self.outside.raw, self.started.elapsed());
             if let Err(error) = told {
@@ -242,18 +273,22 @@ impl Daemon {
 
     /// A route has changed, or a router has said what it cannot pass on.
     pub(crate) fn paths_changed(&mut self, paths: Paths) {
-        let routed = paths.routed.len();
-        tracing::info!(
-            routed,
-            mtu = paths.mtu,
-            "the ways to other nodes have changed (routed: wrapped for them)"
-        );
+        if (&paths.routed, &paths.interfaces, paths.mtu)
+            != (&self.paths.routed, &self.paths.interfaces, self.paths.mtu)
+        {
+            tracing::info!(
+                routed = paths.routed.len(),
+                mtu = paths.mtu,
+                "the ways to other nodes have changed (routed: wrapped for them)"
+            );
+        }
         let told = for_all(&self.cluster().nodes, |peer| {
             let entry = peer_entry(peer, &paths, self.host.seen.cluster.index);
             self.outside.datapath.set_node(peer.id, &entry)
         });
         self.note("the ways to other nodes", told);
         self.paths = paths;
+        self.core.link_changed(self.host.seen.cluster.mac, largest(&self.paths, &self.host).into());
     }
 
     /// Whether the next time is to be soon.
@@ -265,8 +300,45 @@ impl Daemon {
         let (cluster, me) = (self.core.services().cluster(), self.core.me());
         let told = self.gone.tick(cluster, me, self.core.peers(), &self.outside.datapath);
         self.note("nodes that are gone", told);
+        self.look_at_clocks(now.instant);
+        self.look_at_repetitions();
         self.socket.tick(now.instant);
         busy
+    }
+
+    /// Tells the task that looks at paths, which takes all that there is ten times a second: there is room.
+    pub(crate) fn tell_paths(&self, news: PathNews) {
+        let _ = self.to_paths.try_send(news);
+    }
+
+    /// What clients repeat after it was handed off may have been too large for its way.
+    fn look_at_repetitions(&mut self) {
+        let repeated = self.outside.datapath.counter(Counter::HandoffAgain).unwrap_or(self.repeated);
+        if repeated > self.repeated {
+            self.tell_paths(PathNews::Repeated);
+        }
+        self.repeated = repeated;
+    }
+
+    /// Says which other nodes' wall clocks are far from this one's.
+    fn look_at_clocks(&mut self, now: Instant) {
+        if !self.apart.is_due(now) {
+            return;
+        }
+        for peer in self.mesh.peers() {
+            let Some((apart, ahead_us)) = self.apart.look(&peer) else { continue };
+            let peer = self.cluster().node(peer.node).map(|node| node.name.as_str());
+            let ahead_s = ahead_us as f64 / 1e6;
+            if apart {
+                tracing::warn!(
+                    peer,
+                    ahead_s,
+                    "its wall clock differs from this node's: set one of them right (NTP)"
+                );
+            } else {
+                tracing::info!(peer, ahead_s, "its wall clock is right again");
+            }
+        }
     }
 
     /// What has gathered is told: to the programs, and to other nodes.
@@ -293,9 +365,9 @@ impl Daemon {
         }
     }
 
-    /// Promises the programs that user space listens, and tells them the wall clock.
+    /// Promises the programs that user space listens, and tells them the cluster's clock.
     pub(crate) fn promise(&self) -> Result<(), NodeError> {
-        promise(&self.outside, &self.paths, &self.host, self.core.services())
+        promise(&self.outside, &self.paths, &self.host, &self.clocks, self.core.services())
     }
 
     pub(crate) fn status_asked(&mut self, stream: tokio::net::UnixStream) {
@@ -314,14 +386,20 @@ impl Daemon {
     }
 }
 
-fn promise(outside: &Shell, paths: &Paths, host: &Host, services: &Services) -> Result<(), NodeError> {
+fn promise(
+    outside: &Shell,
+    paths: &Paths,
+    host: &Host,
+    clocks: &ProgramClock,
+    services: &Services,
+) -> Result<(), NodeError> {
     let reader = outside.reader.as_ref();
     let live = LiveValues {
-        wall_offset: clock::wall_offset(),
+        clock_ahead: Duration::from_nanos(clocks.ahead_ns()),
         daemon_until: clock::monotonic() + SILENCE,
         reader_port: reader.map_or(0, Reader::port),
         reader_port_v6: reader.and_then(Reader::port_v6).unwrap_or(0),
-        path_mtu: paths.mtu.unwrap_or(u16::MAX).min(host.mtu()),
+        path_mtu: largest(paths, host),
         follows: services.follow(),
         cluster_ifindex: host.seen.cluster.index,
         own_routes: host.has_own_routes(),
@@ -329,10 +407,22 @@ fn promise(outside: &Shell, paths: &Paths, host: &Host, services: &Services) -> 
     Ok(outside.datapath.set_live(&live)?)
 }
 
+/// The largest packet that gets from any node to any other, as far as is known, bytes.
+pub(crate) fn largest(paths: &Paths, host: &Host) -> u16 {
+    paths.mtu.unwrap_or(u16::MAX).min(host.mtu())
+}
+
+/// Makes probes for other nodes.
+fn prober(cluster: &Cluster, me: NodeId, clocks: &ProgramClock) -> MakeProbe {
+    let (keys, clocks) = (cluster.keys(), clocks.clone());
+    Box::new(move |to, number, bytes| probe(&keys, me, to.address, number, clocks.cluster_ns(), bytes))
+}
+
 fn join_mesh(
     cluster: &Cluster,
     node: &Node,
     mac: [u8; 6],
+    clocks: Arc<NodeClocks>,
 ) -> Result<(Mesh, mpsc::Receiver<MeshEvent>), NodeError> {
     let at = |n: &Node| (n.address, cluster.control_port).into();
     let listen = at(node);
@@ -346,6 +436,7 @@ fn join_mesh(
         mac,
         boot: rand::random(),
         failure_timeout: cluster.failure_timeout,
+        clocks,
         listen,
         peers: cluster.nodes.iter().filter(|n| n.id != node.id).map(|n| (n.id, at(n))).collect(),
     })

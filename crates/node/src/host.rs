@@ -9,10 +9,10 @@ use baton_datapath::DatapathError;
 use baton_host::{HostSeen, HostWatch, Interface, Mended};
 use tokio::sync::mpsc;
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, largest};
 use crate::host_work::Look;
 use crate::mends::Mends;
-use crate::path::Paths;
+use crate::path::{PathNews, Paths};
 use crate::setup::{peer_entry, wanted_by};
 use crate::{NodeError, clock};
 
@@ -148,6 +148,7 @@ impl Daemon {
         let paths = Paths { routed: paths.routed, interfaces: paths.interfaces, ..self.paths.clone() };
         if paths != self.paths {
             self.paths_changed(paths);
+            self.tell_paths(PathNews::Host(self.host.mtu()));
         }
         let promised = self.promise();
         self.note("what changes while the programs run", promised);
@@ -159,7 +160,8 @@ impl Daemon {
         if now == *before {
             return;
         }
-        self.core.link_changed(now.mac, now.mtu as usize);
+        self.core.link_changed(now.mac, largest(&self.paths, &self.host).into());
+        self.tell_paths(PathNews::Host(self.host.mtu()));
         if now.index == before.index {
             return;
         }

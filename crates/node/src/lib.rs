@@ -19,6 +19,7 @@ mod raw;
 mod reader;
 mod reload;
 mod report;
+mod search;
 mod setup;
 mod shell;
 mod socket;

@@ -86,6 +86,8 @@ impl Daemon {
             },
             since_s: Instant::now().saturating_duration_since(peer.since).as_secs(),
             rtt_us: peer.rtt_us,
+            clock_ahead_us: peer.clock_ahead_us,
+            path_mtu: self.paths.proved.get(&peer.node).copied(),
             messages_in: peer.messages_in,
             messages_out: peer.messages_out,
             bytes_in: peer.bytes_in,

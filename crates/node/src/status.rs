@@ -149,6 +149,11 @@ pub struct ConnectionStatus {
     pub since_s: u64,
     /// The last measured round trip, in microseconds; none before the first.
     pub rtt_us: Option<u64>,
+    /// By how much the other node's wall clock is ahead of this one's, in microseconds, within half a round trip; none
+    /// before the first measurement. Nothing depends on it but people who compare logs.
+    pub clock_ahead_us: Option<i64>,
+    /// The largest packet on the way to the other node that it has acknowledged, in bytes; none while nothing is known.
+    pub path_mtu: Option<u16>,
     /// Messages received.
     pub messages_in: u64,
     /// Messages sent.
@@ -167,7 +172,7 @@ impl ConnectionStatus {
     pub const ERROR_BYTES_MAX: usize = 240;
 
     /// Its bytes where more do not fit: so 255 of them fit a status message.
-    pub const ERROR_BYTES_LEAST: usize = 60;
+    pub const ERROR_BYTES_LEAST: usize = 48;
 }
 
 /// Whether there is a control connection.

@@ -7,8 +7,8 @@ use crate::packet::flag::{FIN, RST};
 use crate::{Packet, Reach, Run, Socket};
 use baton_datapath::constants::{
     FLAG_ADOPTED, FLAG_ANSWERED, FLAG_CLOSED, FLAG_CONFIRMED, FLAG_FIN_IN, FLAG_FIN_OUT, FLAG_REPLAY,
-    FLAG_SERVING, FLAG_SYN_SEEN, HALF_CLOSED_MS, HELD_MS, IDLE_MS, LASTING_MS, LINGER_MS, SYN_REACH,
-    SYNACK_WINDOW,
+    FLAG_SERVING, FLAG_SYN_SEEN, FUTURE_MS, HALF_CLOSED_MS, HELD_MS, IDLE_MS, LASTING_MS, LINGER_MS,
+    SYN_REACH, SYNACK_WINDOW,
 };
 use baton_datapath::{Counter, Event, State};
 
@@ -88,13 +88,18 @@ impl Binding {
         }
     }
 
+    /// Whether another decision about the flow is later than the one that this is by. One from too far ahead is an early
+    /// one, from before the node's clock was set.
+    pub(super) fn is_before(&self, issued: u64, cluster_ns: u64) -> bool {
+        let of_the_future =
+            |at: u64| at.wrapping_sub(cluster_ns).cast_signed() > i64::from(FUTURE_MS) * 1_000_000;
+        issued.wrapping_sub(self.issued).cast_signed() > 0
+            || (of_the_future(self.issued) && !of_the_future(issued))
+    }
+
     /// A later decision than the one before.
-    pub(super) fn issued_after(&self, wall_ns: u64) -> u64 {
-        if wall_ns.wrapping_sub(self.issued).cast_signed() > 0 {
-            wall_ns
-        } else {
-            self.issued.wrapping_add(1)
-        }
+    pub(super) fn issued_after(&self, cluster_ns: u64) -> u64 {
+        if self.is_before(cluster_ns, cluster_ns) { cluster_ns } else { self.issued.wrapping_add(1) }
     }
 
     /// Known from another node's word only: where it is, but not what its handshake agreed on.

@@ -128,7 +128,7 @@ fn sealed(keys: &Keys, flow: &Flow, isn: u32, slot: u64, low: (u32, u32), term: 
 
 /// The cookie of a term for a SYN with this initial sequence number, now.
 pub fn cookie_of(keys: &Keys, flow: &Flow, isn: u32, offer: Offer, term: u32, clock: Clock) -> u32 {
-    sealed(keys, flow, isn, clock.wall_ns >> COOKIE_SLOT_SHIFT, offer.bits(flow.vip.is_ipv6()), term)
+    sealed(keys, flow, isn, clock.cluster_ns >> COOKIE_SLOT_SHIFT, offer.bits(flow.vip.is_ipv6()), term)
 }
 
 /// How old the cookie is that a packet acknowledges.
@@ -145,8 +145,8 @@ pub fn cookie_age(keys: &Keys, packet: &Packet, term: u32, clock: Clock) -> Opti
     let (cookie, isn) = (packet.ack.wrapping_sub(1), packet.seq.wrapping_sub(1));
     let bits = if packet.options.timestamps.is_some() { 7 } else { 5 };
     let low = (cookie & ((1 << bits) - 1), bits);
-    let newest = (clock.wall_ns + u64::from(COOKIE_SKEW_MS) * 1_000_000) >> COOKIE_SLOT_SHIFT;
-    let oldest = (clock.wall_ns - u64::from(COOKIE_LIFE_MS) * 1_000_000) >> COOKIE_SLOT_SHIFT;
+    let newest = (clock.cluster_ns + u64::from(COOKIE_SKEW_MS) * 1_000_000) >> COOKIE_SLOT_SHIFT;
+    let oldest = (clock.cluster_ns - u64::from(COOKIE_LIFE_MS) * 1_000_000) >> COOKIE_SLOT_SHIFT;
     let made_in = |slot: u64| sealed(keys, &packet.flow, isn, slot, low, term) == cookie;
     if (oldest..=newest).any(made_in) {
         return Some(Age::Good);
@@ -164,7 +164,7 @@ pub fn echoes(keys: &Keys, packet: &Packet, clock: Clock) -> bool {
 
 /// The server-side timestamp clock of a flow, milliseconds: the same on every node.
 pub fn flow_clock(keys: &Keys, flow: &Flow, clock: Clock) -> u32 {
-    clock.wall_ms().wrapping_add(flow_hash(flow, keys.clock, CLOCK, &[0]) as u32)
+    clock.cluster_ms().wrapping_add(flow_hash(flow, keys.clock, CLOCK, &[0]) as u32)
 }
 
 /// The flow's slot in the switch's table.

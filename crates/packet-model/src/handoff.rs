@@ -81,7 +81,7 @@ impl Handoff {
             snd_wscale: 0,
             start_seq: 0,
             tsval: 0,
-            issued: clock.wall_ns / 1_000_000 * 1_000_000,
+            issued: clock.cluster_ns / 1_000_000 * 1_000_000,
             mss: 0,
             distributor: by.0,
             reserved: 0,
@@ -157,7 +157,7 @@ impl Handoff {
         if self.tag(keys, flow, ack, me) != tag {
             return Err(Refusal::Forged);
         }
-        let age = clock.wall_ns.wrapping_sub(self.issued).cast_signed();
+        let age = clock.cluster_ns.wrapping_sub(self.issued).cast_signed();
         if age.unsigned_abs() > u64::from(HANDOFF_AGE_MS) * 1_000_000 {
             return Err(Refusal::Stale);
         }

@@ -486,7 +486,7 @@ impl Run<'_> {
         let verdict = match self.first_choice(p) {
             First::Read => {
                 b.state = State::Reading;
-                b.issued = b.issued_after(self.clock.wall_ns);
+                b.issued = b.issued_after(self.clock.cluster_ns);
                 return self.reading(p, b, false);
             }
             First::Decided(Choice::NobodyAlive) => self.refuse(p, Counter::ResetNoServer),
@@ -545,7 +545,7 @@ impl Run<'_> {
             load.assigned = load.assigned.wrapping_add(1);
         }
         b.state = State::Bound(server);
-        b.issued = b.issued_after(self.clock.wall_ns);
+        b.issued = b.issued_after(self.clock.cluster_ns);
         if server == self.model.settings.node {
             self.count(Counter::HandoffLocal);
             return self.own(p, b, false);

@@ -626,7 +626,7 @@ impl Run<'_> {
         b.flags &= FLAG_SYN_SEEN;
         b.start_seq = p.seq;
         b.start_ack = p.ack;
-        b.issued = b.issued_after(self.clock.wall_ns);
+        b.issued = b.issued_after(self.clock.cluster_ns);
         b.since_ns = self.clock.kernel_ns;
         b.seen_ns = self.clock.kernel_ns;
         self.count(Counter::Closed);

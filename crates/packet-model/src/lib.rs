@@ -13,6 +13,7 @@ mod later;
 mod lease;
 mod orders;
 mod packet;
+mod probe;
 mod reader;
 mod receive;
 mod request;
@@ -42,14 +43,14 @@ pub use packet::{Options, Packet, Parsed, flag};
 pub struct Clock {
     /// CLOCK_MONOTONIC, as the kernel's programs read it, nanoseconds.
     pub kernel_ns: u64,
-    /// CLOCK_REALTIME, nanoseconds.
-    pub wall_ns: u64,
+    /// The cluster's clock, nanoseconds.
+    pub cluster_ns: u64,
 }
 
 impl Clock {
-    /// The wall clock as timestamps have it: milliseconds, truncated.
-    pub fn wall_ms(self) -> u32 {
-        (self.wall_ns / 1_000_000) as u32
+    /// The cluster's clock as timestamps have it: milliseconds, truncated.
+    pub fn cluster_ms(self) -> u32 {
+        (self.cluster_ns / 1_000_000) as u32
     }
 }
 

@@ -25,7 +25,7 @@ impl Model {
         b.state = State::Releasing(server);
         b.seen_ns = clock.kernel_ns;
         b.since_ns = clock.kernel_ns;
-        b.issued = b.issued_after(clock.wall_ns);
+        b.issued = b.issued_after(clock.cluster_ns);
         true
     }
 
@@ -63,7 +63,7 @@ impl Model {
         b.flags |= FLAG_BEHIND;
         b.seen_ns = clock.kernel_ns;
         b.since_ns = clock.kernel_ns;
-        b.issued = b.issued_after(clock.wall_ns);
+        b.issued = b.issued_after(clock.cluster_ns);
         true
     }
 
@@ -107,7 +107,7 @@ impl Model {
         b.state = State::Releasing(server);
         b.seen_ns = clock.kernel_ns;
         b.since_ns = clock.kernel_ns;
-        b.issued = b.issued_after(clock.wall_ns);
+        b.issued = b.issued_after(clock.cluster_ns);
         if let Some(f) = self.tables.exchanges.get_mut(flow) {
             (f.early, f.cut_seq) = (None, None);
         }
@@ -132,7 +132,7 @@ impl Model {
             let decided = known.filter(|b| b.owner(run.model.settings.node).is_some());
             let reading = known.filter(|b| b.state == State::Reading);
             let past = run.is_past(flow, start_seq);
-            if past || decided.or(reading).is_some_and(|b| issued.wrapping_sub(b.issued).cast_signed() <= 0) {
+            if past || decided.or(reading).is_some_and(|b| !b.is_before(issued, clock.cluster_ns)) {
                 return Verdict::Next;
             }
             if let Some(mut b) = decided.filter(|b| b.start_seq == start_seq) {

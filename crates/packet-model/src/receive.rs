@@ -13,6 +13,9 @@ use baton_datapath::{Counter, Event, State};
 impl Run<'_> {
     /// What a member has wrapped: a handoff, or a packet that it forwards.
     pub(super) fn unwrapped(&mut self) -> Verdict {
+        if let Some(verdict) = self.probed() {
+            return verdict;
+        }
         let Some((h, parsed)) = self.unwrap() else { return Verdict::Drop };
         let forwarded = u32::from(h.flags) & WIRE_FORWARDED != 0;
         match parsed {
@@ -94,7 +97,8 @@ impl Run<'_> {
             return self.drop(Counter::DropNoRole);
         }
         let known = self.binding_of(&p.flow);
-        let not_later = |b: &Binding| h.issued.wrapping_sub(b.issued).cast_signed() <= 0;
+        let now = self.clock.cluster_ns;
+        let not_later = |b: &Binding| !b.is_before(h.issued, now);
         // Repeated, and what it began was over when this node's reader got the connection.
         if known.is_some_and(|b| b.state == State::Reading && not_later(&b)) {
             return self.drop(Counter::DropHandoffStale);
@@ -113,7 +117,7 @@ impl Run<'_> {
         let known = self.binding_of(&p.flow).filter(|b| b.owner(this).is_some());
         let b = match known {
             None => self.fresh(p, h),
-            Some(b) if b.start_seq != h.start_seq && b.issued.wrapping_sub(h.issued).cast_signed() > 0 => {
+            Some(b) if b.start_seq != h.start_seq && not_later(&b) && b.issued != h.issued => {
                 return self.drop(Counter::DropHandoffStale);
             }
             Some(mut b) if b.start_seq != h.start_seq => {

@@ -14,6 +14,8 @@ pub(crate) use files::{is_vip, vip};
 
 /// One millisecond of simulated time, in nanoseconds.
 pub(crate) const MS: u64 = 1_000_000;
+/// Nodes' wall clocks are less apart.
+pub(crate) const HOUR: u64 = 3_600_000 * MS;
 
 /// The clusters: each node's roles, and the node that clients' packets enter by, when that is not a choice.
 const FIGURES: [&[&str]; 5] = [
@@ -196,7 +198,7 @@ impl Plan {
         let delay = rng.random_range(20_000..3 * MS);
         let lateness = rng.random_range(MS..50 * MS);
         let message_delay = rng.random_range(20_000..4 * MS);
-        let skews = figure.iter().map(|_| rng.random_range(0..400 * MS)).collect();
+        let skews = figure.iter().map(|_| rng.random_range(0..HOUR)).collect();
         let mut clients: Vec<_> = (0..rng.random_range(1..=4)).map(|_| ClientPlan::new(&mut rng)).collect();
         let mut mishaps = if two_deciders {
             let stopped = Mishap::Stopped {

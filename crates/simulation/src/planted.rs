@@ -23,11 +23,13 @@ pub enum Planted {
     TakenIsNotTold,
     /// A switch that says nothing counts as one that has been heard just now.
     SilentIsHeard,
+    /// Each node goes by its own wall clock.
+    WallClocks,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::NewsOutOfOrder,
         Self::WrongServer,
         Self::TakesTooLittle,
@@ -38,5 +40,6 @@ impl Planted {
         Self::EndsAtOnce,
         Self::TakenIsNotTold,
         Self::SilentIsHeard,
+        Self::WallClocks,
     ];
 }

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use baton_cluster::{Flow, Maker, NodeId, PoolId, ServiceId, Target};
+use baton_control::ClusterClock;
 use baton_core::{Head, Outside, Refusal, TakenBytes};
 use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CLOSED, FLAG_FIN_IN, LINGER_MS, OPTION_TIMESTAMPS};
 use baton_datapath::{
@@ -82,17 +83,19 @@ pub(crate) struct Shell {
     pub(crate) events: Vec<Event>,
     pub(crate) deeds: Vec<Deed>,
     pub(crate) sessions: BTreeMap<NodeId, Session>,
-    /// Simulated time, nanoseconds; and by how much this node's clocks are ahead of it.
+    /// Simulated time, nanoseconds; and by how much this node's monotonic clock is ahead of it.
     pub(crate) now: u64,
     pub(crate) booted: u64,
-    pub(crate) wall: u64,
+    /// The cluster's clock, as the node has it.
+    pub(crate) cluster_clock: ClusterClock,
     pub(crate) random: StdRng,
     pub(crate) planted: Option<Planted>,
 }
 
 impl Shell {
     pub(crate) fn clock(&self) -> Clock {
-        Clock { kernel_ns: self.now + self.booted, wall_ns: self.now + self.wall }
+        let kernel_ns = self.now + self.booted;
+        Clock { kernel_ns, cluster_ns: self.cluster_clock.reads(kernel_ns) }
     }
 
     pub(crate) fn monotonic(&self) -> Duration {
@@ -208,7 +211,7 @@ impl Outside for Shell {
 
     fn bind_held(&mut self, flow: &Flow, start_seq: u32, server: NodeId) -> Result<Option<u64>> {
         let clock = self.clock();
-        Ok(self.model.bind_held(flow, start_seq, server, clock).then_some(clock.wall_ns))
+        Ok(self.model.bind_held(flow, start_seq, server, clock).then_some(clock.cluster_ns))
     }
 
     fn read_held(&mut self, flow: &Flow, start_seq: u32) -> Result<bool> {
@@ -241,7 +244,7 @@ impl Outside for Shell {
     ) -> Result<Option<u64>> {
         let clock = self.clock();
         let bound = self.model.bind_read(flow, start_seq, server, replay_end, clock);
-        Ok(bound.then_some(clock.wall_ns))
+        Ok(bound.then_some(clock.cluster_ns))
     }
 
     fn bind_told(

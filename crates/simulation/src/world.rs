@@ -471,6 +471,7 @@ impl<'a> World<'a> {
                 if lives.0 != self.nodes[from].life || theirs != Some(session) || !is_up {
                     return Ok(());
                 }
+                self.hears_clock(to, from);
                 let text = format!("{message:?}");
                 self.tell(format!("n{from} to n{to}: {}", &text[..text.len().min(150)]));
                 self.core(to, |core, shell, now| {
@@ -509,6 +510,7 @@ impl<'a> World<'a> {
                 self.tell(format!("n{peer} is up for n{node}"));
                 let session = self.nodes[node].shell.sessions.entry(id).or_default();
                 *session = Session { number: session.number + 1, silent_since: None, lag: 0, is_up: true };
+                self.hears_clock(node, peer);
                 let nodes = self.nodes.len();
                 self.core(node, |core, shell, now| {
                     core.up(id, (mac(peer), nodes), shell, now);

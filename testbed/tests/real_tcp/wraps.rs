@@ -123,7 +123,7 @@ fn wall_ms() -> u64 {
 /// A cluster file, and a client's port whose flow's clock passes 2^32 between these times from now, in
 /// milliseconds. Clocks begin where the cluster's keys say: of many secrets the one.
 fn about_to_wrap(config: &str, flow: Flow, from: u64, to: u64) -> (String, u16) {
-    let clock = Clock { kernel_ns: 0, wall_ns: wall_ms() * 1_000_000 };
+    let clock = Clock { kernel_ns: 0, cluster_ns: wall_ms() * 1_000_000 };
     let secret = config.lines().find(|line| line.starts_with("secret = ")).expect("there is one");
     for number in 0..1000 {
         let text =

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::message::{Change, Claim, End, Lost, Move, Question, Verdict};
-use crate::word::Echo;
+use crate::word::{Clocks, Echo};
 
 /// One line for each message below: its name and its bytes. Lines are added, never changed: bytes
 /// that differ are another protocol version.
@@ -114,6 +114,7 @@ fn samples() -> Vec<(&'static str, Word)> {
         ("grant", Message::Grant(Grant { term: 0xdead_beef, granted: true })),
         ("grant-refused", Message::Grant(Grant { term: 1, granted: false })),
         ("heir", Message::Heir(Heir { term: 0xdead_beef })),
+        ("probed", Message::Probed(Probed { number: 0xdead_beef, least: 1400 })),
         (
             "whose",
             Message::Whose(Whose {
@@ -141,7 +142,11 @@ fn samples() -> Vec<(&'static str, Word)> {
             }),
         ),
     ];
-    let heartbeat = |echo| Word::Heartbeat(Heartbeat { sequence: 5, sent_us: 1_250_000, echo });
+    let heartbeat = |echo| {
+        let clocks =
+            Clocks { cluster_ns: 1_700_000_000_000_000_000, agreed: true, wall_us: 1_700_000_000_000_000 };
+        Word::Heartbeat(Heartbeat { sequence: 5, sent_us: 1_250_000, clocks, echo })
+    };
     let mut words = vec![
         ("hello", Word::Hello(hello())),
         ("heartbeat-first", heartbeat(None)),
@@ -216,6 +221,7 @@ fn the_largest_messages_fit() {
         Message::Term(Term { term: u32::MAX }),
         Message::Grant(Grant { term: u32::MAX, granted: true }),
         Message::Heir(Heir { term: u32::MAX }),
+        Message::Probed(Probed { number: u32::MAX, least: u16::MAX }),
         Message::Whose(Whose {
             batch: u32::MAX,
             lost: vec![Lost { flow: wide, seq: u32::MAX, ack: u32::MAX }; LOST_MAX],
@@ -267,7 +273,7 @@ fn each_fault_is_named() {
             Error::Field { kind, source: postcard::Error::DeserializeBadVarint },
         ),
         (&[PROTOCOL_VERSION, 24, 9, 0, 0], Error::LeftOver { kind, bytes: 2 }),
-        (&[PROTOCOL_VERSION, 1, 0, 0, 0], Error::OutOfPlace { kind: Kind::Heartbeat }),
+        (&[PROTOCOL_VERSION, 1, 0, 0, 0, 0, 0, 0], Error::OutOfPlace { kind: Kind::Heartbeat }),
         (&[PROTOCOL_VERSION, 2, 2], Error::UnknownChoice { kind: Kind::Bye, choice: 2 }),
         (&[PROTOCOL_VERSION, 19, 0, 3], Error::UnknownChoice { kind: Kind::Guide, choice: 3 }),
         (&[PROTOCOL_VERSION, 16, 0, 1, 0, 0, 1, 0x80, 2], Error::BadNode { kind: Kind::Ask, id: 256 }),
@@ -387,6 +393,7 @@ fn a_message() -> impl Strategy<Value = Message> {
         any::<u32>().prop_map(|term| Message::Term(Term { term })),
         any::<(u32, bool)>().prop_map(|(term, granted)| Message::Grant(Grant { term, granted })),
         any::<u32>().prop_map(|term| Message::Heir(Heir { term })),
+        any::<(u32, u16)>().prop_map(|(number, least)| Message::Probed(Probed { number, least })),
         (any::<u32>(), prop::collection::vec(lost, 0..50))
             .prop_map(|(batch, lost)| Message::Whose(Whose { batch, lost })),
         (any::<u32>(), prop::collection::vec(prop::option::of(claim), 0..50))

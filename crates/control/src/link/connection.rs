@@ -141,6 +141,7 @@ impl<'a> Connection<'a> {
                 () = wake.notified() => (),
                 () = &mut timer => {
                     let now = Instant::now();
+                    self.shared.see_wall(now);
                     if reading {
                         // While this process was stopped it could hear nobody.
                         self.session.was_busy(now.saturating_duration_since(timer.deadline().into()));
@@ -166,6 +167,7 @@ impl<'a> Connection<'a> {
             peer.bytes_in.fetch_add(count as u64, Relaxed);
         }
         let bytes = chunk.get(..count).unwrap_or_default();
+        self.shared.see_wall(now);
         let received = self.session.receive(bytes, now, &mut self.heard);
         if received.is_err() {
             self.deliver()?; // what came before the error counts, as far as there is room
@@ -194,14 +196,7 @@ impl<'a> Connection<'a> {
     fn fill(&mut self) -> Result<bool, Error> {
         let Some(peer) = self.peer else { return Ok(false) };
         let room = WRITE_BYTES.saturating_sub(self.session.pending().len());
-        peer.outgoing(
-            self.id,
-            room,
-            SEALED_AT_ONCE,
-            self.session.rtt_us(),
-            self.session.heard_by_peer(),
-            &mut self.batch,
-        )?;
+        peer.outgoing(self.id, room, SEALED_AT_ONCE, self.session.measured(), &mut self.batch)?;
         let more = !self.batch.is_empty();
         for message in self.batch.drain(..) {
             self.session.send(&message)?;
@@ -240,6 +235,7 @@ impl<'a> Connection<'a> {
                     return Err(Error::Duplicate);
                 }
                 self.promised = Some(peer);
+                self.shared.see_wall(now);
                 self.session.accept(now)
             }
             (Some(Received::Opened(hello)), _) => {

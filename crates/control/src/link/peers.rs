@@ -11,11 +11,12 @@ use std::time::Instant;
 use baton_cluster::NodeId;
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::{MeshEvent, PeerState, PeerStatus};
+use super::{MeshEvent, PeerState, PeerStatus, wall};
+use crate::clock::NodeClocks;
 use crate::error::{Error, SendError};
 use crate::message::Message;
 use crate::queue::Outbox;
-use crate::session::{Identity, Settlement, settle};
+use crate::session::{Identity, Measured, Settlement, settle};
 use crate::word::Hello;
 
 /// Everything the tasks of one mesh share.
@@ -57,8 +58,7 @@ struct Guarded {
     overflow: Option<Error>,
     since: Instant,
     hello: Option<Hello>,
-    rtt_us: Option<u64>,
-    heard_by_peer: Option<Instant>,
+    measured: Measured,
     ups: u64,
     last_error: Option<Error>,
 }
@@ -96,6 +96,11 @@ impl MeshState {
         }
     }
 
+    /// Looks at the wall clock, before what a heartbeat says or has said of it.
+    pub(super) fn see_wall(&self, now: Instant) {
+        self.identity.clocks.see_wall(now, wall());
+    }
+
     /// A number for a connection, never given twice.
     pub(super) fn connection_id(&self) -> u64 {
         self.connections.fetch_add(1, Relaxed)
@@ -120,8 +125,7 @@ impl MeshPeer {
                 overflow: None,
                 since: now,
                 hello: None,
-                rtt_us: None,
-                heard_by_peer: None,
+                measured: Measured::default(),
                 ups: 0,
                 last_error: None,
             }),
@@ -201,8 +205,7 @@ impl MeshPeer {
         side.outbox = Outbox::default();
         side.overflow = None;
         side.since = now;
-        side.rtt_us = None;
-        side.heard_by_peer = None;
+        side.measured = Measured::default();
         side.ups += 1;
         side.hello = Some(hello.clone());
         self.is_up.send_replace(true);
@@ -219,8 +222,7 @@ impl MeshPeer {
         side.open = None;
         side.outbox = Outbox::default();
         side.since = now;
-        side.rtt_us = None;
-        side.heard_by_peer = None;
+        side.measured = Measured::default();
         side.last_error = Some(reason.clone());
         self.is_up.send_replace(false);
         tell(places, MeshEvent::Down { node: self.node, reason: reason.clone() });
@@ -244,8 +246,7 @@ impl MeshPeer {
         id: u64,
         bytes: usize,
         count: usize,
-        rtt_us: Option<u64>,
-        heard_by_peer: Option<Instant>,
+        measured: Measured,
         batch: &mut Vec<Vec<u8>>,
     ) -> Result<(), Error> {
         let mut side = self.side();
@@ -253,8 +254,7 @@ impl MeshPeer {
         if let Some(overflow) = side.overflow.take() {
             return Err(overflow);
         }
-        side.rtt_us = rtt_us;
-        side.heard_by_peer = heard_by_peer;
+        side.measured = measured;
         let mut taken = 0;
         while taken < bytes && batch.len() < count {
             let Some(message) = side.outbox.pop() else { break };
@@ -278,17 +278,18 @@ impl MeshPeer {
     /// Which of its connections is open, and a moment at or after which the peer has heard this end on it.
     pub(super) fn heard_by(&self) -> Option<(u64, Instant)> {
         let side = self.side();
-        side.heard_by_peer.filter(|_| side.open.is_some()).map(|at| (side.ups, at))
+        side.measured.heard_by_peer.filter(|_| side.open.is_some()).map(|at| (side.ups, at))
     }
 
-    pub(super) fn status(&self) -> PeerStatus {
+    pub(super) fn status(&self, clocks: &NodeClocks) -> PeerStatus {
         let side = self.side();
         PeerStatus {
             node: self.node,
             state: if side.open.is_some() { PeerState::Up } else { PeerState::Down },
             since: side.since,
             hello: side.hello.clone(),
-            rtt_us: side.rtt_us,
+            rtt_us: side.measured.rtt_us,
+            clock_ahead_us: side.measured.wall_ahead_us.map(|ahead| clocks.ahead_of_mine_us(ahead)),
             bytes_in: self.bytes_in.load(Relaxed),
             bytes_out: self.bytes_out.load(Relaxed),
             messages_in: self.messages_in.load(Relaxed),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use baton_cluster::NodeId;
 use baton_control::message::{Load, Message};
 use baton_control::session::{Identity, Received, Session};
-use baton_control::{Error, Hello};
+use baton_control::{Error, Hello, NodeClocks};
 
 pub const FAILURE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -28,6 +28,7 @@ pub fn identity(node: u16) -> Identity {
         peers: (0..4).map(NodeId).filter(|peer| peer.0 != node).collect(),
         names: (0..4).map(|n| format!("n{n}")).collect(),
         failure_timeout: FAILURE_TIMEOUT,
+        clocks: Arc::new(NodeClocks::new(Instant::now(), Duration::from_secs(1_700_000_000))),
     }
 }
 

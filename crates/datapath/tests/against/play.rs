@@ -40,8 +40,8 @@ pub struct Play<'w> {
     pub swapped: bool,
 }
 
-fn earlier(wall_ns: u64, ms: i32) -> u64 {
-    wall_ns.wrapping_add_signed(-i64::from(ms) * 1_000_000)
+fn earlier(cluster_ns: u64, ms: i32) -> u64 {
+    cluster_ns.wrapping_add_signed(-i64::from(ms) * 1_000_000)
 }
 
 /// The client's connection, and its service; every other one is of the other address family.
@@ -185,7 +185,7 @@ impl Play<'_> {
             snd_wscale: 9,
             start_seq,
             tsval: 5,
-            issued: earlier(self.world.clock().wall_ns, *late_ms),
+            issued: earlier(self.world.clock().cluster_ns, *late_ms),
             mss: 1460,
             distributor: 1,
             reserved: u16::from(*hops) * 7,
@@ -334,7 +334,7 @@ impl Play<'_> {
         let b = Binding {
             seen_ns: now.kernel_ns,
             since_ns: now.kernel_ns,
-            issued: now.wall_ns,
+            issued: now.cluster_ns,
             flags: FLAG_ADOPTED | FLAG_CONFIRMED,
             start_ack: ack,
             snd_end: ack,
@@ -353,7 +353,7 @@ impl Play<'_> {
         let b = Binding {
             seen_ns: now.kernel_ns,
             since_ns: now.kernel_ns.saturating_sub(200_000_000),
-            issued: now.wall_ns,
+            issued: now.cluster_ns,
             flags: FLAG_HANDED | FLAG_ASKED_AGAIN,
             start_ack: client.cookie.wrapping_add(1),
             options: 7,
@@ -372,7 +372,7 @@ impl Play<'_> {
         let b = Binding {
             seen_ns: now.kernel_ns,
             since_ns: now.kernel_ns,
-            issued: now.wall_ns,
+            issued: now.cluster_ns,
             flags: FLAG_MOVED | FLAG_HANDED,
             start_ack: client.cookie.wrapping_add(1).wrapping_add(client.answered),
             options: 7,
@@ -387,7 +387,7 @@ impl Play<'_> {
     fn told(&mut self, number: u8, seq: i32, node: u16, late_ms: i32) -> Result<(), String> {
         let start_seq = self.client(number).isn.wrapping_add(1).wrapping_add_signed(seq);
         let clock = self.world.clock();
-        let issued = earlier(clock.wall_ns, late_ms);
+        let issued = earlier(clock.cluster_ns, late_ms);
         let flow = self.flow_of(number);
         let told = self.world.programs.bind_told(&flow, start_seq, NodeId(node), OTHER, issued);
         told.map_err(|e| e.to_string())?;
@@ -398,7 +398,7 @@ impl Play<'_> {
     fn found(&mut self, number: u8, seq: i32, node: u16, late_ms: i32) -> Result<(), String> {
         let start_seq = self.client(number).isn.wrapping_add(1).wrapping_add_signed(seq);
         let clock = self.world.clock();
-        let issued = earlier(clock.wall_ns, late_ms);
+        let issued = earlier(clock.cluster_ns, late_ms);
         let flow = self.flow_of(number);
         let bound = self.world.programs.bind_found(&flow, start_seq, NodeId(node), issued);
         bound.map_err(|e| e.to_string())?;

@@ -66,7 +66,7 @@ impl Served {
         Binding {
             seen_ns: now.kernel_ns,
             since_ns: now.kernel_ns,
-            issued: now.wall_ns,
+            issued: now.cluster_ns,
             flags: FLAG_ADOPTED | FLAG_CONFIRMED,
             start_ack: self.ack,
             snd_end: self.ack,

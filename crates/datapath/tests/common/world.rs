@@ -92,7 +92,7 @@ pub struct World {
     pub ways: Ways,
     /// Flows whose bindings are compared after each step.
     pub flows: Vec<Flow>,
-    wall_offset: u64,
+    clock_ahead: u64,
     /// The services, by port, and the last number that one of them was given.
     pub entries: BTreeMap<u16, ServiceEntry>,
     pub fresh: u16,
@@ -190,7 +190,7 @@ impl World {
             events,
             ways,
             flows,
-            wall_offset: 0,
+            clock_ahead: 0,
             entries,
             fresh: 1000,
             altered: BTreeSet::new(),
@@ -239,7 +239,7 @@ impl World {
         self.guide(TENANTS, GuideKind::Ask, &[THIRD], 1);
         self.guide(SECURE, GuideKind::Ask, &[OTHER], 1);
         self.guide(PLUG, GuideKind::Rota, &[OTHER, SELF], 1);
-        self.wall_offset = WALL_NS.wrapping_sub(kernel_ns());
+        self.clock_ahead = WALL_NS.wrapping_sub(kernel_ns());
         self.daemon(true);
         let _ = self.events.take();
         Ok(())
@@ -247,7 +247,7 @@ impl World {
 
     pub fn clock(&self) -> Clock {
         let kernel_ns = kernel_ns();
-        Clock { kernel_ns, wall_ns: kernel_ns.wrapping_add(self.wall_offset) }
+        Clock { kernel_ns, cluster_ns: kernel_ns.wrapping_add(self.clock_ahead) }
     }
 
     /// Whether user space promises to answer.
@@ -272,7 +272,7 @@ impl World {
     /// clock began at 0. So times wrap, and ages are their differences.
     pub fn pass(&mut self, time: Duration) {
         let ns = time.as_nanos() as u64;
-        self.wall_offset += ns;
+        self.clock_ahead += ns;
         self.set_live();
         for (flow, b) in &mut self.model.tables.bindings {
             b.seen_ns = b.seen_ns.wrapping_sub(ns);
@@ -283,13 +283,13 @@ impl World {
 
     /// Sets the wall clock back, as on a node whose clock is behind the others'.
     pub fn set_back(&mut self, time: Duration) {
-        self.wall_offset -= time.as_nanos() as u64;
+        self.clock_ahead -= time.as_nanos() as u64;
         self.set_live();
     }
 
     fn set_live(&self) {
         let live = LiveValues {
-            wall_offset: Duration::from_nanos(self.wall_offset),
+            clock_ahead: Duration::from_nanos(self.clock_ahead),
             daemon_until: Duration::from_nanos(self.model.tables.daemon_until_ns),
             reader_port: READER_PORT,
             reader_port_v6: READER_PORT,
@@ -389,14 +389,14 @@ impl World {
         // Packets carry milliseconds; the program may have run in any of those that passed meanwhile.
         let mut differences = String::new();
         // A decision's own time, which is exact, is in the binding that it made.
-        let span = before.wall_ns..=after.wall_ns;
-        let mut walls: Vec<u64> = (before.wall_ns / 1_000_000..=after.wall_ns / 1_000_000)
-            .map(|ms| before.wall_ns.max(ms * 1_000_000))
+        let span = before.cluster_ns..=after.cluster_ns;
+        let mut walls: Vec<u64> = (before.cluster_ns / 1_000_000..=after.cluster_ns / 1_000_000)
+            .map(|ms| before.cluster_ns.max(ms * 1_000_000))
             .collect();
         let issued = |flow| self.programs.whole_binding(flow).expect("bindings").map(|b| b.issued);
         walls.extend(self.flows.iter().filter_map(issued).filter(|issued| span.contains(issued)));
         // And something may have become too old meanwhile.
-        let at = |kernel_ns| walls.iter().map(move |wall_ns| Clock { wall_ns: *wall_ns, kernel_ns });
+        let at = |kernel_ns| walls.iter().map(move |cluster_ns| Clock { cluster_ns: *cluster_ns, kernel_ns });
         for clock in at(before.kernel_ns).chain(at(after.kernel_ns)) {
             let mut model = self.model.clone();
             let said = way.through(&mut model, frame, clock);
@@ -434,7 +434,7 @@ impl World {
             }
             differences.push_str(&wrong);
         }
-        if before.wall_ms() != after.wall_ms() {
+        if before.cluster_ms() != after.cluster_ms() {
             // The program was interrupted for so long that it read two milliseconds: nothing is said.
             let said = way.through(&mut self.model, frame, before);
             self.adopt_times();
@@ -446,7 +446,7 @@ impl World {
     /// Puts the wall clock at the start of a millisecond: packets carry milliseconds, and a program that
     /// reads the clock twice should read the same.
     fn begin_millisecond(&mut self) {
-        self.wall_offset += 1_000_000 - self.clock().wall_ns % 1_000_000;
+        self.clock_ahead += 1_000_000 - self.clock().cluster_ns % 1_000_000;
         self.set_live();
     }
 
@@ -496,8 +496,8 @@ impl World {
             let mut model = model;
             // as in step(): the order may have been carried out in any millisecond up to now
             if let (Some(p), Some(m)) = (program, &mut model)
-                && (before.wall_ns..=after.wall_ns).contains(&p.issued)
-                && m.issued == before.wall_ns
+                && (before.cluster_ns..=after.cluster_ns).contains(&p.issued)
+                && m.issued == before.cluster_ns
             {
                 m.issued = p.issued;
             }

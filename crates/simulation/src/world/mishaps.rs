@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use baton_cluster::{NodeId, Succession};
+use baton_control::ClusterClock;
 use baton_core::{Core, Link};
 use baton_datapath::{Peer, Settings};
 use baton_packet_model::{self as model, Model};
@@ -10,7 +11,8 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use super::{Ended, FAILURE_TIMEOUT, Happening, World, mac};
-use crate::plan::{MS, Mishap, vip};
+use crate::plan::{HOUR, MS, Mishap, vip};
+use crate::planted::Planted;
 use crate::shell::Shell;
 
 impl World<'_> {
@@ -51,6 +53,18 @@ impl World<'_> {
             Mishap::Clogged(clog) => self.clogs(clog),
             Mishap::Stalled { node, for_long } => self.nodes[node].stalled_until = self.now + for_long,
         }
+    }
+
+    /// A heartbeat of another node has come.
+    pub(super) fn hears_clock(&mut self, node: usize, of: usize) {
+        if self.planted == Some(Planted::WallClocks) {
+            return;
+        }
+        let theirs = &self.nodes[of].shell;
+        let (reads, agreed) =
+            (theirs.cluster_clock.reads(self.now + theirs.booted), theirs.cluster_clock.agreed);
+        let mine = &mut self.nodes[node].shell;
+        mine.cluster_clock.hear(self.now + mine.booted, reads, agreed);
     }
 
     /// A node takes another one for down, if it has not done so.
@@ -130,6 +144,9 @@ impl World<'_> {
             turns: Default::default(),
             unknowns: Default::default(),
         };
+        // Another one at each start.
+        let skew = self.plan.skews[node] * (u64::from(self.nodes.get(node).map_or(0, |n| n.life)) + 1) % HOUR;
+        let (booted, wall) = ((node as u64 + 1) * 1_000_000 * MS, 1_700_000_000_000 * MS + skew);
         let stack = model::Stack { listeners, reader: true, sockets: Default::default(), adopts: true };
         Shell {
             model: Model { settings, mac: mac(node), tables, stack },
@@ -139,8 +156,8 @@ impl World<'_> {
             deeds: Vec::new(),
             sessions: BTreeMap::new(),
             now: self.now,
-            booted: (node as u64 + 1) * 1_000_000 * MS,
-            wall: 1_700_000_000_000 * MS + self.plan.skews[node],
+            booted,
+            cluster_clock: ClusterClock::alone(self.now + booted, self.now + wall),
             random: StdRng::seed_from_u64(self.rng.random()),
             planted: self.planted,
         }
