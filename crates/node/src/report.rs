@@ -39,6 +39,7 @@ impl Daemon {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             file: short(&self.cluster().digest()),
             ending: self.ending(),
+            link_mtu: self.host.mtu(),
             connections: self.mesh.peers().iter().map(|p| self.connection(p)).collect(),
             loads,
             decisions: self.decisions(&counters),
