@@ -34,6 +34,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("nft", "nftables"),
     ("tcpdump", "tcpdump"),
     ("ethtool", "ethtool"),
+    ("bpftool", "bpftool"),
     ("nginx", "nginx"),
     ("apache2", "apache2"),
     ("curl", "curl"),

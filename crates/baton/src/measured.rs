@@ -140,31 +140,49 @@ fn narrow(status: &ClusterStatus) -> Vec<Problem> {
     found.into_iter().map(problem).collect()
 }
 
-/// Nodes that are about to leave their hosts.
-pub(crate) fn leaving(status: &ClusterStatus) -> Vec<Problem> {
-    let lost = status.nodes.iter().filter_map(|node| Some((node, node.host.lost.as_ref()?)));
-    lost.map(|(node, why)| Problem {
-        nodes: vec![node.name.clone()],
-        what: format!("{} leaves soon, because it cannot be on its host: {why}", node.name),
-        help: format!("put that back on {}; then start the node again if it has ended", node.name),
-    })
-    .collect()
+/// Nodes that are about to leave their hosts, and VIPs at which clients do not find Baton.
+pub(crate) fn hosts_lost(status: &ClusterStatus) -> Vec<Problem> {
+    let mut found = Vec::new();
+    for node in &status.nodes {
+        let name = &node.name;
+        let mut tell = |what, help| found.push(Problem { nodes: vec![name.clone()], what, help });
+        if let Some(why) = &node.host.lost {
+            let what = format!("{name} leaves soon, because it cannot be on its host: {why}");
+            tell(what, format!("put that back on {name}; then start the node again if it has ended"));
+        }
+        if let Some(where_) = &node.host.misplaced {
+            let what = format!("on {name}, {where_}: clients whose router finds it there do not find Baton");
+            tell(what, format!("take the address away on {name} by that command"));
+        }
+    }
+    found
 }
 
-/// Programs that fight a node for its host. The node wins each time, for now.
+/// Programs that fight a node for its host, which the node wins each time, and such as come before Baton's.
 fn hosts(status: &ClusterStatus) -> Vec<Problem> {
-    let fought = status.nodes.iter().filter_map(|node| Some((node, node.host.fought.as_ref()?)));
-    fought
-        .map(|(node, what)| Problem {
-            nodes: vec![node.name.clone()],
-            what: format!(
-                "something on {} changes {what} again and again; it is put back each time",
-                node.name
-            ),
-            help: "find the program that sets it (a network manager, a configuration system), and stop it"
-                .to_owned(),
-        })
-        .collect()
+    let mut found = Vec::new();
+    for node in &status.nodes {
+        let name = &node.name;
+        let mut tell = |what, help: &str| {
+            found.push(Problem { nodes: vec![name.clone()], what, help: help.to_owned() });
+        };
+        if let Some(what) = &node.host.fought {
+            tell(
+                format!("something on {name} changes {what} again and again; it is put back each time"),
+                "find the program that sets it (a network manager, a configuration system), and stop it",
+            );
+        }
+        if !node.host.in_front.is_empty() {
+            tell(
+                format!(
+                    "on {name}, other programs see packets before Baton's: on {}",
+                    node.host.in_front.join(", ")
+                ),
+                "what they keep, or pass to the kernel, Baton does not see; `bpftool net` there names them",
+            );
+        }
+    }
+    found
 }
 
 #[cfg(test)]
@@ -270,5 +288,9 @@ mod tests {
         assert_eq!(told(&status), (vec![], vec![whats.to_owned()]));
         status.nodes[1].host.lost = Some("no interface holds 10.1.0.11".to_owned());
         assert_eq!(told(&status).0.len(), 1);
+        status.nodes[1].host.misplaced = Some("eth1 holds 10.99.0.1 (ip addr del ...)".to_owned());
+        status.nodes[2].host.in_front = vec!["eth0".to_owned()];
+        let (problems, warnings) = told(&status);
+        assert_eq!((problems.len(), warnings.len()), (2, 2), "{problems:?} {warnings:?}");
     }
 }

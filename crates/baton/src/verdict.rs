@@ -36,7 +36,7 @@ impl ClusterVerdict {
         let away = status.nodes.iter().filter(|node| !node.reachable).map(|node| away(status, node));
         let lost = measured::lost_handoffs(status);
         let known = away.chain(parted(status)).chain(files(status)).chain(dead(status)).chain(lost);
-        let problems: Vec<_> = known.chain(measured::leaving(status)).collect();
+        let problems: Vec<_> = known.chain(measured::hosts_lost(status)).collect();
         Self { well: problems.is_empty(), problems, warnings: measured::warnings(status) }
     }
 

@@ -287,7 +287,6 @@ pub struct StatusReply {
     pub body: Vec<u8>,
 }
 
-/// Anything that one component says to another node's.
 /// A probe of the way has arrived: a datagram to the handoff port, of a size that its sender knows by the number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probed {
@@ -298,6 +297,15 @@ pub struct Probed {
     pub least: u16,
 }
 
+/// Any node to any node: the sender's frames come from another MAC address than the one that it has said in its Hello, and
+/// from no other. Lost only with the connection; the next one begins with it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mac {
+    /// The address.
+    pub mac: [u8; 6],
+}
+
+/// Anything that one component says to another node's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each variant is its type, described there")]
 pub enum Message {
@@ -318,6 +326,7 @@ pub enum Message {
     Whose(Whose),
     Owned(Owned),
     Probed(Probed),
+    Mac(Mac),
 }
 
 /// What kind of message: its number is the second byte on the wire and never changes its meaning.
@@ -345,11 +354,12 @@ pub enum Kind {
     Owned = 30,
     Heir = 31,
     Probed = 32,
+    Mac = 33,
 }
 
 impl Kind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Kind; 20] = [
+    pub const ALL: [Kind; 21] = [
         Kind::Hello,
         Kind::Heartbeat,
         Kind::Bye,
@@ -370,6 +380,7 @@ impl Kind {
         Kind::Owned,
         Kind::Heir,
         Kind::Probed,
+        Kind::Mac,
     ];
 
     /// The kind with this number, if there is one.
@@ -385,7 +396,8 @@ impl Kind {
     /// Whether the receiver would be wrong for ever without it. When its queue is full such a
     /// message is not dropped: the connection is closed, and the next one starts from the truth.
     pub fn is_state(self) -> bool {
-        matches!(self, Kind::Push | Kind::Guide | Kind::Live | Kind::Term | Kind::Grant | Kind::Heir)
+        use Kind::{Grant, Guide, Heir, Live, Mac, Push, Term};
+        matches!(self, Push | Guide | Live | Term | Grant | Heir | Mac)
     }
 }
 
@@ -416,6 +428,7 @@ impl Message {
             Message::Whose(_) => Kind::Whose,
             Message::Owned(_) => Kind::Owned,
             Message::Probed(_) => Kind::Probed,
+            Message::Mac(_) => Kind::Mac,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
 use baton_cluster::{Node, NodeId, Succession};
-use baton_control::{Grant, Heir, Message, Move, Taken, Term};
+use baton_control::{Grant, Heir, Mac, Message, Move, Taken, Term};
 use baton_datapath::{DatapathError, Event};
 use baton_dispatcher::leases::Leases;
 
@@ -304,6 +304,7 @@ impl<S: Debug> Core<S> {
             Message::Close(close) => {
                 self.troubles.note(now.monotonic, "a close", switch::closed(outside, &close));
             }
+            Message::Mac(Mac { mac }) => self.is_member(from, mac, outside, now),
             Message::StatusRequest(_) | Message::StatusReply(_) | Message::Probed(_) => {}
         }
     }

@@ -9,10 +9,10 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::{Path, PathBuf};
 
 use libbpf_rs::Link;
-use libbpf_rs::query::LinkTypeInfo;
+use libbpf_rs::query::{LinkTypeInfo, ProgInfoIter};
 
 use crate::error::DatapathError;
-use crate::programs::{Datapath, attach_tcx};
+use crate::programs::{Datapath, attach_tcx, chain};
 
 /// The links of one interface.
 #[derive(Debug, Default)]
@@ -26,6 +26,10 @@ pub(crate) struct OnInterface {
 #[derive(Debug, Default)]
 pub(crate) struct Attached {
     interfaces: BTreeMap<u32, OnInterface>,
+    /// The hold device's number, and what lets packets come back from there.
+    pub(crate) hold: Option<(u32, Link)>,
+    /// At the root of the control groups.
+    pub(crate) sockets: Option<Link>,
     names: Option<PathBuf>,
     nameless: Option<String>,
 }
@@ -37,6 +41,10 @@ pub struct Newly {
     pub programs: Vec<u32>,
     /// The same of the guard.
     pub guards: Vec<u32>,
+    /// The program on the hold device is there again.
+    pub hold: bool,
+    /// The program for new sockets is there again.
+    pub sockets: bool,
 }
 
 impl Datapath {
@@ -63,7 +71,21 @@ impl Datapath {
     pub fn is_detached(&self) -> bool {
         let links =
             |on: &OnInterface| [&on.guard, &on.inward, &on.outward].into_iter().flatten().all(is_there);
-        !self.attached.interfaces.values().all(links)
+        let hold = self.attached.hold.as_ref().map(|(_, link)| link);
+        let others = hold.into_iter().chain(&self.attached.sockets);
+        !self.attached.interfaces.values().all(links) || !others.map(is_there).all(|there| there)
+    }
+
+    /// Programs of others that see an interface's packets before `ingress`, by interface: what these keep to themselves,
+    /// or give to the node's own stack, Baton never sees.
+    pub fn in_front(&self) -> BTreeMap<u32, Vec<u32>> {
+        let before = |(index, on): (&u32, &OnInterface)| {
+            let own = on.inward.as_ref()?.info().ok()?.prog_id;
+            let chain = chain(*index);
+            let place = chain.iter().position(|id| *id == own)?;
+            (place > 0).then(|| (*index, chain.into_iter().take(place).collect()))
+        };
+        self.attached.interfaces.iter().filter_map(before).collect()
     }
 
     /// Attaches the programs to the interfaces `watched`, and the guard to those and to `others`, as far as they are not
@@ -97,6 +119,14 @@ impl Datapath {
                 Ok(false) => {}
                 Err(error) => first = first.and(Err(error)),
             }
+        }
+        if let Some((index, _)) = self.attached.hold.take_if(|(_, link)| !is_there(link)) {
+            newly.hold = true;
+            first = first.and(self.attach_hold(index));
+        }
+        if self.attached.sockets.take_if(|link| !is_there(link)).is_some() {
+            newly.sockets = true;
+            first = first.and(self.attach_sockets());
         }
         self.attached.forget_strangers();
         first.map(|()| newly)
@@ -177,6 +207,12 @@ impl Attached {
     }
 }
 
+/// A program's name, as its owner has given it; empty, if nobody says.
+pub fn program_name(id: u32) -> String {
+    let found = ProgInfoIter::default().find(|info| info.id == id);
+    found.map(|info| info.name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
 /// Removes the names of guards: those that no process holds are detached by that.
 ///
 /// # Errors
@@ -192,6 +228,7 @@ pub fn remove_guards(folder: &Path) -> io::Result<()> {
 fn is_there(link: &Link) -> bool {
     match link.info().map(|info| info.info) {
         Ok(LinkTypeInfo::Tcx(tcx)) => tcx.ifindex != 0,
+        Ok(LinkTypeInfo::Cgroup(group)) => group.cgroup_id != 0,
         // What cannot be asked is not attached a second time.
         Ok(_) | Err(_) => true,
     }

@@ -32,7 +32,7 @@ mod too_big;
 mod unknown;
 mod written;
 
-pub use attached::{Newly, remove_guards};
+pub use attached::{Newly, program_name, remove_guards};
 pub use connection::{Binding, Heard, Progress, Reading, Receipt, State, Swept};
 pub use counters::{Counter, CounterKind, Counters};
 pub use error::DatapathError;

@@ -30,6 +30,8 @@
 //! | `ipv6-keep-address` | the announced VIP is lost once its interface has been down |
 //! | `arp-ignore`, `arp-announce` | a server answers ARP for a VIP that another node announces, or an interface for one that another interface holds |
 //! | `answer-routes` | with several interfaces, refusals and handshakes leave by the wrong one |
+//! | `answer-marks` | rules choose routes by marks that Baton's own answers do not carry |
+//! | `vrf` | an interface of the cluster belongs to a VRF |
 //! | `way-out` | answers leave by an interface that is not named, so connections are not seen to end |
 //! | `send-redirects` | a forwarding node tells clients to go round it |
 //! | `rp-filter` | packets of clients are dropped because replies leave elsewhere |

@@ -41,6 +41,7 @@ fn interface(name: &str, index: u32, mtu: u32) -> Interface {
         ethernet: true,
         bridged: false,
         part: false,
+        in_vrf: false,
         merges: None,
     }
 }
@@ -89,6 +90,8 @@ fn good() -> Facts {
             ],
             default_routes: vec!["eth0".into()],
             default_routes_v6: vec![],
+            gateways: vec![],
+            marks_matter: false,
         },
         sysctls: sysctls.iter().map(|(name, value)| (Sysctl::new(*name), (*value).into())).collect(),
         listeners: Some(Ok(vec![listener("0.0.0.0:80", false)])),
@@ -254,6 +257,14 @@ fn each_spoiled_fact_is_told_by_its_own_finding() {
             MANUAL,
             "add \"eth1\" to `interfaces`",
         ),
+        (
+            |w, f| (w.decides, f.net.marks_matter) = (true, true),
+            "answer-marks",
+            Warning,
+            MANUAL,
+            "ip rule add from VIP",
+        ),
+        (|_, f| f.net.interfaces[1].in_vrf = true, "vrf", Warning, MANUAL, "ip link set eth0 nomaster"),
         (
             |_, f| f.net.addresses.retain(|h| h.address != VIP),
             "vip-loopback",

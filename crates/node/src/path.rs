@@ -63,8 +63,10 @@ impl Paths {
     /// As they are now, by the routes; a node without route counts as one on the link.
     pub(crate) async fn look(cluster: &Cluster, me: NodeId) -> Self {
         let mut paths = Self::default();
+        // Rules may go by the source, which is this node's own address.
+        let own = cluster.node(me).map(|node| node.address);
         for peer in cluster.nodes.iter().filter(|peer| peer.id != me) {
-            let way = match Way::to(peer.address).await {
+            let way = match Way::to(peer.address, own.unwrap_or(peer.address)).await {
                 Ok(way) => way,
                 Err(error) => {
                     tracing::debug!(peer = peer.name, %error, "no way");

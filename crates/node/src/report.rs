@@ -7,13 +7,13 @@ use baton_control::{PeerState, PeerStatus};
 use baton_core::UnknownTally;
 use baton_datapath::{Counter, CounterKind};
 
+use crate::NodeError;
 use crate::daemon::Daemon;
 use crate::reader::Reader;
 use crate::status::{
     ConnectionState, ConnectionStatus, CounterStatus, DecisionStatus, EndingStatus, HandoffStatus,
     LoadStatus, NodeStatus, ReaderStatus, TroubleStatus, UnknownStatus,
 };
-use crate::{NodeError, clock};
 
 impl Daemon {
     /// What this node says of itself now.
@@ -52,7 +52,7 @@ impl Daemon {
             closed: counters.get(Counter::Closed),
             bytes_served: counters.get(Counter::BytesServed),
             troubles,
-            host: self.host.mends.status(self.host.lost(), clock::monotonic()),
+            host: self.host.status(),
         }
     }
 

@@ -93,6 +93,10 @@ pub struct HostStatus {
     pub fought: Option<String>,
     /// Why the node cannot stay on its host; it leaves soon.
     pub lost: Option<String>,
+    /// A VIP that is where it must not be now, and the command that takes it away.
+    pub misplaced: Option<String>,
+    /// Interfaces on which programs of others see packets before Baton's now.
+    pub in_front: Vec<String>,
 }
 
 impl HostStatus {
