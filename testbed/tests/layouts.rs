@@ -257,5 +257,7 @@ fn a_router_that_answers_for_all() {
     assert_eq!(answered_by(&bed, cluster.service(), &mega, 9).len(), 3);
     assert_eq!(counted(front, "drop_ttl"), circled, "no packet has come back");
     assert!(counted(front, "forwarded_binding") > 0);
+    let told = front.doctor();
+    assert!(told.contains("ok       proxy-arp            b, c, d seem to be on this link"), "{told}");
     cluster.stop();
 }

@@ -72,8 +72,8 @@ impl Datapath {
         let links =
             |on: &OnInterface| [&on.guard, &on.inward, &on.outward].into_iter().flatten().all(is_there);
         let hold = self.attached.hold.as_ref().map(|(_, link)| link);
-        let others = hold.into_iter().chain(&self.attached.sockets);
-        !self.attached.interfaces.values().all(links) || !others.map(is_there).all(|there| there)
+        let mut others = hold.into_iter().chain(&self.attached.sockets);
+        !self.attached.interfaces.values().all(links) || !others.all(is_there)
     }
 
     /// Programs of others that see an interface's packets before `ingress`, by interface: what these keep to themselves,

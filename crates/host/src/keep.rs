@@ -80,9 +80,13 @@ impl HostSeen {
         self.net.interfaces.iter().find(|interface| interface.index == index).map(|interface| interface.up)
     }
 
-    /// The numbers of all interfaces that there are.
+    /// The numbers of all interfaces that programs may be on. Not of one that is a part of another by now: its packets would
+    /// be seen twice.
     pub fn present(&self) -> Vec<u32> {
-        self.net.interfaces.iter().map(|interface| interface.index).collect()
+        let watched = |index| self.watched.iter().any(|watched| watched.index == index);
+        let whole =
+            self.net.interfaces.iter().filter(|interface| !interface.part || watched(interface.index));
+        whole.map(|interface| interface.index).collect()
     }
 }
 
