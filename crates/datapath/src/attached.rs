@@ -1,6 +1,6 @@
 //! Which program is where: `ingress` and `egress` on the interfaces of the cluster, the guard behind them and on all
 //! others. A guard's link has a name in the BPF file system, so it stays when the daemon is killed; the next daemon
-//! takes it over, and a clean end removes it (docs/decisions/0022).
+//! takes it over, and a clean end removes it (docs/decisions/0022). Without that file system a filter stays in its place.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,12 +12,15 @@ use libbpf_rs::Link;
 use libbpf_rs::query::{LinkTypeInfo, ProgInfoIter};
 
 use crate::error::DatapathError;
+use crate::filter;
 use crate::programs::{Datapath, attach_tcx, chain};
 
 /// The links of one interface.
 #[derive(Debug, Default)]
 pub(crate) struct OnInterface {
     guard: Option<Link>,
+    /// A filter stands for the guard when the daemon is gone.
+    filter: bool,
     inward: Option<Link>,
     outward: Option<Link>,
 }
@@ -54,6 +57,11 @@ impl Datapath {
         self.attached.names = Some(folder.to_owned());
     }
 
+    /// Whether filters outlive this process, and not guards: there is no BPF file system.
+    pub fn has_filters(&self) -> bool {
+        self.attached.interfaces.values().any(|on| on.filter)
+    }
+
     /// Why guards will not outlive this process, if they will not.
     pub fn nameless_guards(&self) -> Option<&str> {
         self.attached.nameless.as_deref()
@@ -69,11 +77,14 @@ impl Datapath {
 
     /// Whether something that was attached is not any more: detached by others, or gone with its interface.
     pub fn is_detached(&self) -> bool {
-        let links =
-            |on: &OnInterface| [&on.guard, &on.inward, &on.outward].into_iter().flatten().all(is_there);
+        let guard = &self.skel.progs.guard;
+        let links = |(index, on): (&u32, &OnInterface)| {
+            let filter = !on.filter || filter::is_there(guard, *index);
+            filter && [&on.guard, &on.inward, &on.outward].into_iter().flatten().all(is_there)
+        };
         let hold = self.attached.hold.as_ref().map(|(_, link)| link);
         let mut others = hold.into_iter().chain(&self.attached.sockets);
-        !self.attached.interfaces.values().all(links) || !others.all(is_there)
+        !self.attached.interfaces.iter().all(links) || !others.all(is_there)
     }
 
     /// Programs of others that see an interface's packets before `ingress`, by interface: what these keep to themselves,
@@ -135,11 +146,15 @@ impl Datapath {
     /// The guard comes before the programs, which are put before it in the chain: so nothing gets past both.
     fn keep_guard(&mut self, ifindex: u32) -> Result<bool, DatapathError> {
         let on = self.attached.interfaces.entry(ifindex).or_default();
+        let guard = &self.skel.progs.guard;
+        let refilter = on.filter && !filter::is_there(guard, ifindex);
+        if refilter {
+            self.attached.nameless = filter::put(guard, ifindex).err().map(|error| error.to_string());
+        }
         if on.guard.as_ref().is_some_and(is_there) {
-            return Ok(false);
+            return Ok(refilter);
         }
         on.guard = None;
-        let guard = &self.skel.progs.guard;
         let name = self.attached.names.as_ref().map(|folder| folder.join(format!("guard-{ifindex}")));
         if let Some(name) = &name {
             // Left by a daemon that was killed: it has been dropping since, and goes on without a gap.
@@ -157,7 +172,12 @@ impl Datapath {
         if let Some(name) = &name {
             let named = name.parent().map_or(Ok(()), fs::create_dir_all);
             let named = named.and_then(|()| link.pin(name).map_err(io::Error::other));
-            self.attached.nameless = named.err().map(|error| format!("{}: {error}", name.display()));
+            if let Err(error) = named {
+                let filtered = filter::put(guard, ifindex);
+                on.filter = filtered.is_ok();
+                let why = |also| format!("{}: {error}; a filter: {also}", name.display());
+                self.attached.nameless = filtered.err().map(why);
+            }
         }
         on.guard = Some(link);
         Ok(true)

@@ -47,6 +47,10 @@ impl Links {
         Ok(Self { handle })
     }
 
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
     /// All interfaces, addresses and default routes.
     pub(crate) async fn read(&self) -> Result<Net, HostError> {
         let links = all(self.handle.link().get().execute(), "list interfaces").await?;
@@ -223,7 +227,7 @@ fn route_question(host: IpAddr, from: Option<IpAddr>) -> RouteMessage {
     }
 }
 
-async fn all<T>(
+pub(crate) async fn all<T>(
     stream: impl TryStream<Ok = T, Error = rtnetlink::Error>,
     what: &str,
 ) -> Result<Vec<T>, HostError> {
