@@ -28,7 +28,7 @@ AS_ROOT := $(if $(SUDO),env "CARGO_TARGET_$(HOST)_RUNNER=$(SUDO)")
 OTHER_NETWORKS ?= ipv6 ipv4-routed
 NETWORK_SUITES ?= moves
 # Over IPv6 with each node behind a router: what is least like the first.
-ROUTED_SUITES ?= figures moves slow_path tls clients adversity tcp real_tcp reload host_changes layouts black_holes
+ROUTED_SUITES ?= figures moves slow_path tls clients adversity tcp real_tcp reload host_changes killed layouts black_holes
 # And these over a link that gives every frame to every node.
 FLOODED_SUITES ?= figures moves
 # The longest first: what is left over at the end is short.

@@ -21,6 +21,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("apt-get", "apt"),
     ("setpriv", "util-linux"),
     ("unshare", "util-linux"),
+    ("mount", "mount"),
     ("sysctl", "procps"),
     ("find", "findutils"),
     ("kill", "procps"),

@@ -1,23 +1,23 @@
 //! A host that changes under a running daemon: somebody removes a VIP, puts a setting back, makes an interface anew. It
 //! is put back or followed, and told; a daemon that is killed leaves no machine that resets its clients.
 
-use std::net::SocketAddr;
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use baton_cluster::{NodeId, Roles};
 use baton_datapath::{Datapath, Settings, Sizes};
 use baton_testbed::{
-    Baton, Capture, Cluster, Connection, Content, Dial, DocRoot, Family, Figure, Host, Network, Testbed,
-    WebServer, node_status, wait_until,
+    Baton, Capture, Content, Dial, DocRoot, Family, Figure, Host, Testbed, node_status, wait_until,
 };
 use serde_json::Value;
 
-const SOON: Duration = Duration::from_secs(15);
+use self::hosts::{SOON, all_answered, holds, kept, pinned, running};
+
+mod hosts;
+
 /// Long enough to be told that a host is lost, and to leave it.
 const LEAVES: Duration = Duration::from_secs(40);
-const WRR: &str = "policy = \"wrr\"";
 
 fn host_of(baton: &Baton<'_>) -> Value {
     node_status(&baton.status(), baton.host().name())["host"].clone()
@@ -25,29 +25,6 @@ fn host_of(baton: &Baton<'_>) -> Value {
 
 fn count(baton: &Baton<'_>, what: &str) -> u64 {
     host_of(baton)[what].as_u64().unwrap_or(0)
-}
-
-/// New connections, one after the other, each with one request.
-#[track_caller]
-fn all_answered(bed: &Testbed, to: SocketAddr, page: &Content, how_many: usize) {
-    for n in 0..how_many {
-        let asked = Dial::new(to).patience(SOON).open(bed.client(0)).and_then(|c| c.fetch_last(page));
-        asked.unwrap_or_else(|fault| panic!("request {n} of {how_many}: {fault:?}"));
-    }
-}
-
-/// A cluster, a page, and where to ask for it.
-#[track_caller]
-fn running<'a>(figure: Figure, bed: &'a Testbed, files: &DocRoot) -> (Cluster<'a>, Content) {
-    let page = Content::new("page", 3000);
-    files.add(&page);
-    let cluster = figure.start(bed, WebServer::nginx, files, WRR);
-    all_answered(bed, cluster.service(), &page, 6);
-    (cluster, page)
-}
-
-fn holds(host: &Host, interface: &str, vip: std::net::IpAddr) -> bool {
-    host.ip(&format!("-o addr show dev {interface}")).contains(&format!(" {vip}/"))
 }
 
 /// The VIP of a server, and of the node that announces it, is removed by somebody else (a network manager).
@@ -368,121 +345,5 @@ fn a_vip_on_another_interface_is_told() {
     );
     baton.host().ip(&format!("addr del {vip}/{bits} dev eth0"));
     wait_until(SOON, "well again", || baton.status()["verdict"]["well"] == true);
-    cluster.stop();
-}
-
-fn pinned(host: &Host) -> String {
-    host.run("find", ["/sys/fs/bpf", "-name", "guard-*"])
-}
-
-/// A client that goes on asking on one connection.
-fn kept(bed: &Testbed, to: SocketAddr, page: &Content) -> Vec<Connection> {
-    let open = || {
-        let mut connection = Dial::new(to).patience(SOON).open(bed.client(0)).expect("answered");
-        connection.fetch(page).expect("the page");
-        connection
-    };
-    (0..8).map(|_| open()).collect()
-}
-
-/// The daemon of the node that clients' packets come to is killed: no client is reset, none is refused; with the daemon
-/// back they go on.
-fn killed(figure: Figure) {
-    let bed = Testbed::builder().figure(figure).build();
-    let files = DocRoot::shared();
-    let (mut cluster, page) = running(figure, &bed, &files);
-    let to = cluster.service();
-    let connections = kept(&bed, to, &page);
-    let capture = Capture::start(bed.client(0), 80);
-    let config = bed.router().scratch().path().join("cluster.toml");
-    let front = cluster.batons.remove(0);
-    let host = front.host();
-    assert_eq!(pinned(host).lines().count(), 1, "one interface");
-    front.kill();
-    assert!(holds(host, "eth0", to.ip()), "the address is there still");
-    let late: Vec<_> = thread::scope(|scope| {
-        let asked: Vec<_> = connections
-            .into_iter()
-            .map(|mut c| {
-                let page = &page;
-                scope.spawn(move || c.fetch(page).map(|_| ()))
-            })
-            .collect();
-        let refused = Dial::new(to).patience(Duration::from_secs(2)).open(bed.client(0));
-        assert!(refused.is_err(), "nobody answers");
-        cluster.batons.insert(0, Baton::start(host, &config));
-        asked.into_iter().map(|one| one.join().expect("no panic")).collect()
-    });
-    cluster.wait_formed();
-    all_answered(&bed, to, &page, 6);
-    assert_eq!(capture.stop().resets(), 0);
-    assert!(late.iter().all(Result::is_ok), "{late:?}");
-    assert_eq!(pinned(host).lines().count(), 1, "the new daemon has taken the guard over");
-    cluster.stop();
-    assert_eq!(pinned(host), "", "a clean end leaves nothing");
-}
-
-#[test]
-fn a_killed_switch_resets_nobody() {
-    killed(Figure::Seven);
-}
-
-#[test]
-fn a_killed_front_resets_nobody() {
-    killed(Figure::Five);
-}
-
-/// A server whose daemon is killed goes on with the connections that its stack has, and takes no others. On one link: what
-/// comes wrapped, from behind a router, needs the programs.
-#[test]
-fn a_killed_server_keeps_its_connections() {
-    let network = Network::from_environment().on_one_link();
-    let bed = Testbed::builder().figure(Figure::Seven).network(network).build();
-    let files = DocRoot::shared();
-    let (mut cluster, page) = running(Figure::Seven, &bed, &files);
-    let mut connections = kept(&bed, cluster.service(), &page);
-    let capture = Capture::start(bed.client(0), 80);
-    cluster.batons.pop().expect("the last node").kill();
-    let until = Instant::now() + Duration::from_secs(3);
-    while Instant::now() < until {
-        for connection in &mut connections {
-            connection.fetch(&page).expect("its server has it still");
-        }
-    }
-    assert_eq!(capture.stop().resets(), 0);
-}
-
-/// Stopped and started under new connections all the time: nobody is reset, because the programs come before the
-/// address and go after it. What a router sends meanwhile by what it remembers, the guard drops.
-#[test]
-fn a_start_and_an_end_reset_nobody() {
-    // Clients that give up close before they are answered: their request comes again with the FIN.
-    let away = "conntrack takes a connection's first packet for invalid when it has a FIN";
-    let bed = Testbed::builder().figure(Figure::Seven).unobserved(away).build();
-    let files = DocRoot::shared();
-    let (mut cluster, page) = running(Figure::Seven, &bed, &files);
-    let to = cluster.service();
-    let config = bed.router().scratch().path().join("cluster.toml");
-    let capture = Capture::start(bed.client(0), 80);
-    thread::scope(|scope| {
-        let asking = scope.spawn(|| {
-            let until = Instant::now() + Duration::from_secs(8);
-            let mut answered = 0;
-            while Instant::now() < until {
-                let asked = Dial::new(to).patience(Duration::from_millis(300)).open(bed.client(0));
-                answered += u32::from(asked.and_then(|c| c.fetch_last(&page)).is_ok());
-            }
-            answered
-        });
-        for _ in 0..2 {
-            thread::sleep(Duration::from_secs(1));
-            let switch = cluster.batons.remove(0);
-            let host = switch.host();
-            switch.stop();
-            cluster.batons.insert(0, Baton::start(host, &config));
-        }
-        assert!(asking.join().expect("no panic") > 0);
-    });
-    assert_eq!(capture.stop().from_servers().resets, 0);
     cluster.stop();
 }
