@@ -43,6 +43,7 @@
 //! | `mptcp-listener` | the listener speaks MPTCP; connections cannot be adopted into it |
 //! | `firewall` | the firewall could not be read |
 //! | `firewall-new-not-syn` | a rule drops connections that do not begin with a SYN: all handed-off ones |
+//! | `firewall-nat` | a rule sends packets to a service's port on to elsewhere, so nothing can be adopted there |
 //! | `firewall-port` | the firewall drops by default and no rule names a port that Baton needs |
 //! | `firewall-neighbours` | the firewall drops by default and no rule lets ICMPv6 in, which IPv6 lives by |
 //! | `conntrack-loose` | connection tracking calls handed-off connections invalid |

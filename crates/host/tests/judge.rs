@@ -111,6 +111,26 @@ fn rule(text: &str) -> Rule {
     }
 }
 
+#[test]
+fn rules_that_translate_something_else_are_no_matter() {
+    for text in [
+        "tcp dport 8081 dnat to 172.17.0.2:80",
+        "ip daddr 10.1.0.9 tcp dport 80 dnat to 172.17.0.2:80",
+        "-d 10.1.0.9/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 172.17.0.2:80",
+        "udp dport 80 redirect to :8080",
+        "tcp dport 22-79 redirect to :80",
+    ] {
+        let mut facts = good();
+        facts.firewall = rule_at("prerouting", text);
+        assert!(judge(&wanted(), &facts).iter().all(|finding| finding.id != "firewall-nat"), "{text}");
+    }
+}
+
+fn rule_at(hook: &str, text: &str) -> Option<Result<Firewall, String>> {
+    let rules = vec![Rule { hook: Some(hook.into()), ..rule(text) }];
+    Some(Ok(Firewall { rules, drop_by_default: vec![] }))
+}
+
 fn rules(texts: &[&str], drop_by_default: bool) -> Option<Result<Firewall, String>> {
     let drop_by_default = if drop_by_default { vec!["inet f".to_owned()] } else { vec![] };
     Some(Ok(Firewall { rules: texts.iter().map(|text| rule(text)).collect(), drop_by_default }))
@@ -315,6 +335,23 @@ fn each_spoiled_fact_is_told_by_its_own_finding() {
             Warning,
             MANUAL,
             "handle 2",
+        ),
+        (
+            |_, f| {
+                f.firewall =
+                    rule_at("prerouting", "fib daddr type local tcp dport 80 counter dnat to 172.17.0.2:80")
+            },
+            "firewall-nat",
+            Error,
+            MANUAL,
+            "--network host",
+        ),
+        (
+            |_, f| f.firewall = rule_at("prerouting", "-p tcp -m tcp --dport 80 -j REDIRECT --to-ports 8080"),
+            "firewall-nat",
+            Error,
+            MANUAL,
+            "--network host",
         ),
         (
             |_, f| f.firewall = rules(&["tcp dport 80 accept"], true),
