@@ -136,7 +136,7 @@ impl Outside for Shell {
     fn asked(&mut self, flow: &Flow) -> Result<Option<Progress>> {
         let Some(f) = self.model.tables.exchanges.get(flow) else { return Ok(None) };
         let (m, requests) = (f.messages(), f.messages.requests());
-        let between = requests.is_between_messages();
+        let between = requests.is_between_messages() || self.has(Planted::BodiesAreNotFollowed);
         let is_idle = m.asked != 0
             && m.asked == m.answered
             && between
