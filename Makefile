@@ -45,6 +45,8 @@ AT_ONCE ?= 3
 RUNS = $(addprefix run/ipv4/,$(SUITES)) \
   $(foreach network,$(OTHER_NETWORKS),$(addprefix run/$(network)/,$(NETWORK_SUITES))) \
   $(addprefix run/ipv6-routed/,$(ROUTED_SUITES)) $(addprefix run/ipv4-flooded/,$(FLOODED_SUITES))
+# `make audit` fetches the database of weaknesses (RustSec).
+ADVISORIES ?= advisories
 # For each target of `make fuzz`.
 FUZZ_SECONDS ?= 60
 # KEEP=1 leaves the demo's cluster running.
@@ -53,7 +55,7 @@ KEEP ?=
 # `make test-fresh` makes these, in a new Debian; with SUITES, ALONE and their like as they are given here.
 FRESH ?= setup demo test
 
-.PHONY: help setup rust demo simulate quick test test-fresh test-kernels test-crates test-suites test-together test-alone bench lint fuzz
+.PHONY: help setup rust demo simulate quick test test-fresh test-kernels test-crates test-suites test-together test-alone bench lint audit fuzz
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -133,6 +135,10 @@ lint: rust ## form: rustfmt, clippy, clang-format
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items
 	$$(scripts/newest clang-format) --dry-run -Werror crates/datapath/bpf/*.[ch]
+
+audit: rust ## the crates that are linked: known weaknesses, licences, sources (ADVISORIES= needs no network)
+	@cargo deny --version >/dev/null 2>&1 || { echo "== installing cargo-deny"; cargo install --locked cargo-deny; }
+	cargo deny --workspace check $(ADVISORIES) bans licenses sources
 
 fuzz: setup rust ## everything that reads others' bytes, FUZZ_SECONDS each
 	@scripts/setup fuzz
