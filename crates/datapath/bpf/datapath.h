@@ -65,6 +65,7 @@ enum times {
 	COOKIE_SLOTS_OLD = 8,	/* slots looked back to tell "expired" from "never ours" */
 	COOKIE_LONGEST_MS = 110000, /* no cookie proves for longer: life and slot */
 	HELD_MS = 3000,		    /* a connection held longer is decided afresh */
+	LOST_TERM_MS = 10000,	    /* so old a connection of a term of old is asked about */
 	DEAF_MS = 150,		    /* a node that is down and lives would have answered by then */
 	YOUNG_MS = 2000, /* how long after adoption a stray RST of our own stack is eaten */
 	/*

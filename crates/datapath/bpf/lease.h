@@ -65,6 +65,16 @@ inline_always bool may_decide(const struct binding *b)
 	return l && holds(l) && (l->kind == LEASE_OWN || b->flags & FLAG_ASKED);
 }
 
+/*
+ * Nor ever: the node knows the connection's term no more. A young connection's may yet be left to
+ * it again.
+ */
+inline_always bool is_left(const struct binding *b)
+{
+	return !(b->flags & FLAG_MOVED) && !lease_of_term(b->term) &&
+	       bpf_ktime_get_ns() - b->since_ns > (__u64)LOST_TERM_MS * MS;
+}
+
 /* Wrong cookies without timestamps are too many to go on looking: each is a guess at 27 bits. */
 inline_always bool may_prove(const struct packet *p)
 {

@@ -137,6 +137,32 @@ fn nobody_decides_without_a_lease() {
     });
 }
 
+/// A connection is open here, and another term has taken the place of its own: nobody will decide it here.
+#[test]
+fn what_will_never_be_decided_here_is_asked_about() {
+    node("d", |world, f| {
+        world.decide(WEB, REQUEST, &[OTHER], 1);
+        world.leases(vec![Lease::direct(9), lease(7, FOR_EVER)]).expect("leases");
+        let clock = world.clock();
+        let request = request(world, f, 5, true);
+        let opened = |ago_ms: u64| Binding {
+            term: 5,
+            seen_ns: clock.kernel_ns,
+            distributor: SELF.0,
+            since_ns: clock.kernel_ns - ago_ms * 1_000_000,
+            ..Binding::unknown(1001, State::Open)
+        };
+        let mut case_of = |ago_ms, verdict, counted: &[&str]| {
+            world.rest().expect("tables");
+            world.leases(vec![Lease::direct(9), lease(7, FOR_EVER)]).expect("leases");
+            world.bind(f, Binding { start_ack: request.ack, snd_end: request.ack, ..opened(ago_ms) });
+            case(world, "of a term of old", &request.clone().by(mac(OTHER)).frame(), verdict, counted);
+        };
+        case_of(5_000, Verdict::Drop, &["drop_no_lease"]);
+        case_of(11_000, Verdict::Redirect, &["held_unknown"]);
+    });
+}
+
 #[test]
 fn an_echo_proves_as_the_cookie_does() {
     node("d", |world, f| {

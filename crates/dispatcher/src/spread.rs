@@ -290,8 +290,10 @@ impl Spread {
     fn forget(&mut self, now: Duration) {
         let known = self.makers.len();
         self.makers.retain(|_, maker| match maker.state {
-            MakerState::Over { since } => now < since + COOKIE_LIFE,
-            _ => true,
+            MakerState::Over { since: ended } | MakerState::Down { until: ended } => {
+                now < ended + COOKIE_LIFE
+            }
+            MakerState::Alive | MakerState::Told { .. } => true,
         });
         if self.makers.len() < known {
             // Before another maker gets the number.
@@ -344,10 +346,11 @@ impl Spread {
         let is_gone = |(number, maker): (&u16, &TrackedMaker)| {
             matches!(maker.state, MakerState::Down { until } if until <= now).then_some(*number)
         };
-        let gone: Vec<u16> = self.makers.iter().filter_map(is_gone).collect();
+        // While there is nobody, those who come first will inherit.
+        let somebody = |_: &(&u16, &TrackedMaker)| !self.in_force.is_empty();
+        let gone: Vec<u16> = self.makers.iter().filter(somebody).filter_map(is_gone).collect();
         for number in &gone {
-            let terms = self.decided_by(*number);
-            for term in terms.into_iter().filter(|_| !self.in_force.is_empty()) {
+            for term in self.decided_by(*number) {
                 let nodes = self.in_force.keys().copied().collect();
                 changes.push(SpreadChange::Heirs { term, nodes });
             }

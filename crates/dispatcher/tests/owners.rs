@@ -158,6 +158,28 @@ fn distributors_that_come_and_go_keep_nobody_waiting() {
     }
 }
 
+/// When all distributors were lost at once, those that come back first inherit: no client is reset, or kept waiting.
+#[test]
+fn those_that_come_first_inherit_when_there_was_nobody() {
+    let mut world = World::new(Faults::default());
+    let pass = |world: &mut World, steps| {
+        for _ in 0..steps {
+            let breaks = |event: &Event| matches!(event, Event::Cut(_) | Event::Crash(_) | Event::Heal(_));
+            world.events().into_iter().filter(|event| !breaks(event)).for_each(|event| world.step(event));
+        }
+    };
+    world.step(Event::Syn);
+    DISTRIBUTORS.into_iter().for_each(|node| world.step(Event::Cut(node)));
+    for _ in 0..80 {
+        world.step(Event::Time);
+    }
+    pass(&mut world, 1);
+    assert!(!world.reset && world.decided.is_empty(), "nobody has a lease: {world:#?}");
+    DISTRIBUTORS.into_iter().for_each(|node| world.step(Event::Heal(node)));
+    pass(&mut world, 20);
+    assert!(!world.reset && world.decided.len() == 1, "{world:#?}");
+}
+
 /// Two things break, or are mended, at any time, the first of them at the distributor that answered the handshake;
 /// all else goes well. At each moment whoever may decide does so. The way to two decisions.
 fn breaking(faults: Faults) -> Option<Vec<(usize, Event)>> {

@@ -8,7 +8,7 @@ use baton_cluster::{Flow, Heirs, Maker, NodeId, SLOT_MAKERS, SpreadSlot};
 use crate::cookie::{Age, cookie_age, echoes, latest_syn_slot, maglev_slot};
 use crate::packet::flag::{ACK, SYN};
 use crate::{Binding, Clock, Model, Options, Packet, Run};
-use baton_datapath::constants::{BEGUN_REACH, FLAG_ASKED, FLAG_MOVED};
+use baton_datapath::constants::{BEGUN_REACH, FLAG_ASKED, FLAG_MOVED, LOST_TERM_MS};
 use baton_datapath::{Counter, Lease, Numbers};
 
 /// The tables of a switch.
@@ -135,6 +135,14 @@ impl Run<'_> {
     pub(super) fn must_ask(&self, b: &Binding) -> bool {
         self.model.tables.lease_of_term(b.term).is_some_and(|lease| lease.is_heir)
             && !b.has(FLAG_ASKED | FLAG_MOVED)
+    }
+
+    /// The node knows the connection's term no more, and will not be left it again.
+    pub(super) fn is_left(&self, b: &Binding) -> bool {
+        let age = self.clock.kernel_ns.saturating_sub(b.since_ns);
+        !b.has(FLAG_MOVED)
+            && self.model.tables.lease_of_term(b.term).is_none()
+            && age > u64::from(LOST_TERM_MS) * 1_000_000
     }
 
     /// The lease of the term that the packet's cookie was made in, if it is this node's to decide.
