@@ -25,11 +25,17 @@ pub enum Planted {
     SilentIsHeard,
     /// Each node goes by its own wall clock.
     WallClocks,
+    /// An upload counts as read when its head is.
+    BodiesAreNotFollowed,
+    /// A node keeps as many packets as come.
+    NoLimits,
+    /// Once all clients are content a node looks at no deadline.
+    NothingTimesOut,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::NewsOutOfOrder,
         Self::WrongServer,
         Self::TakesTooLittle,
@@ -41,5 +47,8 @@ impl Planted {
         Self::TakenIsNotTold,
         Self::SilentIsHeard,
         Self::WallClocks,
+        Self::BodiesAreNotFollowed,
+        Self::NoLimits,
+        Self::NothingTimesOut,
     ];
 }
