@@ -38,6 +38,9 @@ pub const ENDS_MAX: usize = 1280;
 /// The most connections of one [`Whose`], hence claims of one [`Owned`].
 pub const LOST_MAX: usize = 1024;
 
+/// The most targets of one [`Mapped`] or [`Recalled`].
+pub const MAPPED_MAX: usize = 1024;
+
 /// The longest body of a [`StatusReply`], in bytes: leaves room for its head in one frame.
 pub const STATUS_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64;
 
@@ -118,7 +121,7 @@ pub struct Guidance {
     pub guide: Guide,
 }
 
-/// Server to dispatcher and switch: how busy the sender is. Lost: the next one says it all.
+/// Server to all dispatchers, and to distributors: how busy the sender is. Lost: the next one says it all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Load {
     /// Connections being served now (an idle persistent connection is not load).
@@ -270,6 +273,66 @@ pub struct Owned {
     pub claims: Vec<Option<Claim>>,
 }
 
+/// Dispatcher to all that ask and to the other dispatchers, when one of them comes up and when it changes: whether it
+/// remembers what this cluster's dispatchers have decided. Lost only with the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// It does; or nobody else does either.
+    pub ready: bool,
+}
+
+/// The servers of one target, as a dispatcher remembers them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MappedTarget {
+    /// The target.
+    pub target: Target,
+    /// Its servers, at most [`SERVERS_MAX`].
+    #[serde(deserialize_with = "at_most::<SERVERS_MAX, _, _>")]
+    pub servers: Vec<NodeId>,
+    /// When they last changed: the cluster's clock in nanoseconds, or one more than the change before, if that is later.
+    /// Of two the later stands, whichever is told last.
+    pub changed: u64,
+}
+
+/// Dispatcher to dispatcher: targets that it has given other servers, or their first. Lost: the receiver decides them
+/// anew when it is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mapped {
+    /// The pool whose targets these are.
+    pub pool: PoolHash,
+    /// At most [`MAPPED_MAX`].
+    #[serde(deserialize_with = "at_most::<MAPPED_MAX, _, _>")]
+    pub targets: Vec<MappedTarget>,
+}
+
+/// A place in what a dispatcher remembers: to its sender a place in its table, to all others a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecallPlace {
+    /// The pool; one that the receiver does not have counts as one without targets.
+    pub pool: PoolHash,
+    /// 0, or a place that it has named.
+    pub from: u32,
+}
+
+/// Dispatcher to dispatcher: tell me a piece of what you remember. Lost: it is asked for again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recall {
+    /// Where the piece begins.
+    pub place: RecallPlace,
+}
+
+/// The answer to a [`Recall`]. Bulk: waits for everything urgent. Lost: as a lost [`Recall`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recalled {
+    /// Where it begins.
+    pub place: RecallPlace,
+    /// Where the next piece of the pool begins; `None`: this is the last one.
+    pub next: Option<u32>,
+    /// At most [`MAPPED_MAX`].
+    #[serde(deserialize_with = "at_most::<MAPPED_MAX, _, _>")]
+    pub targets: Vec<MappedTarget>,
+}
+
 /// Any node to any node: tell me how you are. Lost: whoever asked times out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusRequest {
@@ -318,6 +381,10 @@ pub enum Message {
     Whose(Whose),
     Owned(Owned),
     Probed(Probed),
+    Ready(Ready),
+    Mapped(Mapped),
+    Recall(Recall),
+    Recalled(Recalled),
 }
 
 /// What kind of message: its number is the second byte on the wire and never changes its meaning.
@@ -345,11 +412,15 @@ pub enum Kind {
     Owned = 30,
     Heir = 31,
     Probed = 32,
+    Ready = 40,
+    Mapped = 41,
+    Recall = 42,
+    Recalled = 43,
 }
 
 impl Kind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Kind; 20] = [
+    pub const ALL: [Kind; 24] = [
         Kind::Hello,
         Kind::Heartbeat,
         Kind::Bye,
@@ -370,6 +441,10 @@ impl Kind {
         Kind::Owned,
         Kind::Heir,
         Kind::Probed,
+        Kind::Ready,
+        Kind::Mapped,
+        Kind::Recall,
+        Kind::Recalled,
     ];
 
     /// The kind with this number, if there is one.
@@ -379,13 +454,16 @@ impl Kind {
 
     /// Whether the message waits behind everything else: only what may be large and is in no hurry.
     pub fn is_bulk(self) -> bool {
-        matches!(self, Kind::StatusReply)
+        matches!(self, Kind::StatusReply | Kind::Recalled)
     }
 
     /// Whether the receiver would be wrong for ever without it. When its queue is full such a
     /// message is not dropped: the connection is closed, and the next one starts from the truth.
     pub fn is_state(self) -> bool {
-        matches!(self, Kind::Push | Kind::Guide | Kind::Live | Kind::Term | Kind::Grant | Kind::Heir)
+        matches!(
+            self,
+            Kind::Push | Kind::Guide | Kind::Live | Kind::Term | Kind::Grant | Kind::Heir | Kind::Ready
+        )
     }
 }
 
@@ -416,6 +494,10 @@ impl Message {
             Message::Whose(_) => Kind::Whose,
             Message::Owned(_) => Kind::Owned,
             Message::Probed(_) => Kind::Probed,
+            Message::Ready(_) => Kind::Ready,
+            Message::Mapped(_) => Kind::Mapped,
+            Message::Recall(_) => Kind::Recall,
+            Message::Recalled(_) => Kind::Recalled,
         }
     }
 }

@@ -18,12 +18,14 @@ pub(crate) const MS: u64 = 1_000_000;
 pub(crate) const HOUR: u64 = 3_600_000 * MS;
 
 /// The clusters: each node's roles, and the node that clients' packets enter by, when that is not a choice.
-const FIGURES: [&[&str]; 5] = [
+const FIGURES: [&[&str]; 7] = [
     &["distributor,dispatcher", "server", "server"],
     &["switch,dispatcher", "distributor", "distributor", "server", "server"],
     &["distributor,server,dispatcher", "distributor,server"],
     &["switch,distributor,server,dispatcher", "distributor,server", "distributor,server"],
     &["switch", "distributor,dispatcher", "distributor,server", "server"],
+    &["switch,dispatcher", "distributor,server", "distributor,server,dispatcher", "dispatcher"],
+    &["distributor,server,dispatcher", "server,dispatcher", "server"],
 ];
 
 /// One seed's plan.

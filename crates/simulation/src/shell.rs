@@ -522,6 +522,10 @@ impl Outside for Shell {
         Some((number, Duration::from_nanos(ago)))
     }
 
+    fn cluster_time(&mut self) -> Duration {
+        Duration::from_nanos(self.clock().cluster_ns)
+    }
+
     fn random(&mut self) -> u32 {
         self.random.random()
     }
