@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 ///
 /// Asks the daemon that runs on this machine, which asks the other nodes. Begins with a verdict: well, or each thing
 /// that is not, and what to do. Not well: a node is down or does not answer, two nodes do not reach each other, cluster
-/// files differ, a server is given nothing. What is only counted since a daemon's start is in the tables.
+/// files differ, a dispatcher is slow or none is there, a server is given nothing. What is only counted since a daemon's start is in the tables.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:

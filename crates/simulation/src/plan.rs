@@ -18,14 +18,19 @@ pub(crate) const MS: u64 = 1_000_000;
 pub(crate) const HOUR: u64 = 3_600_000 * MS;
 
 /// The clusters: each node's roles, and the node that clients' packets enter by, when that is not a choice.
-const FIGURES: [&[&str]; 7] = [
+const FIGURES: [&[&str]; 5] = [
     &["distributor,dispatcher", "server", "server"],
     &["switch,dispatcher", "distributor", "distributor", "server", "server"],
     &["distributor,server,dispatcher", "distributor,server"],
     &["switch,distributor,server,dispatcher", "distributor,server", "distributor,server"],
     &["switch", "distributor,dispatcher", "distributor,server", "server"],
+];
+
+/// And those with several dispatchers, of every fourth seed.
+const STANDBYS: [&[&str]; 3] = [
     &["switch,dispatcher", "distributor,server", "distributor,server,dispatcher", "dispatcher"],
     &["distributor,server,dispatcher", "server,dispatcher", "server"],
+    &["distributor", "dispatcher", "dispatcher", "server", "server"],
 ];
 
 /// One seed's plan.
@@ -190,6 +195,8 @@ impl Plan {
         // In every tenth a distributor stops while a request is undecided, and others may decide it.
         let two_deciders = seed % 10 == 7;
         let figure = if two_deciders { FIGURES[1] } else { FIGURES[rng.random_range(0..FIGURES.len())] };
+        let several = seed % 4 == 1 && !two_deciders;
+        let figure = if several { STANDBYS[rng.random_range(0..STANDBYS.len())] } else { figure };
         let servers: Vec<usize> = (0..figure.len()).filter(|node| figure[*node].contains("server")).collect();
         let strict = rng.random_ratio(2, 3) && servers.len() > 1 && !two_deciders;
         let mut cluster = lasting(figure);

@@ -25,11 +25,17 @@ pub enum Planted {
     SilentIsHeard,
     /// Each node goes by its own wall clock.
     WallClocks,
+    /// Dispatchers do not tell each other what they decide.
+    ChangesAreNotShared,
+    /// What a dispatcher remembers does not reach one that asks for it.
+    NothingIsRecalled,
+    /// A connection is handed to a server that its distributor does not reach.
+    UnreachedServer,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::NewsOutOfOrder,
         Self::WrongServer,
         Self::TakesTooLittle,
@@ -41,5 +47,8 @@ impl Planted {
         Self::TakenIsNotTold,
         Self::SilentIsHeard,
         Self::WallClocks,
+        Self::ChangesAreNotShared,
+        Self::NothingIsRecalled,
+        Self::UnreachedServer,
     ];
 }
