@@ -15,6 +15,7 @@ mod codec;
 pub mod error;
 pub mod frame;
 pub mod link;
+mod mapped;
 pub mod message;
 mod pace;
 pub mod queue;

@@ -46,7 +46,7 @@ struct Seat {
 
 /// All of them, in the order of the file.
 #[derive(Clone, Debug)]
-pub(crate) struct Line {
+pub(crate) struct DispatcherLine {
     seats: Vec<Seat>,
     asked: Option<NodeId>,
     begun: Instant,
@@ -62,7 +62,7 @@ impl Seat {
     }
 }
 
-impl Line {
+impl DispatcherLine {
     /// Nobody is there yet at `now`.
     pub(crate) fn new(dispatchers: impl IntoIterator<Item = NodeId>, now: Instant) -> Self {
         let seat = |node| Seat {
@@ -185,8 +185,8 @@ mod tests {
     const NODES: [NodeId; 3] = [NodeId(2), NodeId(5), NodeId(7)];
 
     /// A line of a node that is not young any more, with all dispatchers there and ready.
-    fn settled(now: Instant) -> Line {
-        let mut line = Line::new(NODES, now);
+    fn settled(now: Instant) -> DispatcherLine {
+        let mut line = DispatcherLine::new(NODES, now);
         for node in NODES {
             line.came_up(node, now);
             line.says(node, true);
@@ -223,7 +223,7 @@ mod tests {
     fn one_that_knows_nothing_is_asked_if_nobody_knows_more() {
         let now = Instant::now();
         let [first, second, _] = NODES;
-        let mut line = Line::new(NODES, now);
+        let mut line = DispatcherLine::new(NODES, now);
         line.came_up(second, now);
         assert_eq!(line.choose(now), Some(second));
         line.came_up(first, now);
@@ -238,7 +238,7 @@ mod tests {
     #[test]
     fn a_slow_one_is_left_alone_for_longer_each_time() {
         let mut now = Instant::now();
-        let mut line = Line::new([NodeId(1)], now);
+        let mut line = DispatcherLine::new([NodeId(1)], now);
         line.came_up(NodeId(1), now);
         for seconds in [1, 2, 4, 8, 16, 16] {
             assert_eq!(line.choose(now), Some(NodeId(1)));
@@ -271,7 +271,7 @@ mod tests {
         ]
     }
 
-    fn take(line: &mut Line, step: Step, now: &mut Instant) {
+    fn take(line: &mut DispatcherLine, step: Step, now: &mut Instant) {
         match step {
             Step::Up(seat) => line.came_up(NODES[seat], *now),
             Step::Down(seat) => line.went_down(NODES[seat]),
@@ -292,7 +292,7 @@ mod tests {
             let start = Instant::now();
             let mut chosen = Vec::new();
             for steps in [steps, others] {
-                let (mut line, mut now) = (Line::new(NODES, start), start);
+                let (mut line, mut now) = (DispatcherLine::new(NODES, start), start);
                 for step in steps {
                     take(&mut line, step, &mut now);
                     let asked = line.choose(now);

@@ -21,7 +21,7 @@ use feeding::is_early;
 use crate::early::Early;
 use crate::guides::Guides;
 use crate::head::{Head, Refusal};
-use crate::line::{Line, Standing};
+use crate::line::{DispatcherLine, Standing};
 use crate::outside::Outside;
 use crate::owners::Owners;
 use crate::question::{self, Read};
@@ -75,7 +75,7 @@ pub struct Link {
 pub struct Placing<S> {
     me: NodeId,
     /// The dispatchers, and which of them is asked.
-    pub(crate) line: Line,
+    pub(crate) line: DispatcherLine,
     /// Who has the batch under way.
     put_to: Option<NodeId>,
     /// Nobody could tell this node what has moved, for a while.
@@ -99,7 +99,7 @@ impl<S: Debug> Placing<S> {
         let held_packets_max = cluster.limits.held_packets as usize;
         Self {
             me,
-            line: Line::new(cluster.dispatchers().map(|node| node.id), now),
+            line: DispatcherLine::new(cluster.dispatchers().map(|node| node.id), now),
             put_to: None,
             lapsed: true,
             batcher: Batcher::new(BatchLimits {

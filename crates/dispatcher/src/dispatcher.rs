@@ -9,7 +9,7 @@ use baton_cluster::{Cluster, Consult, Guide, NodeId, PHttp, PolicyConfig, Pool, 
 use thiserror::Error;
 
 use crate::pushes::Pushes;
-use crate::shared::Shared;
+use crate::shared::SharedChanges;
 use crate::{Decision, DistributorPush, Loads, Policy, PushedChange, Remembered, Replicas, policy};
 
 /// Decides which server serves what.
@@ -50,7 +50,7 @@ pub struct Dispatcher {
     /// How many targets each pool remembers.
     targets_max: usize,
     pushes: Pushes,
-    shared: Shared,
+    shared: SharedChanges,
     learned: u64,
     asked: u64,
     refused: u64,
@@ -193,7 +193,7 @@ impl Dispatcher {
             pools: pools.collect(),
             targets_max,
             pushes: Pushes::default(),
-            shared: Shared::default(),
+            shared: SharedChanges::default(),
             learned: 0,
             asked: 0,
             refused: 0,

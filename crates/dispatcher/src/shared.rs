@@ -9,14 +9,14 @@ use crate::Remembered;
 
 /// The changes not yet taken.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Shared {
+pub(crate) struct SharedChanges {
     /// Whether there is another dispatcher to be told.
     pub(crate) wanted: bool,
     changed: BTreeMap<(PoolId, Target), Remembered>,
     dropped: u64,
 }
 
-impl Shared {
+impl SharedChanges {
     /// The most changes that wait. One more is dropped and counted: the other dispatcher would decide that target anew,
     /// which costs locality, never a request.
     pub(crate) const CHANGES_MAX: usize = 65_536;
@@ -51,13 +51,14 @@ mod tests {
 
     #[test]
     fn at_the_bound_new_changes_are_dropped_and_counted_and_known_ones_updated() {
-        let mut shared = Shared::default();
+        let mut shared = SharedChanges::default();
         let told = |server| Remembered { servers: Replicas::one(NodeId(server)), changed: Duration::ZERO };
-        (0..=Shared::CHANGES_MAX as u64).for_each(|target| shared.add(PoolId(0), Target(target), told(1)));
+        (0..=SharedChanges::CHANGES_MAX as u64)
+            .for_each(|target| shared.add(PoolId(0), Target(target), told(1)));
         shared.add(PoolId(0), Target(0), told(2));
         assert_eq!(shared.dropped(), 1);
         let taken = shared.take();
-        assert_eq!((taken.len(), taken[&(PoolId(0), Target(0))]), (Shared::CHANGES_MAX, told(2)));
+        assert_eq!((taken.len(), taken[&(PoolId(0), Target(0))]), (SharedChanges::CHANGES_MAX, told(2)));
         assert!(shared.take().is_empty());
     }
 }
