@@ -16,10 +16,30 @@ pub struct Maker {
 /// Who decides instead of a maker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heirs {
-    /// Nobody: it is as if nobody had made the cookie.
-    None,
     /// They have yet to be told. What is sent to them meanwhile the client repeats.
     Soon,
-    /// Whom this table names.
-    Table(u8),
+    /// Those that its slots name, each slot its own: [`SpreadSlot`].
+    Told,
+}
+
+/// Makers that one slot of a switch has cookies of at once.
+pub const SLOT_MAKERS: usize = 8;
+
+/// Whose cookies the flows of one slot have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SpreadSlot {
+    /// Numbers of makers: the one in force first, to which SYNs go, then those before it, the latest first.
+    pub makers: [Option<u16>; SLOT_MAKERS],
+    /// For each maker that is over: its heir's place among them. `None`: nobody's; it is as if nobody had made
+    /// its cookies.
+    pub heirs: [Option<u8>; SLOT_MAKERS],
+}
+
+impl SpreadSlot {
+    /// A slot that nobody but this maker has had.
+    pub fn of(maker: Option<u16>) -> Self {
+        let mut slot = Self::default();
+        slot.makers[0] = maker;
+        slot
+    }
 }

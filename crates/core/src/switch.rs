@@ -63,7 +63,7 @@ impl SwitchRole {
                 outside.set_spread_table(*table, slots)
             }
             SpreadChange::Maker { number, maker } => outside.set_maker(*number, maker),
-            SpreadChange::Order { tables, until, refuse } => outside.set_spread(tables, *until, *refuse),
+            SpreadChange::Use { table, until, refuse } => outside.set_spread(*table, *until, *refuse),
             SpreadChange::Heirs { term, nodes } => {
                 for node in nodes {
                     post.send(*node, Message::Heir(Heir { term: *term }));

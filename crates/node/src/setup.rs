@@ -106,7 +106,7 @@ impl Setup {
         datapath.set_keys(&cluster.keys())?;
         if node.roles.switch {
             // Clients are refused only when distributors have been missed: not before anybody has looked for one.
-            datapath.set_spread(&[], Duration::ZERO, Duration::MAX)?;
+            datapath.set_spread(None, Duration::ZERO, Duration::MAX)?;
         }
         for peer in &cluster.nodes {
             datapath.set_node(peer.id, &peer_entry(peer, &self.paths, self.seen.cluster.index))?;

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use baton_cluster::{Flow, Maker, NodeId, PoolId, ServiceId, Target};
+use baton_cluster::{Flow, Maker, NodeId, PoolId, ServiceId, SpreadSlot, Target};
 use baton_control::Mesh;
 use baton_core::{Head, Outside, Refusal, TakenBytes};
 use baton_datapath::{
@@ -202,7 +202,7 @@ impl Outside for Shell {
         self.datapath.set_leases(leases)
     }
 
-    fn set_spread_table(&mut self, table: u8, slots: &[Option<u16>]) -> Result<()> {
+    fn set_spread_table(&mut self, table: u8, slots: &[SpreadSlot]) -> Result<()> {
         self.datapath.set_spread_table(table, slots)
     }
 
@@ -210,8 +210,8 @@ impl Outside for Shell {
         self.datapath.set_maker(number, maker)
     }
 
-    fn set_spread(&mut self, tables: &[u8], unsettled: Duration, refuse: Duration) -> Result<()> {
-        self.datapath.set_spread(tables, unsettled, refuse)
+    fn set_spread(&mut self, table: u8, unsettled: Duration, refuse: Duration) -> Result<()> {
+        self.datapath.set_spread(Some(table), unsettled, refuse)
     }
 
     fn set_pool(&mut self, pool: &PoolEntry) -> Result<()> {

@@ -31,11 +31,17 @@ pub enum Planted {
     NothingIsRecalled,
     /// A connection is handed to a server that its distributor does not reach.
     UnreachedServer,
+    /// An upload counts as read when its head is.
+    BodiesAreNotFollowed,
+    /// A node keeps as many packets as come.
+    NoLimits,
+    /// Once all clients are content a node looks at no deadline.
+    NothingTimesOut,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::NewsOutOfOrder,
         Self::WrongServer,
         Self::TakesTooLittle,
@@ -50,5 +56,8 @@ impl Planted {
         Self::ChangesAreNotShared,
         Self::NothingIsRecalled,
         Self::UnreachedServer,
+        Self::BodiesAreNotFollowed,
+        Self::NoLimits,
+        Self::NothingTimesOut,
     ];
 }
