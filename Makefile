@@ -23,6 +23,8 @@ AS_ROOT := $(if $(SUDO),env "CARGO_TARGET_$(HOST)_RUNNER=$(SUDO)")
 #   long                                      what a connection's age brings is above the network, and takes minutes;
 #   stress floods                             keep every CPU busy over one;
 #   pipelining                                counts what clients repeat, so nothing else may keep a CPU from the daemons;
+#   standby                                   is about who is asked, which the simulation plays, too; on a machine that lets a
+#                                             daemon wait for half a second nodes rightly decide alone;
 #   undisturbed growing clocks                are about daemons, whatever the network;
 #   direct                                    has no Baton: it tries the testbed;
 #   daemon h1spec                             have no cluster, or run only when asked for.
@@ -37,7 +39,7 @@ NETWORK_SUITES ?= moves
 # The longest first: what is left over at the end is short.
 SUITES ?= long outsider $(filter-out $(ALONE) long outsider,$(patsubst testbed/tests/%.rs,%,$(wildcard testbed/tests/*.rs)))
 # By themselves: they leave no CPU to others, or need it.
-ALONE ?= pipelining floods stress
+ALONE ?= pipelining floods stress standby
 ROUTED_ALONE ?= pipelining
 # A cluster under test waits half of the time. Those that measure on one CPU wait for one that no other such
 # test has.

@@ -19,9 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 ///
 /// Asks the daemon that runs on this machine, which asks the other nodes. Begins with a verdict: well, or each thing
 /// that is not, and what to do. Not well: a node is down or does not answer, two nodes do not reach each other, cluster
-/// files differ, a server is given nothing or no handoff reaches it, a node is about to leave its host. What no client suffers
-/// from is a warning, and no reason for exit code 3: clocks that differ, links that carry less than they say, programs that
-/// fight a node for its settings. What is only counted since a daemon's start is in the tables.
+/// files differ, a dispatcher is slow or none is there, a server is given nothing or no handoff reaches it, a node is about to
+/// leave its host. What no client suffers from is a warning, and no reason for exit code 3: clocks that differ, links that carry
+/// less than they say, programs that fight a node for its settings. What is only counted since a daemon's start is in the tables.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:

@@ -1,8 +1,8 @@
 //! The tables that `baton status` prints. Pure.
 
 use baton_node::status::{
-    ClusterStatus, ConnectionState, CounterKind, HostStatus, NodeStatus, ReaderStatus, TroubleStatus,
-    UnknownStatus,
+    ClusterStatus, ConnectionState, CounterKind, DispatcherStanding, HostStatus, NodeStatus, ReaderStatus,
+    TroubleStatus, UnknownStatus,
 };
 
 use crate::output::table;
@@ -130,19 +130,38 @@ fn loads(status: &ClusterStatus) -> String {
 fn decisions(status: &ClusterStatus) -> String {
     let rows = playing(status, "distributor").map(|node| {
         let d = &node.decisions;
-        let counts = [d.in_kernel, d.known, d.asked, d.answered, d.batches, d.held_now, d.failed, d.fallback];
-        let [a, b, c, d, e, f, g, h] = counts.map(|n| n.to_string());
-        [node.name.clone(), a, b, c, d, e, f, g, h]
+        let counts = [d.in_kernel, d.known, d.asked, d.answered, d.batches, d.held_now];
+        let [in_kernel, known, asked, answered, batches, held_now] = counts.map(|n| n.to_string());
+        let [again, unreached, failed, fallback] =
+            [d.reasked, d.unreachable, d.failed, d.fallback].map(|n| n.to_string());
+        let asks = or_dash(asks(node).map(str::to_owned));
+        [
+            node.name.clone(),
+            asks,
+            in_kernel,
+            known,
+            asked,
+            again,
+            answered,
+            batches,
+            held_now,
+            unreached,
+            failed,
+            fallback,
+        ]
     });
     table(
         [
             "DISTRIBUTOR",
+            "ASKS",
             "IN KERNEL",
             "KNOWN",
             "ASKED",
+            "AGAIN",
             "ANSWERED",
             "BATCHES",
             "HELD NOW",
+            "UNREACHED",
             "FAILED",
             "FALLBACK",
         ],
@@ -200,9 +219,34 @@ fn decided(status: &ClusterStatus) -> String {
     let rows = playing(status, "dispatcher").map(|node| {
         let d = &node.decisions;
         let targets = or_dash(d.targets.map(|n| n.to_string()));
-        [node.name.clone(), d.decided.to_string(), d.moves.to_string(), targets]
+        [
+            node.name.clone(),
+            if d.ready == Some(false) { "no" } else { "yes" }.to_owned(),
+            or_dash(names(status, &node.name, DispatcherStanding::Asked)),
+            or_dash(names(status, &node.name, DispatcherStanding::Slow)),
+            d.decided.to_string(),
+            d.moves.to_string(),
+            targets,
+            d.learned.to_string(),
+        ]
     });
-    table(["DISPATCHER", "DECIDED", "MOVES", "TARGETS"], rows)
+    table(["DISPATCHER", "READY", "ASKED BY", "SLOW FOR", "DECIDED", "MOVES", "TARGETS", "LEARNED"], rows)
+}
+
+/// The dispatcher that a node asks.
+pub fn asks(node: &NodeStatus) -> Option<&str> {
+    let mut all = node.decisions.dispatchers.iter();
+    all.find(|d| d.standing == DispatcherStanding::Asked).map(|d| d.dispatcher.as_str())
+}
+
+/// The nodes with which a dispatcher stands so.
+pub fn names(status: &ClusterStatus, dispatcher: &str, standing: DispatcherStanding) -> Option<String> {
+    let stands = |node: &&NodeStatus| {
+        let mut all = node.decisions.dispatchers.iter();
+        node.reachable && all.any(|d| d.dispatcher == dispatcher && d.standing == standing)
+    };
+    let names: Vec<&str> = status.nodes.iter().filter(stands).map(|node| node.name.as_str()).collect();
+    (!names.is_empty()).then(|| names.join(", "))
 }
 
 fn handoffs(status: &ClusterStatus) -> String {

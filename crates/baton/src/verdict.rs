@@ -3,12 +3,12 @@
 //!
 //! A problem is what clients may suffer from. A warning is what somebody should know, and no reason to be called at night.
 
-use baton_node::status::{ClusterStatus, ConnectionState, ConnectionStatus, NodeStatus};
+use baton_node::status::{ClusterStatus, ConnectionState, ConnectionStatus, DispatcherStanding, NodeStatus};
 use serde::Serialize;
 
 use crate::measured;
 use crate::output::count;
-use crate::status_tables::duration;
+use crate::status_tables::{asks, duration, names};
 
 /// What to say of a cluster.
 #[derive(Debug, Serialize)]
@@ -35,7 +35,9 @@ impl ClusterVerdict {
     pub fn of(status: &ClusterStatus) -> Self {
         let away = status.nodes.iter().filter(|node| !node.reachable).map(|node| away(status, node));
         let lost = measured::lost_handoffs(status);
-        let known = away.chain(parted(status)).chain(files(status)).chain(dead(status)).chain(lost);
+        let parted = parted(status).into_iter();
+        let asked = slow(status).into_iter().chain(unasked(status));
+        let known = away.chain(parted).chain(files(status)).chain(asked).chain(dead(status)).chain(lost);
         let problems: Vec<_> = known.chain(measured::hosts_lost(status)).collect();
         Self { well: problems.is_empty(), problems, warnings: measured::warnings(status) }
     }
@@ -97,12 +99,64 @@ fn parted(status: &ClusterStatus) -> Vec<Problem> {
                 continue;
             }
             let why = last_error.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
-            let what = format!("{} and {} have no connection{why}", node.name, peer);
+            let what =
+                format!("{} and {} have no connection{why}{}", node.name, peer, around(status, &nodes));
             let help = "the network between the two, or a firewall on one of them, stops the control port";
             found.push(Problem { nodes, what, help: help.to_owned() });
         }
     }
     found
+}
+
+/// How the cluster gets on without a connection between two nodes that both answer.
+fn around(status: &ClusterStatus, nodes: &[String]) -> String {
+    let with = |name: &str| status.nodes.iter().find(|node| node.reachable && node.name == name);
+    let mut told = String::new();
+    for (one, other) in [(0, 1), (1, 0)] {
+        let (Some(one), Some(other)) =
+            (nodes.get(one).and_then(|n| with(n)), nodes.get(other).and_then(|n| with(n)))
+        else {
+            continue;
+        };
+        let plays = |node: &NodeStatus, role: &str| node.roles.iter().any(|name| name == role);
+        let asked = asks(one).filter(|asked| *asked != other.name && plays(other, "dispatcher"));
+        if let Some(asked) = asked {
+            told.push_str(&format!("; {} asks {asked}", one.name));
+        }
+        if plays(one, "distributor") && plays(other, "server") {
+            told.push_str(&format!("; {} gives {} no connections", one.name, other.name));
+        }
+    }
+    told
+}
+
+/// Dispatchers that have not answered in time.
+fn slow(status: &ClusterStatus) -> impl Iterator<Item = Problem> {
+    let dispatchers = status.nodes.iter().filter(|node| node.roles.iter().any(|role| role == "dispatcher"));
+    dispatchers.filter_map(|node| {
+        let by = names(status, &node.name, DispatcherStanding::Slow)?;
+        let what =
+            format!("{} does not answer in time as dispatcher; left alone for a while by {by}", node.name);
+        let help = format!("look at the log of {}, and at how busy its machine is", node.name);
+        Some(Problem { nodes: vec![node.name.clone()], what, help })
+    })
+}
+
+/// Nodes that have nobody to ask.
+fn unasked(status: &ClusterStatus) -> Option<Problem> {
+    let alone =
+        |node: &&NodeStatus| node.reachable && !node.decisions.dispatchers.is_empty() && asks(node).is_none();
+    let nodes: Vec<String> = status.nodes.iter().filter(alone).map(|node| node.name.clone()).collect();
+    if nodes.is_empty() {
+        return None;
+    }
+    let what = format!(
+        "no dispatcher answers {}: requests are spread without regard to what servers hold",
+        nodes.join(", ")
+    );
+    let help =
+        "start a node with the role dispatcher; two or three with it stand in for each other".to_owned();
+    Some(Problem { nodes, what, help })
 }
 
 /// Nodes whose files differ: somebody has to reload, or to restart.
@@ -148,7 +202,7 @@ fn dead(status: &ClusterStatus) -> Vec<Problem> {
 
 #[cfg(test)]
 mod tests {
-    use baton_node::status::LoadStatus;
+    use baton_node::status::{DispatcherStatus, LoadStatus};
 
     use super::*;
 
@@ -209,6 +263,37 @@ mod tests {
         let mut files = well();
         files.nodes[2].file = "00bb".to_owned();
         assert_eq!(whats(&files), ["nodes go by 2 cluster files: a, b by 00aa; c by 00bb"]);
+    }
+
+    #[test]
+    fn dispatchers_that_are_slow_or_gone_are_told() {
+        let stand = |all: &[(&str, DispatcherStanding)]| {
+            let one = |(name, standing): &(&str, DispatcherStanding)| DispatcherStatus {
+                dispatcher: (*name).to_owned(),
+                standing: *standing,
+                late: 0,
+            };
+            all.iter().map(one).collect::<Vec<_>>()
+        };
+        use DispatcherStanding::{Asked, Down, Slow, Standby};
+        let mut status = well();
+        for node in &mut status.nodes[1..] {
+            node.roles = vec!["dispatcher".to_owned()];
+        }
+        status.nodes[0].decisions.dispatchers = stand(&[("b", Asked), ("c", Standby)]);
+        assert_eq!(whats(&status), [""; 0]);
+        status.nodes[0].decisions.dispatchers = stand(&[("b", Slow), ("c", Asked)]);
+        assert_eq!(whats(&status), ["b does not answer in time as dispatcher; left alone for a while by a"]);
+        status.nodes[0].roles = vec!["distributor".to_owned()];
+        status.nodes[1].roles.push("server".to_owned());
+        status.nodes[0].decisions.dispatchers = stand(&[("b", Down), ("c", Asked)]);
+        status.nodes[0].connections[0] = connection("b", Some("no route"));
+        let told = "a and b have no connection: no route; a asks c; a gives b no connections";
+        assert_eq!(whats(&status), [told]);
+        let mut alone = well();
+        alone.nodes[2].decisions.dispatchers = stand(&[("b", Down)]);
+        let told = "no dispatcher answers c: requests are spread without regard to what servers hold";
+        assert_eq!(whats(&alone), [told]);
     }
 
     #[test]

@@ -10,8 +10,8 @@ use std::thread;
 use baton_datapath::Counter;
 use baton_node::status::{
     ClusterStatus, ConnectionState, ConnectionStatus, CounterKind, CounterStatus, DecisionStatus,
-    EndingStatus, HandoffStatus, HostStatus, LoadStatus, NodeStatus, ReaderStatus, Reloaded, TroubleStatus,
-    UnknownStatus,
+    DispatcherStanding, DispatcherStatus, EndingStatus, HandoffStatus, HostStatus, LoadStatus, NodeStatus,
+    ReaderStatus, Reloaded, TroubleStatus, UnknownStatus,
 };
 use common::{Scratch, baton};
 
@@ -70,6 +70,8 @@ fn cluster() -> ClusterStatus {
             in_kernel: 901,
             known: 12,
             asked: 52,
+            reasked: 7,
+            unreachable: 2,
             answered: 51,
             batches: 43,
             held_now: 4,
@@ -78,6 +80,13 @@ fn cluster() -> ClusterStatus {
             decided: 57,
             moves: 8,
             targets: Some(99),
+            learned: 17,
+            ready: Some(true),
+            dispatchers: vec![DispatcherStatus {
+                dispatcher: "front".to_owned(),
+                standing: DispatcherStanding::Asked,
+                late: 0,
+            }],
         },
         reader: ReaderStatus {
             reading_now: 1,
@@ -180,8 +189,8 @@ SERVER  LIVE  WEIGHT  SERVING  + ASSIGNED  ADOPTED  CLOSED  SERVED
 s1      yes   2       3        1           950      947     1.2 MB
 s2      no    2       3        1           -        -       -
 
-DISTRIBUTOR  IN KERNEL  KNOWN  ASKED  ANSWERED  BATCHES  HELD NOW  FAILED  FALLBACK
-front        901        12     52     51        43       4         5       6
+DISTRIBUTOR  ASKS   IN KERNEL  KNOWN  ASKED  AGAIN  ANSWERED  BATCHES  HELD NOW  UNREACHED  FAILED  FALLBACK
+front        front  901        12     52     7      51        43       4         2          5       6
 
 READER  READING NOW  READ  LEFT  400 / 408 / 431 / 503  ALERTS  REPLAYED  REPEATED  FAILED
 front   1            20    6     2 / 3 / 4 / 5          9       19        7         8
@@ -189,8 +198,8 @@ front   1            20    6     2 / 3 / 4 / 5          9       19        7     
 UNKNOWN  ASKING NOW  ASKED  FOUND  RESET  BEGUN  UNANSWERED  COMING  OVERFLOWED
 front    1           30     20     5      6      3           2       4
 
-DISPATCHER  DECIDED  MOVES  TARGETS
-front       57       8      99
+DISPATCHER  READY  ASKED BY  SLOW FOR  DECIDED  MOVES  TARGETS  LEARNED
+front       yes    front     -         57       8      99       17
 
 HANDED OFF BY  TO  CONNECTIONS
 front          s1  950
@@ -359,6 +368,10 @@ fn a_node_of_the_largest_cluster_fits_a_status_message() {
             };
             most
         ],
+        decisions: DecisionStatus {
+            dispatchers: vec![DispatcherStatus { dispatcher: name.clone(), ..Default::default() }; 8],
+            ..DecisionStatus::default()
+        },
         handoffs: vec![HandoffStatus { to: name, count: u64::from(u32::MAX) }; most],
         counters: Counter::all()
             .map(|counter| CounterStatus {

@@ -11,6 +11,8 @@ use baton_cluster::bounded::{at_most, maybe_at_most};
 use baton_cluster::{Flow, Guide, NodeId, PoolHash, Target};
 use serde::{Deserialize, Serialize};
 
+pub use crate::mapped::{MAPPED_MAX, Mapped, MappedTarget, Ready, Recall, RecallPlace, Recalled};
+
 /// The version of everything on the wire. Two nodes talk only if theirs are equal: a cluster is
 /// upgraded node by node, and a node that is not yet upgraded counts as down to those that are.
 pub const PROTOCOL_VERSION: u8 = 2;
@@ -118,7 +120,7 @@ pub struct Guidance {
     pub guide: Guide,
 }
 
-/// Server to dispatcher and switch: how busy the sender is. Lost: the next one says it all.
+/// Server to all dispatchers, and to distributors: how busy the sender is. Lost: the next one says it all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Load {
     /// Connections being served now (an idle persistent connection is not load).
@@ -327,6 +329,10 @@ pub enum Message {
     Owned(Owned),
     Probed(Probed),
     Mac(Mac),
+    Ready(Ready),
+    Mapped(Mapped),
+    Recall(Recall),
+    Recalled(Recalled),
 }
 
 /// What kind of message: its number is the second byte on the wire and never changes its meaning.
@@ -355,11 +361,15 @@ pub enum Kind {
     Heir = 31,
     Probed = 32,
     Mac = 33,
+    Ready = 40,
+    Mapped = 41,
+    Recall = 42,
+    Recalled = 43,
 }
 
 impl Kind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Kind; 21] = [
+    pub const ALL: [Kind; 25] = [
         Kind::Hello,
         Kind::Heartbeat,
         Kind::Bye,
@@ -381,6 +391,10 @@ impl Kind {
         Kind::Heir,
         Kind::Probed,
         Kind::Mac,
+        Kind::Ready,
+        Kind::Mapped,
+        Kind::Recall,
+        Kind::Recalled,
     ];
 
     /// The kind with this number, if there is one.
@@ -390,14 +404,14 @@ impl Kind {
 
     /// Whether the message waits behind everything else: only what may be large and is in no hurry.
     pub fn is_bulk(self) -> bool {
-        matches!(self, Kind::StatusReply)
+        matches!(self, Kind::StatusReply | Kind::Recalled)
     }
 
     /// Whether the receiver would be wrong for ever without it. When its queue is full such a
     /// message is not dropped: the connection is closed, and the next one starts from the truth.
     pub fn is_state(self) -> bool {
-        use Kind::{Grant, Guide, Heir, Live, Mac, Push, Term};
-        matches!(self, Push | Guide | Live | Term | Grant | Heir | Mac)
+        use Kind::{Grant, Guide, Heir, Live, Mac, Push, Ready, Term};
+        matches!(self, Push | Guide | Live | Term | Grant | Heir | Mac | Ready)
     }
 }
 
@@ -429,6 +443,10 @@ impl Message {
             Message::Owned(_) => Kind::Owned,
             Message::Probed(_) => Kind::Probed,
             Message::Mac(_) => Kind::Mac,
+            Message::Ready(_) => Kind::Ready,
+            Message::Mapped(_) => Kind::Mapped,
+            Message::Recall(_) => Kind::Recall,
+            Message::Recalled(_) => Kind::Recalled,
         }
     }
 }

@@ -37,13 +37,25 @@ struct Stale {
     retry_at: Option<Instant>,
 }
 
+/// What a dispatcher has told.
+#[derive(Clone, Debug, Default)]
+struct Told {
+    guides: BTreeMap<PoolHash, Guide>,
+    /// The servers that it names.
+    live: Option<Vec<NodeId>>,
+}
+
 /// All pools'.
 #[derive(Debug)]
 pub struct Guides {
     pools: BTreeMap<PoolId, Guided>,
-    /// What each pool's requests are decided by, as last told.
+    /// What each dispatcher has told since it came up.
+    heard: BTreeMap<NodeId, Told>,
+    /// The dispatcher that is asked: of several this one's guides are in force.
+    follows: Option<NodeId>,
+    /// What each pool's requests are decided by; while nobody is asked, as it was before.
     told: BTreeMap<PoolHash, Guide>,
-    /// The servers that the dispatcher names; `None` while it is silent.
+    /// The servers that the dispatcher names; `None` while nobody is asked.
     named: Option<Vec<NodeId>>,
     loads: Loads,
     /// Servers that are not to be chosen, of which decisions are remembered still, with since when.
@@ -60,6 +72,8 @@ impl Guides {
         let servers: Vec<(NodeId, u16)> = cluster.with_role(|r| r.server).map(|n| (n.id, n.weight)).collect();
         Self {
             pools: guided(services),
+            heard: BTreeMap::new(),
+            follows: None,
             told: BTreeMap::new(),
             named: None,
             loads: Loads::new(servers.iter().copied()),
@@ -157,9 +171,39 @@ impl Guides {
         told
     }
 
-    /// The dispatcher says which servers may be chosen; `None`: it is silent.
-    pub(crate) fn named(&mut self, nodes: Option<Vec<NodeId>>) {
-        self.named = nodes;
+    /// A dispatcher says which servers may be chosen.
+    pub(crate) fn named(&mut self, from: NodeId, nodes: Vec<NodeId>) {
+        let live = Some(nodes);
+        if self.follows == Some(from) {
+            self.named.clone_from(&live);
+        }
+        self.heard.entry(from).or_default().live = live;
+    }
+
+    /// Another dispatcher is asked from now on, or none. What is remembered stands, because dispatchers tell each other
+    /// what they decide; unless `anew`: this one may not know it, or news have been missed.
+    pub(crate) fn follow(&mut self, dispatcher: Option<NodeId>, anew: bool) {
+        self.follows = dispatcher;
+        let heard = dispatcher.map(|node| self.heard.get(&node).cloned().unwrap_or_default());
+        self.named = heard.as_ref().and_then(|told| told.live.clone());
+        if anew {
+            self.void();
+            self.told.clear();
+        }
+        if let Some(told) = heard.filter(|told| !told.guides.is_empty()) {
+            self.told = told.guides;
+            self.stale.guides = true;
+        }
+    }
+
+    /// A dispatcher is gone: when it comes back it tells all anew.
+    pub(crate) fn silent(&mut self, dispatcher: NodeId) {
+        self.heard.remove(&dispatcher);
+    }
+
+    /// Whether a server may be given a connection of this node's: the dispatcher may reach one that this node does not.
+    pub(crate) fn may_have(&self, server: NodeId) -> bool {
+        self.loads.is_live(server)
     }
 
     /// Works out which servers may be chosen: those the dispatcher names, of those that are there and known to all. What is remembered
@@ -229,13 +273,21 @@ impl Guides {
         self.stale.guides = true;
     }
 
-    /// How to decide for a pool from now on.
+    /// A dispatcher says how to decide for a pool from now on.
     pub(crate) fn guide(
         &mut self,
+        from: NodeId,
         pool: PoolHash,
         guide: Guide,
         outside: &mut impl Outside,
     ) -> Result<(), DatapathError> {
+        let heard = &mut self.heard.entry(from).or_default().guides;
+        if heard.len() < TOLD_MAX || heard.contains_key(&pool) {
+            heard.insert(pool, guide.clone());
+        }
+        if self.follows != Some(from) {
+            return Ok(());
+        }
         if self.told.len() < TOLD_MAX || self.told.contains_key(&pool) {
             self.told.insert(pool, guide);
         }
@@ -250,13 +302,6 @@ impl Guides {
     ) -> Result<(), DatapathError> {
         self.pools = guided(services);
         self.void();
-        self.tell(outside)
-    }
-
-    /// Whatever was remembered is void: the dispatcher is another one, or has forgotten.
-    pub(crate) fn forget(&mut self, outside: &mut impl Outside) -> Result<(), DatapathError> {
-        self.void();
-        self.told.clear();
         self.tell(outside)
     }
 

@@ -25,6 +25,8 @@ use crate::table::Occupancy;
 use crate::tools::Tools;
 use crate::trouble::Troubles;
 
+mod dispatching;
+
 /// A switch's table that cannot be written is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -69,7 +71,7 @@ impl<S: Debug> Core<S> {
             troubles: Troubles::default(),
             peers: Peers::new(me, cluster.nodes.len()),
             placing: decides(roles).then(|| Placing::new(&services, me, link, now.instant)),
-            dispatcher: roles.dispatcher.then(|| DispatcherRole::new(cluster)),
+            dispatcher: roles.dispatcher.then(|| DispatcherRole::new(cluster, me, now.monotonic)),
             server: roles.server.then(|| ServerRole::new(now.instant)),
             switch: roles.switch.then(|| SwitchRole::new(cluster)),
             lease: roles.distributor.then(leases),
@@ -107,11 +109,6 @@ impl<S: Debug> Core<S> {
     /// Its part in placing requests, if it has one.
     pub fn placing(&self) -> Option<&Placing<S>> {
         self.placing.as_ref()
-    }
-
-    /// What it has decided as dispatcher, if it is one.
-    pub fn dispatched(&self) -> Option<baton_dispatcher::Stats> {
-        self.dispatcher.as_ref().map(DispatcherRole::stats)
     }
 
     /// Connections that its server serves now.
@@ -185,10 +182,7 @@ impl<S: Debug> Core<S> {
 
     /// A node is there, this one included: every component that it concerns is told.
     fn came_up(&mut self, node: &Node, outside: &mut impl Outside<Stream = S>, now: Moment) {
-        if let Some(dispatcher) = &mut self.dispatcher {
-            dispatcher.serving(self.services.cluster(), &self.peers, now.monotonic);
-            dispatcher.up(node, &mut self.post);
-        }
+        self.dispatcher_up(node, now);
         if let Some(lease) = self.lease.as_mut().filter(|_| node.id != self.me) {
             lease.up(node.id, node.roles.switch, now.monotonic, outside.random(), &mut self.post);
         }
@@ -197,30 +191,25 @@ impl<S: Debug> Core<S> {
         {
             switch.term(self.me, lease.direct(), now.monotonic);
         }
-        let is_dispatcher = node.roles.dispatcher;
         self.with_placing("guides", outside, now, |placing, tools| {
             placing.owners.came_up(node.id, tools);
-            let forgotten = if is_dispatcher { placing.guides.forget(tools.outside) } else { Ok(()) };
-            forgotten.and(placing.guides.refresh(tools.peers, tools.outside, tools.now))
+            let followed = placing.came_up(node.id, tools);
+            followed.and(placing.guides.refresh(tools.peers, tools.outside, tools.now))
         });
     }
 
     fn went_down(&mut self, node: &Node, ended: bool, outside: &mut impl Outside<Stream = S>, now: Moment) {
-        if let Some(dispatcher) = &mut self.dispatcher {
-            dispatcher.serving(self.services.cluster(), &self.peers, now.monotonic);
-            dispatcher.down(node, &mut self.post);
-        }
+        self.dispatcher_down(node, now);
         if let Some(switch) = &mut self.switch {
             switch.down(node.id, ended, now.monotonic);
         }
         if let Some(lease) = &mut self.lease {
             lease.down(node.id);
         }
-        let is_dispatcher = node.roles.dispatcher;
         self.with_placing("guides", outside, now, |placing, tools| {
             let asked = placing.owners.went_down(node.id, tools);
             let told = placing.guides.refresh(tools.peers, tools.outside, tools.now);
-            let decided = if is_dispatcher { placing.dispatcher_lost(tools) } else { Ok(()) };
+            let decided = placing.went_down(node.id, tools);
             asked.and(told).and(decided)
         });
     }
@@ -228,7 +217,7 @@ impl<S: Debug> Core<S> {
     /// A message could not be sent to a node.
     pub fn unsent(&mut self, to: NodeId, outside: &mut impl Outside<Stream = S>, now: Moment) {
         if self.services.cluster().node(to).is_some_and(|node| node.roles.dispatcher) {
-            self.with_placing("questions", outside, now, |placing, tools| placing.dispatcher_lost(tools));
+            self.with_placing("questions", outside, now, |placing, tools| placing.refuses(to, tools));
         }
     }
 
@@ -241,11 +230,11 @@ impl<S: Debug> Core<S> {
         now: Moment,
     ) {
         match message {
-            Message::Ask(ask) => {
-                if let Some(dispatcher) = &mut self.dispatcher {
-                    dispatcher.ask(from, &ask, now.monotonic, &mut self.post);
-                }
-            }
+            Message::Ask(_)
+            | Message::Ready(_)
+            | Message::Mapped(_)
+            | Message::Recall(_)
+            | Message::Recalled(_) => self.dispatching(from, message, outside, now),
             Message::Load(load) => {
                 if let Some(dispatcher) = &mut self.dispatcher {
                     dispatcher.load(from, &load);
@@ -255,16 +244,16 @@ impl<S: Debug> Core<S> {
                 });
             }
             Message::Answer(answer) => {
-                self.with_placing("an answer", outside, now, |d, tools| d.answered(answer, tools));
+                self.with_placing("an answer", outside, now, |d, tools| d.answered(from, answer, tools));
             }
             Message::Push(push) => self.with_placing("a push", outside, now, |d, tools| {
                 d.guides.pushed(&push, tools.monotonic, tools.outside)
             }),
             Message::Guide(g) => self.with_placing("a guide", outside, now, |d, tools| {
-                d.guides.guide(g.pool, g.guide, tools.outside)
+                d.guides.guide(from, g.pool, g.guide, tools.outside)
             }),
             Message::Live(live) => self.with_placing("live servers", outside, now, |d, tools| {
-                d.guides.named(Some(live.nodes));
+                d.guides.named(from, live.nodes);
                 d.guides.refresh(tools.peers, tools.outside, tools.now)
             }),
             Message::Taken(taken) => {
@@ -359,7 +348,7 @@ impl<S: Debug> Core<S> {
         self.refresh_leases(outside, now);
         self.with_placing("what waits", outside, now, Placing::tick);
         if let Some(dispatcher) = &mut self.dispatcher {
-            dispatcher.tick(now.monotonic);
+            dispatcher.tick(self.services.cluster(), now.monotonic, &mut self.post);
         }
         let mut busy = false;
         if let Some(server) = &mut self.server {
@@ -371,7 +360,8 @@ impl<S: Debug> Core<S> {
         self.tell_members(outside, now);
         let counted = self.table.tick(now.instant, outside);
         self.troubles.note(now.monotonic, "the table of connections", counted);
-        busy || self.is_busy() || !self.news.is_empty()
+        let takes_over = self.dispatcher.as_ref().is_some_and(DispatcherRole::is_busy);
+        busy || takes_over || self.is_busy() || !self.news.is_empty()
     }
 
     /// Called when all that woke the node has been done: what has gathered is told.

@@ -137,6 +137,8 @@ pub trait Outside {
     fn pressure(&mut self, now: Instant) -> u8;
     /// For how long a node's connection of this number has not proved that it hears this node; `None`: it never has.
     fn heard_by(&mut self, node: NodeId) -> Option<(u64, Duration)>;
+    /// What the cluster's clock reads.
+    fn cluster_time(&mut self) -> Duration;
     /// A number that nobody can guess.
     fn random(&mut self) -> u32;
 }

@@ -9,7 +9,8 @@ use baton_cluster::{Cluster, Consult, Guide, NodeId, PHttp, PolicyConfig, Pool, 
 use thiserror::Error;
 
 use crate::pushes::Pushes;
-use crate::{Decision, DistributorPush, Loads, Policy, PushedChange, policy};
+use crate::shared::SharedChanges;
+use crate::{Decision, DistributorPush, Loads, Policy, PushedChange, Remembered, Replicas, policy};
 
 /// Decides which server serves what.
 ///
@@ -49,6 +50,8 @@ pub struct Dispatcher {
     /// How many targets each pool remembers.
     targets_max: usize,
     pushes: Pushes,
+    shared: SharedChanges,
+    learned: u64,
     asked: u64,
     refused: u64,
     moved: u64,
@@ -109,7 +112,9 @@ pub struct Stats {
     pub refused: u64,
     /// Decisions that changed a known target's servers.
     pub moved: u64,
-    /// Moves that distributors were not told of, because too many waited.
+    /// Mappings that other dispatchers have made.
+    pub learned: u64,
+    /// Changes that distributors or other dispatchers were not told of, because too many waited.
     pub changes_dropped: u64,
     /// Targets remembered now, over all pools.
     pub targets: usize,
@@ -188,6 +193,8 @@ impl Dispatcher {
             pools: pools.collect(),
             targets_max,
             pushes: Pushes::default(),
+            shared: SharedChanges::default(),
+            learned: 0,
             asked: 0,
             refused: 0,
             moved: 0,
@@ -216,7 +223,7 @@ impl Dispatcher {
     /// Node `from` (a distributor, or the server that has the connection) asks who is to serve a
     /// request; the server in the answer counts as busier by one from now on. If a target's servers
     /// change by this, the other nodes that decide are told with the next
-    /// [`Dispatcher::take_pushes`]. `now` is the time since any fixed start.
+    /// [`Dispatcher::take_pushes`]. `now` is the time by the cluster's clock; of a dispatcher alone any will do.
     ///
     /// # Errors
     /// [`NoDecision`] when there is no such pool, or none of its servers is up.
@@ -229,7 +236,10 @@ impl Dispatcher {
         self.asked += 1;
         let decided = self.decide(question, now);
         match decided {
-            Ok(decision) => self.account(from, question, &decision),
+            Ok(decision) => {
+                self.account(from, question, &decision);
+                self.share(question, now);
+            }
             Err(_) => self.refused += 1,
         }
         decided
@@ -310,6 +320,52 @@ impl Dispatcher {
         taken
     }
 
+    /// Whether other dispatchers are there, to be told what is remembered of targets. One that comes has to ask for what
+    /// was so before ([`Dispatcher::piece`]).
+    pub fn set_shared(&mut self, wanted: bool) {
+        self.shared.wanted = wanted;
+        if !wanted {
+            self.shared.take();
+        }
+    }
+
+    /// Takes what other dispatchers have to be told: targets that were given other servers, or their first ones.
+    pub fn take_shared(&mut self) -> impl Iterator<Item = (PoolId, Target, Remembered)> + use<> {
+        self.shared.take().into_iter().map(|((pool, target), remembered)| (pool, target, remembered))
+    }
+
+    /// Another dispatcher has told a target's servers, and since when, by the cluster's clock; `now` is by it, too. Servers
+    /// that the pool does not have here count as not told. Whether that was news.
+    pub fn learn(
+        &mut self,
+        pool: PoolId,
+        target: Target,
+        (servers, changed): (&[NodeId], Duration),
+        now: Duration,
+    ) -> bool {
+        let Some(pool) = self.pools.get_mut(&pool) else { return false };
+        let mut own = servers.iter().copied().filter(|server| pool.has(*server));
+        let Some(first) = own.next() else { return false };
+        let mut servers = Replicas::one(first);
+        for server in own {
+            servers.add(server);
+        }
+        let news = pool.policy.learn(target, Remembered { servers, changed }, now);
+        self.learned += u64::from(news);
+        news
+    }
+
+    /// What is remembered of a pool's targets, from a place on (0 is the first), at most `most` of them; and the place of the
+    /// next, if there are more. Places move when targets are forgotten: what is missed then is asked for anew.
+    pub fn piece(
+        &self,
+        pool: PoolId,
+        from: usize,
+        most: usize,
+    ) -> (Vec<(Target, Remembered)>, Option<usize>) {
+        self.pools.get(&pool).map(|pool| pool.policy.piece(from, most)).unwrap_or_default()
+    }
+
     /// The loads as known now.
     pub fn loads(&self) -> &Loads {
         &self.loads
@@ -328,7 +384,8 @@ impl Dispatcher {
             asked: self.asked,
             refused: self.refused,
             moved: self.moved,
-            changes_dropped: self.pushes.dropped(),
+            learned: self.learned,
+            changes_dropped: self.pushes.dropped() + self.shared.dropped(),
             targets,
             targets_evicted,
         }
@@ -348,6 +405,16 @@ impl Dispatcher {
         self.moved += 1;
         if let (Some(target), Some(mapping)) = (question.target, decision.mapping) {
             self.pushes.target_moved(question.pool, target, mapping, from);
+        }
+    }
+
+    /// A decision may have changed what is remembered of its target: then other dispatchers are to remember it, too.
+    fn share(&mut self, question: PoolQuestion, now: Duration) {
+        let (Some(target), true) = (question.target, self.shared.wanted) else { return };
+        let pool = self.pools.get(&question.pool);
+        let remembered = pool.and_then(|pool| pool.policy.remembers(target));
+        if let Some(remembered) = remembered.filter(|remembered| remembered.changed >= now) {
+            self.shared.add(question.pool, target, remembered);
         }
     }
 

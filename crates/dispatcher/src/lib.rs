@@ -21,6 +21,8 @@ pub mod maglev;
 mod mapping;
 mod policy;
 mod pushes;
+mod remembered;
+mod shared;
 pub mod spread;
 mod targets;
 
@@ -31,4 +33,5 @@ pub use policy::{
     Decision, ExtendedLard, Lard, LardReplicated, LeastLoaded, Policy, WeightedRoundRobin, build,
 };
 pub use pushes::{DistributorPush, PushedChange};
+pub use remembered::Remembered;
 pub use targets::Targets;

@@ -101,6 +101,7 @@ impl Daemon {
             raw: Raw::default(),
             sockets: shell::sockets(node.roles.server),
             pressure: Pressure::new(&node),
+            clock: clocks.clone(),
             mesh: None,
         };
         core.furnish(&mut outside)?;

@@ -4,15 +4,15 @@ use std::fmt::Display;
 use std::time::Instant;
 
 use baton_control::{PeerState, PeerStatus};
-use baton_core::UnknownTally;
+use baton_core::{Standing, UnknownTally};
 use baton_datapath::{Counter, CounterKind};
 
 use crate::NodeError;
 use crate::daemon::Daemon;
 use crate::reader::Reader;
 use crate::status::{
-    ConnectionState, ConnectionStatus, CounterStatus, DecisionStatus, EndingStatus, HandoffStatus,
-    LoadStatus, NodeStatus, ReaderStatus, TroubleStatus, UnknownStatus,
+    ConnectionState, ConnectionStatus, CounterStatus, DecisionStatus, DispatcherStanding, DispatcherStatus,
+    EndingStatus, HandoffStatus, LoadStatus, NodeStatus, ReaderStatus, TroubleStatus, UnknownStatus,
 };
 
 impl Daemon {
@@ -139,6 +139,8 @@ impl Daemon {
                 .sum(),
             known: tally.known,
             asked: tally.asked,
+            reasked: tally.reasked,
+            unreachable: tally.unreachable,
             answered: tally.answered,
             batches: tally.batches,
             held_now: self.core.placing().map_or(0, |placing| placing.held_now() as u64),
@@ -147,7 +149,27 @@ impl Daemon {
             decided: decided.map_or(0, |s| s.asked - s.refused),
             moves: decided.map_or(0, |s| s.moved),
             targets: decided.map(|s| s.targets as u64),
+            learned: decided.map_or(0, |s| s.learned),
+            ready: self.core.is_ready(),
+            dispatchers: self.dispatchers(),
         }
+    }
+
+    fn dispatchers(&self) -> Vec<DispatcherStatus> {
+        let Some(placing) = self.core.placing() else { return Vec::new() };
+        let all = placing.dispatchers(Instant::now());
+        all.map(|(node, standing, late)| DispatcherStatus {
+            dispatcher: self.name_of(node),
+            standing: match standing {
+                Standing::Asked => DispatcherStanding::Asked,
+                Standing::Standby => DispatcherStanding::Standby,
+                Standing::Cold => DispatcherStanding::Cold,
+                Standing::Slow => DispatcherStanding::Slow,
+                Standing::Down => DispatcherStanding::Down,
+            },
+            late,
+        })
+        .collect()
     }
 
     fn handoffs(&self) -> Result<Vec<HandoffStatus>, NodeError> {

@@ -209,6 +209,34 @@ pub struct LoadStatus {
     pub weight: u16,
 }
 
+/// How a dispatcher stands with a node that asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DispatcherStatus {
+    /// Its name.
+    pub dispatcher: String,
+    /// Whether it is asked.
+    pub standing: DispatcherStanding,
+    /// Times that it has not answered in time.
+    pub late: u64,
+}
+
+/// Whether a dispatcher is asked, and if not, why.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DispatcherStanding {
+    /// It is.
+    Asked,
+    /// Another one comes before it, or it has just come back.
+    Standby,
+    /// It has not got yet what the others have decided.
+    Cold,
+    /// It has not answered in time, and is left alone for a while.
+    Slow,
+    /// There is no control connection to it.
+    #[default]
+    Down,
+}
+
 /// How requests were decided. A distributor counts what it needed, a dispatcher what it decided.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DecisionStatus {
@@ -218,6 +246,10 @@ pub struct DecisionStatus {
     pub known: u64,
     /// Questions put to the dispatcher.
     pub asked: u64,
+    /// Questions that were put to another dispatcher, because the first one was silent or went away.
+    pub reasked: u64,
+    /// Answers with a server that this node does not reach, so that it chose another one.
+    pub unreachable: u64,
     /// Questions that the dispatcher answered.
     pub answered: u64,
     /// Batches in which they were asked.
@@ -234,6 +266,12 @@ pub struct DecisionStatus {
     pub moves: u64,
     /// As dispatcher: targets that it has mapped now; none for policies that are blind to content.
     pub targets: Option<u64>,
+    /// As dispatcher: mappings that it has learned from other dispatchers.
+    pub learned: u64,
+    /// As dispatcher: it remembers what the dispatchers have decided; none on nodes without the role.
+    pub ready: Option<bool>,
+    /// How each dispatcher stands with this node, in the order in which they are asked; none if it asks nobody.
+    pub dispatchers: Vec<DispatcherStatus>,
 }
 
 /// The reader: request heads that do not fit one packet are read by this node, which then hands the

@@ -26,6 +26,13 @@ const FIGURES: [&[&str]; 5] = [
     &["switch", "distributor,dispatcher", "distributor,server", "server"],
 ];
 
+/// And those with several dispatchers, of every fourth seed.
+const STANDBYS: [&[&str]; 3] = [
+    &["switch,dispatcher", "distributor,server", "distributor,server,dispatcher", "dispatcher"],
+    &["distributor,server,dispatcher", "server,dispatcher", "server"],
+    &["distributor", "dispatcher", "dispatcher", "server", "server"],
+];
+
 /// One seed's plan.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -188,6 +195,8 @@ impl Plan {
         // In every tenth a distributor stops while a request is undecided, and others may decide it.
         let two_deciders = seed % 10 == 7;
         let figure = if two_deciders { FIGURES[1] } else { FIGURES[rng.random_range(0..FIGURES.len())] };
+        let several = seed % 4 == 1 && !two_deciders;
+        let figure = if several { STANDBYS[rng.random_range(0..STANDBYS.len())] } else { figure };
         let servers: Vec<usize> = (0..figure.len()).filter(|node| figure[*node].contains("server")).collect();
         let strict = rng.random_ratio(2, 3) && servers.len() > 1 && !two_deciders;
         let mut cluster = lasting(figure);

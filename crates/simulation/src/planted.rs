@@ -25,6 +25,12 @@ pub enum Planted {
     SilentIsHeard,
     /// Each node goes by its own wall clock.
     WallClocks,
+    /// Dispatchers do not tell each other what they decide.
+    ChangesAreNotShared,
+    /// What a dispatcher remembers does not reach one that asks for it.
+    NothingIsRecalled,
+    /// A connection is handed to a server that its distributor does not reach.
+    UnreachedServer,
     /// An upload counts as read when its head is.
     BodiesAreNotFollowed,
     /// A node keeps as many packets as come.
@@ -35,7 +41,7 @@ pub enum Planted {
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::NewsOutOfOrder,
         Self::WrongServer,
         Self::TakesTooLittle,
@@ -47,6 +53,9 @@ impl Planted {
         Self::TakenIsNotTold,
         Self::SilentIsHeard,
         Self::WallClocks,
+        Self::ChangesAreNotShared,
+        Self::NothingIsRecalled,
+        Self::UnreachedServer,
         Self::BodiesAreNotFollowed,
         Self::NoLimits,
         Self::NothingTimesOut,

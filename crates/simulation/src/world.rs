@@ -15,6 +15,7 @@ use rand::{Rng as _, SeedableRng as _};
 
 mod bounds;
 mod clogs;
+mod dispatchers;
 mod machine;
 mod mishaps;
 mod reload;
@@ -373,6 +374,7 @@ impl<'a> World<'a> {
         if errors > 0 {
             return Err(format!("node {node}: {last:?}"));
         }
+        self.reaches(node)?;
         for (to, message) in out {
             self.send_message(node, to.index(), message);
         }
@@ -400,7 +402,7 @@ impl<'a> World<'a> {
         else {
             return;
         };
-        if self.is_deaf(from, to) {
+        if self.is_deaf(from, to) || self.is_swallowed(&message) {
             return; // the connection will break
         }
         // In order: what happens at one time happens as it was ordered.

@@ -53,6 +53,7 @@ impl World<'_> {
     }
 
     fn nothing_is_left(&self) -> Ended {
+        self.dispatchers_agree()?;
         for (number, node) in self.nodes.iter().enumerate() {
             let Some(core) = &node.core else { continue };
             // A connection whose end a node was not told it counts for minutes; and for as long as a binding says that

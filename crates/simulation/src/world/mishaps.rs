@@ -160,6 +160,7 @@ impl World<'_> {
             cluster_clock: ClusterClock::alone(self.now + booted, self.now + wall),
             random: StdRng::seed_from_u64(self.rng.random()),
             planted: self.planted,
+            unreached: None,
         }
     }
 
