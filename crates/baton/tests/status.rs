@@ -379,6 +379,8 @@ fn a_node_of_the_largest_cluster_fits_a_status_message() {
             last: Some("h".repeat(HostStatus::TEXT_BYTES_MAX)),
             fought: Some("h".repeat(HostStatus::TEXT_BYTES_MAX)),
             lost: Some("h".repeat(HostStatus::TEXT_BYTES_MAX)),
+            misplaced: Some("h".repeat(HostStatus::TEXT_BYTES_MAX)),
+            in_front: vec!["i".repeat(15); HostStatus::IN_FRONT_MAX],
         },
         ..NodeStatus::default()
     };

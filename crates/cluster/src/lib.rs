@@ -31,7 +31,7 @@ pub use error::{ConfigError, ConfigErrors};
 pub use guide::Guide;
 pub use id::{Flow, NodeId, PoolHash, PoolId, ServiceId, Target};
 pub use keys::Keys;
-pub use maker::{Heirs, Maker, SLOT_MAKERS, SpreadSlot};
+pub use maker::{Heirs, Maker, SLOT_MAKERS, SpreadLine, SpreadTable};
 pub use pool::{Consult, PHttp, PolicyConfig, PolicyKind, Pool};
 pub use protocol::{NameRoute, NameRules, Protocol, Unrouted};
 pub use succession::{Changes, Ending, ReloadError, Succession};

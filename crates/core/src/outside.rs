@@ -10,7 +10,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use baton_cluster::{Flow, Maker, NodeId, PoolId, ServiceId, SpreadSlot, Target};
+use baton_cluster::{Flow, Maker, NodeId, PoolId, ServiceId, SpreadTable, Target};
 use baton_datapath::{
     Binding, Counter, DatapathError, GuideKind, Known, Lease, Numbers, PoolEntry, Progress, Reading, Receipt,
     ServiceEntry, Swept,
@@ -103,7 +103,7 @@ pub trait Outside {
     fn set_member(&mut self, mac: [u8; 6], node: NodeId) -> Result<()>;
     fn remove_member(&mut self, mac: [u8; 6]) -> Result<()>;
     fn set_leases(&mut self, leases: &[Lease]) -> Result<()>;
-    fn set_spread_table(&mut self, table: u8, slots: &[SpreadSlot]) -> Result<()>;
+    fn set_spread_table(&mut self, table: u8, spread: &SpreadTable) -> Result<()>;
     fn set_maker(&mut self, number: u16, maker: &Maker) -> Result<()>;
     fn set_spread(&mut self, table: u8, unsettled: Duration, refuse: Duration) -> Result<()>;
 

@@ -58,9 +58,9 @@ impl SwitchRole {
         post: &mut Post,
     ) -> Result<(), DatapathError> {
         match change {
-            SpreadChange::Table { table, slots } => {
+            SpreadChange::Table { table, spread } => {
                 tracing::info!(distributors = self.spread.distributors(), "switch table made");
-                outside.set_spread_table(*table, slots)
+                outside.set_spread_table(*table, spread)
             }
             SpreadChange::Maker { number, maker } => outside.set_maker(*number, maker),
             SpreadChange::Use { table, until, refuse } => outside.set_spread(*table, *until, *refuse),

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use baton_cluster::{Heirs, Maker, SpreadSlot};
+use baton_cluster::{Heirs, Maker, SpreadLine, SpreadTable};
 use libbpf_rs::{MapCore, MapFlags};
 
 use crate::constants::{
@@ -63,21 +63,29 @@ impl Datapath {
     ///
     /// # Errors
     /// When it has not as many slots as the map.
-    pub fn set_spread_table(&self, table: u8, slots: &[SpreadSlot]) -> Result<(), DatapathError> {
+    pub fn set_spread_table(&self, table: u8, spread: &SpreadTable) -> Result<(), DatapathError> {
         let limit = MAGLEV_SLOTS as usize;
-        if slots.len() != limit || u32::from(table) >= SPREADS_MAX {
-            return Err(DatapathError::TooMany { what: "Maglev slots", given: slots.len(), limit });
+        let given = spread.slots.len();
+        if given != limit || u32::from(table) >= SPREADS_MAX {
+            return Err(DatapathError::TooMany { what: "Maglev slots", given, limit });
         }
         // In one call and in pages: one for each slot would keep the daemon from all else for a noticeable time.
         let first = u32::from(table) * SPREAD_PAGES;
         let keys: Vec<[u8; 4]> = (first..first + SPREAD_PAGES).map(u32::to_ne_bytes).collect();
-        let none = SpreadSlot::default();
-        let filled = slots.iter().chain(std::iter::repeat(&none)).take((SPREAD_PAGE * SPREAD_PAGES) as usize);
+        let bytes = |line: &SpreadLine| {
+            let mut bytes = [0; size_of::<types::slot_makers>()];
+            let makers = line.makers.map(|maker| maker.unwrap_or(NO_NODE as u16).to_ne_bytes());
+            let (of_makers, of_heirs) = bytes.split_at_mut(size_of_val(&makers));
+            of_makers.copy_from_slice(makers.as_flattened());
+            of_heirs.copy_from_slice(&line.heirs.map(|heir| heir.unwrap_or(NO_HEIR as u8)));
+            bytes
+        };
+        let lines: Vec<_> = spread.lines.iter().map(bytes).collect();
+        let none = bytes(&SpreadLine::default());
         let mut pages = Vec::with_capacity(size_of::<types::spread_page>() * keys.len());
-        for slot in filled {
-            let makers = slot.makers.map(|maker| maker.unwrap_or(NO_NODE as u16).to_ne_bytes());
-            pages.extend_from_slice(makers.as_flattened());
-            pages.extend(slot.heirs.map(|heir| heir.unwrap_or(NO_HEIR as u8)));
+        for slot in 0..(SPREAD_PAGE * SPREAD_PAGES) as usize {
+            let line = spread.slots.get(slot).and_then(|line| lines.get(*line as usize));
+            pages.extend_from_slice(line.unwrap_or(&none));
         }
         let (map, any) = (&self.skel.maps.maglev, MapFlags::ANY);
         map.update_batch(keys.as_flattened(), &pages, SPREAD_PAGES, any, any).map_err(failed("maglev"))

@@ -178,7 +178,7 @@ fn frames_for_another_host_pass_by() {
         others.push(own);
         let slot = maglev_slot(&keys(), &f);
         let table = &world.model.tables.spread.tables[&0];
-        assert!(table[slot].makers[0].is_some(), "the switch has a choice");
+        assert!(table.line(slot).is_some_and(|line| line.makers[0].is_some()), "the switch has a choice");
         let client = Client::greeted(world, f, 1000);
         let packets = |c: &Client| [Tcp::new(f, SYN, 1000, 0), c.sends(ACK), c.requests(), c.sends(RST)];
         for other in others {

@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use baton_cluster::{Flow, Heirs, Maker, NodeId, SLOT_MAKERS, SpreadSlot};
+use baton_cluster::{Flow, Heirs, Maker, NodeId, SLOT_MAKERS, SpreadLine, SpreadTable};
 use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CONFIRMED};
 use baton_datapath::{Counter, Frame, Lease, State};
 use baton_packet_model::flag::{ACK, SYN};
@@ -223,14 +223,14 @@ fn a_switch_sends_what_follows_a_handshake_to_who_answered_it() {
         let ways = Ways { routed: true, ..Ways::default() };
         let mut world = World::with("w", &[f], 1, ways).expect("the kernel takes the programs");
         let table = |nodes: &[NodeId], heir: Option<u8>| {
-            let mut slot = SpreadSlot { heirs: [heir; SLOT_MAKERS], ..SpreadSlot::default() };
+            let mut slot = SpreadLine { heirs: [heir; SLOT_MAKERS], ..SpreadLine::default() };
             for (maker, node) in slot.makers.iter_mut().zip(nodes) {
                 *maker = Some(node.0);
             }
-            vec![slot; SLOTS]
+            SpreadTable { slots: vec![0; SLOTS], lines: vec![slot] }
         };
-        let use_table = |world: &mut World, slots: Vec<SpreadSlot>, unsettled| {
-            world.spread_table(1, slots).and_then(|()| world.use_table(1, unsettled)).expect("tables");
+        let use_table = |world: &mut World, spread: SpreadTable, unsettled| {
+            world.spread_table(1, spread).and_then(|()| world.use_table(1, unsettled)).expect("tables");
         };
         let to = |world: &mut World, sentence: &str, frame: &[u8], counted: &[&str], node: NodeId| {
             let said = case(world, sentence, frame, Verdict::Redirect, counted);

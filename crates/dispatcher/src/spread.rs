@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use baton_cluster::{Heirs, Maker, NodeId, SLOT_MAKERS, SpreadSlot};
+use baton_cluster::{Heirs, Maker, NodeId, SLOT_MAKERS, SpreadLine, SpreadTable};
 
 use crate::leases::{COOKIE_LIFE, fence};
 use crate::maglev::{TABLE_SIZE, Table};
@@ -30,8 +30,8 @@ pub enum SpreadChange {
     Table {
         /// 0 or 1.
         table: u8,
-        /// [`TABLE_SIZE`] slots.
-        slots: Vec<SpreadSlot>,
+        /// With [`TABLE_SIZE`] slots.
+        spread: SpreadTable,
     },
     /// A maker.
     Maker {
@@ -101,27 +101,27 @@ impl TrackedMaker {
     }
 }
 
-/// A maker that had a slot before.
-#[derive(Clone, Copy, Debug)]
+/// A maker that had slots before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Earlier {
     maker: u16,
-    /// Who has inherited its connections of this slot.
+    /// Who has inherited its connections of these slots.
     heir: Option<u16>,
     /// No cookie of it proves from this second on.
     until: u32,
 }
 
-/// Who made the cookies of a slot's flows.
-#[derive(Clone, Debug, Default)]
-struct Slot {
+/// Who made the cookies of flows, the same for all slots with this line.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Line {
     /// To whom SYNs go.
     in_force: Option<u16>,
-    /// The latest first. Whoever inherits comes before those that it has inherited from: it had the slot later.
+    /// The latest first. Whoever inherits comes before those that it has inherited from: it had the slots later.
     earlier: Vec<Earlier>,
 }
 
-impl Slot {
-    /// Another maker takes the slot.
+impl Line {
+    /// Another maker takes a slot.
     fn take(&mut self, maker: Option<u16>, until: u32) {
         let before = std::mem::replace(&mut self.in_force, maker);
         self.earlier.retain(|earlier| Some(earlier.maker) != maker);
@@ -132,8 +132,8 @@ impl Slot {
     }
 
     /// As the programs are told of it.
-    fn told(&self) -> SpreadSlot {
-        let mut told = SpreadSlot::of(self.in_force);
+    fn told(&self) -> SpreadLine {
+        let mut told = SpreadLine::of(self.in_force);
         let place = |maker: u16| {
             let before = self.earlier.iter().position(|earlier| earlier.maker == maker).map(|at| at + 1);
             if self.in_force == Some(maker) { Some(0) } else { before.and_then(|at| u8::try_from(at).ok()) }
@@ -154,8 +154,10 @@ pub struct Spread {
     makers: BTreeMap<u16, TrackedMaker>,
     /// The makers in force, by node in ascending order.
     in_force: BTreeMap<NodeId, u16>,
-    slots: Vec<Slot>,
-    /// The table that the programs use.
+    /// For each slot its line.
+    slots: Vec<u32>,
+    lines: Vec<Line>,
+    /// The number of the table that the programs use.
     table: u8,
     made: Option<Duration>,
     /// Makers of before, in the slot that keeps most.
@@ -185,7 +187,8 @@ impl Spread {
             fence: fence(failure_timeout),
             makers: BTreeMap::new(),
             in_force: BTreeMap::new(),
-            slots: vec![Slot::default(); size],
+            slots: vec![0; size],
+            lines: vec![Line::default()],
             table: 0,
             made: None,
             kept: 0,
@@ -256,8 +259,9 @@ impl Spread {
         if is_new {
             self.until = now + COOKIE_LIFE;
             self.table ^= 1;
-            let slots = self.slots.iter().map(Slot::told).collect();
-            changes.push(SpreadChange::Table { table: self.table, slots });
+            let lines = self.lines.iter().map(Line::told).collect();
+            let spread = SpreadTable { slots: self.slots.clone(), lines };
+            changes.push(SpreadChange::Table { table: self.table, spread });
             changes.push(SpreadChange::Use { table: self.table, until: self.until, refuse: self.refuse });
             self.check_invariants();
         }
@@ -271,10 +275,10 @@ impl Spread {
                 |other: &&TrackedMaker| other.node == maker.node && other.state == MakerState::Alive;
             debug_assert!(self.makers.values().filter(of_node).count() <= 1, "{} decides twice", maker.node);
         }
-        for slot in &self.slots {
-            debug_assert!(slot.earlier.len() < SLOT_MAKERS, "more makers than a slot has room for");
-            for (at, earlier) in slot.earlier.iter().enumerate() {
-                let later = slot.in_force.into_iter().chain(slot.earlier[..at].iter().map(|e| e.maker));
+        for line in &self.lines {
+            debug_assert!(line.earlier.len() < SLOT_MAKERS, "more makers than a slot has room for");
+            for (at, earlier) in line.earlier.iter().enumerate() {
+                let later = line.in_force.into_iter().chain(line.earlier[..at].iter().map(|e| e.maker));
                 debug_assert!(self.makers.contains_key(&earlier.maker), "nobody makes cookies");
                 debug_assert!(later.clone().all(|other| other != earlier.maker), "two places of one maker");
                 debug_assert!(
@@ -297,8 +301,8 @@ impl Spread {
         });
         if self.makers.len() < known {
             // Before another maker gets the number.
-            for slot in &mut self.slots {
-                slot.earlier.retain(|earlier| self.makers.contains_key(&earlier.maker));
+            for line in &mut self.lines {
+                line.earlier.retain(|earlier| self.makers.contains_key(&earlier.maker));
             }
         }
     }
@@ -320,13 +324,7 @@ impl Spread {
         let table = Table::with_size(&weights.collect::<Vec<_>>(), self.slots.len()).ok();
         let entries = table.as_ref().map_or(&[][..], Table::entries).iter();
         let taken = entries.map(|node| makers.get(node).copied()).chain(std::iter::repeat(None));
-        let second = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
-        self.kept = 0;
-        for (slot, maker) in self.slots.iter_mut().zip(taken) {
-            slot.earlier.retain(|earlier| second(now) < earlier.until);
-            slot.take(maker, second(now + COOKIE_LIFE).saturating_add(1));
-            self.kept = self.kept.max(slot.earlier.len());
-        }
+        self.take(taken, now);
         for number in makers.values() {
             if let Some(maker) = self.makers.get(number) {
                 changes.push(SpreadChange::Maker { number: *number, maker: maker.over(None) });
@@ -339,6 +337,35 @@ impl Spread {
         self.made = Some(now);
         self.stale = false;
         true
+    }
+
+    /// Each slot gets a maker, or none.
+    fn take(&mut self, makers: impl Iterator<Item = Option<u16>>, now: Duration) {
+        let second = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+        let mut lines = BTreeMap::new();
+        let mut line_of = |line: &Line, maker| {
+            let mut line = line.clone();
+            line.earlier.retain(|earlier| second(now) < earlier.until);
+            line.take(maker, second(now + COOKIE_LIFE).saturating_add(1));
+            let number = u32::try_from(lines.len()).unwrap_or(u32::MAX);
+            *lines.entry(line).or_insert(number)
+        };
+        // Most slots keep their maker: there is nothing to look up for these.
+        let mut same = vec![None; self.lines.len()];
+        let mut others = BTreeMap::new();
+        for (slot, maker) in self.slots.iter_mut().zip(makers) {
+            let at = *slot as usize;
+            let line = &self.lines[at];
+            *slot = if line.in_force == maker {
+                *same[at].get_or_insert_with(|| line_of(line, maker))
+            } else {
+                *others.entry((at, maker)).or_insert_with(|| line_of(line, maker))
+            };
+        }
+        let mut lines: Vec<(u32, Line)> = lines.into_iter().map(|(line, number)| (number, line)).collect();
+        lines.sort_unstable();
+        self.lines = lines.into_iter().map(|(_, line)| line).collect();
+        self.kept = self.lines.iter().map(|line| line.earlier.len()).max().unwrap_or(0);
     }
 
     /// Leaves the connections of those that decide no more to others. Whether anything changed for the programs.
@@ -361,9 +388,9 @@ impl Spread {
                 maker.heirs = self.in_force.values().copied().collect();
             }
         }
-        for slot in self.slots.iter_mut().filter(|_| !gone.is_empty()) {
-            for earlier in slot.earlier.iter_mut().filter(|earlier| gone.contains(&earlier.maker)) {
-                earlier.heir = slot.in_force;
+        for line in &mut self.lines {
+            for earlier in line.earlier.iter_mut().filter(|earlier| gone.contains(&earlier.maker)) {
+                earlier.heir = line.in_force;
             }
         }
         let mut is_new = !gone.is_empty();

@@ -88,7 +88,7 @@ impl Host {
             Some(interface.name.clone())
         };
         let mut status = self.mends.status(self.lost(), clock::monotonic());
-        status.in_front = self.in_front.keys().filter_map(name).collect();
+        status.in_front = self.in_front.keys().filter_map(name).take(HostStatus::IN_FRONT_MAX).collect();
         status.misplaced.clone_from(&self.misplaced);
         status
     }

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use baton_cluster::{Flow, Maker, NodeId, PoolId, ServiceId, SpreadSlot, Target};
+use baton_cluster::{Flow, Maker, NodeId, PoolId, ServiceId, SpreadTable, Target};
 use baton_control::Mesh;
 use baton_core::{Head, Outside, Refusal, TakenBytes};
 use baton_datapath::{
@@ -200,8 +200,8 @@ impl Outside for Shell {
         self.datapath.set_leases(leases)
     }
 
-    fn set_spread_table(&mut self, table: u8, slots: &[SpreadSlot]) -> Result<()> {
-        self.datapath.set_spread_table(table, slots)
+    fn set_spread_table(&mut self, table: u8, spread: &SpreadTable) -> Result<()> {
+        self.datapath.set_spread_table(table, spread)
     }
 
     fn set_maker(&mut self, number: u16, maker: &Maker) -> Result<()> {

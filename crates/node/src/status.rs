@@ -95,13 +95,15 @@ pub struct HostStatus {
     pub lost: Option<String>,
     /// A VIP that is where it must not be now, and the command that takes it away.
     pub misplaced: Option<String>,
-    /// Interfaces on which programs of others see packets before Baton's now.
+    /// Interfaces on which programs of others see packets before Baton's now: at most [`HostStatus::IN_FRONT_MAX`].
     pub in_front: Vec<String>,
 }
 
 impl HostStatus {
     /// The most bytes of each text.
     pub const TEXT_BYTES_MAX: usize = 160;
+    /// The most interfaces that it names.
+    pub const IN_FRONT_MAX: usize = 8;
 }
 
 /// What went wrong in a daemon that went on.

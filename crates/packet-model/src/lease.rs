@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use baton_cluster::{Flow, Heirs, Maker, NodeId, SLOT_MAKERS, SpreadSlot};
+use baton_cluster::{Flow, Heirs, Maker, NodeId, SLOT_MAKERS, SpreadLine, SpreadTable};
 
 use crate::cookie::{Age, cookie_age, echoes, latest_syn_slot, maglev_slot};
 use crate::packet::flag::{ACK, SYN};
@@ -21,18 +21,18 @@ pub struct Spread {
     /// The number of the table in use.
     pub table: Option<u8>,
     /// The tables: for each slot its makers.
-    pub tables: HashMap<u8, Arc<[SpreadSlot]>>,
+    pub tables: HashMap<u8, Arc<SpreadTable>>,
     /// Makers by number.
     pub makers: HashMap<u16, Maker>,
 }
 
 impl Spread {
-    fn slot(&self, slot: usize) -> Option<&SpreadSlot> {
-        self.tables.get(&self.table?)?.get(slot)
+    fn line(&self, slot: usize) -> Option<&SpreadLine> {
+        self.tables.get(&self.table?)?.line(slot)
     }
 
-    fn maker(&self, slot: &SpreadSlot, place: usize) -> Option<&Maker> {
-        self.makers.get(&slot.makers[place]?)
+    fn maker(&self, line: &SpreadLine, place: usize) -> Option<&Maker> {
+        self.makers.get(&line.makers[place]?)
     }
 }
 
@@ -75,7 +75,7 @@ impl Run<'_> {
     pub(super) fn choice(&self, flow: &Flow) -> Option<NodeId> {
         let (tables, spread) = (&self.model.tables, &self.model.tables.spread);
         let slot = maglev_slot(&tables.keys, flow);
-        spread.maker(spread.slot(slot)?, 0).map(|maker| maker.node)
+        spread.maker(spread.line(slot)?, 0).map(|maker| maker.node)
     }
 
     /// As above, but what follows a handshake goes to who answered that, or to its heir.
@@ -84,25 +84,25 @@ impl Run<'_> {
         if p.has(SYN) || self.clock.kernel_ns >= spread.unsettled_ns {
             return self.choice(&p.flow);
         }
-        let slot = *spread.slot(maglev_slot(&tables.keys, &p.flow))?;
+        let line = *spread.line(maglev_slot(&tables.keys, &p.flow))?;
         let made_by = |maker: &Maker| cookie_age(&tables.keys, p, maker.term, self.clock) == Some(Age::Good);
-        let place = (0..SLOT_MAKERS).find(|place| spread.maker(&slot, *place).is_some_and(made_by));
+        let place = (0..SLOT_MAKERS).find(|place| spread.maker(&line, *place).is_some_and(made_by));
         let Some(place) = place else { return self.choice(&p.flow) };
         // Heirs may be gone too, and have heirs: nobody else has inherited the flow.
         let (mut at, mut decides) = (Some(place), None);
         for _ in 0..SLOT_MAKERS {
-            let Some(maker) = at.and_then(|at| spread.maker(&slot, at)) else { break };
+            let Some(maker) = at.and_then(|at| spread.maker(&line, at)) else { break };
             match maker.over {
                 None => {
                     decides = Some(maker.node);
                     break;
                 }
                 Some(Heirs::Soon) => break,
-                Some(Heirs::Told) => at = at.and_then(|at| slot.heirs[at]).map(usize::from),
+                Some(Heirs::Told) => at = at.and_then(|at| line.heirs[at]).map(usize::from),
             }
         }
-        let nobody = at.and_then(|at| spread.maker(&slot, at)).is_none();
-        if place > 0 || spread.maker(&slot, place).is_some_and(|maker| maker.over.is_some()) {
+        let nobody = at.and_then(|at| spread.maker(&line, at)).is_none();
+        if place > 0 || spread.maker(&line, place).is_some_and(|maker| maker.over.is_some()) {
             self.count(Counter::SpreadEarlier);
         }
         if nobody { self.choice(&p.flow) } else { decides }

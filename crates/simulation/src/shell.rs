@@ -6,7 +6,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use baton_cluster::{Flow, Maker, NodeId, PoolId, ServiceId, SpreadSlot, Target};
+use baton_cluster::{Flow, Maker, NodeId, PoolId, ServiceId, SpreadTable, Target};
 use baton_control::ClusterClock;
 use baton_core::{Head, Outside, Refusal, TakenBytes};
 use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CLOSED, FLAG_FIN_IN, LINGER_MS, OPTION_TIMESTAMPS};
@@ -392,8 +392,8 @@ impl Outside for Shell {
         Ok(())
     }
 
-    fn set_spread_table(&mut self, table: u8, slots: &[SpreadSlot]) -> Result<()> {
-        self.model.tables.spread.tables.insert(table, slots.into());
+    fn set_spread_table(&mut self, table: u8, spread: &SpreadTable) -> Result<()> {
+        self.model.tables.spread.tables.insert(table, spread.clone().into());
         Ok(())
     }
 

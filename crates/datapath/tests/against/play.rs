@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use baton_cluster::{Flow, Heirs, Maker, NodeId, SpreadSlot};
+use baton_cluster::{Flow, Heirs, Maker, NodeId, SpreadLine};
 use baton_datapath::constants::{
     FLAG_ADOPTED, FLAG_ASKED_AGAIN, FLAG_CONFIRMED, FLAG_HANDED, FLAG_MOVED, FLAG_REPLAY,
 };
@@ -301,9 +301,9 @@ impl Play<'_> {
         let before = |slot: usize| [Some(OTHER), None, Some(THIRD), Some(SELF)][slot % 4].map(|node| node.0);
         let slot = |slot| {
             if which < 2 {
-                return SpreadSlot::of(before(slot));
+                return SpreadLine::of(before(slot));
             }
-            let mut of = SpreadSlot::of(in_force(slot));
+            let mut of = SpreadLine::of(in_force(slot));
             of.makers[5] = before(slot).filter(|maker| Some(*maker) != in_force(slot));
             of.heirs[5] = [None, Some(0), Some(1), Some(5)][slot % 5 % 4];
             of

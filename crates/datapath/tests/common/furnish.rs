@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use baton_cluster::{Maker, NameRules, NodeId, PHttp, PoolId, Protocol, ServiceId, SpreadSlot};
+use baton_cluster::{Maker, NameRules, NodeId, PHttp, PoolId, Protocol, ServiceId, SpreadLine, SpreadTable};
 use baton_datapath::{DatapathError, Lease, Peer, PoolEntry, ServiceEntry};
 use baton_http::{HostMatch, Key, PathMatch, Route, Rules};
 use baton_packet_model::{Pool, Service};
@@ -91,21 +91,21 @@ impl World {
 
     /// The switch spreads by this table, and has done so for ever.
     pub fn spread(&mut self, slots: &[Option<NodeId>]) -> Result<(), DatapathError> {
-        let slots: Vec<_> = slots.iter().map(|node| SpreadSlot::of(node.map(|node| node.0))).collect();
-        self.spread_table(0, slots)?;
+        let slots = slots.iter().map(|node| SpreadLine::of(node.map(|node| node.0)));
+        self.spread_table(0, slots.collect())?;
         self.use_table(0, Duration::ZERO)
     }
 
     /// One of the switch's tables. The makers are the nodes, each with a term of its own.
-    pub fn spread_table(&mut self, table: u8, slots: Vec<SpreadSlot>) -> Result<(), DatapathError> {
+    pub fn spread_table(&mut self, table: u8, spread: SpreadTable) -> Result<(), DatapathError> {
         if !self.model.settings.roles.switch {
             return Ok(());
         }
         for node in [SELF, OTHER, THIRD] {
             self.maker(Maker { node, term: term(node), over: None })?;
         }
-        self.programs.set_spread_table(table, &slots)?;
-        self.model.tables.spread.tables.insert(table, slots.into());
+        self.programs.set_spread_table(table, &spread)?;
+        self.model.tables.spread.tables.insert(table, spread.into());
         Ok(())
     }
 

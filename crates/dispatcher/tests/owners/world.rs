@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use baton_cluster::{Heirs, Maker, NodeId, SLOT_MAKERS, SpreadSlot};
+use baton_cluster::{Heirs, Maker, NodeId, SLOT_MAKERS, SpreadLine};
 use baton_dispatcher::leases::Leases;
 use baton_dispatcher::spread::{Spread, SpreadChange};
 
@@ -86,7 +86,7 @@ pub struct World {
     spread: Spread,
     distributors: BTreeMap<NodeId, Distributor>,
     /// The switch's programs.
-    tables: BTreeMap<u8, SpreadSlot>,
+    tables: BTreeMap<u8, SpreadLine>,
     makers: BTreeMap<u16, Maker>,
     in_use: Option<u8>,
     /// The term of the connection's cookie.
@@ -293,8 +293,8 @@ impl World {
     fn switch_acts(&mut self) {
         for change in self.spread.tick(self.now) {
             match change {
-                SpreadChange::Table { table, slots } => {
-                    self.tables.insert(table, slots[SLOT]);
+                SpreadChange::Table { table, spread } => {
+                    self.tables.insert(table, *spread.line(SLOT).expect("a slot"));
                 }
                 SpreadChange::Maker { number, maker } => {
                     self.makers.insert(number, maker);
@@ -309,12 +309,12 @@ impl World {
         }
     }
 
-    fn slot(&self) -> SpreadSlot {
+    fn line(&self) -> SpreadLine {
         self.in_use.and_then(|table| self.tables.get(&table)).copied().unwrap_or_default()
     }
 
     fn maker(&self, place: usize) -> Option<Maker> {
-        self.makers.get(&self.slot().makers[place]?).copied()
+        self.makers.get(&self.line().makers[place]?).copied()
     }
 
     fn choice(&self) -> Option<NodeId> {
@@ -332,7 +332,7 @@ impl World {
                 None => return Some(maker.node),
                 Some(Heirs::Soon) => return None,
                 Some(Heirs::Told) if self.faults.heirs_change => return self.choice(),
-                Some(Heirs::Told) => match self.slot().heirs[place] {
+                Some(Heirs::Told) => match self.line().heirs[place] {
                     Some(heir) => place = usize::from(heir),
                     None => return self.choice(),
                 },
