@@ -1,6 +1,8 @@
 //! What `baton status` concludes from what the nodes measure: clocks that are far apart, ways that carry less than the
 //! links do, ways by which no handoff arrives; and from what others do to their hosts. Pure.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use baton_node::status::{ClusterStatus, ConnectionState, ConnectionStatus, NodeStatus};
 
 use crate::output::count;
@@ -107,18 +109,14 @@ fn clocks(status: &ClusterStatus) -> Option<Problem> {
 
 /// Ways that carry less than the link does where they begin. One line for all of one width, and one for both directions.
 fn narrow(status: &ClusterStatus) -> Vec<Problem> {
-    let mut found: Vec<((u16, u16), Vec<[&str; 2]>)> = Vec::new();
+    let mut found: BTreeMap<(u16, u16), BTreeSet<[&str; 2]>> = BTreeMap::new();
     for (node, to) in ways(status) {
         let Some(mtu) = to.path_mtu.filter(|mtu| *mtu < node.link_mtu) else { continue };
         let mut pair = [node.name.as_str(), to.peer.as_str()];
         pair.sort_unstable();
-        match found.iter_mut().find(|(widths, _)| *widths == (mtu, node.link_mtu)) {
-            Some((_, pairs)) if pairs.contains(&pair) => {}
-            Some((_, pairs)) => pairs.push(pair),
-            None => found.push(((mtu, node.link_mtu), vec![pair])),
-        }
+        found.entry((mtu, node.link_mtu)).or_default().insert(pair);
     }
-    let problem = |((mtu, link), pairs): ((u16, u16), Vec<[&str; 2]>)| {
+    let problem = |((mtu, link), pairs): ((u16, u16), BTreeSet<[&str; 2]>)| {
         let more = match pairs.len() {
             0..=3 => String::new(),
             all => format!(", and {}", count(all - 3, "other pair")),
@@ -132,10 +130,8 @@ fn narrow(status: &ClusterStatus) -> Vec<Problem> {
             "Baton keeps to {mtu}; what lies between (switch, tunnel, router) should carry {link}, or the interfaces \
              should say {mtu}: ip link set DEV mtu {mtu}"
         );
-        let mut nodes: Vec<_> = pairs.iter().flatten().map(|name| (*name).to_owned()).collect();
-        nodes.sort();
-        nodes.dedup();
-        Problem { nodes, what, help }
+        let nodes: BTreeSet<_> = pairs.iter().flatten().map(|name| (*name).to_owned()).collect();
+        Problem { nodes: nodes.into_iter().collect(), what, help }
     };
     found.into_iter().map(problem).collect()
 }
