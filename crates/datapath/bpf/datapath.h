@@ -39,7 +39,7 @@ enum limits {
 	LEASES_MAX = 16,  /* terms that a distributor knows cookies of */
 	SPREADS_MAX = 2,  /* tables of the switch: the one in use, and the next */
 	SPREAD_PAGE = 64, /* slots that are written at once */
-	SPREAD_PAGES = (MAGLEV_SLOTS + SPREAD_PAGE - 1) / SPREAD_PAGE,
+	SPREAD_PAGES = MAGLEV_SLOTS / SPREAD_PAGE + 1,
 	SLOT_MAKERS = 8,      /* makers of a slot: the one in force, and those before it */
 	MAKERS_MAX = 1024,    /* terms of distributors that slots name */
 	LATEST_SYNS = 131072, /* of which a switch remembers the sequence number */

@@ -258,6 +258,24 @@ impl Plan {
         }
     }
 
+    /// A plan of two distributors that are lost and come back, by turns, again and again before its clients begin.
+    pub fn restless(seed: u64) -> Self {
+        const BEFORE: u64 = 16_000 * MS;
+        const STOPS: u64 = 8;
+        let mut plan = Self::new(seed / 10 * 10 + 7);
+        plan.clients.iter_mut().for_each(|client| client.starts += BEFORE);
+        plan.mishaps.iter_mut().for_each(|(at, _)| *at += BEFORE);
+        let mut rng = StdRng::seed_from_u64(seed);
+        let stops = (0..STOPS).map(|stop| {
+            let for_long = rng.random_range(1600 * MS..2600 * MS);
+            let at = BEFORE / STOPS * stop + rng.random_range(500 * MS..900 * MS);
+            (at, Mishap::Stopped { node: 1 + (stop % 2) as usize, for_long })
+        });
+        plan.mishaps.splice(0..0, stops);
+        plan.mishaps.sort_by_key(|(at, _)| *at);
+        plan
+    }
+
     /// A whole cluster file.
     pub fn text(&self, file: usize) -> String {
         format!("{}{}", self.cluster, self.files[file].text())

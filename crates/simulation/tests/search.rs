@@ -4,6 +4,8 @@ use baton_simulation::{Plan, Planted, run};
 
 /// Seeds that every run of the tests plays. `make simulate SEED=...` plays others.
 const SEEDS: u64 = 2000;
+/// Plans up to this seed, every tenth, are played with distributors that never rest.
+const RESTLESS: u64 = 1500;
 /// Among so many a planted fault is found.
 const TO_FIND: u64 = 1500;
 
@@ -25,6 +27,17 @@ fn nothing_breaks_a_rule() {
     }
     println!("{SEEDS} seeds: {answered} answers, {moves} moves, {read} connections of readers");
     assert!(moves > SEEDS && read > SEEDS / 4 && answered > 10 * SEEDS, "hardly anything happens");
+}
+
+/// However often distributors came and went: each client is answered, or told.
+#[test]
+fn distributors_that_come_and_go_use_nothing_up() {
+    for seed in (7..RESTLESS).step_by(10) {
+        if let Err(failure) = run(&Plan::restless(seed), None) {
+            let story = &failure.story[failure.story.len().saturating_sub(150)..];
+            panic!("seed {seed}: {}\n{}", failure.what, story.join("\n"));
+        }
+    }
 }
 
 #[test]
