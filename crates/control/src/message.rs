@@ -7,6 +7,8 @@
 
 use std::fmt;
 
+#[cfg(doc)]
+use baton_cluster::Sign;
 use baton_cluster::bounded::{at_most, maybe_at_most};
 use baton_cluster::{Flow, Guide, NodeId, PoolHash, Target};
 use serde::{Deserialize, Serialize};
@@ -37,6 +39,9 @@ pub const ENDS_MAX: usize = 1280;
 
 /// The most connections of one [`Whose`], hence claims of one [`Owned`].
 pub const LOST_MAX: usize = 1024;
+
+/// The most servers of one [`Doubts`], each once for each pool; further ones are left out.
+pub const DOUBTS_MAX: usize = 1024;
 
 /// The longest body of a [`StatusReply`], in bytes: leaves room for its head in one frame.
 pub const STATUS_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64;
@@ -287,7 +292,6 @@ pub struct StatusReply {
     pub body: Vec<u8>,
 }
 
-/// Anything that one component says to another node's.
 /// A probe of the way has arrived: a datagram to the handoff port, of a size that its sender knows by the number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probed {
@@ -298,6 +302,32 @@ pub struct Probed {
     pub least: u16,
 }
 
+/// A server that the sender doubts, by what packets have shown it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doubted {
+    /// The server.
+    pub server: NodeId,
+    /// In which pool. `None`: in all.
+    pub pool: Option<PoolHash>,
+    /// Why, by [`Sign::number`]; what a later version may say as well is no error.
+    pub sign: u8,
+    /// How often that was seen since the server last worked.
+    pub count: u32,
+}
+
+/// Server or distributor to those who decide, as often as its load: what it has seen of servers, itself included.
+/// Replaces what it said before. Lost: the next one says it all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doubts {
+    /// Handoff packets that the sender has taken from the receiver since its start: by this the receiver knows that
+    /// they arrive.
+    pub taken: u64,
+    /// The servers that it doubts, at most [`DOUBTS_MAX`].
+    #[serde(deserialize_with = "at_most::<DOUBTS_MAX, _, _>")]
+    pub servers: Vec<Doubted>,
+}
+
+/// Anything that one component says to another node's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each variant is its type, described there")]
 pub enum Message {
@@ -318,6 +348,7 @@ pub enum Message {
     Whose(Whose),
     Owned(Owned),
     Probed(Probed),
+    Doubts(Doubts),
 }
 
 /// What kind of message: its number is the second byte on the wire and never changes its meaning.
@@ -345,11 +376,12 @@ pub enum Kind {
     Owned = 30,
     Heir = 31,
     Probed = 32,
+    Doubts = 33,
 }
 
 impl Kind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Kind; 20] = [
+    pub const ALL: [Kind; 21] = [
         Kind::Hello,
         Kind::Heartbeat,
         Kind::Bye,
@@ -370,6 +402,7 @@ impl Kind {
         Kind::Owned,
         Kind::Heir,
         Kind::Probed,
+        Kind::Doubts,
     ];
 
     /// The kind with this number, if there is one.
@@ -416,6 +449,7 @@ impl Message {
             Message::Whose(_) => Kind::Whose,
             Message::Owned(_) => Kind::Owned,
             Message::Probed(_) => Kind::Probed,
+            Message::Doubts(_) => Kind::Doubts,
         }
     }
 }

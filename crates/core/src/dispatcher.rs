@@ -12,6 +12,7 @@ use baton_dispatcher::{Decision, Dispatcher, NoDecision, PoolQuestion, PoolRule,
 use crate::peers::Peers;
 use crate::post::Post;
 use crate::services::decides;
+use crate::standing::Standing;
 
 /// The dispatcher of this node.
 #[derive(Debug)]
@@ -91,8 +92,26 @@ impl DispatcherRole {
     }
 
     /// Called on every tick.
-    pub(crate) fn tick(&mut self, now: Duration) {
+    pub(crate) fn tick(&mut self, now: Duration, post: &mut Post) {
         self.dispatcher.forget_gone(now);
+        self.dispatcher.tick(now);
+        self.push(post);
+    }
+
+    /// Some servers are doubted that were not, or the other way round.
+    pub(crate) fn doubts_changed(
+        &mut self,
+        standing: &Standing,
+        now: Duration,
+        mut chance: impl FnMut() -> u64,
+        post: &mut Post,
+    ) {
+        for (hash, pool) in &self.pools {
+            for node in self.dispatcher.servers(*pool).to_vec() {
+                self.dispatcher.doubt(*pool, node, standing.is_doubted(node, *hash), now, chance());
+            }
+        }
+        self.push(post);
     }
 
     pub(crate) fn down(&mut self, node: &baton_cluster::Node, post: &mut Post) {

@@ -15,6 +15,7 @@
 mod dispatcher;
 pub mod fallback;
 mod hash;
+mod judge;
 pub mod leases;
 mod loads;
 pub mod maglev;
@@ -22,13 +23,16 @@ mod mapping;
 mod policy;
 mod pushes;
 pub mod spread;
+mod suspects;
 mod targets;
 
 pub use dispatcher::{Dispatcher, NoDecision, PoolQuestion, PoolRule, Stats, Welcome};
+pub use judge::{Doubt, Judge};
 pub use loads::{Loads, View, load_limit};
 pub use mapping::{Mapping, Replicas};
 pub use policy::{
     Decision, ExtendedLard, Lard, LardReplicated, LeastLoaded, Policy, WeightedRoundRobin, build,
 };
 pub use pushes::{DistributorPush, PushedChange};
+pub use suspects::Suspects;
 pub use targets::Targets;

@@ -3,15 +3,16 @@
 use std::fmt::Display;
 use std::time::Instant;
 
+use baton_cluster::Sign;
 use baton_control::{PeerState, PeerStatus};
-use baton_core::UnknownTally;
+use baton_core::{Suspicion, UnknownTally};
 use baton_datapath::{Counter, CounterKind};
 
 use crate::daemon::Daemon;
 use crate::reader::Reader;
 use crate::status::{
-    ConnectionState, ConnectionStatus, CounterStatus, DecisionStatus, EndingStatus, HandoffStatus,
-    LoadStatus, NodeStatus, ReaderStatus, TroubleStatus, UnknownStatus,
+    ConnectionState, ConnectionStatus, CounterStatus, DecisionStatus, DoubtStatus, EndingStatus,
+    HandoffStatus, LoadStatus, NodeStatus, ReaderStatus, TroubleStatus, UnknownStatus,
 };
 use crate::{NodeError, clock};
 
@@ -41,6 +42,7 @@ impl Daemon {
             ending: self.ending(),
             connections: self.mesh.peers().iter().map(|p| self.connection(p)).collect(),
             loads,
+            doubts: self.doubts(),
             decisions: self.decisions(&counters),
             unknown: self.unknown(),
             reader: self.reader(),
@@ -126,6 +128,23 @@ impl Daemon {
             });
         }
         Ok(out)
+    }
+
+    /// What this node has seen itself.
+    fn doubts(&self) -> Vec<DoubtStatus> {
+        let own = self.core.standing().suspicions().filter(|suspicion| suspicion.by == self.core.me());
+        own.map(|Suspicion { server, pool, sign, count, .. }| DoubtStatus {
+            server: self.name_of(server),
+            pool: pool.and_then(|hash| {
+                let pool = self.cluster().pools.iter().find(|pool| pool.hash == hash)?;
+                let service = self.cluster().services.iter().find(|service| service.id == pool.service)?;
+                Some(format!("{}/{}", service.name, pool.name))
+            }),
+            seen: sign.map_or("it does not work", Sign::text).to_owned(),
+            count: u64::from(count),
+            help: sign.map_or("look at its log", Sign::help).to_owned(),
+        })
+        .collect()
     }
 
     fn decisions(&self, counters: &baton_datapath::Counters) -> DecisionStatus {

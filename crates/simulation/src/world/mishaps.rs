@@ -126,6 +126,7 @@ impl World<'_> {
         let listeners = if me.roles.server { addresses.into() } else { Default::default() };
         let tables = model::Tables {
             services: Default::default(),
+            evidence: model::Evidence::default(),
             pools: Default::default(),
             guides: Default::default(),
             nodes: all.iter().map(|n| (n.id, peer(n))).collect(),
