@@ -121,7 +121,7 @@ impl Witness {
         }
         (self.last, self.told) = (doubted, Some(now));
         let cluster = services.cluster();
-        for to in peers.others(cluster, decides).chain([post.me()]) {
+        for to in peers.others(cluster, |roles| decides(roles) || roles.dispatcher).chain([post.me()]) {
             let taken = outside.handoffs_taken(to)?;
             post.send(to, Message::Doubts(Doubts { taken, servers: self.last.clone() }));
         }

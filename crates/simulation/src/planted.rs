@@ -25,11 +25,13 @@ pub enum Planted {
     SilentIsHeard,
     /// Each node goes by its own wall clock.
     WallClocks,
+    /// What shows that a server does not work user space does not hear.
+    SignsAreNotTold,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::NewsOutOfOrder,
         Self::WrongServer,
         Self::TakesTooLittle,
@@ -41,5 +43,6 @@ impl Planted {
         Self::TakenIsNotTold,
         Self::SilentIsHeard,
         Self::WallClocks,
+        Self::SignsAreNotTold,
     ];
 }
