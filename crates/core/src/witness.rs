@@ -30,7 +30,7 @@ pub(crate) struct Witness {
     /// This node's web server, by service.
     ports: BTreeMap<ServiceId, Port>,
     /// The ways to the other servers.
-    ways: BTreeMap<NodeId, Way>,
+    ways: BTreeMap<NodeId, Passage>,
     looked: Option<Duration>,
     told: Option<Duration>,
     last: Vec<Doubted>,
@@ -43,7 +43,7 @@ struct Port {
 }
 
 #[derive(Debug)]
-struct Way {
+struct Passage {
     judge: Judge,
     /// What had been sent when the other node last spoke, and what it had taken.
     sent: u64,
@@ -79,7 +79,8 @@ impl Witness {
         now: Duration,
     ) -> Result<(), DatapathError> {
         let sent = outside.handoffs_sent(server)?;
-        let way = self.ways.entry(server).or_insert(Way { judge: Judge::default(), sent, taken, at: now });
+        let way =
+            self.ways.entry(server).or_insert(Passage { judge: Judge::default(), sent, taken, at: now });
         if taken != way.taken {
             way.judge.works(now);
         } else if now.saturating_sub(way.at) < COMPARES_EVERY {

@@ -438,7 +438,7 @@ enum binding_flag {
 	FLAG_REPLACED = 16384,	/* its flow's next connection is taking its place */
 	FLAG_FOLLOWED = 262144, /* strict: its first packet has been followed, or is just now */
 	FLAG_ASKED_AGAIN = 65536, /* handed off once more, since since_ns, to a node that is down */
-	FLAG_REPEATED = 524288,	/* its adoption was repeated: of the one before no socket came */
+	FLAG_REPEATED = 524288,	  /* its adoption was repeated: of the one before no socket came */
 };
 
 enum tcp_option {
@@ -505,12 +505,13 @@ enum event_kind {
 	EVENT_FAILED = 7,  /* node: enum sign; issued: 1 if the socket had spoken before */
 };
 
-/* Why this node's server seems not to work: signs that its machine gives, whatever a client says. */
+/* Why this node's server seems not to work: signs that its machine gives, whatever a client says.
+ */
 enum sign {
 	SIGN_NO_LISTENER = 1,  /* nobody listens on the service's port */
 	SIGN_REFUSED = 2,      /* the kernel refused the adoption */
 	SIGN_NEVER_BEGINS = 3, /* the adoption was repeated: no socket has come of the one before */
-	SIGN_RESET = 4,	       /* reset by this machine before any answer, while the client waited */
+	SIGN_RESET = 4, /* reset by this machine before any answer, while the client waited */
 };
 
 /* Handoff packets between this node and another. */
