@@ -222,11 +222,11 @@ fn handoffs(status: &ClusterStatus) -> String {
 fn host(status: &ClusterStatus) -> String {
     let rows = status.nodes.iter().filter(|node| node.host != HostStatus::default()).map(|node| {
         let h = &node.host;
-        let trouble = match (&h.lost, &h.fought) {
-            (Some(lost), _) => Some(format!("LEAVES SOON: {lost}")),
-            (None, Some(what)) => Some(format!("SOMETHING FIGHTS for {what}")),
-            (None, None) => None,
-        };
+        let lost = h.lost.as_ref().map(|lost| format!("LEAVES SOON: {lost}"));
+        let misplaced = h.misplaced.as_ref().map(|what| format!("MISPLACED: {what}"));
+        let fought = h.fought.as_ref().map(|what| format!("SOMETHING FIGHTS for {what}"));
+        let in_front = (!h.in_front.is_empty()).then(|| format!("NOT FIRST on {}", h.in_front.join(", ")));
+        let trouble = lost.or(misplaced).or(fought).or(in_front);
         [
             node.name.clone(),
             h.mended.to_string(),

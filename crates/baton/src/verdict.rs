@@ -1,9 +1,12 @@
 //! The one sentence with which `baton status` begins: is the cluster well, and if not, what is to be done? By what is
 //! so now, not by what has been counted since the start. Pure.
+//!
+//! A problem is what clients may suffer from. A warning is what somebody should know, and no reason to be called at night.
 
 use baton_node::status::{ClusterStatus, ConnectionState, ConnectionStatus, DoubtStatus, NodeStatus};
 use serde::Serialize;
 
+use crate::measured;
 use crate::output::count;
 use crate::status_tables::duration;
 
@@ -14,38 +17,48 @@ pub struct ClusterVerdict {
     pub well: bool,
     /// What does.
     pub problems: Vec<Problem>,
+    /// What is not as it should be, though no client suffers.
+    pub warnings: Vec<Problem>,
 }
 
 /// One thing that is not well.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// The nodes that it is about.
-    nodes: Vec<String>,
-    what: String,
-    help: String,
+    pub(crate) nodes: Vec<String>,
+    pub(crate) what: String,
+    pub(crate) help: String,
 }
 
 impl ClusterVerdict {
     /// Judges a cluster, as the asked node sees it.
     pub fn of(status: &ClusterStatus) -> Self {
         let away = status.nodes.iter().filter(|node| !node.reachable).map(|node| away(status, node));
-        let problems: Vec<_> = away
+        let lost = measured::lost_handoffs(status);
+        let known = away
             .chain(parted(status))
             .chain(files(status))
             .chain(dead(status))
             .chain(doubted(status))
-            .collect();
-        Self { well: problems.is_empty(), problems }
+            .chain(lost);
+        let problems: Vec<_> = known.chain(measured::hosts_lost(status)).collect();
+        Self { well: problems.is_empty(), problems, warnings: measured::warnings(status) }
     }
 
     /// For the end of a line, and the lines after it.
     pub fn describe(&self) -> String {
-        if self.well {
-            return "well\n".to_owned();
+        let mut told = match self.problems.len() {
+            0 => "well".to_owned(),
+            problems => format!("NOT WELL, {}", count(problems, "problem")),
+        };
+        if !self.warnings.is_empty() {
+            told.push_str(&format!(", {}", count(self.warnings.len(), "warning")));
         }
-        let mut told = format!("NOT WELL, {}\n", count(self.problems.len(), "problem"));
-        for Problem { what, help, .. } in &self.problems {
-            told.push_str(&format!("  {what}\n    -> {help}\n"));
+        told.push('\n');
+        let marked = |mark: &'static str| move |problem| (mark, problem);
+        let warnings = self.warnings.iter().map(marked("warning: "));
+        for (mark, Problem { what, help, .. }) in self.problems.iter().map(marked("")).chain(warnings) {
+            told.push_str(&format!("  {mark}{what}\n    -> {help}\n"));
         }
         told
     }

@@ -161,9 +161,11 @@ fn status_is_told_in_tables() {
     let status = baton(&dir, &["status", "--run-dir", "."]).exits(3);
     assert_eq!((daemon.join().expect("no panic"), status.err), ("status\n".to_owned(), String::new()));
     let expected = "\
-cluster web, as front sees it: NOT WELL, 1 problem
+cluster web, as front sees it: NOT WELL, 1 problem, 1 warning
   s2 has been down for 1m 1s: no route to host
     -> does `baton node` run on s2? Its log says more, and so does `baton status` there
+  warning: wall clocks differ: s1 is 2s behind
+    -> set them right (timedatectl set-ntp true); no handoff depends on them, but logs cannot be compared
 
 NODE   ROLES                    STATE  ADDRESS    SINCE  RTT     VERSION
 front  distributor, dispatcher  up     10.1.0.10  1h 1m  -       0.1.0
@@ -214,6 +216,25 @@ fn status_as_json_is_all_that_the_daemon_said() {
     assert_eq!(status.json()["nodes"][0]["counters"][1]["kind"], "drop");
     let verdict = &status.json()["verdict"];
     assert_eq!((&verdict["well"], &verdict["problems"][0]["nodes"][0]), (&false.into(), &"s2".into()));
+    assert_eq!(verdict["warnings"][0]["nodes"], serde_json::json!(["s1"]));
+}
+
+/// Two nodes, whose clocks and links are not as they should be: no reason to call anybody.
+#[test]
+fn of_warnings_alone_status_says_so_and_exits_with_0() {
+    let dir = Scratch::new("warned");
+    let mut status = cluster();
+    status.nodes.truncate(2);
+    let front = &mut status.nodes[0];
+    (front.link_mtu, front.loads) = (1500, Vec::new());
+    front.connections.truncate(1);
+    let daemon = daemon(&dir.0.join("front.sock"), json(&status));
+    let said = baton(&dir, &["status", "--run-dir", "."]).exits(0);
+    daemon.join().expect("no panic");
+    let begins =
+        "cluster web, as front sees it: well, 2 warnings\n  warning: wall clocks differ: s1 is 2s behind\n";
+    assert!(said.out.starts_with(begins), "{}", said.out);
+    assert!(said.out.contains("warning: packets between front and s1 may have 1400 bytes"), "{}", said.out);
 }
 
 /// One node, which is all right.
@@ -233,7 +254,7 @@ fn of_a_cluster_that_is_well_status_says_so_and_exits_with_0() {
     let second = daemon(&dir.0.join("a.sock"), json(&alone()));
     let status = baton(&dir, &["status", "--run-dir", ".", "--json"]).exits(0);
     second.join().expect("no panic");
-    assert_eq!(status.json()["verdict"], serde_json::json!({ "well": true, "problems": [] }));
+    assert_eq!(status.json()["verdict"], serde_json::json!({ "well": true, "problems": [], "warnings": [] }));
 }
 
 /// Why a connection could not be made before it was is no news.
@@ -358,6 +379,8 @@ fn a_node_of_the_largest_cluster_fits_a_status_message() {
             last: Some("h".repeat(HostStatus::TEXT_BYTES_MAX)),
             fought: Some("h".repeat(HostStatus::TEXT_BYTES_MAX)),
             lost: Some("h".repeat(HostStatus::TEXT_BYTES_MAX)),
+            misplaced: Some("h".repeat(HostStatus::TEXT_BYTES_MAX)),
+            in_front: vec!["i".repeat(15); HostStatus::IN_FRONT_MAX],
         },
         ..NodeStatus::default()
     };

@@ -32,7 +32,7 @@ pub use error::{ConfigError, ConfigErrors};
 pub use guide::Guide;
 pub use id::{Flow, NodeId, PoolHash, PoolId, ServiceId, Target};
 pub use keys::Keys;
-pub use maker::{Heirs, Maker};
+pub use maker::{Heirs, Maker, SLOT_MAKERS, SpreadLine, SpreadTable};
 pub use pool::{Consult, PHttp, PolicyConfig, PolicyKind, Pool};
 pub use protocol::{NameRoute, NameRules, Protocol, Unrouted};
 pub use sign::Sign;

@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 use crate::error::Error;
 use crate::message::{
     Answer, Ask, CHANGES_MAX, Close, DOUBTS_MAX, Doubts, ENDS_MAX, Grant, Guidance, Heir, Kind, LOST_MAX,
-    Live, Load, MESSAGE_BYTES_MAX, MOVES_MAX, Message, Owned, PROTOCOL_VERSION, Probed, Push, QUESTIONS_MAX,
-    SERVERS_MAX, STATUS_BYTES_MAX, StatusReply, StatusRequest, Taken, Term, Update, Whose,
+    Live, Load, MESSAGE_BYTES_MAX, MOVES_MAX, Mac, Message, Owned, PROTOCOL_VERSION, Probed, Push,
+    QUESTIONS_MAX, SERVERS_MAX, STATUS_BYTES_MAX, StatusReply, StatusRequest, Taken, Term, Update, Whose,
 };
 use crate::word::{Bye, Heartbeat, Hello, NAME_BYTES_MAX};
 
@@ -60,6 +60,7 @@ impl Message {
             Message::Grant(body) => put(Kind::Grant, body, out),
             Message::Heir(body) => put(Kind::Heir, body, out),
             Message::Probed(body) => put(Kind::Probed, body, out),
+            Message::Mac(body) => put(Kind::Mac, body, out),
             Message::Doubts(body) => put(Kind::Doubts, body, out),
             Message::Whose(body) => put(Kind::Whose, body, out),
             Message::Owned(body) => put(Kind::Owned, body, out),
@@ -123,6 +124,7 @@ impl Word {
             Kind::Grant => Word::Message(Message::Grant(take::<Grant>(kind, body)?)),
             Kind::Heir => Word::Message(Message::Heir(take::<Heir>(kind, body)?)),
             Kind::Probed => Word::Message(Message::Probed(take::<Probed>(kind, body)?)),
+            Kind::Mac => Word::Message(Message::Mac(take::<Mac>(kind, body)?)),
             Kind::Doubts => Word::Message(Message::Doubts(take::<Doubts>(kind, body)?)),
             Kind::Whose => Word::Message(Message::Whose(take::<Whose>(kind, body)?)),
             Kind::Owned => Word::Message(Message::Owned(take::<Owned>(kind, body)?)),
@@ -222,7 +224,8 @@ fn check(message: &Message) -> Result<(), Error> {
         | Message::Term(_)
         | Message::Grant(_)
         | Message::Heir(_)
-        | Message::Probed(_) => Ok(()),
+        | Message::Probed(_)
+        | Message::Mac(_) => Ok(()),
     }
 }
 

@@ -27,8 +27,8 @@ pub use error::{Error, SendError, SocketError};
 pub use link::{DownReason, Mesh, MeshConfig, MeshEvent, PeerState, PeerStatus};
 pub use message::{
     Answer, Ask, Change, Claim, Close, Doubted, Doubts, End, Grant, Guidance, Heir, Kind, Live, Load, Lost,
-    Message, Move, Owned, Probed, Push, Question, StatusReply, StatusRequest, Taken, Term, Update, Verdict,
-    Whose,
+    Mac, Message, Move, Owned, Probed, Push, Question, StatusReply, StatusRequest, Taken, Term, Update,
+    Verdict, Whose,
 };
 pub use pace::Pace;
 pub use word::Hello;

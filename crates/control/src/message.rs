@@ -302,6 +302,14 @@ pub struct Probed {
     pub least: u16,
 }
 
+/// Any node to any node: the sender's frames come from another MAC address than the one that it has said in its Hello, and
+/// from no other. Lost only with the connection; the next one begins with it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mac {
+    /// The address.
+    pub mac: [u8; 6],
+}
+
 /// A server that the sender doubts, by what packets have shown it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Doubted {
@@ -348,6 +356,7 @@ pub enum Message {
     Whose(Whose),
     Owned(Owned),
     Probed(Probed),
+    Mac(Mac),
     Doubts(Doubts),
 }
 
@@ -376,12 +385,13 @@ pub enum Kind {
     Owned = 30,
     Heir = 31,
     Probed = 32,
-    Doubts = 33,
+    Mac = 33,
+    Doubts = 34,
 }
 
 impl Kind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Kind; 21] = [
+    pub const ALL: [Kind; 22] = [
         Kind::Hello,
         Kind::Heartbeat,
         Kind::Bye,
@@ -402,6 +412,7 @@ impl Kind {
         Kind::Owned,
         Kind::Heir,
         Kind::Probed,
+        Kind::Mac,
         Kind::Doubts,
     ];
 
@@ -418,7 +429,8 @@ impl Kind {
     /// Whether the receiver would be wrong for ever without it. When its queue is full such a
     /// message is not dropped: the connection is closed, and the next one starts from the truth.
     pub fn is_state(self) -> bool {
-        matches!(self, Kind::Push | Kind::Guide | Kind::Live | Kind::Term | Kind::Grant | Kind::Heir)
+        use Kind::{Grant, Guide, Heir, Live, Mac, Push, Term};
+        matches!(self, Push | Guide | Live | Term | Grant | Heir | Mac)
     }
 }
 
@@ -449,6 +461,7 @@ impl Message {
             Message::Whose(_) => Kind::Whose,
             Message::Owned(_) => Kind::Owned,
             Message::Probed(_) => Kind::Probed,
+            Message::Mac(_) => Kind::Mac,
             Message::Doubts(_) => Kind::Doubts,
         }
     }

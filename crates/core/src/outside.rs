@@ -10,7 +10,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use baton_cluster::{Flow, Maker, NodeId, PoolId, ServiceId, Target};
+use baton_cluster::{Flow, Maker, NodeId, PoolId, ServiceId, SpreadTable, Target};
 use baton_datapath::{
     Binding, Counter, DatapathError, GuideKind, Known, Lease, Numbers, PoolEntry, Progress, Reading, Receipt,
     ServiceEntry, Swept,
@@ -106,9 +106,9 @@ pub trait Outside {
     fn set_member(&mut self, mac: [u8; 6], node: NodeId) -> Result<()>;
     fn remove_member(&mut self, mac: [u8; 6]) -> Result<()>;
     fn set_leases(&mut self, leases: &[Lease]) -> Result<()>;
-    fn set_spread_table(&mut self, table: u8, slots: &[Option<u16>]) -> Result<()>;
+    fn set_spread_table(&mut self, table: u8, spread: &SpreadTable) -> Result<()>;
     fn set_maker(&mut self, number: u16, maker: &Maker) -> Result<()>;
-    fn set_spread(&mut self, tables: &[u8], unsettled: Duration, refuse: Duration) -> Result<()>;
+    fn set_spread(&mut self, table: u8, unsettled: Duration, refuse: Duration) -> Result<()>;
 
     // Services.
     fn set_pool(&mut self, pool: &PoolEntry) -> Result<()>;

@@ -58,12 +58,12 @@ impl SwitchRole {
         post: &mut Post,
     ) -> Result<(), DatapathError> {
         match change {
-            SpreadChange::Table { table, slots } => {
+            SpreadChange::Table { table, spread } => {
                 tracing::info!(distributors = self.spread.distributors(), "switch table made");
-                outside.set_spread_table(*table, slots)
+                outside.set_spread_table(*table, spread)
             }
             SpreadChange::Maker { number, maker } => outside.set_maker(*number, maker),
-            SpreadChange::Order { tables, until, refuse } => outside.set_spread(tables, *until, *refuse),
+            SpreadChange::Use { table, until, refuse } => outside.set_spread(*table, *until, *refuse),
             SpreadChange::Heirs { term, nodes } => {
                 for node in nodes {
                     post.send(*node, Message::Heir(Heir { term: *term }));

@@ -36,13 +36,15 @@ enum limits {
 	SYN_REACH = 65536,    /* sequence numbers behind a SYN that are its connection's */
 	/* sent before anything was acknowledged: ten segments (RFC 6928) of 1460 bytes, and more */
 	BEGUN_REACH = 16384,
-	LEASES_MAX = 16,      /* terms that a distributor knows cookies of */
-	SPREADS_MAX = 8,      /* tables of the switch: the one in force, and those before it */
-	MAKERS_MAX = 1024,    /* terms of distributors that these tables name */
+	LEASES_MAX = 16,  /* terms that a distributor knows cookies of */
+	SPREADS_MAX = 2,  /* tables of the switch: the one in use, and the next */
+	SPREAD_PAGE = 64, /* slots that are written at once */
+	SPREAD_PAGES = (MAGLEV_SLOTS + SPREAD_PAGE - 1) / SPREAD_PAGE,
+	SLOT_MAKERS = 8,      /* makers of a slot: the one in force, and those before it */
+	MAKERS_MAX = 1024,    /* terms of distributors that slots name */
 	LATEST_SYNS = 131072, /* of which a switch remembers the sequence number */
 	NO_SPREAD = 0xff,
-	SOON_SPREAD = 0xfe, /* there will be one */
-	HEIRS_MAX = 4,	    /* heirs of heirs that are followed */
+	NO_HEIR = 0xff,
 	/*
 	 * Wrong cookies without timestamps that one CPU looks at in a second; beyond that, packets
 	 * without timestamps prove nothing for the rest of it.
@@ -63,6 +65,7 @@ enum times {
 	COOKIE_SLOTS_OLD = 8,	/* slots looked back to tell "expired" from "never ours" */
 	COOKIE_LONGEST_MS = 110000, /* no cookie proves for longer: life and slot */
 	HELD_MS = 3000,		    /* a connection held longer is decided afresh */
+	LOST_TERM_MS = 10000,	    /* so old a connection of a term of old is asked about */
 	DEAF_MS = 150,		    /* a node that is down and lives would have answered by then */
 	YOUNG_MS = 2000, /* how long after adoption a stray RST of our own stack is eaten */
 	/*
@@ -377,20 +380,35 @@ struct lease {
 	__u8 pad;
 };
 
+enum over {
+	OVER_NOT = 0,  /* it decides */
+	OVER_SOON = 1, /* it does not, and its heirs have yet to be told */
+	OVER_TOLD = 2, /* what it made cookies for is its heirs', in each slot another's */
+};
+
 /* Who made cookies of one term, as a switch knows it. */
 struct maker {
 	__u32 term;
 	__u16 node;
-	__u8 over;  /* it decides no more: what it made cookies for is its heirs' */
-	__u8 heirs; /* with `over`: the table that names them, or NO_SPREAD */
+	__u8 over; /* enum over */
+	__u8 pad;
 };
 
-/* The tables of the switch, the one in force first. */
+/* Who made the cookies of one slot's flows: the maker in force, then those before it. */
+struct slot_makers {
+	__u16 makers[SLOT_MAKERS]; /* numbers; NO_NODE: none */
+	__u8 heirs[SLOT_MAKERS];   /* of those that are over: the heir's place here, or NO_HEIR */
+};
+
+struct spread_page {
+	struct slot_makers slots[SPREAD_PAGE];
+};
+
+/* What the switch spreads by. */
 struct spread {
-	__u64 unsettled_ns; /* until then a cookie may be of an earlier table */
+	__u64 unsettled_ns; /* until then a cookie may be of a maker that is not in force */
 	__u64 refuse_ns;    /* without a distributor, SYNs are refused from then on */
-	__u32 count;
-	__u8 tables[SPREADS_MAX];
+	__u32 table;	    /* the one in use; NO_SPREAD: none yet */
 	__u32 pad;
 };
 
@@ -639,7 +657,8 @@ _Static_assert(sizeof(struct keys) == 64, "keys has no hidden padding");
 _Static_assert(sizeof(struct budget) == 8, "budget has no hidden padding");
 _Static_assert(sizeof(struct lease) == 16, "lease has no hidden padding");
 _Static_assert(sizeof(struct maker) == 8, "maker has no hidden padding");
-_Static_assert(sizeof(struct spread) == 32, "spread has no hidden padding");
+_Static_assert(sizeof(struct slot_makers) == 24, "slot_makers has no hidden padding");
+_Static_assert(sizeof(struct spread) == 24, "spread has no hidden padding");
 _Static_assert(sizeof(struct sweep) == 16, "sweep has no hidden padding");
 _Static_assert(sizeof(struct passed) == 16, "passed has no hidden padding");
 _Static_assert(sizeof(struct event) == 56, "event has no hidden padding");

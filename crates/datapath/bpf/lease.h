@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-2-Clause OR GPL-2.0-only */
 /*
  * Which distributor decides a connection (docs/decisions/0012). Its cookie says who answered its
- * handshake, by the term. A switch finds that one by trying the makers that its tables of late
- * name; a distributor takes a cookie of its own terms, or of terms that it has inherited, and
- * decides only while the lease that goes with the term holds.
+ * handshake, by the term. A switch finds that one by trying the makers that the flow's slot has
+ * had of late; a distributor takes a cookie of its own terms, or of terms that it has inherited,
+ * and decides only while the lease that goes with the term holds.
  */
 #pragma once
 
@@ -63,6 +63,16 @@ inline_always bool may_decide(const struct binding *b)
 		return true;
 	struct lease *l = lease_of_term(b->term);
 	return l && holds(l) && (l->kind == LEASE_OWN || b->flags & FLAG_ASKED);
+}
+
+/*
+ * Nor ever: the node knows the connection's term no more. A young connection's may yet be left to
+ * it again.
+ */
+inline_always bool is_left(const struct binding *b)
+{
+	return !(b->flags & FLAG_MOVED) && !lease_of_term(b->term) &&
+	       bpf_ktime_get_ns() - b->since_ns > (__u64)LOST_TERM_MS * MS;
 }
 
 /* Wrong cookies without timestamps are too many to go on looking: each is a guess at 27 bits. */
@@ -131,12 +141,23 @@ function struct lease *proven(const struct packet *p, __u16 from)
 	return 0;
 }
 
-/* A maker in a table of the switch. */
-inline_always struct maker *maker_in(__u32 table, __u32 slot)
+inline_always struct slot_makers *slot_of(const struct flow_key *f)
 {
-	__u32 i = table * MAGLEV_SLOTS + slot;
-	__u16 *at = bpf_map_lookup_elem(&maglev, &i);
-	__u32 number = at ? *at : NO_NODE;
+	__u32 zero = 0;
+	struct spread *s = bpf_map_lookup_elem(&spreads, &zero);
+	struct keys *k = cluster_keys();
+
+	if (!s || !k || s->table >= SPREADS_MAX)
+		return 0;
+	__u32 slot = flow_hash(f, k->clock, DOMAIN_MAGLEV, 0) % MAGLEV_SLOTS;
+	__u32 at = s->table * SPREAD_PAGES + slot / SPREAD_PAGE;
+	struct spread_page *page = bpf_map_lookup_elem(&maglev, &at);
+	return page ? &page->slots[slot % SPREAD_PAGE] : 0;
+}
+
+inline_always struct maker *maker_at(const struct slot_makers *slot, __u32 place)
+{
+	__u32 number = slot->makers[place % SLOT_MAKERS];
 
 	return bpf_map_lookup_elem(&makers, &number);
 }
@@ -150,17 +171,12 @@ inline_always bool refuses(void)
 	return s && bpf_ktime_get_ns() >= s->refuse_ns;
 }
 
-/* The distributor that the switch sends a flow's packets to: by the table in force. */
+/* The distributor that the switch sends a flow's packets to: the one in force. */
 inline_always __u16 choice(const struct flow_key *f)
 {
-	__u32 zero = 0;
-	struct spread *s = bpf_map_lookup_elem(&spreads, &zero);
-	struct keys *k = cluster_keys();
+	struct slot_makers *slot = slot_of(f);
+	struct maker *m = slot ? maker_at(slot, 0) : 0;
 
-	if (!s || !k || !s->count)
-		return NO_NODE;
-	struct maker *m =
-		maker_in(s->tables[0], flow_hash(f, k->clock, DOMAIN_MAGLEV, 0) % MAGLEV_SLOTS);
 	return m ? m->node : NO_NODE;
 }
 
@@ -198,41 +214,50 @@ inline_always bool is_past(const struct flow_key *flow, __u32 start_seq)
 	return latest && *latest >> 32 == hash >> 32 && (__s32)(start_seq - (__u32)*latest) <= 0;
 }
 
+/* Who decides instead of a maker that may be over: NO_NODE, nobody as yet. */
+inline_always __u16 decider(const struct slot_makers *slot, __u32 place)
+{
+	/* heirs may be gone too, and have heirs: nobody else has inherited the flow */
+	for (__u32 depth = 0; depth < SLOT_MAKERS; depth++) {
+		struct maker *m = place < SLOT_MAKERS ? maker_at(slot, place) : 0;
+		if (!m) {
+			m = maker_at(slot, 0);
+			return m ? m->node : NO_NODE;
+		}
+		if (m->over == OVER_NOT)
+			return m->node;
+		if (m->over == OVER_SOON)
+			break;
+		place = slot->heirs[place % SLOT_MAKERS];
+	}
+	return NO_NODE;
+}
+
 /*
- * As choice(), but what follows a handshake goes to who answered that, whatever the tables have
- * become since; or to the heir of one that is gone for sure.
+ * As choice(), but what follows a handshake goes to who answered that, whoever is in force since;
+ * or to the heir of one that is gone for sure.
  */
 global __u32 choice_for(struct __sk_buff *skb, struct packet *p)
 {
 	__u32 zero = 0;
 	struct spread *s = bpf_map_lookup_elem(&spreads, &zero);
-	struct keys *k = cluster_keys();
 
 	if (!p)
 		return NO_NODE;
-	if (!s || !k || p->flags & SYN || bpf_ktime_get_ns() >= s->unsettled_ns)
+	if (!s || p->flags & SYN || bpf_ktime_get_ns() >= s->unsettled_ns)
 		return choice(&p->flow);
-	__u32 slot = flow_hash(&p->flow, k->clock, DOMAIN_MAGLEV, 0) % MAGLEV_SLOTS;
+	struct slot_makers *slot = slot_of(&p->flow);
+	if (!slot)
+		return NO_NODE;
 	read_options(skb, p);
-	for (__u32 i = 0; i < SPREADS_MAX; i++) {
-		if (i >= s->count)
-			break;
-		struct maker *m = maker_in(s->tables[i], slot);
+	for (__u32 place = 0; place < SLOT_MAKERS; place++) {
+		struct maker *m = maker_at(slot, place);
 		if (!m || !is_cookie(p, m->term, false))
 			continue;
-		if (i || m->over)
+		if (place || m->over)
 			count(COUNT_SPREAD_EARLIER);
-		/* heirs may be gone too, and have heirs: nobody else has inherited the flow */
-		for (__u32 depth = 0; depth < HEIRS_MAX; depth++) {
-			if (!m->over)
-				return m->node;
-			if (m->heirs == SOON_SPREAD)
-				return NO_NODE;
-			m = m->heirs < SPREADS_MAX ? maker_in(m->heirs, slot) : 0;
-			if (!m)
-				return choice(&p->flow);
-		}
-		return NO_NODE;
+		return decider(slot, place);
 	}
-	return choice(&p->flow);
+	struct maker *m = maker_at(slot, 0);
+	return m ? m->node : NO_NODE;
 }

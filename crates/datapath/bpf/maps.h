@@ -40,8 +40,8 @@ TABLE(BPF_MAP_TYPE_ARRAY, MAX_POOLS, __u32, struct guide, guides);
 TABLE(BPF_MAP_TYPE_ARRAY, MAX_POOLS *ROTA_SLOTS, __u32, __u16, rota);
 TABLE(BPF_MAP_TYPE_ARRAY, MAX_NODES, __u32, struct node, nodes);
 TABLE(BPF_MAP_TYPE_HASH, MAX_NODES, __u64, __u16, members); /* MAC address -> node */
-/* the switch's tables one behind the other: slot -> maker */
-TABLE(BPF_MAP_TYPE_ARRAY, SPREADS_MAX *MAGLEV_SLOTS, __u32, __u16, maglev);
+/* the switch's tables one behind the other: slot -> makers */
+TABLE(BPF_MAP_TYPE_ARRAY, SPREADS_MAX *SPREAD_PAGES, __u32, struct spread_page, maglev);
 TABLE(BPF_MAP_TYPE_ARRAY, 1, __u32, struct spread, spreads);
 TABLE(BPF_MAP_TYPE_ARRAY, MAKERS_MAX, __u32, struct maker, makers);
 TABLE(BPF_MAP_TYPE_ARRAY, LEASES_MAX, __u32, struct lease, leases);

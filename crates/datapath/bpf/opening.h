@@ -157,6 +157,10 @@ global int first_request(struct __sk_buff *skb, struct packet *p, struct binding
 		forget_binding(&p->flow);
 		return ask_whose(skb, p, NO_NODE, ASK_HEIR, COUNT_RESET_UNKNOWN);
 	}
+	if (is_left(b)) {
+		forget_binding(&p->flow);
+		return ask_whose(skb, p, NO_NODE, ASK_WHOSE, COUNT_RESET_UNKNOWN);
+	}
 	if (!may_decide(b))
 		return drop(COUNT_DROP_NO_LEASE);
 	if (set_flag(b, FLAG_CLAIMED) & FLAG_CLAIMED)

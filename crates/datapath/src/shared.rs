@@ -51,7 +51,7 @@ shared! {
     keys: 64,
     lease: 16,
     maker: 8,
-    spread: 2 * 8 + 4 + 8 + 4,
+    spread: 2 * 8 + 2 * 4,
     event: 36 + 4 + 4 * 2 + 8,
     order: 36 + 4 + 8 + 4 + 4 * 2 + 4,
     begun: 36 + 3 * 4 + 2 * 2,

@@ -1,20 +1,22 @@
-//! Who decides a connection: the terms that a distributor knows cookies of, and, at a switch, whose cookies its
-//! tables of late have led to (`bpf/lease.h`).
+//! Who decides a connection: the terms that a distributor knows cookies of, and, at a switch, whose cookies the
+//! flows of each slot have (`bpf/lease.h`).
 
 use std::time::Duration;
 
-use baton_cluster::{Heirs, Maker};
+use baton_cluster::{Heirs, Maker, SpreadLine, SpreadTable};
 use libbpf_rs::{MapCore, MapFlags};
 
 use crate::constants::{
-    LEASE_HEIR, LEASE_NONE, LEASE_OWN, LEASES_MAX, MAGLEV_SLOTS, MAKERS_MAX, NO_NODE, NO_SPREAD, SOON_SPREAD,
-    SPREADS_MAX,
+    LEASE_HEIR, LEASE_NONE, LEASE_OWN, LEASES_MAX, MAGLEV_SLOTS, MAKERS_MAX, NO_HEIR, NO_NODE, NO_SPREAD,
+    OVER_NOT, OVER_SOON, OVER_TOLD, SPREAD_PAGE, SPREAD_PAGES, SPREADS_MAX,
 };
 use crate::error::DatapathError;
 use crate::lease::Lease;
 use crate::map::{failed, get, nanoseconds, put};
 use crate::programs::Datapath;
 use crate::shared::types;
+
+const _: () = assert!(baton_cluster::SLOT_MAKERS == crate::constants::SLOT_MAKERS as usize);
 
 impl Datapath {
     /// The terms that this distributor knows, the one for what comes by no switch first.
@@ -57,23 +59,36 @@ impl Datapath {
         Ok(false)
     }
 
-    /// One of the switch's tables: for each slot the number of a maker, or none at all.
+    /// One of the switch's two tables, the one that is not in use: the makers of each slot.
     ///
     /// # Errors
     /// When it has not as many slots as the map.
-    pub fn set_spread_table(&self, table: u8, slots: &[Option<u16>]) -> Result<(), DatapathError> {
+    pub fn set_spread_table(&self, table: u8, spread: &SpreadTable) -> Result<(), DatapathError> {
         let limit = MAGLEV_SLOTS as usize;
-        if slots.len() != limit || u32::from(table) >= SPREADS_MAX {
-            return Err(DatapathError::TooMany { what: "Maglev slots", given: slots.len(), limit });
+        let given = spread.slots.len();
+        if given != limit || u32::from(table) >= SPREADS_MAX {
+            return Err(DatapathError::TooMany { what: "Maglev slots", given, limit });
         }
-        // In one call: one for each slot would keep the daemon from all else for a noticeable time.
-        let (keys, values): (Vec<_>, Vec<_>) = (u32::from(table) * MAGLEV_SLOTS..)
-            .zip(slots)
-            .map(|(slot, maker)| (slot.to_ne_bytes(), maker.unwrap_or(NO_NODE as u16).to_ne_bytes()))
-            .unzip();
+        // In one call and in pages: one for each slot would keep the daemon from all else for a noticeable time.
+        let first = u32::from(table) * SPREAD_PAGES;
+        let keys: Vec<[u8; 4]> = (first..first + SPREAD_PAGES).map(u32::to_ne_bytes).collect();
+        let bytes = |line: &SpreadLine| {
+            let mut bytes = [0; size_of::<types::slot_makers>()];
+            let makers = line.makers.map(|maker| maker.unwrap_or(NO_NODE as u16).to_ne_bytes());
+            let (of_makers, of_heirs) = bytes.split_at_mut(size_of_val(&makers));
+            of_makers.copy_from_slice(makers.as_flattened());
+            of_heirs.copy_from_slice(&line.heirs.map(|heir| heir.unwrap_or(NO_HEIR as u8)));
+            bytes
+        };
+        let lines: Vec<_> = spread.lines.iter().map(bytes).collect();
+        let none = bytes(&SpreadLine::default());
+        let mut pages = Vec::with_capacity(size_of::<types::spread_page>() * keys.len());
+        for slot in 0..(SPREAD_PAGE * SPREAD_PAGES) as usize {
+            let line = spread.slots.get(slot).and_then(|line| lines.get(*line as usize));
+            pages.extend_from_slice(line.unwrap_or(&none));
+        }
         let (map, any) = (&self.skel.maps.maglev, MapFlags::ANY);
-        map.update_batch(keys.as_flattened(), values.as_flattened(), MAGLEV_SLOTS, any, any)
-            .map_err(failed("maglev"))
+        map.update_batch(keys.as_flattened(), &pages, SPREAD_PAGES, any, any).map_err(failed("maglev"))
     }
 
     /// What the switch knows of a maker.
@@ -88,40 +103,33 @@ impl Datapath {
         let value = types::maker {
             term: maker.term,
             node: maker.node.0,
-            over: u8::from(maker.over.is_some()),
-            heirs: match maker.over {
-                Some(Heirs::Table(table)) => table,
-                Some(Heirs::Soon) => SOON_SPREAD as u8,
-                Some(Heirs::None) | None => NO_SPREAD as u8,
-            },
+            over: match maker.over {
+                None => OVER_NOT,
+                Some(Heirs::Soon) => OVER_SOON,
+                Some(Heirs::Told) => OVER_TOLD,
+            } as u8,
+            pad: 0,
         };
         put(&self.skel.maps.makers, "makers", &number, &value)
     }
 
-    /// Which tables count, the one in force first; until `unsettled` (monotonic) a cookie may have been made by
-    /// one of the others. Without a distributor SYNs are refused from `refuse` on.
+    /// Which table is in use, if any; until `unsettled` (monotonic) a cookie may have been made by a maker that is
+    /// not in force. Without a distributor SYNs are refused from `refuse` on.
     ///
     /// # Errors
-    /// When there are too many.
+    /// When the map refuses.
     pub fn set_spread(
         &self,
-        tables: &[u8],
+        table: Option<u8>,
         unsettled: Duration,
         refuse: Duration,
     ) -> Result<(), DatapathError> {
-        let limit = SPREADS_MAX as usize;
-        if tables.len() > limit {
-            return Err(DatapathError::TooMany { what: "tables of the switch", given: tables.len(), limit });
-        }
-        let mut value = types::spread {
+        let value = types::spread {
             unsettled_ns: nanoseconds(unsettled),
             refuse_ns: nanoseconds(refuse),
-            count: tables.len() as u32,
-            ..Default::default()
+            table: table.map_or(NO_SPREAD, u32::from),
+            pad: 0,
         };
-        for (to, from) in value.tables.iter_mut().zip(tables) {
-            *to = *from;
-        }
         put(&self.skel.maps.spreads, "spreads", &0_u32, &value)
     }
 }

@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use baton_cluster::{Flow, Heirs, Maker, NodeId};
+use baton_cluster::{Flow, Heirs, Maker, NodeId, SLOT_MAKERS, SpreadLine, SpreadTable};
 use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CONFIRMED};
 use baton_datapath::{Counter, Frame, Lease, State};
 use baton_packet_model::flag::{ACK, SYN};
@@ -137,6 +137,32 @@ fn nobody_decides_without_a_lease() {
     });
 }
 
+/// A connection is open here, and another term has taken the place of its own: nobody will decide it here.
+#[test]
+fn what_will_never_be_decided_here_is_asked_about() {
+    node("d", |world, f| {
+        world.decide(WEB, REQUEST, &[OTHER], 1);
+        world.leases(vec![Lease::direct(9), lease(7, FOR_EVER)]).expect("leases");
+        let clock = world.clock();
+        let request = request(world, f, 5, true);
+        let opened = |ago_ms: u64| Binding {
+            term: 5,
+            seen_ns: clock.kernel_ns,
+            distributor: SELF.0,
+            since_ns: clock.kernel_ns - ago_ms * 1_000_000,
+            ..Binding::unknown(1001, State::Open)
+        };
+        let mut case_of = |ago_ms, verdict, counted: &[&str]| {
+            world.rest().expect("tables");
+            world.leases(vec![Lease::direct(9), lease(7, FOR_EVER)]).expect("leases");
+            world.bind(f, Binding { start_ack: request.ack, snd_end: request.ack, ..opened(ago_ms) });
+            case(world, "of a term of old", &request.clone().by(mac(OTHER)).frame(), verdict, counted);
+        };
+        case_of(5_000, Verdict::Drop, &["drop_no_lease"]);
+        case_of(11_000, Verdict::Redirect, &["held_unknown"]);
+    });
+}
+
 #[test]
 fn an_echo_proves_as_the_cookie_does() {
     node("d", |world, f| {
@@ -196,10 +222,16 @@ fn a_switch_sends_what_follows_a_handshake_to_who_answered_it() {
         // What goes to THIRD is wrapped.
         let ways = Ways { routed: true, ..Ways::default() };
         let mut world = World::with("w", &[f], 1, ways).expect("the kernel takes the programs");
-        let all = |node: NodeId| vec![Some(node); SLOTS];
-        world.spread_table(0, &all(OTHER)).expect("tables");
-        world.spread_table(1, &all(THIRD)).expect("tables");
-        world.spread_table(2, &all(SELF)).expect("tables");
+        let table = |nodes: &[NodeId], heir: Option<u8>| {
+            let mut slot = SpreadLine { heirs: [heir; SLOT_MAKERS], ..SpreadLine::default() };
+            for (maker, node) in slot.makers.iter_mut().zip(nodes) {
+                *maker = Some(node.0);
+            }
+            SpreadTable { slots: vec![0; SLOTS], lines: vec![slot] }
+        };
+        let use_table = |world: &mut World, spread: SpreadTable, unsettled| {
+            world.spread_table(1, spread).and_then(|()| world.use_table(1, unsettled)).expect("tables");
+        };
         let to = |world: &mut World, sentence: &str, frame: &[u8], counted: &[&str], node: NodeId| {
             let said = case(world, sentence, frame, Verdict::Redirect, counted);
             assert_eq!(said.frame.len() > frame.len(), node == THIRD, "{sentence}");
@@ -211,27 +243,41 @@ fn a_switch_sends_what_follows_a_handshake_to_who_answered_it() {
             let earlier = &["forwarded_distributor", "spread_earlier"][..];
             let syn = Tcp::new(f, SYN, 1, 0).frame();
 
-            world.order(&[0], Duration::ZERO).expect("tables");
+            use_table(&mut world, table(&[OTHER], None), Duration::ZERO);
             to(&mut world, "one table", &by_other, now, OTHER);
-            world.order(&[1, 0], FOR_EVER).expect("tables");
+            use_table(&mut world, table(&[THIRD, SELF, OTHER], None), FOR_EVER);
             to(&mut world, "a SYN goes by the new one", &syn, now, THIRD);
             to(&mut world, "what that one has answered too", &by_third, now, THIRD);
             to(&mut world, "what was answered before does not", &by_other, earlier, OTHER);
-            world.order(&[1, 0], Duration::from_nanos(1)).expect("tables");
+            world.use_table(1, Duration::from_nanos(1)).expect("tables");
             to(&mut world, "nothing is as old as that any more", &by_other, now, THIRD);
 
-            world.order(&[1, 0], FOR_EVER).expect("tables");
-            let over = Some(Heirs::Table(0));
+            use_table(&mut world, table(&[THIRD, SELF, OTHER], Some(2)), FOR_EVER);
+            let over = Some(Heirs::Told);
             world.maker(Maker { node: OTHER, term: term(OTHER), over }).expect("makers");
             let lost = ["spread_earlier", "drop_no_distributor"];
             case(&mut world, "heirs without end", &by_other, Verdict::Drop, &lost);
-            for (over, counted, node) in [
-                (Some(Heirs::Table(1)), earlier, THIRD),
-                (Some(Heirs::None), earlier, THIRD),
-                (None, earlier, OTHER),
+            world.maker(Maker { node: OTHER, term: term(OTHER), over: Some(Heirs::Soon) }).expect("makers");
+            case(&mut world, "heirs to come", &by_other, Verdict::Drop, &lost);
+            use_table(&mut world, table(&[THIRD, SELF, OTHER], Some(1)), FOR_EVER);
+            world.maker(Maker { node: OTHER, term: term(OTHER), over: Some(Heirs::Told) }).expect("makers");
+            let other_heir = ["spread_earlier", "drop_no_role"];
+            case(
+                &mut world,
+                "this node inherits, which is no distributor",
+                &by_other,
+                Verdict::Drop,
+                &other_heir,
+            );
+            for (over, heir, node) in [
+                (Some(Heirs::Told), Some(0), THIRD),
+                (Some(Heirs::Told), Some(7), THIRD),
+                (Some(Heirs::Told), None, THIRD),
+                (None, Some(0), OTHER),
             ] {
+                use_table(&mut world, table(&[THIRD, SELF, OTHER], heir), FOR_EVER);
                 world.maker(Maker { node: OTHER, term: term(OTHER), over }).expect("makers");
-                to(&mut world, "its heir's, or nobody's", &by_other, counted, node);
+                to(&mut world, "its heir's, or nobody's", &by_other, earlier, node);
             }
         }
     });

@@ -16,8 +16,8 @@ const LEASE_TENTHS: u32 = 15;
 const FENCE_TENTHS: u32 = 20;
 /// No cookie proves for longer.
 pub const COOKIE_LIFE: Duration = Duration::from_secs(110);
-/// Terms of others that are kept.
-const INHERITED_MAX: usize = 8;
+/// Terms of others that are kept, the latest.
+const INHERITED_MAX: usize = 12;
 
 /// How long a distributor may decide after a switch has heard it.
 pub fn lease(failure_timeout: Duration) -> Duration {
@@ -132,7 +132,8 @@ impl Leases {
     /// A switch, or this node as one, leaves another distributor's term to this one.
     pub fn inherit(&mut self, switch: NodeId, term: u32, now: Duration) {
         let from = (switch != self.me).then_some(switch);
-        self.inherited.retain(|entry| entry.until.is_some_and(|until| now < until));
+        let is_other = |entry: &Entry| (entry.from, entry.term) != (from, term);
+        self.inherited.retain(|entry| is_other(entry) && entry.until.is_some_and(|until| now < until));
         if self.inherited.len() == INHERITED_MAX {
             self.inherited.remove(0);
         }
@@ -141,7 +142,8 @@ impl Leases {
         debug_assert!(self.inherited.len() <= INHERITED_MAX, "more terms of others than there is room for");
     }
 
-    /// All terms, the one of what comes by no switch first, then the distributor's own.
+    /// All terms: the one of what comes by no switch first, then the distributor's own, then those of others, the
+    /// latest first.
     pub fn entries(&self, now: Duration) -> Vec<Entry> {
         let direct = Entry { from: None, term: self.direct, until: Some(Duration::MAX), is_heir: false };
         let own = self.switches.iter().map(|(switch, of)| Entry {
@@ -155,7 +157,8 @@ impl Leases {
             None => Some(Duration::MAX),
             Some(switch) => self.switches.get(&switch).and_then(|of| of.until),
         };
-        let inherited = self.inherited.iter().filter(|entry| entry.until.is_some_and(|until| now < until));
+        let inherited =
+            self.inherited.iter().rev().filter(|entry| entry.until.is_some_and(|until| now < until));
         let inherited = inherited
             .filter_map(|entry| Some(Entry { until: entry.until.min(Some(holds(entry.from)?)), ..*entry }));
         std::iter::once(direct).chain(own).chain(inherited).collect()

@@ -1,26 +1,22 @@
 //! How a switch spreads connections over distributors that come and go, so that each connection is decided by
 //! one of them. SYNs go by the table in force. What follows a handshake goes to the distributor that answered it:
-//! its cookie says which one, by a *term* that only that distributor knows; so the tables of late are kept for as
-//! long as a cookie proves. A distributor that has gone down keeps its connections until it is sure that it does
-//! not decide any more ([`fence`]); then they are left to those that the table names which was made without it.
+//! its cookie says which one, by a *term* that only that distributor knows; so each slot keeps its makers of late, for
+//! as long as a cookie proves. A distributor that has gone down keeps its connections until it is sure that it does
+//! not decide any more ([`fence`]); then each slot's are left to the distributor that has the slot without it.
 //! Docs/decisions/0012.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use baton_cluster::{Heirs, Maker, NodeId};
+use baton_cluster::{Heirs, Maker, NodeId, SLOT_MAKERS, SpreadLine, SpreadTable};
 
 use crate::leases::{COOKIE_LIFE, fence};
 use crate::maglev::{TABLE_SIZE, Table};
 
-/// Tables that are kept at once, the one in force included.
-pub const TABLES_MAX: usize = 8;
-/// Of these, so many wait for distributors that go.
-const KEPT_FOR_LOSSES: usize = 2;
 /// Terms that tables may name.
 const MAKERS_MAX: u16 = 1024;
-/// Distributors that come gather for so long; for twice as long with each table that is kept: all tables are
-/// never used up by those that come again and again.
+/// Distributors that come gather for so long; for twice as long with each maker that a slot keeps: those that come
+/// again and again do not displace the others.
 const GATHER: Duration = Duration::from_millis(50);
 /// Heirs are told so long before the first packet: the message is there by then.
 const TOLD_FOR: Duration = Duration::from_millis(100);
@@ -30,12 +26,12 @@ const MISSED_FOR: Duration = Duration::from_secs(3);
 /// What the programs of the switch, or distributors, are to be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SpreadChange {
-    /// A table: the number of a maker for each slot, or none at all.
+    /// The makers of each slot, under the number of the table that is not in use.
     Table {
-        /// Which one.
+        /// 0 or 1.
         table: u8,
-        /// [`TABLE_SIZE`] slots.
-        slots: Vec<Option<u16>>,
+        /// With [`TABLE_SIZE`] slots.
+        spread: SpreadTable,
     },
     /// A maker.
     Maker {
@@ -44,11 +40,11 @@ pub enum SpreadChange {
         /// What there is to know of it.
         maker: Maker,
     },
-    /// Which tables count, the one in force first; until then the others do.
-    Order {
-        /// Their numbers.
-        tables: Vec<u8>,
-        /// When nothing is as old as they are.
+    /// The table to use from now on.
+    Use {
+        /// Its number.
+        table: u8,
+        /// When all cookies are those of the makers in force.
         until: Duration,
         /// When new connections are to be refused, if there is no distributor.
         refuse: Duration,
@@ -69,18 +65,20 @@ enum MakerState {
     Alive,
     /// It went down; it may decide until then.
     Down { until: Duration },
-    /// It decides no more, and its heirs by this table have been told, at this time.
-    Told { heirs: Option<u8>, since: Duration },
+    /// It decides no more, and its heirs have been told, at this time.
+    Told { since: Duration },
     /// As above, and its packets go to them.
-    Over { heirs: Option<u8>, since: Duration },
+    Over { since: Duration },
 }
 
 /// A maker as the spreading follows it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct TrackedMaker {
     node: NodeId,
     term: u32,
     state: MakerState,
+    /// The makers that inherit when it decides no more, each in its slots.
+    heirs: Vec<u16>,
 }
 
 impl TrackedMaker {
@@ -88,15 +86,64 @@ impl TrackedMaker {
     fn over(&self, over: Option<Heirs>) -> Maker {
         Maker { node: self.node, term: self.term, over }
     }
+
+    fn is_over(&self) -> bool {
+        matches!(self.state, MakerState::Told { .. } | MakerState::Over { .. })
+    }
+
+    /// When it was sure to decide no more.
+    fn ended(&self) -> Duration {
+        match self.state {
+            MakerState::Alive => Duration::MAX,
+            MakerState::Down { until } => until,
+            MakerState::Told { since } | MakerState::Over { since } => since,
+        }
+    }
 }
 
-#[derive(Clone, Debug)]
-struct Kept {
-    number: u8,
-    /// By node, in ascending order.
-    makers: BTreeMap<NodeId, u16>,
-    /// When another one took its place.
-    replaced: Option<Duration>,
+/// A maker that had slots before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Earlier {
+    maker: u16,
+    /// Who has inherited its connections of these slots.
+    heir: Option<u16>,
+    /// No cookie of it proves from this second on.
+    until: u32,
+}
+
+/// Who made the cookies of flows, the same for all slots with this line.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Line {
+    /// To whom SYNs go.
+    in_force: Option<u16>,
+    /// The latest first. Whoever inherits comes before those that it has inherited from: it had the slots later.
+    earlier: Vec<Earlier>,
+}
+
+impl Line {
+    /// Another maker takes a slot.
+    fn take(&mut self, maker: Option<u16>, until: u32) {
+        let before = std::mem::replace(&mut self.in_force, maker);
+        self.earlier.retain(|earlier| Some(earlier.maker) != maker);
+        if let Some(before) = before.filter(|before| Some(*before) != maker) {
+            self.earlier.insert(0, Earlier { maker: before, heir: None, until });
+        }
+        self.earlier.truncate(SLOT_MAKERS - 1);
+    }
+
+    /// As the programs are told of it.
+    fn told(&self) -> SpreadLine {
+        let mut told = SpreadLine::of(self.in_force);
+        let place = |maker: u16| {
+            let before = self.earlier.iter().position(|earlier| earlier.maker == maker).map(|at| at + 1);
+            if self.in_force == Some(maker) { Some(0) } else { before.and_then(|at| u8::try_from(at).ok()) }
+        };
+        let places = told.makers.iter_mut().zip(&mut told.heirs).skip(1);
+        for ((maker, heir), earlier) in places.zip(&self.earlier) {
+            (*maker, *heir) = (Some(earlier.maker), earlier.heir.and_then(place));
+        }
+        told
+    }
 }
 
 /// The spreading of one switch. Time is the caller's monotonic clock.
@@ -104,11 +151,17 @@ struct Kept {
 pub struct Spread {
     weights: BTreeMap<NodeId, u16>,
     fence: Duration,
-    size: usize,
     makers: BTreeMap<u16, TrackedMaker>,
-    /// The one in force first.
-    tables: Vec<Kept>,
+    /// The makers in force, by node in ascending order.
+    in_force: BTreeMap<NodeId, u16>,
+    /// For each slot its line.
+    slots: Vec<u32>,
+    lines: Vec<Line>,
+    /// The number of the table that the programs use.
+    table: u8,
     made: Option<Duration>,
+    /// Makers of before, in the slot that keeps most.
+    kept: usize,
     stale: bool,
     until: Duration,
     /// When clients are told that there is no distributor, if there is none.
@@ -132,10 +185,13 @@ impl Spread {
         Self {
             weights: distributors.into_iter().collect(),
             fence: fence(failure_timeout),
-            size,
             makers: BTreeMap::new(),
-            tables: Vec::new(),
+            in_force: BTreeMap::new(),
+            slots: vec![0; size],
+            lines: vec![Line::default()],
+            table: 0,
             made: None,
+            kept: 0,
             stale: true,
             until: Duration::ZERO,
             refuse: Duration::ZERO,
@@ -145,17 +201,16 @@ impl Spread {
 
     /// Distributors that new connections are spread over.
     pub fn distributors(&self) -> usize {
-        self.tables.first().map_or(0, |table| table.makers.len())
+        self.in_force.len()
     }
 
     /// A distributor is there, and makes its cookies with this term. Whether it may: not when its connections of
     /// that term have been left to others.
     pub fn term(&mut self, node: NodeId, term: u32, now: Duration) -> bool {
         let known = self.makers.iter().find(|(_, maker)| (maker.node, maker.term) == (node, term));
-        let known = known.map(|(number, maker)| (*number, maker.state));
         let number = match known {
-            Some((_, MakerState::Told { .. } | MakerState::Over { .. })) => return false,
-            Some((number, MakerState::Alive | MakerState::Down { .. })) => number,
+            Some((_, maker)) if maker.is_over() => return false,
+            Some((number, _)) => *number,
             None => match (0..MAKERS_MAX).find(|number| !self.makers.contains_key(number)) {
                 Some(free) => free,
                 None => return false,
@@ -163,7 +218,7 @@ impl Spread {
         };
         // By its own word it decides none of its other terms any more.
         self.gone(node, Some(term), now);
-        self.makers.insert(number, TrackedMaker { node, term, state: MakerState::Alive });
+        self.makers.insert(number, TrackedMaker { node, term, state: MakerState::Alive, heirs: Vec::new() });
         self.stale = true;
         true
     }
@@ -203,149 +258,166 @@ impl Spread {
         is_new |= self.give(now, &mut changes);
         if is_new {
             self.until = now + COOKIE_LIFE;
-            let tables = self.tables.iter().map(|table| table.number).collect();
-            changes.push(SpreadChange::Order { tables, until: self.until, refuse: self.refuse });
+            self.table ^= 1;
+            let lines = self.lines.iter().map(Line::told).collect();
+            let spread = SpreadTable { slots: self.slots.clone(), lines };
+            changes.push(SpreadChange::Table { table: self.table, spread });
+            changes.push(SpreadChange::Use { table: self.table, until: self.until, refuse: self.refuse });
+            self.check_invariants();
         }
-        self.check_invariants();
         changes
     }
 
     /// Panics in debug and test builds when what must always hold does not.
     fn check_invariants(&self) {
-        debug_assert!(self.tables.len() <= TABLES_MAX, "more tables than there is room for");
-        let has = |number: u8| self.tables.iter().filter(|table| table.number == number).count();
-        debug_assert!(self.tables.iter().all(|table| has(table.number) == 1), "two tables of one number");
         for maker in self.makers.values() {
             let of_node =
                 |other: &&TrackedMaker| other.node == maker.node && other.state == MakerState::Alive;
             debug_assert!(self.makers.values().filter(of_node).count() <= 1, "{} decides twice", maker.node);
-            if let MakerState::Told { heirs: Some(table), .. } | MakerState::Over { heirs: Some(table), .. } =
-                maker.state
-            {
-                debug_assert_eq!(has(table), 1, "the table that names the heirs of {} is gone", maker.node);
+        }
+        for line in &self.lines {
+            debug_assert!(line.earlier.len() < SLOT_MAKERS, "more makers than a slot has room for");
+            for (at, earlier) in line.earlier.iter().enumerate() {
+                let later = line.in_force.into_iter().chain(line.earlier[..at].iter().map(|e| e.maker));
+                debug_assert!(self.makers.contains_key(&earlier.maker), "nobody makes cookies");
+                debug_assert!(later.clone().all(|other| other != earlier.maker), "two places of one maker");
+                debug_assert!(
+                    earlier.heir.is_none_or(|heir| later.clone().any(|other| other == heir)),
+                    "the heir of {} is gone",
+                    earlier.maker
+                );
             }
         }
-        let in_force = self.tables.first().into_iter().flat_map(|table| table.makers.values());
-        debug_assert!(
-            in_force.into_iter().all(|maker| self.makers.contains_key(maker)),
-            "nobody makes cookies"
-        );
     }
 
     /// What no cookie is of any more.
     fn forget(&mut self, now: Duration) {
+        let known = self.makers.len();
         self.makers.retain(|_, maker| match maker.state {
-            MakerState::Over { since, .. } => now < since + COOKIE_LIFE,
-            _ => true,
+            MakerState::Over { since: ended } | MakerState::Down { until: ended } => {
+                now < ended + COOKIE_LIFE
+            }
+            MakerState::Alive | MakerState::Told { .. } => true,
         });
-        let heirs: Vec<u8> = self
-            .makers
-            .values()
-            .filter_map(|maker| match maker.state {
-                MakerState::Told { heirs, .. } | MakerState::Over { heirs, .. } => heirs,
-                _ => None,
-            })
-            .collect();
-        self.tables.retain(|table| {
-            let young = |replaced| now < replaced + COOKIE_LIFE && !table.makers.is_empty();
-            table.replaced.is_none_or(young) || heirs.contains(&table.number)
-        });
+        if self.makers.len() < known {
+            // Before another maker gets the number.
+            for line in &mut self.lines {
+                line.earlier.retain(|earlier| self.makers.contains_key(&earlier.maker));
+            }
+        }
     }
 
-    /// Makes the table that goes by who is there, if there is room for it. Whether it did.
+    /// Gives the slots to the distributors that are there. Whether anything changed.
     fn make(&mut self, now: Duration, changes: &mut Vec<SpreadChange>) -> bool {
         let alive = self.makers.iter().filter(|(_, maker)| maker.state == MakerState::Alive);
         let makers: BTreeMap<NodeId, u16> = alive.map(|(number, maker)| (maker.node, *number)).collect();
-        let loses =
-            self.tables.first().is_some_and(|now| !now.makers.iter().all(|(n, m)| makers.get(n) == Some(m)));
-        if self.tables.first().is_some_and(|table| table.makers == makers) {
+        if self.made.is_some() && self.in_force == makers {
             self.stale = false;
             return false;
         }
-        let empty = self.tables.first().is_none_or(|table| table.makers.is_empty());
-        let free = TABLES_MAX - self.tables.len();
-        let gather = GATHER * (1 << self.tables.len().saturating_sub(1));
-        let early = self.made.is_some_and(|made| now < made + gather);
-        if free == 0 || (!loses && !empty && (early || free <= KEPT_FOR_LOSSES)) {
+        let loses = !self.in_force.iter().all(|(node, number)| makers.get(node) == Some(number));
+        let early = self.made.is_some_and(|made| now < made + GATHER * (1 << self.kept));
+        if !loses && !self.in_force.is_empty() && early {
             return false;
         }
-        let taken = |number: &u8| self.tables.iter().any(|table| table.number == *number);
-        let Some(number) = (0..TABLES_MAX as u8).find(|number| !taken(number)) else { return false };
         let weights = makers.keys().map(|node| (*node, self.weights.get(node).copied().unwrap_or(1)));
-        let table = Table::with_size(&weights.collect::<Vec<_>>(), self.size).ok();
+        let table = Table::with_size(&weights.collect::<Vec<_>>(), self.slots.len()).ok();
         let entries = table.as_ref().map_or(&[][..], Table::entries).iter();
-        let mut slots: Vec<_> = entries.map(|node| makers.get(node).copied()).collect();
-        slots.resize(self.size, None);
+        let taken = entries.map(|node| makers.get(node).copied()).chain(std::iter::repeat(None));
+        self.take(taken, now);
         for number in makers.values() {
             if let Some(maker) = self.makers.get(number) {
                 changes.push(SpreadChange::Maker { number: *number, maker: maker.over(None) });
             }
         }
-        changes.push(SpreadChange::Table { table: number, slots });
-        if let Some(before) = self.tables.first_mut() {
-            before.replaced = Some(now);
-        }
         if makers.is_empty() {
             self.refuse = now + MISSED_FOR;
         }
-        self.tables.insert(0, Kept { number, makers, replaced: None });
+        self.in_force = makers;
         self.made = Some(now);
         self.stale = false;
         true
     }
 
-    /// Leaves the connections of those that decide no more to others. Whether any go to them from now on.
-    fn give(&mut self, now: Duration, changes: &mut Vec<SpreadChange>) -> bool {
-        let Some(table) = self.tables.first() else { return false };
-        let heirs = (!table.makers.is_empty()).then_some(table.number);
-        let gone = |(number, maker): (&u16, &TrackedMaker)| {
-            // While it is in the table in force, there was no room for another one.
-            let replaced = table.makers.get(&maker.node) != Some(number);
-            matches!(maker.state, MakerState::Down { until } if until <= now && replaced).then_some(*number)
+    /// Each slot gets a maker, or none.
+    fn take(&mut self, makers: impl Iterator<Item = Option<u16>>, now: Duration) {
+        let second = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+        let mut lines = BTreeMap::new();
+        let mut line_of = |line: &Line, maker| {
+            let mut line = line.clone();
+            line.earlier.retain(|earlier| second(now) < earlier.until);
+            line.take(maker, second(now + COOKIE_LIFE).saturating_add(1));
+            let number = u32::try_from(lines.len()).unwrap_or(u32::MAX);
+            *lines.entry(line).or_insert(number)
         };
-        let gone: Vec<u16> = self.makers.iter().filter_map(gone).collect();
+        // Most slots keep their maker: there is nothing to look up for these.
+        let mut same = vec![None; self.lines.len()];
+        let mut others = BTreeMap::new();
+        for (slot, maker) in self.slots.iter_mut().zip(makers) {
+            let at = *slot as usize;
+            let line = &self.lines[at];
+            *slot = if line.in_force == maker {
+                *same[at].get_or_insert_with(|| line_of(line, maker))
+            } else {
+                *others.entry((at, maker)).or_insert_with(|| line_of(line, maker))
+            };
+        }
+        let mut lines: Vec<(u32, Line)> = lines.into_iter().map(|(line, number)| (number, line)).collect();
+        lines.sort_unstable();
+        self.lines = lines.into_iter().map(|(_, line)| line).collect();
+        self.kept = self.lines.iter().map(|line| line.earlier.len()).max().unwrap_or(0);
+    }
+
+    /// Leaves the connections of those that decide no more to others. Whether anything changed for the programs.
+    fn give(&mut self, now: Duration, changes: &mut Vec<SpreadChange>) -> bool {
+        let is_gone = |(number, maker): (&u16, &TrackedMaker)| {
+            matches!(maker.state, MakerState::Down { until } if until <= now).then_some(*number)
+        };
+        // While there is nobody, those who come first will inherit.
+        let somebody = |_: &(&u16, &TrackedMaker)| !self.in_force.is_empty();
+        let gone: Vec<u16> = self.makers.iter().filter(somebody).filter_map(is_gone).collect();
         for number in &gone {
-            let terms = self.decided_by(*number);
-            for term in terms.into_iter().filter(|_| heirs.is_some()) {
-                let nodes = table.makers.keys().copied().collect();
+            for term in self.decided_by(*number) {
+                let nodes = self.in_force.keys().copied().collect();
                 changes.push(SpreadChange::Heirs { term, nodes });
             }
         }
-        for number in gone {
-            if let Some(maker) = self.makers.get_mut(&number) {
-                maker.state = MakerState::Told { heirs, since: now };
+        for number in &gone {
+            if let Some(maker) = self.makers.get_mut(number) {
+                maker.state = MakerState::Told { since: now };
+                maker.heirs = self.in_force.values().copied().collect();
             }
         }
-        let mut is_new = false;
+        for line in &mut self.lines {
+            for earlier in line.earlier.iter_mut().filter(|earlier| gone.contains(&earlier.maker)) {
+                earlier.heir = line.in_force;
+            }
+        }
+        let mut is_new = !gone.is_empty();
         for (number, maker) in &mut self.makers {
-            if let MakerState::Told { heirs, since } = maker.state
+            if let MakerState::Told { since } = maker.state
                 && since + TOLD_FOR <= now
             {
-                maker.state = MakerState::Over { heirs, since: now };
-                let heirs = heirs.map_or(Heirs::None, Heirs::Table);
-                changes.push(SpreadChange::Maker { number: *number, maker: maker.over(Some(heirs)) });
+                maker.state = MakerState::Over { since: now };
+                changes.push(SpreadChange::Maker { number: *number, maker: maker.over(Some(Heirs::Told)) });
                 is_new = true;
             }
         }
         is_new
     }
 
-    /// The terms that a maker decides: its own, and those that it has inherited, or that its heritage had.
+    /// The terms that a maker decides: its own, and those that it has inherited, or that its heritage had. The term
+    /// that ended last comes last.
     fn decided_by(&self, number: u16) -> Vec<u32> {
-        let names = |heirs: Option<u8>| {
-            self.tables.iter().any(|table| {
-                Some(table.number) == heirs && table.makers.values().any(|maker| *maker == number)
-            })
-        };
-        let left = self.makers.iter().filter(|(_, maker)| match maker.state {
-            MakerState::Told { heirs, .. } | MakerState::Over { heirs, .. } => names(heirs),
-            MakerState::Alive | MakerState::Down { .. } => false,
-        });
-        let own = self.makers.get(&number).map(|maker| maker.term);
-        let inherited = left.flat_map(|(number, _)| self.decided_by(*number));
-        let mut terms: Vec<u32> = own.into_iter().chain(inherited).collect();
+        let mut heritage = BTreeSet::from([number]);
+        let mut more = vec![number];
+        while let Some(heir) = more.pop() {
+            let left = self.makers.iter().filter(|(_, maker)| maker.is_over() && maker.heirs.contains(&heir));
+            more.extend(left.map(|(left, _)| *left).filter(|left| heritage.insert(*left)));
+        }
+        let makers = heritage.iter().filter_map(|number| self.makers.get(number));
+        let mut terms: Vec<(Duration, u32)> = makers.map(|maker| (maker.ended(), maker.term)).collect();
         terms.sort_unstable();
-        terms.dedup();
-        terms
+        terms.into_iter().map(|(_, term)| term).collect()
     }
 }

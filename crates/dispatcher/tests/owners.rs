@@ -115,6 +115,71 @@ fn a_connection_is_decided_in_the_end() {
     }
 }
 
+/// However often distributors were lost and came back before: a connection is decided, or its client told, soon, and
+/// not only when its cookie has run out.
+#[test]
+fn distributors_that_come_and_go_keep_nobody_waiting() {
+    // A switch misses a distributor after 21 steps; after 31 its lease is over, and after 61 the fence.
+    for (rounds, cut) in (0..6).flat_map(|rounds| [(rounds, 24), (rounds, 34)]) {
+        let mut world = World::new(Faults::default());
+        let pass = |world: &mut World, steps| {
+            for _ in 0..steps {
+                let usual = |event: &Event| {
+                    !matches!(event, Event::Cut(_) | Event::Crash(_) | Event::Heal(_) | Event::Syn)
+                };
+                world.events().into_iter().filter(usual).for_each(|event| world.step(event));
+            }
+        };
+        for _ in 0..rounds {
+            for node in DISTRIBUTORS {
+                world.step(Event::Cut(node));
+                pass(&mut world, 2);
+            }
+            pass(&mut world, cut - 4);
+            for node in DISTRIBUTORS {
+                world.step(Event::Heal(node));
+                pass(&mut world, 2);
+            }
+            pass(&mut world, 4);
+        }
+        let mut begun = world;
+        begun.step(Event::Syn);
+        for node in DISTRIBUTORS {
+            let mut world = begun.clone();
+            world.step(Event::Cut(node));
+            // The distributor that answers is lost before the request comes, and does not come back.
+            for _ in 0..22 {
+                world.step(Event::Time);
+            }
+            pass(&mut world, 60);
+            let ended = world.reset || !world.decided.is_empty();
+            assert!(ended && !world.is_wrong(), "after {rounds} rounds of {cut}, {node}: {world:#?}");
+        }
+    }
+}
+
+/// When all distributors were lost at once, those that come back first inherit: no client is reset, or kept waiting.
+#[test]
+fn those_that_come_first_inherit_when_there_was_nobody() {
+    let mut world = World::new(Faults::default());
+    let pass = |world: &mut World, steps| {
+        for _ in 0..steps {
+            let breaks = |event: &Event| matches!(event, Event::Cut(_) | Event::Crash(_) | Event::Heal(_));
+            world.events().into_iter().filter(|event| !breaks(event)).for_each(|event| world.step(event));
+        }
+    };
+    world.step(Event::Syn);
+    DISTRIBUTORS.into_iter().for_each(|node| world.step(Event::Cut(node)));
+    for _ in 0..80 {
+        world.step(Event::Time);
+    }
+    pass(&mut world, 1);
+    assert!(!world.reset && world.decided.is_empty(), "nobody has a lease: {world:#?}");
+    DISTRIBUTORS.into_iter().for_each(|node| world.step(Event::Heal(node)));
+    pass(&mut world, 20);
+    assert!(!world.reset && world.decided.len() == 1, "{world:#?}");
+}
+
 /// Two things break, or are mended, at any time, the first of them at the distributor that answered the handshake;
 /// all else goes well. At each moment whoever may decide does so. The way to two decisions.
 fn breaking(faults: Faults) -> Option<Vec<(usize, Event)>> {

@@ -8,13 +8,13 @@ use baton_control::{PeerState, PeerStatus};
 use baton_core::{Suspicion, UnknownTally};
 use baton_datapath::{Counter, CounterKind};
 
+use crate::NodeError;
 use crate::daemon::Daemon;
 use crate::reader::Reader;
 use crate::status::{
     ConnectionState, ConnectionStatus, CounterStatus, DecisionStatus, DoubtStatus, EndingStatus,
     HandoffStatus, LoadStatus, NodeStatus, ReaderStatus, TroubleStatus, UnknownStatus,
 };
-use crate::{NodeError, clock};
 
 impl Daemon {
     /// What this node says of itself now.
@@ -40,6 +40,7 @@ impl Daemon {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             file: short(&self.cluster().digest()),
             ending: self.ending(),
+            link_mtu: self.host.mtu(),
             connections: self.mesh.peers().iter().map(|p| self.connection(p)).collect(),
             loads,
             doubts: self.doubts(),
@@ -53,7 +54,7 @@ impl Daemon {
             closed: counters.get(Counter::Closed),
             bytes_served: counters.get(Counter::BytesServed),
             troubles,
-            host: self.host.mends.status(self.host.lost(), clock::monotonic()),
+            host: self.host.status(),
         }
     }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use baton_cluster::{Flow, Maker, NodeId, PoolId, ServiceId, Target};
+use baton_cluster::{Flow, Maker, NodeId, PoolId, ServiceId, SpreadTable, Target};
 use baton_control::Mesh;
 use baton_core::{Head, Outside, Refusal, TakenBytes};
 use baton_datapath::{
@@ -212,16 +212,16 @@ impl Outside for Shell {
         self.datapath.set_leases(leases)
     }
 
-    fn set_spread_table(&mut self, table: u8, slots: &[Option<u16>]) -> Result<()> {
-        self.datapath.set_spread_table(table, slots)
+    fn set_spread_table(&mut self, table: u8, spread: &SpreadTable) -> Result<()> {
+        self.datapath.set_spread_table(table, spread)
     }
 
     fn set_maker(&mut self, number: u16, maker: &Maker) -> Result<()> {
         self.datapath.set_maker(number, maker)
     }
 
-    fn set_spread(&mut self, tables: &[u8], unsettled: Duration, refuse: Duration) -> Result<()> {
-        self.datapath.set_spread(tables, unsettled, refuse)
+    fn set_spread(&mut self, table: u8, unsettled: Duration, refuse: Duration) -> Result<()> {
+        self.datapath.set_spread(Some(table), unsettled, refuse)
     }
 
     fn set_pool(&mut self, pool: &PoolEntry) -> Result<()> {

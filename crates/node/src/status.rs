@@ -50,6 +50,8 @@ pub struct NodeStatus {
     pub file: String,
     /// Services that its cluster file has no more, or that have lost a VIP, and that end.
     pub ending: Vec<EndingStatus>,
+    /// The largest packet that its interface to the other nodes carries, in bytes.
+    pub link_mtu: u16,
     /// Its control connections, one for each other node, in the order of the cluster file.
     pub connections: Vec<ConnectionStatus>,
     /// The servers' loads as this node knows them.
@@ -94,11 +96,17 @@ pub struct HostStatus {
     pub fought: Option<String>,
     /// Why the node cannot stay on its host; it leaves soon.
     pub lost: Option<String>,
+    /// A VIP that is where it must not be now, and the command that takes it away.
+    pub misplaced: Option<String>,
+    /// Interfaces on which programs of others see packets before Baton's now: at most [`HostStatus::IN_FRONT_MAX`].
+    pub in_front: Vec<String>,
 }
 
 impl HostStatus {
     /// The most bytes of each text.
     pub const TEXT_BYTES_MAX: usize = 160;
+    /// The most interfaces that it names.
+    pub const IN_FRONT_MAX: usize = 8;
 }
 
 /// What went wrong in a daemon that went on.
@@ -155,7 +163,7 @@ pub struct ConnectionStatus {
     /// By how much the other node's wall clock is ahead of this one's, in microseconds, within half a round trip; none
     /// before the first measurement. Nothing depends on it but people who compare logs.
     pub clock_ahead_us: Option<i64>,
-    /// The largest packet on the way to the other node that it has acknowledged, in bytes; none while nothing is known.
+    /// The largest packet on the way to the other node that it has acknowledged, in bytes; none while it acknowledges none.
     pub path_mtu: Option<u16>,
     /// Messages received.
     pub messages_in: u64,

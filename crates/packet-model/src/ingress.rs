@@ -478,6 +478,10 @@ impl Run<'_> {
             self.model.tables.bindings.remove(&p.flow);
             return self.ask_whose(p, None, Question::Heir, Counter::ResetUnknown);
         }
+        if self.is_left(&b) {
+            self.model.tables.bindings.remove(&p.flow);
+            return self.ask_whose(p, None, Question::Whose, Counter::ResetUnknown);
+        }
         if !self.model.tables.may_decide(&b, self.clock) {
             self.put(p.flow, b);
             return self.drop(Counter::DropNoLease);

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use baton_cluster::{Flow, Heirs, Maker, NodeId};
+use baton_cluster::{Flow, Heirs, Maker, NodeId, SLOT_MAKERS, SpreadLine, SpreadTable};
 
 use crate::cookie::{Age, cookie_age, echoes, latest_syn_slot, maglev_slot};
 use crate::packet::flag::{ACK, SYN};
 use crate::{Binding, Clock, Model, Options, Packet, Run};
-use baton_datapath::constants::{BEGUN_REACH, FLAG_ASKED, FLAG_MOVED, HEIRS_MAX};
+use baton_datapath::constants::{BEGUN_REACH, FLAG_ASKED, FLAG_MOVED, LOST_TERM_MS};
 use baton_datapath::{Counter, Lease, Numbers};
 
 /// The tables of a switch.
@@ -18,18 +18,21 @@ pub struct Spread {
     pub unsettled_ns: u64,
     /// Without a distributor SYNs are refused from then on.
     pub refuse_ns: u64,
-    /// The numbers of the tables that count, the one in force first.
-    pub order: Vec<u8>,
-    /// All tables: for each slot the number of a maker.
-    pub tables: HashMap<u8, Arc<[Option<u16>]>>,
+    /// The number of the table in use.
+    pub table: Option<u8>,
+    /// The tables: for each slot its makers.
+    pub tables: HashMap<u8, Arc<SpreadTable>>,
     /// Makers by number.
     pub makers: HashMap<u16, Maker>,
 }
 
 impl Spread {
-    fn maker(&self, table: u8, slot: usize) -> Option<&Maker> {
-        let number = self.tables.get(&table)?.get(slot).copied().flatten()?;
-        self.makers.get(&number)
+    fn line(&self, slot: usize) -> Option<&SpreadLine> {
+        self.tables.get(&self.table?)?.line(slot)
+    }
+
+    fn maker(&self, line: &SpreadLine, place: usize) -> Option<&Maker> {
+        self.makers.get(&line.makers[place]?)
     }
 }
 
@@ -72,7 +75,7 @@ impl Run<'_> {
     pub(super) fn choice(&self, flow: &Flow) -> Option<NodeId> {
         let (tables, spread) = (&self.model.tables, &self.model.tables.spread);
         let slot = maglev_slot(&tables.keys, flow);
-        spread.maker(*spread.order.first()?, slot).map(|maker| maker.node)
+        spread.maker(spread.line(slot)?, 0).map(|maker| maker.node)
     }
 
     /// As above, but what follows a handshake goes to who answered that, or to its heir.
@@ -81,32 +84,28 @@ impl Run<'_> {
         if p.has(SYN) || self.clock.kernel_ns >= spread.unsettled_ns {
             return self.choice(&p.flow);
         }
-        let slot = maglev_slot(&tables.keys, &p.flow);
-        let made_by = |maker: &&Maker| cookie_age(&tables.keys, p, maker.term, self.clock) == Some(Age::Good);
-        let makers = spread.order.iter().enumerate();
-        let maker = makers.filter_map(|(at, table)| Some((at, spread.maker(*table, slot)?)));
-        let Some((at, maker)) = maker.into_iter().find(|(_, maker)| made_by(maker)) else {
-            return self.choice(&p.flow);
-        };
-        let (earlier, mut maker) = (at > 0 || maker.over.is_some(), Some(*maker));
+        let line = *spread.line(maglev_slot(&tables.keys, &p.flow))?;
+        let made_by = |maker: &Maker| cookie_age(&tables.keys, p, maker.term, self.clock) == Some(Age::Good);
+        let place = (0..SLOT_MAKERS).find(|place| spread.maker(&line, *place).is_some_and(made_by));
+        let Some(place) = place else { return self.choice(&p.flow) };
         // Heirs may be gone too, and have heirs: nobody else has inherited the flow.
-        let mut decides = None;
-        for _ in 0..HEIRS_MAX {
-            let Some(Maker { node, over, .. }) = maker else { break };
-            match over {
+        let (mut at, mut decides) = (Some(place), None);
+        for _ in 0..SLOT_MAKERS {
+            let Some(maker) = at.and_then(|at| spread.maker(&line, at)) else { break };
+            match maker.over {
                 None => {
-                    decides = Some(node);
+                    decides = Some(maker.node);
                     break;
                 }
                 Some(Heirs::Soon) => break,
-                Some(Heirs::None) => maker = None,
-                Some(Heirs::Table(table)) => maker = spread.maker(table, slot).copied(),
+                Some(Heirs::Told) => at = at.and_then(|at| line.heirs[at]).map(usize::from),
             }
         }
-        if earlier {
+        let nobody = at.and_then(|at| spread.maker(&line, at)).is_none();
+        if place > 0 || spread.maker(&line, place).is_some_and(|maker| maker.over.is_some()) {
             self.count(Counter::SpreadEarlier);
         }
-        if maker.is_none() { self.choice(&p.flow) } else { decides }
+        if nobody { self.choice(&p.flow) } else { decides }
     }
 
     pub(super) fn note_syn(&mut self, p: &Packet) {
@@ -136,6 +135,14 @@ impl Run<'_> {
     pub(super) fn must_ask(&self, b: &Binding) -> bool {
         self.model.tables.lease_of_term(b.term).is_some_and(|lease| lease.is_heir)
             && !b.has(FLAG_ASKED | FLAG_MOVED)
+    }
+
+    /// The node knows the connection's term no more, and will not be left it again.
+    pub(super) fn is_left(&self, b: &Binding) -> bool {
+        let age = self.clock.kernel_ns.saturating_sub(b.since_ns);
+        !b.has(FLAG_MOVED)
+            && self.model.tables.lease_of_term(b.term).is_none()
+            && age > u64::from(LOST_TERM_MS) * 1_000_000
     }
 
     /// The lease of the term that the packet's cookie was made in, if it is this node's to decide.

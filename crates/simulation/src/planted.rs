@@ -25,13 +25,19 @@ pub enum Planted {
     SilentIsHeard,
     /// Each node goes by its own wall clock.
     WallClocks,
+    /// An upload counts as read when its head is.
+    BodiesAreNotFollowed,
+    /// A node keeps as many packets as come.
+    NoLimits,
+    /// Once all clients are content a node looks at no deadline.
+    NothingTimesOut,
     /// What shows that a server does not work user space does not hear.
     SignsAreNotTold,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::NewsOutOfOrder,
         Self::WrongServer,
         Self::TakesTooLittle,
@@ -43,6 +49,9 @@ impl Planted {
         Self::TakenIsNotTold,
         Self::SilentIsHeard,
         Self::WallClocks,
+        Self::BodiesAreNotFollowed,
+        Self::NoLimits,
+        Self::NothingTimesOut,
         Self::SignsAreNotTold,
     ];
 }

@@ -6,7 +6,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use baton_cluster::{Flow, Maker, NodeId, PoolId, ServiceId, Target};
+use baton_cluster::{Flow, Maker, NodeId, PoolId, ServiceId, SpreadTable, Target};
 use baton_control::ClusterClock;
 use baton_core::{Head, Outside, Refusal, TakenBytes};
 use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CLOSED, FLAG_FIN_IN, LINGER_MS, OPTION_TIMESTAMPS};
@@ -136,7 +136,7 @@ impl Outside for Shell {
     fn asked(&mut self, flow: &Flow) -> Result<Option<Progress>> {
         let Some(f) = self.model.tables.exchanges.get(flow) else { return Ok(None) };
         let (m, requests) = (f.messages(), f.messages.requests());
-        let between = requests.is_between_messages();
+        let between = requests.is_between_messages() || self.has(Planted::BodiesAreNotFollowed);
         let is_idle = m.asked != 0
             && m.asked == m.answered
             && between
@@ -404,8 +404,8 @@ impl Outside for Shell {
         Ok(())
     }
 
-    fn set_spread_table(&mut self, table: u8, slots: &[Option<u16>]) -> Result<()> {
-        self.model.tables.spread.tables.insert(table, slots.into());
+    fn set_spread_table(&mut self, table: u8, spread: &SpreadTable) -> Result<()> {
+        self.model.tables.spread.tables.insert(table, spread.clone().into());
         Ok(())
     }
 
@@ -414,9 +414,9 @@ impl Outside for Shell {
         Ok(())
     }
 
-    fn set_spread(&mut self, tables: &[u8], unsettled: Duration, refuse: Duration) -> Result<()> {
+    fn set_spread(&mut self, table: u8, unsettled: Duration, refuse: Duration) -> Result<()> {
         let spread = &mut self.model.tables.spread;
-        spread.order = tables.to_vec();
+        spread.table = Some(table);
         spread.unsettled_ns = u64::try_from(unsettled.as_nanos()).unwrap_or(u64::MAX);
         spread.refuse_ns = u64::try_from(refuse.as_nanos()).unwrap_or(u64::MAX);
         Ok(())

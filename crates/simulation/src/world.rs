@@ -489,7 +489,10 @@ impl<'a> World<'a> {
             }),
             Happening::Tick { node, life } => {
                 let mut busy = false;
+                let stands_still = self.is_calm && self.planted == Some(Planted::NothingTimesOut);
+                let began = stands_still.then_some(self.started);
                 self.core(node, |core, shell, now| {
+                    let now = began.map_or(now, |instant| Moment { instant, ..now });
                     let until = now.monotonic + Duration::from_secs(2);
                     shell.model.tables.daemon_until_ns = until.as_nanos() as u64;
                     shell.model.tables.follows = core.services().follow();

@@ -115,6 +115,7 @@ fn samples() -> Vec<(&'static str, Word)> {
         ("grant-refused", Message::Grant(Grant { term: 1, granted: false })),
         ("heir", Message::Heir(Heir { term: 0xdead_beef })),
         ("probed", Message::Probed(Probed { number: 0xdead_beef, least: 1400 })),
+        ("mac", Message::Mac(Mac { mac: [2, 0, 0, 0, 0, 7] })),
         (
             "doubts",
             Message::Doubts(Doubts {
@@ -233,6 +234,7 @@ fn the_largest_messages_fit() {
         Message::Grant(Grant { term: u32::MAX, granted: true }),
         Message::Heir(Heir { term: u32::MAX }),
         Message::Probed(Probed { number: u32::MAX, least: u16::MAX }),
+        Message::Mac(Mac { mac: [0xff; 6] }),
         Message::Doubts(Doubts {
             taken: u64::MAX,
             servers: vec![
@@ -413,6 +415,7 @@ fn a_message() -> impl Strategy<Value = Message> {
         any::<(u32, bool)>().prop_map(|(term, granted)| Message::Grant(Grant { term, granted })),
         any::<u32>().prop_map(|term| Message::Heir(Heir { term })),
         any::<(u32, u16)>().prop_map(|(number, least)| Message::Probed(Probed { number, least })),
+        any::<[u8; 6]>().prop_map(|mac| Message::Mac(Mac { mac })),
         (any::<u32>(), prop::collection::vec(lost, 0..50))
             .prop_map(|(batch, lost)| Message::Whose(Whose { batch, lost })),
         (any::<u32>(), prop::collection::vec(prop::option::of(claim), 0..50))

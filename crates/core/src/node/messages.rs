@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use baton_cluster::NodeId;
-use baton_control::{Doubts, Grant, Heir, Message, Term};
+use baton_control::{Doubts, Grant, Heir, Mac, Message, Term};
 
 use super::Core;
 use crate::outside::{Moment, Outside};
@@ -83,6 +83,7 @@ impl<S: Debug> Core<S> {
             Message::Close(close) => {
                 self.troubles.note(now.monotonic, "a close", switch::closed(outside, &close));
             }
+            Message::Mac(Mac { mac }) => self.is_member(from, mac, outside, now),
             Message::StatusRequest(_) | Message::StatusReply(_) | Message::Probed(_) => {}
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use baton_cluster::{Flow, Heirs, Maker, NodeId};
+use baton_cluster::{Flow, Heirs, Maker, NodeId, SpreadLine};
 use baton_datapath::constants::{
     FLAG_ADOPTED, FLAG_ASKED_AGAIN, FLAG_CONFIRMED, FLAG_HANDED, FLAG_MOVED, FLAG_REPLAY,
 };
@@ -295,23 +295,28 @@ impl Play<'_> {
         if !self.world.model.settings.roles.switch {
             return;
         }
-        let over = [None, None, None, Some(Heirs::None), Some(Heirs::Table(0)), Some(Heirs::Table(1))];
+        let over = [None, None, None, Some(Heirs::Soon), Some(Heirs::Told), Some(Heirs::Told)];
         let over = over.get(usize::from(which)).copied().flatten();
-        let order: &[u8] = match which {
-            0 => &[0],
-            1 => &[1],
-            _ => &[0, 1],
+        let in_force = |slot: usize| [Some(SELF), Some(OTHER), None][slot % 3].map(|node| node.0);
+        let before = |slot: usize| [Some(OTHER), None, Some(THIRD), Some(SELF)][slot % 4].map(|node| node.0);
+        let slot = |slot| {
+            if which < 2 {
+                return SpreadLine::of(before(slot));
+            }
+            let mut of = SpreadLine::of(in_force(slot));
+            of.makers[5] = before(slot).filter(|maker| Some(*maker) != in_force(slot));
+            of.heirs[5] = [None, Some(0), Some(1), Some(5)][slot % 5 % 4];
+            of
         };
         let unsettled = if which < 2 { 0 } else { u64::MAX };
-        let slots: Vec<_> =
-            (0..65_537).map(|slot| [Some(OTHER), None, Some(THIRD), Some(SELF)][slot % 4]).collect();
         let maker = Maker { node: OTHER, term: term(OTHER), over };
-        let set = self.world.maker(maker).and_then(|()| {
-            if !self.world.model.tables.spread.tables.contains_key(&1) {
-                self.world.spread_table(1, &slots)?;
-            }
-            self.world.order(order, Duration::from_nanos(unsettled))
-        });
+        // The table that all begin with stays.
+        let table = u8::from(which > 0);
+        let slots = (table == 1).then(|| (0..65_537).map(slot).collect());
+        let written = slots.map_or(Ok(()), |slots| self.world.spread_table(table, slots));
+        let set = written
+            .and_then(|()| self.world.maker(maker))
+            .and_then(|()| self.world.use_table(table, Duration::from_nanos(unsettled)));
         set.expect("tables of the switch");
     }
 

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use baton_cluster::{Maker, NameRules, NodeId, PHttp, PoolId, Protocol, ServiceId};
+use baton_cluster::{Maker, NameRules, NodeId, PHttp, PoolId, Protocol, ServiceId, SpreadLine, SpreadTable};
 use baton_datapath::{DatapathError, Lease, Peer, PoolEntry, ServiceEntry};
 use baton_http::{HostMatch, Key, PathMatch, Route, Rules};
 use baton_packet_model::{Pool, Service};
@@ -91,21 +91,21 @@ impl World {
 
     /// The switch spreads by this table, and has done so for ever.
     pub fn spread(&mut self, slots: &[Option<NodeId>]) -> Result<(), DatapathError> {
-        self.spread_table(0, slots)?;
-        self.order(&[0], Duration::ZERO)
+        let slots = slots.iter().map(|node| SpreadLine::of(node.map(|node| node.0)));
+        self.spread_table(0, slots.collect())?;
+        self.use_table(0, Duration::ZERO)
     }
 
     /// One of the switch's tables. The makers are the nodes, each with a term of its own.
-    pub fn spread_table(&mut self, table: u8, slots: &[Option<NodeId>]) -> Result<(), DatapathError> {
+    pub fn spread_table(&mut self, table: u8, spread: SpreadTable) -> Result<(), DatapathError> {
         if !self.model.settings.roles.switch {
             return Ok(());
         }
-        let slots: Vec<_> = slots.iter().map(|node| node.map(|node| node.0)).collect();
         for node in [SELF, OTHER, THIRD] {
             self.maker(Maker { node, term: term(node), over: None })?;
         }
-        self.programs.set_spread_table(table, &slots)?;
-        self.model.tables.spread.tables.insert(table, slots.into());
+        self.programs.set_spread_table(table, &spread)?;
+        self.model.tables.spread.tables.insert(table, spread.into());
         Ok(())
     }
 
@@ -115,11 +115,15 @@ impl World {
         self.programs.set_maker(maker.node.0, &maker)
     }
 
-    /// Which tables count, and until when the later ones do.
-    pub fn order(&mut self, tables: &[u8], unsettled: Duration) -> Result<(), DatapathError> {
-        self.model.tables.spread.order = tables.to_vec();
+    /// Which table is in use, and until when makers count that are not in force.
+    pub fn use_table(&mut self, table: u8, unsettled: Duration) -> Result<(), DatapathError> {
+        self.model.tables.spread.table = Some(table);
         self.model.tables.spread.unsettled_ns = unsettled.as_nanos() as u64;
-        self.programs.set_spread(tables, unsettled, Duration::from_nanos(self.model.tables.spread.refuse_ns))
+        self.programs.set_spread(
+            Some(table),
+            unsettled,
+            Duration::from_nanos(self.model.tables.spread.refuse_ns),
+        )
     }
 
     /// The terms that this node knows.

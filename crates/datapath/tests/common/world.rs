@@ -215,7 +215,7 @@ impl World {
         }
         self.leases(vec![Lease::direct(0)])?;
         if self.model.settings.roles.switch {
-            self.order(&[0], Duration::ZERO)?;
+            self.use_table(0, Duration::ZERO)?;
             self.maker(Maker { node: OTHER, term: term(OTHER), over: None })?;
         }
         self.programs.follow_none()?;

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use baton_cluster::{Heirs, Maker, NodeId};
+use baton_cluster::{Heirs, Maker, NodeId, SLOT_MAKERS, SpreadLine};
 use baton_dispatcher::leases::Leases;
 use baton_dispatcher::spread::{Spread, SpreadChange};
 
@@ -86,9 +86,9 @@ pub struct World {
     spread: Spread,
     distributors: BTreeMap<NodeId, Distributor>,
     /// The switch's programs.
-    tables: BTreeMap<u8, Vec<Option<u16>>>,
-    makers: BTreeMap<u16, (NodeId, u32, Option<Heirs>)>,
-    order: Vec<u8>,
+    tables: BTreeMap<u8, SpreadLine>,
+    makers: BTreeMap<u16, Maker>,
+    in_use: Option<u8>,
     /// The term of the connection's cookie.
     cookie: Option<u32>,
     /// Who has decided it, in order.
@@ -124,7 +124,7 @@ impl World {
             distributors: DISTRIBUTORS.map(|node| (node, fresh(node))).into(),
             tables: BTreeMap::new(),
             makers: BTreeMap::new(),
-            order: Vec::new(),
+            in_use: None,
             cookie: None,
             decided: Vec::new(),
             reset: false,
@@ -192,7 +192,7 @@ impl World {
             }
             Event::Arrives { of, at_switch: false } => self.told(of),
             Event::Syn => {
-                let Some(node) = self.choice(self.order.first().copied()) else { return };
+                let Some(node) = self.choice() else { return };
                 let now = self.now;
                 let entry = self.of(node).leases.entries(now).into_iter().find(|e| e.from == Some(SWITCH));
                 let answers = |until: Option<Duration>| until.is_none_or(|until| now < until);
@@ -293,14 +293,13 @@ impl World {
     fn switch_acts(&mut self) {
         for change in self.spread.tick(self.now) {
             match change {
-                SpreadChange::Table { table, slots } => {
-                    self.tables.insert(table, slots);
+                SpreadChange::Table { table, spread } => {
+                    self.tables.insert(table, *spread.line(SLOT).expect("a slot"));
                 }
-                SpreadChange::Maker { number, maker: Maker { node, term, over } } => {
-                    self.makers.insert(number, (node, term, over));
+                SpreadChange::Maker { number, maker } => {
+                    self.makers.insert(number, maker);
                 }
-
-                SpreadChange::Order { tables, .. } => self.order = tables,
+                SpreadChange::Use { table, .. } => self.in_use = Some(table),
                 SpreadChange::Heirs { term, nodes } => {
                     for node in nodes {
                         self.of(node).from_switch.push_back(Said::Heir(term));
@@ -310,37 +309,33 @@ impl World {
         }
     }
 
-    fn maker(&self, table: Option<u8>) -> Option<(NodeId, u32, Option<Heirs>)> {
-        let number = self.tables.get(&table?)?.get(SLOT).copied().flatten()?;
-        self.makers.get(&number).copied()
+    fn line(&self) -> SpreadLine {
+        self.in_use.and_then(|table| self.tables.get(&table)).copied().unwrap_or_default()
     }
 
-    fn choice(&self, table: Option<u8>) -> Option<NodeId> {
-        self.maker(table).map(|(node, ..)| node)
+    fn maker(&self, place: usize) -> Option<Maker> {
+        self.makers.get(&self.line().makers[place]?).copied()
+    }
+
+    fn choice(&self) -> Option<NodeId> {
+        self.maker(0).map(|maker| maker.node)
     }
 
     /// `choice_for` of `bpf/lease.h`.
     fn choice_for(&self, cookie: u32) -> Option<NodeId> {
-        let current = self.choice(self.order.first().copied());
-        let makers = self.order.iter().filter_map(|table| self.maker(Some(*table)));
-        match makers.into_iter().find(|(_, term, _)| *term == cookie && !self.faults.by_table) {
-            Some((.., Some(Heirs::Table(_)))) if self.faults.heirs_change => current,
-            Some(maker) => self.heir(maker, current),
-            None => current,
-        }
-    }
-
-    fn heir(&self, mut maker: (NodeId, u32, Option<Heirs>), current: Option<NodeId>) -> Option<NodeId> {
-        for _ in 0..4 {
-            let table = match maker.2 {
-                None => return Some(maker.0),
+        let is_its = |place: &usize| self.maker(*place).is_some_and(|maker| maker.term == cookie);
+        let place = (0..SLOT_MAKERS).find(is_its).filter(|_| !self.faults.by_table);
+        let Some(mut place) = place else { return self.choice() };
+        for _ in 0..SLOT_MAKERS {
+            let maker = self.maker(place)?;
+            match maker.over {
+                None => return Some(maker.node),
                 Some(Heirs::Soon) => return None,
-                Some(Heirs::None) => return current,
-                Some(Heirs::Table(table)) => table,
-            };
-            match self.maker(Some(table)) {
-                Some(next) => maker = next,
-                None => return current,
+                Some(Heirs::Told) if self.faults.heirs_change => return self.choice(),
+                Some(Heirs::Told) => match self.line().heirs[place] {
+                    Some(heir) => place = usize::from(heir),
+                    None => return self.choice(),
+                },
             }
         }
         None

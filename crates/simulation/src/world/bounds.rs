@@ -26,7 +26,8 @@ impl World<'_> {
         else {
             return Ok(());
         };
-        match core.kept().iter().find(|kept| kept.now > kept.most) {
+        let limits = &self.files[self.nodes[node].goes_by].limits;
+        match core.kept(limits).iter().find(|kept| kept.now > kept.most) {
             Some(kept) => Err(format!("n{node} has {} {}, {} are the most", kept.now, kept.what, kept.most)),
             None => Ok(()),
         }
@@ -75,7 +76,8 @@ impl World<'_> {
                 GIVEN_BACK => node.shell.model.tables.bindings.values().filter(gives_back).count(),
                 _ => 0,
             };
-            if let Some(kept) = core.kept().iter().find(|kept| kept.now > lasts(kept.what)) {
+            let limits = &core.services().cluster().limits;
+            if let Some(kept) = core.kept(limits).iter().find(|kept| kept.now > lasts(kept.what)) {
                 return Err(format!("n{number} has {} {} for ever", kept.now, kept.what));
             }
             let is_done = |number: usize| self.clients.get(number).is_some_and(|c| c.stage == Stage::Done);

@@ -172,7 +172,7 @@ impl World<'_> {
         self.tell(format!("n{node} starts"));
         let chance = self.rng.random();
         let file = self.nodes[node].file;
-        let known = Succession::new(self.files[file].clone());
+        let known = Succession::new(self.as_read(file));
         let link = Link { mac: mac(node), mtu: 1600, ipv6_nodes: false };
         let now = self.moment(node);
         let core = Core::new(known, NodeId(node as u16), link, now, chance);
