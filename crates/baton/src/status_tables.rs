@@ -111,11 +111,18 @@ fn connections(status: &ClusterStatus) -> String {
 fn loads(status: &ClusterStatus) -> String {
     let mut candidates = playing(status, "dispatcher").chain(status.asked_node()).chain(&status.nodes);
     let Some(knower) = candidates.find(|node| !node.loads.is_empty()) else { return String::new() };
+    let doubted =
+        |server: &str| status.nodes.iter().flat_map(|node| &node.doubts).any(|doubt| doubt.server == server);
     let rows = knower.loads.iter().map(|load| {
         let server = status.nodes.iter().find(|node| node.name == load.server && node.reachable);
         [
             load.server.clone(),
-            if load.live { "yes" } else { "no" }.to_owned(),
+            match (load.live, doubted(&load.server)) {
+                (false, _) => "no",
+                (true, true) => "doubted",
+                (true, false) => "yes",
+            }
+            .to_owned(),
             load.weight.to_string(),
             load.serving.to_string(),
             load.assigned.to_string(),

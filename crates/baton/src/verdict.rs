@@ -3,7 +3,9 @@
 //!
 //! A problem is what clients may suffer from. A warning is what somebody should know, and no reason to be called at night.
 
-use baton_node::status::{ClusterStatus, ConnectionState, ConnectionStatus, DispatcherStanding, NodeStatus};
+use baton_node::status::{
+    ClusterStatus, ConnectionState, ConnectionStatus, DispatcherStanding, DoubtStatus, NodeStatus,
+};
 use serde::Serialize;
 
 use crate::measured;
@@ -37,7 +39,8 @@ impl ClusterVerdict {
         let lost = measured::lost_handoffs(status);
         let parted = parted(status).into_iter();
         let asked = slow(status).into_iter().chain(unasked(status));
-        let known = away.chain(parted).chain(files(status)).chain(asked).chain(dead(status)).chain(lost);
+        let servers = dead(status).into_iter().chain(doubted(status)).chain(lost);
+        let known = away.chain(parted).chain(files(status)).chain(asked).chain(servers);
         let problems: Vec<_> = known.chain(measured::hosts_lost(status)).collect();
         Self { well: problems.is_empty(), problems, warnings: measured::warnings(status) }
     }
@@ -200,6 +203,19 @@ fn dead(status: &ClusterStatus) -> Vec<Problem> {
     .collect()
 }
 
+/// Servers that packets show not to work, whoever has seen it.
+fn doubted(status: &ClusterStatus) -> Vec<Problem> {
+    let all = status.nodes.iter().flat_map(|node| node.doubts.iter().map(move |doubt| (node, doubt)));
+    all.map(|(node, DoubtStatus { server, pool, seen, count: times, help })| {
+        let place = pool.as_deref().map(|pool| format!(" for {pool}")).unwrap_or_default();
+        let by = if node.name == *server { String::new() } else { format!(", as {} sees", node.name) };
+        let times = count(usize::try_from(*times).unwrap_or(usize::MAX), "time");
+        let what = format!("{server} does not work{place}: {seen} (seen {times}{by})");
+        Problem { nodes: vec![server.clone()], what, help: format!("on {server}: {help}") }
+    })
+    .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use baton_node::status::{DispatcherStatus, LoadStatus};
@@ -309,5 +325,26 @@ mod tests {
         status.nodes[1].roles = vec!["dispatcher".to_owned()];
         status.nodes[1].loads = vec![load("b", true), load("c", true)];
         assert_eq!(whats(&status), [""; 0]);
+    }
+
+    #[test]
+    fn servers_that_do_not_work_are_told_with_what_was_seen() {
+        let mut status = well();
+        let doubt = |pool: Option<&str>, seen: &str| DoubtStatus {
+            server: "b".to_owned(),
+            pool: pool.map(str::to_owned),
+            seen: seen.to_owned(),
+            count: 3,
+            help: "look".to_owned(),
+        };
+        status.nodes[1].doubts = vec![doubt(Some("www/site"), "nobody listens on the service's port")];
+        status.nodes[0].doubts = vec![doubt(None, "handoff packets never arrive")];
+        assert_eq!(
+            whats(&status),
+            [
+                "b does not work: handoff packets never arrive (seen 3 times, as a sees)",
+                "b does not work for www/site: nobody listens on the service's port (seen 3 times)",
+            ]
+        );
     }
 }

@@ -8,10 +8,10 @@ use serde::de::DeserializeOwned;
 
 use crate::error::Error;
 use crate::message::{
-    Answer, Ask, CHANGES_MAX, Close, ENDS_MAX, Grant, Guidance, Heir, Kind, LOST_MAX, Live, Load, MAPPED_MAX,
-    MESSAGE_BYTES_MAX, MOVES_MAX, Mac, Mapped, MappedTarget, Message, Owned, PROTOCOL_VERSION, Probed, Push,
-    QUESTIONS_MAX, Ready, Recall, Recalled, SERVERS_MAX, STATUS_BYTES_MAX, StatusReply, StatusRequest, Taken,
-    Term, Update, Whose,
+    Answer, Ask, CHANGES_MAX, Close, DOUBTS_MAX, Doubts, ENDS_MAX, Grant, Guidance, Heir, Kind, LOST_MAX,
+    Live, Load, MAPPED_MAX, MESSAGE_BYTES_MAX, MOVES_MAX, Mac, Mapped, MappedTarget, Message, Owned,
+    PROTOCOL_VERSION, Probed, Push, QUESTIONS_MAX, Ready, Recall, Recalled, SERVERS_MAX, STATUS_BYTES_MAX,
+    StatusReply, StatusRequest, Taken, Term, Update, Whose,
 };
 use crate::word::{Bye, Heartbeat, Hello, NAME_BYTES_MAX};
 
@@ -66,6 +66,7 @@ impl Message {
             Message::Mapped(body) => put(Kind::Mapped, body, out),
             Message::Recall(body) => put(Kind::Recall, body, out),
             Message::Recalled(body) => put(Kind::Recalled, body, out),
+            Message::Doubts(body) => put(Kind::Doubts, body, out),
             Message::Whose(body) => put(Kind::Whose, body, out),
             Message::Owned(body) => put(Kind::Owned, body, out),
         }
@@ -133,6 +134,7 @@ impl Word {
             Kind::Mapped => Word::Message(Message::Mapped(take::<Mapped>(kind, body)?)),
             Kind::Recall => Word::Message(Message::Recall(take::<Recall>(kind, body)?)),
             Kind::Recalled => Word::Message(Message::Recalled(take::<Recalled>(kind, body)?)),
+            Kind::Doubts => Word::Message(Message::Doubts(take::<Doubts>(kind, body)?)),
             Kind::Whose => Word::Message(Message::Whose(take::<Whose>(kind, body)?)),
             Kind::Owned => Word::Message(Message::Owned(take::<Owned>(kind, body)?)),
         };
@@ -209,6 +211,10 @@ fn check(message: &Message) -> Result<(), Error> {
                 node(kind, moved.server)?;
                 node(kind, moved.from)
             })
+        }
+        Message::Doubts(doubts) => {
+            few(kind, doubts.servers.len(), DOUBTS_MAX)?;
+            doubts.servers.iter().try_for_each(|doubted| node(kind, doubted.server))
         }
         Message::Close(close) => few(kind, close.ends.len(), ENDS_MAX),
         Message::Whose(whose) => few(kind, whose.lost.len(), LOST_MAX),

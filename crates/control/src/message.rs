@@ -7,6 +7,8 @@
 
 use std::fmt;
 
+#[cfg(doc)]
+use baton_cluster::Sign;
 use baton_cluster::bounded::{at_most, maybe_at_most};
 use baton_cluster::{Flow, Guide, NodeId, PoolHash, Target};
 use serde::{Deserialize, Serialize};
@@ -39,6 +41,9 @@ pub const ENDS_MAX: usize = 1280;
 
 /// The most connections of one [`Whose`], hence claims of one [`Owned`].
 pub const LOST_MAX: usize = 1024;
+
+/// The most servers of one [`Doubts`], each once for each pool; further ones are left out.
+pub const DOUBTS_MAX: usize = 1024;
 
 /// The longest body of a [`StatusReply`], in bytes: leaves room for its head in one frame.
 pub const STATUS_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64;
@@ -307,6 +312,31 @@ pub struct Mac {
     pub mac: [u8; 6],
 }
 
+/// A server that the sender doubts, by what packets have shown it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doubted {
+    /// The server.
+    pub server: NodeId,
+    /// In which pool. `None`: in all.
+    pub pool: Option<PoolHash>,
+    /// Why, by [`Sign::number`]; what a later version may say as well is no error.
+    pub sign: u8,
+    /// How often that was seen since the server last worked.
+    pub count: u32,
+}
+
+/// Server or distributor to those who decide, as often as its load: what it has seen of servers, itself included.
+/// Replaces what it said before. Lost: the next one says it all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doubts {
+    /// Handoff packets that the sender has taken from the receiver since its start: by this the receiver knows that
+    /// they arrive.
+    pub taken: u64,
+    /// The servers that it doubts, at most [`DOUBTS_MAX`].
+    #[serde(deserialize_with = "at_most::<DOUBTS_MAX, _, _>")]
+    pub servers: Vec<Doubted>,
+}
+
 /// Anything that one component says to another node's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each variant is its type, described there")]
@@ -333,6 +363,7 @@ pub enum Message {
     Mapped(Mapped),
     Recall(Recall),
     Recalled(Recalled),
+    Doubts(Doubts),
 }
 
 /// What kind of message: its number is the second byte on the wire and never changes its meaning.
@@ -361,6 +392,7 @@ pub enum Kind {
     Heir = 31,
     Probed = 32,
     Mac = 33,
+    Doubts = 34,
     Ready = 40,
     Mapped = 41,
     Recall = 42,
@@ -369,7 +401,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Kind; 25] = [
+    pub const ALL: [Kind; 26] = [
         Kind::Hello,
         Kind::Heartbeat,
         Kind::Bye,
@@ -391,6 +423,7 @@ impl Kind {
         Kind::Heir,
         Kind::Probed,
         Kind::Mac,
+        Kind::Doubts,
         Kind::Ready,
         Kind::Mapped,
         Kind::Recall,
@@ -447,6 +480,7 @@ impl Message {
             Message::Mapped(_) => Kind::Mapped,
             Message::Recall(_) => Kind::Recall,
             Message::Recalled(_) => Kind::Recalled,
+            Message::Doubts(_) => Kind::Doubts,
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::peers::Peers;
 use crate::post::Post;
 use crate::services::decides;
 use crate::standby::Standby;
+use crate::standing::Standing;
 
 /// The dispatcher of this node.
 #[derive(Debug)]
@@ -137,8 +138,11 @@ impl DispatcherRole {
     }
 
     /// Called on every tick.
-    pub(crate) fn tick(&mut self, cluster: &Cluster, now: Duration, post: &mut Post) {
+    /// `time`: by the cluster's clock.
+    pub(crate) fn tick(&mut self, cluster: &Cluster, (now, time): (Duration, Duration), post: &mut Post) {
         self.dispatcher.forget_gone(now);
+        self.dispatcher.tick(time);
+        self.push(post);
         let pools = cluster.pools.iter().filter(|pool| pool.policy.kind.is_lard()).map(|pool| pool.hash);
         let step = self.standby.tick(now, pools);
         if let Some((from, recall)) = step.ask {
@@ -204,6 +208,22 @@ impl DispatcherRole {
                 }
             }
         }
+    }
+
+    /// Some servers are doubted that were not, or the other way round. `time`: by the cluster's clock.
+    pub(crate) fn doubts_changed(
+        &mut self,
+        standing: &Standing,
+        time: Duration,
+        mut chance: impl FnMut() -> u64,
+        post: &mut Post,
+    ) {
+        for (hash, pool) in &self.pools {
+            for node in self.dispatcher.servers(*pool).to_vec() {
+                self.dispatcher.doubt(*pool, node, standing.is_doubted(node, *hash), time, chance());
+            }
+        }
+        self.push(post);
     }
 
     pub(crate) fn down(&mut self, node: &baton_cluster::Node, post: &mut Post) {

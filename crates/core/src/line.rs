@@ -18,7 +18,7 @@ const DOUBLINGS: u32 = 4;
 
 /// How a dispatcher stands with a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum SeatState {
     /// It is asked.
     Asked,
     /// It would be.
@@ -162,14 +162,14 @@ impl DispatcherLine {
     }
 
     /// How each stands, and how often it was late.
-    pub(crate) fn standings(&self, now: Instant) -> impl Iterator<Item = (NodeId, Standing, u64)> {
+    pub(crate) fn standings(&self, now: Instant) -> impl Iterator<Item = (NodeId, SeatState, u64)> {
         self.seats.iter().map(move |seat| {
             let standing = match seat {
-                _ if !seat.up => Standing::Down,
-                _ if Some(seat.node) == self.asked => Standing::Asked,
-                _ if seat.is_shunned(now) => Standing::Slow,
-                _ if !seat.ready => Standing::Cold,
-                _ => Standing::Standby,
+                _ if !seat.up => SeatState::Down,
+                _ if Some(seat.node) == self.asked => SeatState::Asked,
+                _ if seat.is_shunned(now) => SeatState::Slow,
+                _ if !seat.ready => SeatState::Cold,
+                _ => SeatState::Standby,
             };
             (seat.node, standing, seat.late)
         })
@@ -244,7 +244,7 @@ mod tests {
             assert_eq!(line.choose(now), Some(NodeId(1)));
             line.was_late(NodeId(1), now);
             assert_eq!(line.choose(now), None);
-            assert_eq!(line.standings(now).next().map(|(_, standing, _)| standing), Some(Standing::Slow));
+            assert_eq!(line.standings(now).next().map(|(_, standing, _)| standing), Some(SeatState::Slow));
             now += Duration::from_secs(seconds);
         }
         line.answered(NodeId(1));

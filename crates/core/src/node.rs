@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
 use baton_cluster::{Node, NodeId, Succession};
-use baton_control::{Grant, Heir, Mac, Message, Move, Taken, Term};
+use baton_control::{Message, Move, Taken};
 use baton_datapath::{DatapathError, Event};
 use baton_dispatcher::leases::Leases;
 
@@ -20,12 +20,15 @@ use crate::placing::{Link, Placing};
 use crate::post::Post;
 use crate::server::{Ends, ServerRole};
 use crate::services::{Services, decides};
-use crate::switch::{self, SwitchRole};
+use crate::standing::Standing;
+use crate::switch::SwitchRole;
 use crate::table::Occupancy;
 use crate::tools::Tools;
 use crate::trouble::Troubles;
+use crate::witness::Witness;
 
 mod dispatching;
+mod messages;
 
 /// A switch's table that cannot be written is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
@@ -47,6 +50,9 @@ pub struct Core<S> {
     lease: Option<LeaseRole>,
     /// From when the switch's table is to be written, after it could not be.
     switch_from: Option<Instant>,
+    /// On nodes that have servers, or hand connections to them.
+    witness: Option<Witness>,
+    standing: Standing,
     ends: Ends,
     news: News,
     table: Occupancy,
@@ -76,6 +82,8 @@ impl<S: Debug> Core<S> {
             switch: roles.switch.then(|| SwitchRole::new(cluster)),
             lease: roles.distributor.then(leases),
             switch_from: None,
+            witness: decides(roles).then(Witness::default),
+            standing: Standing::default(),
             ends: Ends::default(),
             news: News::default(),
             table: Occupancy::new(cluster.limits.bindings, now.instant),
@@ -109,6 +117,11 @@ impl<S: Debug> Core<S> {
     /// Its part in placing requests, if it has one.
     pub fn placing(&self) -> Option<&Placing<S>> {
         self.placing.as_ref()
+    }
+
+    /// Which servers are doubted, and by whom.
+    pub fn standing(&self) -> &Standing {
+        &self.standing
     }
 
     /// Connections that its server serves now.
@@ -160,6 +173,12 @@ impl<S: Debug> Core<S> {
     pub fn down(&mut self, id: NodeId, ended: bool, outside: &mut impl Outside<Stream = S>, now: Moment) {
         let Some(node) = self.services.cluster().node(id).cloned() else { return };
         self.peers.went_down(id);
+        if let Some(witness) = &mut self.witness {
+            witness.gone(id);
+        }
+        if self.standing.gone(id) {
+            self.doubts_changed(outside, now);
+        }
         self.went_down(&node, ended, outside, now);
     }
 
@@ -221,90 +240,6 @@ impl<S: Debug> Core<S> {
         }
     }
 
-    /// What a node says, this one included; but for what is about the status, which is the daemon's.
-    pub fn message(
-        &mut self,
-        from: NodeId,
-        message: Message,
-        outside: &mut impl Outside<Stream = S>,
-        now: Moment,
-    ) {
-        match message {
-            Message::Ask(_)
-            | Message::Ready(_)
-            | Message::Mapped(_)
-            | Message::Recall(_)
-            | Message::Recalled(_) => self.dispatching(from, message, outside, now),
-            Message::Load(load) => {
-                if let Some(dispatcher) = &mut self.dispatcher {
-                    dispatcher.load(from, &load);
-                }
-                self.with_placing("a load", outside, now, |d, tools| {
-                    d.guides.load(from, &load, tools.outside)
-                });
-            }
-            Message::Answer(answer) => {
-                self.with_placing("an answer", outside, now, |d, tools| d.answered(from, answer, tools));
-            }
-            Message::Push(push) => self.with_placing("a push", outside, now, |d, tools| {
-                d.guides.pushed(&push, tools.monotonic, tools.outside)
-            }),
-            Message::Guide(g) => self.with_placing("a guide", outside, now, |d, tools| {
-                d.guides.guide(from, g.pool, g.guide, tools.outside)
-            }),
-            Message::Live(live) => self.with_placing("live servers", outside, now, |d, tools| {
-                d.guides.named(from, live.nodes);
-                d.guides.refresh(tools.peers, tools.outside, tools.now)
-            }),
-            Message::Taken(taken) => {
-                if let Some(placing) = &mut self.placing {
-                    placing.replays.taken(&taken.flow, taken.start_seq);
-                }
-            }
-            Message::Term(Term { term }) => {
-                if let Some(switch) = &mut self.switch {
-                    let granted = switch.term(from, term, now.monotonic);
-                    self.post.send(from, Message::Grant(Grant { term, granted }));
-                }
-            }
-            Message::Grant(grant) => {
-                if let Some(lease) = &mut self.lease {
-                    lease.answered(from, grant, now.monotonic, outside.random(), &mut self.post);
-                }
-                self.refresh_leases(outside, now);
-            }
-            Message::Heir(Heir { term }) => {
-                if let Some(lease) = &mut self.lease {
-                    lease.inherit(from, term, now.monotonic);
-                }
-                self.refresh_leases(outside, now);
-            }
-            Message::Whose(whose) => {
-                self.with_placing("a question", outside, now, |d, tools| d.owners.asked(from, &whose, tools));
-            }
-            Message::Owned(owned) => {
-                self.with_placing("an answer", outside, now, |d, tools| {
-                    d.owners.answered(from, &owned, tools)
-                });
-            }
-            Message::Update(update) => {
-                self.troubles.note(now.monotonic, "an update", switch::updated(outside, &update));
-            }
-            Message::Close(close) => {
-                self.troubles.note(now.monotonic, "a close", switch::closed(outside, &close));
-            }
-            Message::Mac(Mac { mac }) => self.is_member(from, mac, outside, now),
-            Message::StatusRequest(_) | Message::StatusReply(_) | Message::Probed(_) => {}
-        }
-    }
-
-    /// Takes the next message from this node to itself. Whether there was one.
-    pub fn local_message(&mut self, outside: &mut impl Outside<Stream = S>, now: Moment) -> bool {
-        let Some(message) = self.post.take_local() else { return false };
-        self.message(self.me, message, outside, now);
-        true
-    }
-
     /// A packet that the programs hold.
     pub fn held(&mut self, frame: &[u8], outside: &mut impl Outside<Stream = S>, now: Moment) {
         self.with_placing("a held packet", outside, now, |placing, tools| placing.frame(frame, tools));
@@ -339,6 +274,11 @@ impl<S: Debug> Core<S> {
             Event::Closed { flow, start_seq, distributor, .. } => {
                 self.ends.add(flow, start_seq, distributor);
             }
+            Event::Failed { flow, sign, spoke } => {
+                let Some(witness) = &mut self.witness else { return };
+                let seen = witness.failed(&flow, (sign, spoke), &self.services, outside, now.monotonic);
+                self.troubles.note(now.monotonic, "a sign of this node's server", seen);
+            }
             Event::TooBig { .. } | Event::Probed { .. } => {}
         }
     }
@@ -348,7 +288,8 @@ impl<S: Debug> Core<S> {
         self.refresh_leases(outside, now);
         self.with_placing("what waits", outside, now, Placing::tick);
         if let Some(dispatcher) = &mut self.dispatcher {
-            dispatcher.tick(self.services.cluster(), now.monotonic, &mut self.post);
+            let times = (now.monotonic, outside.cluster_time());
+            dispatcher.tick(self.services.cluster(), times, &mut self.post);
         }
         let mut busy = false;
         if let Some(server) = &mut self.server {
@@ -356,6 +297,10 @@ impl<S: Debug> Core<S> {
             let told = server.tick(now, outside, cluster, &self.peers, self.me, &mut self.post);
             busy = *told.as_ref().unwrap_or(&false);
             self.troubles.note(now.monotonic, "this node's load", told.map(drop));
+        }
+        if let Some(witness) = &mut self.witness {
+            let seen = witness.tick(&self.services, &self.peers, outside, &mut self.post, now);
+            self.troubles.note(now.monotonic, "what this node has seen of servers", seen);
         }
         self.tell_members(outside, now);
         let counted = self.table.tick(now.instant, outside);
@@ -448,6 +393,7 @@ impl<S: Debug> Core<S> {
         if let Some(dispatcher) = &mut self.dispatcher {
             dispatcher.pools_changed(self.services.cluster(), &mut self.post);
         }
+        self.doubts_changed(outside, now);
     }
 
     /// Removes what no packet can be under way by any more.

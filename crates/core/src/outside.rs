@@ -72,6 +72,9 @@ pub trait Outside {
     fn population(&mut self) -> Result<u64>;
     fn sweep(&mut self) -> Result<Swept>;
     fn counter(&mut self, counter: Counter) -> Result<u64>;
+    fn spoken(&mut self, service: ServiceId) -> Result<u64>;
+    fn handoffs_sent(&mut self, to: NodeId) -> Result<u64>;
+    fn handoffs_taken(&mut self, from: NodeId) -> Result<u64>;
     fn busy(&mut self, silent_since: Duration) -> u64;
     /// And how long it took to count them.
     fn connections_at(&mut self, addresses: &[(IpAddr, u16)], now: Duration) -> (Vec<u64>, Duration);

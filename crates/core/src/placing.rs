@@ -21,7 +21,7 @@ use feeding::is_early;
 use crate::early::Early;
 use crate::guides::Guides;
 use crate::head::{Head, Refusal};
-use crate::line::{DispatcherLine, Standing};
+use crate::line::{DispatcherLine, SeatState};
 use crate::outside::Outside;
 use crate::owners::Owners;
 use crate::question::{self, Read};
@@ -144,7 +144,7 @@ impl<S: Debug> Placing<S> {
     }
 
     /// The dispatchers, how they stand with this node, and how often each was late.
-    pub fn dispatchers(&self, now: Instant) -> impl Iterator<Item = (NodeId, Standing, u64)> {
+    pub fn dispatchers(&self, now: Instant) -> impl Iterator<Item = (NodeId, SeatState, u64)> {
         self.line.standings(now)
     }
 

@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use crate::pushes::Pushes;
 use crate::shared::SharedChanges;
-use crate::{Decision, DistributorPush, Loads, Policy, PushedChange, Remembered, Replicas, policy};
+use crate::{Decision, DistributorPush, Loads, Policy, PushedChange, Remembered, Replicas, Suspects, policy};
 
 /// Decides which server serves what.
 ///
@@ -47,6 +47,7 @@ pub struct Dispatcher {
     /// Servers that went down and whose targets are remembered still, with when they did.
     gone: BTreeMap<NodeId, Duration>,
     pools: BTreeMap<PoolId, PoolDispatcher>,
+    suspects: Suspects,
     /// How many targets each pool remembers.
     targets_max: usize,
     pushes: Pushes,
@@ -126,6 +127,10 @@ pub struct Stats {
 struct PoolDispatcher {
     /// Its servers in ascending order, each once.
     rule: PoolRule,
+    /// Those that are given new work.
+    favoured: Vec<NodeId>,
+    /// Distributors are to ask, so that a doubted server can be tried.
+    asking: bool,
     policy: Box<dyn Policy>,
 }
 
@@ -191,6 +196,7 @@ impl Dispatcher {
             loads: Loads::new(servers),
             gone: BTreeMap::new(),
             pools: pools.collect(),
+            suspects: Suspects::default(),
             targets_max,
             pushes: Pushes::default(),
             shared: SharedChanges::default(),
@@ -214,6 +220,7 @@ impl Dispatcher {
             (id, pool)
         });
         self.pools = after.collect();
+        self.favour();
         self.pushes.pools_changed(|id, mapping| {
             let pool = self.pools.get(&id);
             pool.is_some_and(|pool| mapping.servers.as_slice().iter().all(|server| pool.has(*server)))
@@ -255,6 +262,7 @@ impl Dispatcher {
     pub fn server_up(&mut self, node: NodeId) {
         if self.loads.set_live(node, true) {
             self.gone.remove(&node);
+            self.favour();
             for pool in self.pools.values_mut().filter(|pool| pool.has(node)) {
                 pool.policy.server_joined(node);
             }
@@ -269,10 +277,45 @@ impl Dispatcher {
             return;
         }
         self.gone.insert(node, now);
+        self.favour();
         self.pushes.server_left(node);
         for pool in self.pools.values_mut().filter(|pool| pool.has(node)) {
             pool.policy.server_down(node);
         }
+    }
+
+    /// A server of a pool is doubted, or not any more: while it is, and some other server of the pool is not, it is given
+    /// nothing but a request now and then, and its targets go to others. `chance`: a number that nobody can guess.
+    pub fn doubt(&mut self, pool: PoolId, node: NodeId, doubted: bool, now: Duration, chance: u64) {
+        if !self.suspects.set(pool, node, doubted, now, chance) {
+            return;
+        }
+        self.favour();
+        if let Some(known) = self.pools.get_mut(&pool).filter(|known| known.has(node)) {
+            if doubted {
+                known.policy.server_down(node);
+            } else {
+                known.policy.server_joined(node);
+            }
+        }
+        if doubted {
+            self.pushes.server_left(node);
+        } else {
+            self.pushes.server_joined();
+        }
+    }
+
+    /// To be called often: distributors are told to ask when a doubted server is to be tried.
+    pub fn tick(&mut self, now: Duration) {
+        let Self { pools, suspects, loads, pushes, .. } = self;
+        for (id, pool) in pools.iter_mut().filter(|(_, pool)| pool.has_suspects() || pool.asking) {
+            let due = suspects.due(*id, &pool.rule.servers, |node| loads.is_live(node), now).is_some();
+            if due != pool.asking {
+                pool.asking = due;
+                pushes.guides_changed();
+            }
+        }
+        suspects.retain(now, |pool, node| pools.get(&pool).is_some_and(|pool| pool.has(node)));
     }
 
     /// The targets of servers that have been down for [`Dispatcher::REMEMBERS_FOR`] count as never assigned from now on.
@@ -371,6 +414,11 @@ impl Dispatcher {
         &self.loads
     }
 
+    /// A pool's servers; none if there is no such pool.
+    pub fn servers(&self, pool: PoolId) -> &[NodeId] {
+        self.pools.get(&pool).map_or(&[], |pool| &pool.rule.servers)
+    }
+
     /// A pool's policy, to look at; `None` if there is no such pool.
     pub fn policy(&self, pool: PoolId) -> Option<&dyn Policy> {
         self.pools.get(&pool).map(|pool| pool.policy.as_ref())
@@ -394,7 +442,21 @@ impl Dispatcher {
     fn decide(&mut self, question: PoolQuestion, now: Duration) -> Result<Decision, NoDecision> {
         let id = question.pool;
         let pool = self.pools.get_mut(&id).ok_or(NoDecision::UnknownPool(id))?;
+        if question.at.is_none() && pool.has_suspects() {
+            let is_live = |node| self.loads.is_live(node);
+            if let Some(node) = self.suspects.due(id, &pool.rule.servers, is_live, now) {
+                self.suspects.tried(id, node, now);
+                return Ok(Decision::unmapped(node));
+            }
+        }
         pool.decide(question, &self.loads, now).ok_or(NoDecision::NoServer(id))
+    }
+
+    fn favour(&mut self) {
+        for (id, pool) in &mut self.pools {
+            let is_live = |node| self.loads.is_live(node);
+            pool.favoured = self.suspects.favoured(*id, &pool.rule.servers, is_live);
+        }
     }
 
     fn account(&mut self, from: NodeId, question: PoolQuestion, decision: &Decision) {
@@ -430,7 +492,8 @@ impl Dispatcher {
 impl PoolDispatcher {
     fn new(rule: PoolRule, targets_max: usize) -> Self {
         let rule = rule.sorted();
-        Self { policy: policy::build(&rule, targets_max), rule }
+        let favoured = rule.servers.clone();
+        Self { policy: policy::build(&rule, targets_max), rule, favoured, asking: false }
     }
 
     /// The same pool by another rule.
@@ -439,7 +502,7 @@ impl PoolDispatcher {
         if (PoolRule { servers: rule.servers.clone(), consult: rule.consult, ..self.rule.clone() }) != rule {
             return Self::new(rule, targets_max);
         }
-        let Self { rule: before, mut policy } = self;
+        let Self { rule: before, favoured, asking, mut policy } = self;
         for server in before.servers.iter().filter(|server| !rule.servers.contains(server)) {
             policy.server_down(*server);
             policy.server_left(*server);
@@ -447,19 +510,24 @@ impl PoolDispatcher {
         for server in rule.servers.iter().filter(|server| !before.servers.contains(server)) {
             policy.server_joined(*server);
         }
-        Self { rule, policy }
+        Self { rule, favoured, asking, policy }
     }
 
     fn has(&self, node: NodeId) -> bool {
         self.rule.servers.binary_search(&node).is_ok()
     }
 
+    fn has_suspects(&self) -> bool {
+        self.favoured.len() < self.rule.servers.len()
+    }
+
     fn decide(&mut self, question: PoolQuestion, loads: &Loads, now: Duration) -> Option<Decision> {
         let PoolQuestion { target, at, .. } = question;
-        let loads = loads.of(&self.rule.servers);
-        if let (PHttp::Stay, Some(here)) = (self.rule.p_http, loads.keeper(at)) {
+        // Who has a connection already has taken it.
+        if let (PHttp::Stay, Some(here)) = (self.rule.p_http, loads.of(&self.rule.servers).keeper(at)) {
             return Some(Decision::unmapped(here));
         }
+        let loads = loads.of(&self.favoured);
         let decision = self.policy.decide(target, at, loads, now)?;
         Some(match self.rule.consult {
             Consult::Cached => decision,
@@ -468,10 +536,11 @@ impl PoolDispatcher {
     }
 
     fn guide(&self, loads: &Loads) -> Guide {
-        let servers = &self.rule.servers;
+        let servers = &self.favoured;
         match self.rule.consult {
+            Consult::Cached if self.asking => Guide::AskAlways,
             // There is nothing to ask when there is nothing to choose.
-            Consult::Cached if servers.len() == 1 => {
+            Consult::Cached if self.rule.servers.len() == 1 => {
                 Guide::Rota(loads.of(servers).live().map(|(node, _)| node).collect())
             }
             Consult::Cached => self.policy.guide(loads.of(servers)),

@@ -15,6 +15,7 @@
 mod dispatcher;
 pub mod fallback;
 mod hash;
+mod judge;
 pub mod leases;
 mod loads;
 pub mod maglev;
@@ -24,9 +25,11 @@ mod pushes;
 mod remembered;
 mod shared;
 pub mod spread;
+mod suspects;
 mod targets;
 
 pub use dispatcher::{Dispatcher, NoDecision, PoolQuestion, PoolRule, Stats, Welcome};
+pub use judge::{Doubt, Judge};
 pub use loads::{Loads, View, load_limit};
 pub use mapping::{Mapping, Replicas};
 pub use policy::{
@@ -34,4 +37,5 @@ pub use policy::{
 };
 pub use pushes::{DistributorPush, PushedChange};
 pub use remembered::Remembered;
+pub use suspects::Suspects;
 pub use targets::Targets;

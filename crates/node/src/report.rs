@@ -3,8 +3,9 @@
 use std::fmt::Display;
 use std::time::Instant;
 
+use baton_cluster::Sign;
 use baton_control::{PeerState, PeerStatus};
-use baton_core::{Standing, UnknownTally};
+use baton_core::{SeatState, Suspicion, UnknownTally};
 use baton_datapath::{Counter, CounterKind};
 
 use crate::NodeError;
@@ -12,7 +13,8 @@ use crate::daemon::Daemon;
 use crate::reader::Reader;
 use crate::status::{
     ConnectionState, ConnectionStatus, CounterStatus, DecisionStatus, DispatcherStanding, DispatcherStatus,
-    EndingStatus, HandoffStatus, LoadStatus, NodeStatus, ReaderStatus, TroubleStatus, UnknownStatus,
+    DoubtStatus, EndingStatus, HandoffStatus, LoadStatus, NodeStatus, ReaderStatus, TroubleStatus,
+    UnknownStatus,
 };
 
 impl Daemon {
@@ -42,6 +44,7 @@ impl Daemon {
             link_mtu: self.host.mtu(),
             connections: self.mesh.peers().iter().map(|p| self.connection(p)).collect(),
             loads,
+            doubts: self.doubts(),
             decisions: self.decisions(&counters),
             unknown: self.unknown(),
             reader: self.reader(),
@@ -129,6 +132,23 @@ impl Daemon {
         Ok(out)
     }
 
+    /// What this node has seen itself.
+    fn doubts(&self) -> Vec<DoubtStatus> {
+        let own = self.core.standing().suspicions().filter(|suspicion| suspicion.by == self.core.me());
+        own.map(|Suspicion { server, pool, sign, count, .. }| DoubtStatus {
+            server: self.name_of(server),
+            pool: pool.and_then(|hash| {
+                let pool = self.cluster().pools.iter().find(|pool| pool.hash == hash)?;
+                let service = self.cluster().services.iter().find(|service| service.id == pool.service)?;
+                Some(format!("{}/{}", service.name, pool.name))
+            }),
+            seen: sign.map_or("it does not work", Sign::text).to_owned(),
+            count: u64::from(count),
+            help: sign.map_or("look at its log", Sign::help).to_owned(),
+        })
+        .collect()
+    }
+
     fn decisions(&self, counters: &baton_datapath::Counters) -> DecisionStatus {
         let tally = self.core.placing().map(|placing| placing.tally()).unwrap_or_default();
         let decided = self.core.dispatched();
@@ -161,11 +181,11 @@ impl Daemon {
         all.map(|(node, standing, late)| DispatcherStatus {
             dispatcher: self.name_of(node),
             standing: match standing {
-                Standing::Asked => DispatcherStanding::Asked,
-                Standing::Standby => DispatcherStanding::Standby,
-                Standing::Cold => DispatcherStanding::Cold,
-                Standing::Slow => DispatcherStanding::Slow,
-                Standing::Down => DispatcherStanding::Down,
+                SeatState::Asked => DispatcherStanding::Asked,
+                SeatState::Standby => DispatcherStanding::Standby,
+                SeatState::Cold => DispatcherStanding::Cold,
+                SeatState::Slow => DispatcherStanding::Slow,
+                SeatState::Down => DispatcherStanding::Down,
             },
             late,
         })

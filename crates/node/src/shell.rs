@@ -139,6 +139,18 @@ impl Outside for Shell {
         self.datapath.counter(counter)
     }
 
+    fn spoken(&mut self, service: ServiceId) -> Result<u64> {
+        self.datapath.spoken(service)
+    }
+
+    fn handoffs_sent(&mut self, to: NodeId) -> Result<u64> {
+        self.datapath.handoffs_sent(to)
+    }
+
+    fn handoffs_taken(&mut self, from: NodeId) -> Result<u64> {
+        self.datapath.handoffs_taken(from)
+    }
+
     fn busy(&mut self, silent_since: Duration) -> u64 {
         self.datapath.busy(silent_since)
     }

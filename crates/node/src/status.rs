@@ -56,6 +56,9 @@ pub struct NodeStatus {
     pub connections: Vec<ConnectionStatus>,
     /// The servers' loads as this node knows them.
     pub loads: Vec<LoadStatus>,
+    /// The servers that it doubts, by what packets have shown it: they are given a request now and then, and else nothing,
+    /// while the pool has others.
+    pub doubts: Vec<DoubtStatus>,
     /// How its requests were decided, and what it decided for others.
     pub decisions: DecisionStatus,
     /// Connections whose first packet did not hold a whole request head.
@@ -235,6 +238,21 @@ pub enum DispatcherStanding {
     /// There is no control connection to it.
     #[default]
     Down,
+}
+
+/// A server that a node doubts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DoubtStatus {
+    /// The server's name.
+    pub server: String,
+    /// In which pool, as `service/pool`; none: in all.
+    pub pool: Option<String>,
+    /// What was seen, as the end of a sentence about the server.
+    pub seen: String,
+    /// How often, since the server last worked.
+    pub count: u64,
+    /// What to look at.
+    pub help: String,
 }
 
 /// How requests were decided. A distributor counts what it needed, a dispatcher what it decided.

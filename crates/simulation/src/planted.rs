@@ -37,11 +37,13 @@ pub enum Planted {
     NoLimits,
     /// Once all clients are content a node looks at no deadline.
     NothingTimesOut,
+    /// What shows that a server does not work user space does not hear.
+    SignsAreNotTold,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::NewsOutOfOrder,
         Self::WrongServer,
         Self::TakesTooLittle,
@@ -59,5 +61,6 @@ impl Planted {
         Self::BodiesAreNotFollowed,
         Self::NoLimits,
         Self::NothingTimesOut,
+        Self::SignsAreNotTold,
     ];
 }

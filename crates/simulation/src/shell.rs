@@ -317,6 +317,18 @@ impl Outside for Shell {
         Ok(self.counters.get(&counter).copied().unwrap_or(0))
     }
 
+    fn spoken(&mut self, service: ServiceId) -> Result<u64> {
+        Ok(self.model.tables.evidence.spoken.get(&service).copied().unwrap_or(0))
+    }
+
+    fn handoffs_sent(&mut self, to: NodeId) -> Result<u64> {
+        Ok(self.model.tables.evidence.sent.get(&to).copied().unwrap_or(0))
+    }
+
+    fn handoffs_taken(&mut self, from: NodeId) -> Result<u64> {
+        Ok(self.model.tables.evidence.taken.get(&from).copied().unwrap_or(0))
+    }
+
     fn busy(&mut self, silent_since: Duration) -> u64 {
         let serves = |b: &&baton_packet_model::Binding| {
             b.has(baton_datapath::constants::FLAG_SERVING) && u128::from(b.seen_ns) >= silent_since.as_nanos()

@@ -292,7 +292,8 @@ impl<'a> World<'a> {
         }
         self.summary.took_ms = self.now / MS;
         let is_judged = self.clients.iter().all(Client::is_over);
-        if let Some(what) = is_judged.then(|| self.calms_down().err()).flatten() {
+        let ended = self.sick_was_avoided();
+        if let Some(what) = is_judged.then(|| ended.and_then(|()| self.calms_down()).err()).flatten() {
             return Err(Box::new(Failure { what, story: self.story.into() }));
         }
         self.summary.mark = self.mark.finish();
@@ -389,6 +390,9 @@ impl<'a> World<'a> {
         let life = self.nodes[node].life;
         for event in std::mem::take(&mut self.nodes[node].shell.events) {
             if self.planted == Some(Planted::TakenIsNotTold) && matches!(event, Event::Taken { .. }) {
+                continue;
+            }
+            if self.planted == Some(Planted::SignsAreNotTold) && matches!(event, Event::Failed { .. }) {
                 continue;
             }
             self.soon(5 * MS, Happening::Told { node, life, event });

@@ -7,7 +7,7 @@ use baton_cluster::{Flow, Target};
 use proptest::prelude::*;
 
 use super::*;
-use crate::message::{Change, Claim, End, Lost, Move, Question, RecallPlace, Verdict};
+use crate::message::{Change, Claim, Doubted, End, Lost, Move, Question, RecallPlace, Verdict};
 use crate::word::{Clocks, Echo};
 
 /// One line for each message below: its name and its bytes. Lines are added, never changed: bytes
@@ -121,6 +121,17 @@ fn samples() -> Vec<(&'static str, Word)> {
         ("heir", Message::Heir(Heir { term: 0xdead_beef })),
         ("probed", Message::Probed(Probed { number: 0xdead_beef, least: 1400 })),
         ("mac", Message::Mac(Mac { mac: [2, 0, 0, 0, 0, 7] })),
+        (
+            "doubts",
+            Message::Doubts(Doubts {
+                taken: 1_000_000,
+                servers: vec![
+                    Doubted { server: NodeId(2), pool: Some(pool), sign: 1, count: 300 },
+                    Doubted { server: NodeId(255), pool: None, sign: 5, count: 3 },
+                ],
+            }),
+        ),
+        ("doubts-none", Message::Doubts(Doubts { taken: 0, servers: Vec::new() })),
         (
             "whose",
             Message::Whose(Whose {
@@ -256,6 +267,13 @@ fn the_largest_messages_fit() {
         Message::Mapped(Mapped { pool, targets: vec![mapped.clone(); MAPPED_MAX] }),
         Message::Recall(Recall { place }),
         Message::Recalled(Recalled { place, next: Some(u32::MAX), targets: vec![mapped; MAPPED_MAX] }),
+        Message::Doubts(Doubts {
+            taken: u64::MAX,
+            servers: vec![
+                Doubted { server: far, pool: Some(pool), sign: u8::MAX, count: u32::MAX };
+                DOUBTS_MAX
+            ],
+        }),
         Message::Whose(Whose {
             batch: u32::MAX,
             lost: vec![Lost { flow: wide, seq: u32::MAX, ack: u32::MAX }; LOST_MAX],
@@ -363,6 +381,7 @@ fn a_claimed_length_sets_no_memory_aside() {
         Kind::Owned,
         Kind::Mapped,
         Kind::Recalled,
+        Kind::Doubts,
     ] {
         let first: &[u8] = match kind {
             Kind::Update | Kind::Close | Kind::Live => &[],

@@ -234,9 +234,10 @@ impl<S: Debug> Placing<S> {
         tools: &mut Tools<'_, impl Outside<Stream = S>>,
     ) -> Result<(), DatapathError> {
         let Some(waiting) = self.waits.get(&ticket) else { return Ok(()) };
-        let chosen = self.guides.choose_alone(waiting.pool, waiting.target);
-        // What is here already may as well stay.
+        let (pool, target, first) = (waiting.pool, waiting.target, !waiting.is_ours);
         let stays = waiting.is_ours && self.guides.is_member(waiting.pool, self.me);
+        let chosen = self.guides.choose_alone(pool, target, first, tools.monotonic);
+        // What is here already may as well stay.
         match chosen.filter(|_| !stays).or(stays.then_some(self.me)) {
             Some(server) => {
                 self.tally.fallback += 1;

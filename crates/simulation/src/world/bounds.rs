@@ -13,6 +13,8 @@ const LOOK_EVERY: u64 = 16;
 const CALM: u64 = 130_000 * MS;
 /// What a core says of bindings that it will hear of again.
 const GIVEN_BACK: &str = "connections whose packets are given back";
+/// Clients of a cluster with a server that does not work which are not served, at most.
+const UNSERVED: usize = 10;
 /// A daemon's tick while nothing happens.
 pub(super) const CALM_TICK: u64 = 2000 * MS;
 
@@ -46,6 +48,17 @@ impl World<'_> {
             }
         }
         self.nothing_is_left()
+    }
+
+    /// Of a pool with a server that works nearly all clients are served, whatever another one does: but for those by which
+    /// it shows, and those that are tried.
+    pub(super) fn sick_was_avoided(&self) -> Ended {
+        let Some(sick) = self.plan.sick else { return Ok(()) };
+        let unserved = self.clients.iter().filter(|client| client.stage != Stage::Done).count();
+        if unserved > UNSERVED {
+            return Err(format!("{unserved} clients are not served because of n{}: {sick:?}", sick.node));
+        }
+        Ok(())
     }
 
     fn last_file(&self) -> u64 {

@@ -123,9 +123,11 @@ impl World<'_> {
         let peer =
             |n: &baton_cluster::Node| Peer { address: n.address, roles: n.roles, routed: false, ifindex: 2 };
         let addresses = [(vip(1), 80), (vip(2), 80), (vip(3), 81)];
-        let listeners = if me.roles.server { addresses.into() } else { Default::default() };
+        let is_deserted = self.plan.sick.is_some_and(|sick| sick.node == node && !sick.hangs);
+        let listeners = if me.roles.server && !is_deserted { addresses.into() } else { Default::default() };
         let tables = model::Tables {
             services: Default::default(),
+            evidence: model::Evidence::default(),
             pools: Default::default(),
             guides: Default::default(),
             nodes: all.iter().map(|n| (n.id, peer(n))).collect(),
