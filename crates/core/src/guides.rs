@@ -44,7 +44,7 @@ struct Stale {
 
 /// What a dispatcher has told.
 #[derive(Clone, Debug, Default)]
-struct Told {
+struct DispatcherGuides {
     guides: BTreeMap<PoolHash, Guide>,
     /// The servers that it names.
     live: Option<Vec<NodeId>>,
@@ -55,7 +55,7 @@ struct Told {
 pub struct Guides {
     pools: BTreeMap<PoolId, Guided>,
     /// What each dispatcher has told since it came up.
-    heard: BTreeMap<NodeId, Told>,
+    heard: BTreeMap<NodeId, DispatcherGuides>,
     /// The dispatcher that is asked: of several this one's guides are in force.
     follows: Option<NodeId>,
     /// What each pool's requests are decided by; while nobody is asked, as it was before.
