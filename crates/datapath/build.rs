@@ -1,5 +1,5 @@
 //! Compiles the eBPF programs to a skeleton, and turns the one list of counters in
-//! `bpf/datapath.h` into a Rust table, so that neither is written twice.
+//! `bpf/counters.h` into a Rust table, so that neither is written twice.
 
 use std::env;
 use std::fmt::Write as _;
@@ -11,6 +11,7 @@ use libbpf_cargo::SkeletonBuilder;
 
 const SOURCE: &str = "bpf/baton.bpf.c";
 const SHARED: &str = "bpf/datapath.h";
+const COUNTERS: &str = "bpf/counters.h";
 
 fn main() {
     println!("cargo:rerun-if-changed=bpf");
@@ -31,6 +32,7 @@ fn main() {
     }
     let header = fs::read_to_string(SHARED).expect("datapath.h is part of this crate");
     fs::write(out.join("constants.rs"), constants(&header)).expect("OUT_DIR is writable");
+    let header = fs::read_to_string(COUNTERS).expect("counters.h is part of this crate");
     fs::write(out.join("counters.rs"), counters(&header)).expect("OUT_DIR is writable");
 }
 
@@ -66,12 +68,12 @@ fn constants(header: &str) -> String {
 /// `C(NAME, kind, "sentence")` lines as an enum and a table.
 fn counters(header: &str) -> String {
     let (mut variants, mut table) = (String::new(), String::new());
-    let list = header.split("#define COUNTERS(C)").nth(1).expect("datapath.h lists its counters");
+    let list = header.split("#define COUNTERS(C)").nth(1).expect("counters.h lists the counters");
     let list = list.split("\n\n").next().unwrap_or(list).replace("\\\n", " ");
     for entry in list.split("C(").skip(1) {
         let mut parts = entry.splitn(3, ',').map(str::trim);
         let (Some(name), Some(kind), Some(text)) = (parts.next(), parts.next(), parts.next()) else {
-            panic!("{SHARED}: a counter needs a name, a kind and a sentence: {entry}");
+            panic!("{COUNTERS}: a counter needs a name, a kind and a sentence: {entry}");
         };
         let text = text.split('"').nth(1).expect("the sentence is quoted");
         let variant: String = name.split('_').map(capital).collect();
@@ -81,7 +83,7 @@ fn counters(header: &str) -> String {
         writeln!(table, "    (Counter::{variant}, CounterKind::{kind}, \"{metric}\", \"{text}\"),")
             .expect("writing to a string");
     }
-    assert!(!variants.is_empty(), "{SHARED}: no counters found");
+    assert!(!variants.is_empty(), "{COUNTERS}: no counters found");
     format!(
         "/// What the programs count.\n#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]\n\
          #[repr(u32)]\npub enum Counter {{\n{variants}}}\n\n\

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const LINES_MAX: usize = 500;
 /// Files that are longer, and by how much at most. They may become shorter; none may be added without a reason.
 const LONGER: &[(&str, usize)] = &[
-    ("crates/datapath/bpf/datapath.h", 780), // what kernel and user space share, in one place
+    ("crates/datapath/bpf/datapath.h", 680), // what kernel and user space share, in one place
     ("crates/datapath/bpf/scan.h", 640),     // one state machine, and its twin
     ("crates/http/src/scan.rs", 610),
 ];
@@ -230,7 +230,7 @@ fn no_crate_needs_one_above_it_and_the_product_needs_no_tests() {
 /// Each counter is counted somewhere; one that never is would tell an operator that something never happens.
 #[test]
 fn every_counter_is_counted() {
-    let header = text("crates/datapath/bpf/datapath.h");
+    let header = text("crates/datapath/bpf/counters.h");
     let (_, table) = header.split_once("#define COUNTERS(C)").expect("the table");
     let names: Vec<&str> = table.split("\tC(").skip(1).filter_map(|entry| entry.split(',').next()).collect();
     assert!(names.len() > 80, "{}", names.len());

@@ -20,17 +20,17 @@ pub struct Full;
 /// Encoded messages on their way to one peer.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    urgent: Line,
-    bulk: Line,
+    urgent: Lane,
+    bulk: Lane,
 }
 
 #[derive(Debug, Default)]
-struct Line {
+struct Lane {
     messages: VecDeque<Vec<u8>>,
     bytes: usize,
 }
 
-impl Line {
+impl Lane {
     fn push(&mut self, message: Vec<u8>, bytes_max: usize) -> Result<(), Full> {
         if self.bytes + message.len() > bytes_max {
             return Err(Full);

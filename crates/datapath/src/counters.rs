@@ -1,4 +1,4 @@
-//! The programs' counters, by the names, kinds and sentences of the one list in `bpf/datapath.h`.
+//! The programs' counters, by the names, kinds and sentences of the one list in `bpf/counters.h`.
 
 use serde::{Deserialize, Serialize};
 

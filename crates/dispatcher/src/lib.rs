@@ -21,6 +21,7 @@ mod loads;
 pub mod maglev;
 mod mapping;
 mod policy;
+mod pool;
 mod pushes;
 mod remembered;
 mod shared;
@@ -28,13 +29,14 @@ pub mod spread;
 mod suspects;
 mod targets;
 
-pub use dispatcher::{Dispatcher, NoDecision, PoolQuestion, PoolRule, Stats, Welcome};
+pub use dispatcher::{Dispatcher, NoDecision, PoolQuestion, Stats, Welcome};
 pub use judge::{Doubt, Judge};
 pub use loads::{Loads, View, load_limit};
 pub use mapping::{Mapping, Replicas};
 pub use policy::{
     Decision, ExtendedLard, Lard, LardReplicated, LeastLoaded, Policy, WeightedRoundRobin, build,
 };
+pub use pool::PoolRule;
 pub use pushes::{DistributorPush, PushedChange};
 pub use remembered::Remembered;
 pub use suspects::Suspects;

@@ -267,7 +267,7 @@ impl<'l> View<'l> {
     }
 
     fn live_among(self, nodes: &[NodeId]) -> impl Iterator<Item = &'l Server> {
-        nodes.iter().filter_map(move |node| self.loads.server(*node)).filter(|server| server.live)
+        nodes.iter().filter(move |node| self.is_live(**node)).filter_map(move |node| self.loads.server(*node))
     }
 }
 

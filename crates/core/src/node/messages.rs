@@ -51,23 +51,8 @@ impl<S: Debug> Core<S> {
                     placing.replays.taken(&taken.flow, taken.start_seq);
                 }
             }
-            Message::Term(Term { term }) => {
-                if let Some(switch) = &mut self.switch {
-                    let granted = switch.term(from, term, now.monotonic);
-                    self.post.send(from, Message::Grant(Grant { term, granted }));
-                }
-            }
-            Message::Grant(grant) => {
-                if let Some(lease) = &mut self.lease {
-                    lease.answered(from, grant, now.monotonic, outside.random(), &mut self.post);
-                }
-                self.refresh_leases(outside, now);
-            }
-            Message::Heir(Heir { term }) => {
-                if let Some(lease) = &mut self.lease {
-                    lease.inherit(from, term, now.monotonic);
-                }
-                self.refresh_leases(outside, now);
+            Message::Term(_) | Message::Grant(_) | Message::Heir(_) => {
+                self.lease_message(from, &message, outside, now);
             }
             Message::Whose(whose) => {
                 self.with_placing("a question", outside, now, |d, tools| d.owners.asked(from, &whose, tools));
@@ -86,6 +71,37 @@ impl<S: Debug> Core<S> {
             Message::Mac(Mac { mac }) => self.is_member(from, mac, outside, now),
             Message::StatusRequest(_) | Message::StatusReply(_) | Message::Probed(_) => {}
         }
+    }
+
+    /// What switches and distributors say of the leases between them.
+    fn lease_message(
+        &mut self,
+        from: NodeId,
+        message: &Message,
+        outside: &mut impl Outside<Stream = S>,
+        now: Moment,
+    ) {
+        match *message {
+            Message::Term(Term { term }) => {
+                if let Some(switch) = &mut self.switch {
+                    let granted = switch.term(from, term, now.monotonic);
+                    self.post.send(from, Message::Grant(Grant { term, granted }));
+                }
+                return;
+            }
+            Message::Grant(grant) => {
+                if let Some(lease) = &mut self.lease {
+                    lease.answered(from, grant, now.monotonic, outside.random(), &mut self.post);
+                }
+            }
+            Message::Heir(Heir { term }) => {
+                if let Some(lease) = &mut self.lease {
+                    lease.inherit(from, term, now.monotonic);
+                }
+            }
+            _ => return,
+        }
+        self.refresh_leases(outside, now);
     }
 
     /// A node says which servers it doubts.
