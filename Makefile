@@ -17,28 +17,38 @@ AS_ROOT := $(if $(SUDO),env "CARGO_TARGET_$(HOST)_RUNNER=$(SUDO)")
 # no address: tests/against_model plays all four networks packet by packet, and the simulation plays the decisions,
 # so these are not repeated over others than the first:
 #   deciding pools owners unknown lifetimes   rules of the core, played by the simulation, too;
+#   reload                                    a file's succession, played by the simulation, too;
 #   differential conformance servers          what requests and web servers are like;
 #   outsider wire long_haul networks flooded  which choose their networks themselves, mostly all four;
 #   long                                      what a connection's age brings is above the network, and takes minutes;
 #   stress floods                             keep every CPU busy over one;
 #   pipelining                                counts what clients repeat, so nothing else may keep a CPU from the daemons;
+#   standby                                   is about who is asked, which the simulation plays, too; on a machine that lets a
+#                                             daemon wait for half a second nodes rightly decide alone;
 #   undisturbed growing clocks                are about daemons, whatever the network;
 #   direct                                    has no Baton: it tries the testbed;
 #   daemon h1spec                             have no cluster, or run only when asked for.
-OTHER_NETWORKS ?= ipv6 ipv4-routed
+# Over IPv6 with each node behind a router: what is least like the first. IPv6 on one link and IPv4 behind routers are
+# mixtures of the two, which outsider, wire, long_haul and networks go through.
+ROUTED_SUITES ?= figures moves slow_path tls clients adversity tcp host_changes killed layouts black_holes
+# Over a link that gives every frame to every node, where `flooded` alone runs otherwise.
+FLOODED_SUITES ?= moves
+# Over any other: `make test OTHER_NETWORKS="ipv6 ipv4-routed" NETWORK_SUITES=moves`.
+OTHER_NETWORKS ?=
 NETWORK_SUITES ?= moves
-# Over IPv6 with each node behind a router: what is least like the first.
-ROUTED_SUITES ?= figures moves slow_path tls clients adversity tcp real_tcp reload host_changes layouts black_holes
-# And these over a link that gives every frame to every node.
-FLOODED_SUITES ?= figures moves
 # The longest first: what is left over at the end is short.
 SUITES ?= long outsider $(filter-out $(ALONE) long outsider,$(patsubst testbed/tests/%.rs,%,$(wildcard testbed/tests/*.rs)))
 # By themselves: they leave no CPU to others, or need it.
-ALONE ?= pipelining floods stress
+ALONE ?= pipelining floods stress standby
 ROUTED_ALONE ?= pipelining
 # A cluster under test waits half of the time. Those that measure on one CPU wait for one that no other such
-# test has; two at once keep two CPUs busy.
-AT_ONCE ?= 2
+# test has.
+AT_ONCE ?= 3
+RUNS = $(addprefix run/ipv4/,$(SUITES)) \
+  $(foreach network,$(OTHER_NETWORKS),$(addprefix run/$(network)/,$(NETWORK_SUITES))) \
+  $(addprefix run/ipv6-routed/,$(ROUTED_SUITES)) $(addprefix run/ipv4-flooded/,$(FLOODED_SUITES))
+# `make audit` fetches the database of weaknesses (RustSec).
+ADVISORIES ?= advisories
 # For each target of `make fuzz`.
 FUZZ_SECONDS ?= 60
 # KEEP=1 leaves the demo's cluster running.
@@ -47,7 +57,7 @@ KEEP ?=
 # `make test-fresh` makes these, in a new Debian; with SUITES, ALONE and their like as they are given here.
 FRESH ?= setup demo test
 
-.PHONY: help setup rust demo simulate quick test test-fresh test-kernels test-crates test-suites test-alone bench lint fuzz
+.PHONY: help setup rust demo simulate quick test test-fresh test-kernels test-crates test-suites test-together test-alone bench lint audit fuzz
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -66,7 +76,7 @@ test: setup rust ## every test, against the kernel's own TCP, nginx and Apache
 	@echo "== building Baton and its tests"
 	cargo test --workspace --no-run
 	cargo test --package baton-testbed --no-run
-	@$(MAKE) --no-print-directory --keep-going test-crates test-suites test-alone
+	@$(MAKE) --no-print-directory --keep-going test-together test-alone
 
 test-fresh: rust ## the same on a machine that has nothing but git, make and Rust: a minimal Debian in a folder
 	@scripts/setup fresh
@@ -87,12 +97,13 @@ test-crates:
 	RUSTDOCFLAGS='-D warnings' cargo doc --quiet --workspace --no-deps --document-private-items || status=1; \
 	exit $$status
 
+# What others do not disturb. The tests of the crates are one of these, and the longest.
+test-together:
+	@echo "== the tests of the crates and the suites of the testbed, $(AT_ONCE) at once"
+	@$(MAKE) --no-print-directory --keep-going --jobs $(AT_ONCE) --output-sync=target test-crates $(RUNS)
+
 test-suites:
-	@echo "== the suites of the testbed, $(AT_ONCE) at once"
-	@$(MAKE) --no-print-directory --keep-going --jobs $(AT_ONCE) --output-sync=target \
-	  $(addprefix run/ipv4/,$(SUITES)) \
-	  $(foreach network,$(OTHER_NETWORKS),$(addprefix run/$(network)/,$(NETWORK_SUITES))) \
-	  $(addprefix run/ipv6-routed/,$(ROUTED_SUITES)) $(addprefix run/ipv4-flooded/,$(FLOODED_SUITES))
+	@$(MAKE) --no-print-directory --keep-going --jobs $(AT_ONCE) --output-sync=target $(RUNS)
 
 test-alone: $(addprefix run/ipv4/,$(ALONE)) $(addprefix run/ipv6-routed/,$(ROUTED_ALONE))
 
@@ -126,6 +137,10 @@ lint: rust ## form: rustfmt, clippy, clang-format
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items
 	$$(scripts/newest clang-format) --dry-run -Werror crates/datapath/bpf/*.[ch]
+
+audit: rust ## the crates that are linked: known weaknesses, licences, sources (ADVISORIES= needs no network)
+	@cargo deny --version >/dev/null 2>&1 || { echo "== installing cargo-deny"; cargo install --locked cargo-deny; }
+	cargo deny --workspace check $(ADVISORIES) bans licenses sources
 
 fuzz: setup rust ## everything that reads others' bytes, FUZZ_SECONDS each
 	@scripts/setup fuzz

@@ -40,7 +40,7 @@ fn may_be_reloaded(cluster: Cluster, mut again: Cluster) {
 }
 
 fn keeps_its_promises(cluster: &Cluster) {
-    assert!(cluster.dispatcher().roles.dispatcher);
+    assert!((1..=Cluster::DISPATCHERS_MAX).contains(&cluster.dispatchers().count()));
     assert!((1..=NodeId::MAX_NODES).contains(&cluster.nodes.len()));
     assert!((1..=ServiceId::MAX_SERVICES).contains(&cluster.services.len()));
     assert!((1..=PoolId::MAX_POOLS).contains(&cluster.pools.len()));

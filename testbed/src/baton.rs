@@ -159,6 +159,18 @@ impl<'a> Baton<'a> {
         status
     }
 
+    /// What `baton doctor` says of its machine.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[track_caller]
+    pub fn doctor(&self) -> String {
+        let (config, run_dir) = (self.config.display().to_string(), self.run_dir.display().to_string());
+        let args = ["doctor", "--config", &config, "--node", self.host.name(), "--run-dir", &run_dir];
+        let said = self.host.try_run(&self.binary.display().to_string(), args);
+        String::from_utf8_lossy(&said.stdout).into_owned()
+    }
+
     /// Asks it to end with SIGTERM.
     ///
     /// # Panics

@@ -27,6 +27,13 @@ pub enum Packets {
     /// The nodes' handoff packets: UDP to this port (Geneve: 6081), without the flag that says that a packet
     /// is only forwarded.
     Handoffs(u16),
+    /// All UDP to this port of a node, probes as well: something between the nodes sorts by port.
+    Datagrams {
+        /// The port.
+        port: u16,
+        /// The node's address.
+        to: IpAddr,
+    },
     /// IP packets from one node to another that are larger than so many bytes: a switch port that carries less than both
     /// ends believe. `to`: only those for this node. Offloads must be off, or what is merged counts as one.
     LargerThan {
@@ -44,30 +51,38 @@ impl Packets {
     fn expression(self) -> String {
         let from_client = "iifname \"client*\" meta l4proto tcp";
         let to_client = "iifname \"router*\" meta l4proto tcp";
+        let ip = |address: IpAddr| if address.is_ipv6() { "ip6" } else { "ip" };
         match self {
             Self::FromClients => from_client.into(),
             Self::ToClients => to_client.into(),
             Self::BetweenNodes => String::new(),
             Self::SynAcks => format!("{to_client} tcp flags & (syn | ack) == syn | ack"),
             Self::Requests => format!("{from_client} @ih,0,24 {:#x}", 0x0047_4554),
-            // Byte 34 of the option, behind Geneve's own 8 (docs/datapath.md).
             Self::LargerThan { bytes, to, but_from } => {
-                let ip = |address: IpAddr| if address.is_ipv6() { "ip6" } else { "ip" };
                 let to = to.map_or(String::new(), |to| format!("{} daddr {to}", ip(to)));
                 let from = but_from.map_or(String::new(), |from| format!("{} saddr != {from}", ip(from)));
                 format!("{to} {from} meta length > {bytes}")
             }
-            // Probes are control packets of Geneve.
+            Self::Datagrams { port, to } => format!("{} daddr {to} udp dport {port}", ip(to)),
+            // Byte 34 of the option, behind Geneve's own 8 (docs/datapath.md). Probes are control packets of Geneve.
             Self::Handoffs(port) => format!("udp dport {port} @ih,8,8 & 0x80 == 0 @ih,336,8 & 0x80 == 0"),
         }
     }
 
     fn names_an_address(self) -> bool {
-        matches!(self, Self::LargerThan { to: Some(_), .. } | Self::LargerThan { but_from: Some(_), .. })
+        matches!(
+            self,
+            Self::LargerThan { to: Some(_), .. }
+                | Self::LargerThan { but_from: Some(_), .. }
+                | Self::Datagrams { .. }
+        )
     }
 
     fn between_nodes(self) -> bool {
-        matches!(self, Self::BetweenNodes | Self::Handoffs(_) | Self::LargerThan { .. })
+        matches!(
+            self,
+            Self::BetweenNodes | Self::Handoffs(_) | Self::Datagrams { .. } | Self::LargerThan { .. }
+        )
     }
 }
 

@@ -134,6 +134,11 @@ impl Network {
         Self::WORDS.iter().find(|(known, _)| *known == word).map(|(_, network)| *network)
     }
 
+    /// The same families on one link that floods nothing: for what needs a link that nodes share.
+    pub fn on_one_link(self) -> Self {
+        Self { layout: Layout::OneLink, ..self }
+    }
+
     /// Whether a router is between the nodes.
     pub fn is_routed(self) -> bool {
         self.layout == Layout::Routed

@@ -35,6 +35,31 @@ impl Testbed {
         }
     }
 
+    /// Another table of a node's routes, whose default route leaves by `eth1`, its [`Testbed::second_network`], and which
+    /// `rule` (as `ip rule` takes it) sends packets to.
+    #[track_caller]
+    pub fn table_by_second(&self, index: usize, rule: &str) {
+        for gateway in on_second(index, 1) {
+            let ip = if gateway.is_ipv6() { "-6" } else { "-4" };
+            let node = self.node(index);
+            node.ip(&format!("{ip} route replace default via {gateway} dev eth1 table 100"));
+            // Rules by an address are those of its family alone.
+            if !rule.contains(if gateway.is_ipv6() { '.' } else { ':' }) {
+                node.ip(&format!("{ip} rule add {rule} lookup 100"));
+            }
+        }
+    }
+
+    /// Routes of a node to the clients' networks by `eth1`, its [`Testbed::second_network`], longer than any default route.
+    #[track_caller]
+    pub fn clients_by_second(&self, index: usize) {
+        for (gateway, client) in
+            on_second(index, 1).into_iter().zip(Family::ALL.map(|f| self.client(0).address_of(f)))
+        {
+            self.node(index).ip(&format!("route replace {client} via {gateway} dev eth1"));
+        }
+    }
+
     /// Gives a node `eth1` on the nodes' own link, with addresses that end in `last` (10.1.0.`last`).
     ///
     /// # Panics

@@ -9,6 +9,8 @@ use baton_testbed::{
 };
 
 const SOON: Duration = Duration::from_secs(30);
+/// Where handoff packets go unless the cluster file says otherwise.
+const HANDOFF_PORT: u16 = 6081;
 /// Bytes of a header that says nothing: each way of getting one, some, or none too many into a packet of 1400 or 1500 bytes.
 const PADDING: [usize; 14] = [0, 900, 1000, 1100, 1150, 1200, 1220, 1240, 1270, 1290, 1310, 1400, 3000, 6000];
 
@@ -47,6 +49,13 @@ fn path_mtu(baton: &Baton<'_>, to: &str) -> Option<u64> {
     connections.as_array()?.iter().find(|connection| connection["peer"] == to)?["path_mtu"].as_u64()
 }
 
+/// What `baton status` has to say in its verdict.
+fn told(cluster: &Cluster<'_>, kind: &str) -> Vec<String> {
+    let verdict = cluster.baton("a").status()["verdict"].clone();
+    let all = verdict[kind].as_array().expect("an array");
+    all.iter().map(|one| one["what"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
 /// Waits until each node has found so much to each other one that `narrow` says to be narrow, else all.
 #[track_caller]
 fn found(cluster: &Cluster<'_>, bytes: u64, narrow: impl Fn(&str, &str) -> bool) {
@@ -77,11 +86,17 @@ fn a_link_carries_less_than_it_says() {
         // As large as the handshake allowed: nobody has told the client.
         ask(&mut before, &page, 1290, "open since before the hole");
         found(&cluster, 1400, |_, _| true);
+        let warned = told(&cluster, "warnings");
+        assert!(
+            warned.len() == 1 && warned[0].contains("1400 bytes, though the interfaces carry 1500"),
+            "{warned:?}"
+        );
         let lost = hole.lost();
         assert!(lost > 0, "nothing was too large");
         all_sizes(&bed, &cluster, &page, "with a hole");
         drop(hole);
         found(&cluster, 1500, |_, _| false);
+        assert_eq!(told(&cluster, "warnings"), [""; 0]);
         all_sizes(&bed, &cluster, &page, "without it again");
         cluster.stop();
     }
@@ -101,6 +116,24 @@ fn one_way_is_narrow() {
         all_sizes(&bed, &cluster, &page, "with a hole");
     }
     assert!(hole.lost() > 0);
+    cluster.stop();
+}
+
+/// Nothing of the handoff port gets to one server, from the moment when something between the nodes begins to sort by
+/// port; its control connections are up. Status says so, and has the exit code for it.
+#[test]
+fn handoffs_do_not_arrive() {
+    let figure = Figure::Five;
+    let (bed, files, _) = bed(figure);
+    let cluster = figure.start(&bed, WebServer::nginx, &files, "policy = \"wrr\"\n");
+    found(&cluster, 1500, |_, _| false);
+    assert_eq!(told(&cluster, "problems"), [""; 0]);
+    let hole = bed.lose(100.0, Packets::Datagrams { port: HANDOFF_PORT, to: bed.node(2).address() });
+    let what = "no handoff packet from a arrives at c";
+    wait_until(SOON, "a verdict", || told(&cluster, "problems").iter().any(|told| told.starts_with(what)));
+    assert_eq!(told(&cluster, "problems").len(), 1);
+    drop(hole);
+    wait_until(SOON, "well again", || told(&cluster, "problems").is_empty());
     cluster.stop();
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use baton_testbed::{
     Baton, Cluster, Connection, Content, Dial, DocRoot, Figure, Testbed, WebServer, node_status, wait_until,
 };
+use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(20);
 /// Less than a closed connection is remembered for, or a handoff packet is good for.
@@ -63,6 +64,17 @@ fn shows(baton: &Baton<'_>, of: &str, seconds: i64) {
     });
 }
 
+/// The clocks that `baton status` warns of; no client suffers, so all is well.
+fn warned_of(baton: &Baton<'_>) -> Value {
+    let verdict = baton.status()["verdict"].clone();
+    assert_eq!(verdict["well"], true, "{verdict}");
+    let clocks = |warning: &&Value| {
+        warning["what"].as_str().is_some_and(|what| what.starts_with("wall clocks differ"))
+    };
+    let warnings = verdict["warnings"].as_array().expect("an array");
+    warnings.iter().find(clocks).map_or(Value::Null, |warning| warning["nodes"].clone())
+}
+
 fn log(baton: &Baton<'_>) -> String {
     std::fs::read_to_string(baton.process().log()).unwrap_or_default()
 }
@@ -88,9 +100,12 @@ fn a_servers_clock_is_far_off() {
         shows(cluster.baton("c"), "a", -seconds);
         wait_until(SOON, "a word in the log", || log(cluster.baton("a")).contains("wall clock differs"));
         assert!(!log(cluster.baton("b")).contains("peer=\"a\" ahead_s"), "these two agree");
+        assert_eq!(warned_of(cluster.baton("a")), json!(["c"]));
+        assert_eq!(warned_of(cluster.baton("c")), json!(["c"]), "the others are the most");
         // Set right.
         bed.node(2).set_wall_clock(0);
         shows(cluster.baton("a"), "c", 0);
+        assert_eq!(warned_of(cluster.baton("a")), Value::Null);
         wait_until(SOON, "a word in the log", || log(cluster.baton("a")).contains("right again"));
         use_ports(&bed, &cluster, &page, "set right");
         no_handoff_is_stale(&cluster);

@@ -1,20 +1,23 @@
 //! A host that changes under a running daemon: somebody removes a VIP, puts a setting back, makes an interface anew. It
 //! is put back or followed, and told; a daemon that is killed leaves no machine that resets its clients.
 
-use std::net::SocketAddr;
+use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use baton_cluster::{NodeId, Roles};
+use baton_datapath::{Datapath, Settings, Sizes};
 use baton_testbed::{
-    Baton, Capture, Cluster, Connection, Content, Dial, DocRoot, Family, Figure, Host, Testbed, WebServer,
-    node_status, wait_until,
+    Baton, Capture, Content, Dial, DocRoot, Family, Figure, Host, Testbed, node_status, wait_until,
 };
 use serde_json::Value;
 
-const SOON: Duration = Duration::from_secs(15);
+use self::hosts::{SOON, all_answered, holds, kept, pinned, running};
+
+mod hosts;
+
 /// Long enough to be told that a host is lost, and to leave it.
 const LEAVES: Duration = Duration::from_secs(40);
-const WRR: &str = "policy = \"wrr\"";
 
 fn host_of(baton: &Baton<'_>) -> Value {
     node_status(&baton.status(), baton.host().name())["host"].clone()
@@ -22,29 +25,6 @@ fn host_of(baton: &Baton<'_>) -> Value {
 
 fn count(baton: &Baton<'_>, what: &str) -> u64 {
     host_of(baton)[what].as_u64().unwrap_or(0)
-}
-
-/// New connections, one after the other, each with one request.
-#[track_caller]
-fn all_answered(bed: &Testbed, to: SocketAddr, page: &Content, how_many: usize) {
-    for n in 0..how_many {
-        let asked = Dial::new(to).patience(SOON).open(bed.client(0)).and_then(|c| c.fetch_last(page));
-        asked.unwrap_or_else(|fault| panic!("request {n} of {how_many}: {fault:?}"));
-    }
-}
-
-/// A cluster, a page, and where to ask for it.
-#[track_caller]
-fn running<'a>(figure: Figure, bed: &'a Testbed, files: &DocRoot) -> (Cluster<'a>, Content) {
-    let page = Content::new("page", 3000);
-    files.add(&page);
-    let cluster = figure.start(bed, WebServer::nginx, files, WRR);
-    all_answered(bed, cluster.service(), &page, 6);
-    (cluster, page)
-}
-
-fn holds(host: &Host, interface: &str, vip: std::net::IpAddr) -> bool {
-    host.ip(&format!("-o addr show dev {interface}")).contains(&format!(" {vip}/"))
 }
 
 /// The VIP of a server, and of the node that announces it, is removed by somebody else (a network manager).
@@ -221,119 +201,149 @@ fn a_node_that_cannot_stay_says_so_and_leaves() {
     cluster.stop();
 }
 
-fn pinned(host: &Host) -> String {
-    host.run("find", ["/sys/fs/bpf", "-name", "guard-*"])
+/// The links of a process in the kernel, by number: what it has attached.
+fn links(baton: &Baton<'_>) -> Vec<String> {
+    let files = format!("/proc/{}/fdinfo", baton.process().id());
+    let files = std::fs::read_dir(files).expect("a process").flatten();
+    let texts = files.filter_map(|file| std::fs::read_to_string(file.path()).ok());
+    texts
+        .filter_map(|text| Some(text.lines().find_map(|l| l.strip_prefix("link_id:"))?.trim().to_owned()))
+        .collect()
 }
 
-/// A client that goes on asking on one connection.
-fn kept(bed: &Testbed, to: SocketAddr, page: &Content) -> Vec<Connection> {
-    let open = || {
-        let mut connection = Dial::new(to).patience(SOON).open(bed.client(0)).expect("answered");
-        connection.fetch(page).expect("the page");
-        connection
-    };
-    (0..8).map(|_| open()).collect()
-}
-
-/// The daemon of the node that clients' packets come to is killed: no client is reset, none is refused; with the daemon
-/// back they go on.
-fn killed(figure: Figure) {
-    let bed = Testbed::builder().figure(figure).build();
-    let files = DocRoot::shared();
-    let (mut cluster, page) = running(figure, &bed, &files);
-    let to = cluster.service();
-    let connections = kept(&bed, to, &page);
-    let capture = Capture::start(bed.client(0), 80);
-    let config = bed.router().scratch().path().join("cluster.toml");
-    let front = cluster.batons.remove(0);
-    let host = front.host();
-    assert_eq!(pinned(host).lines().count(), 1, "one interface");
-    front.kill();
-    assert!(holds(host, "eth0", to.ip()), "the address is there still");
-    let late: Vec<_> = thread::scope(|scope| {
-        let asked: Vec<_> = connections
-            .into_iter()
-            .map(|mut c| {
-                let page = &page;
-                scope.spawn(move || c.fetch(page).map(|_| ()))
-            })
-            .collect();
-        let refused = Dial::new(to).patience(Duration::from_secs(2)).open(bed.client(0));
-        assert!(refused.is_err(), "nobody answers");
-        cluster.batons.insert(0, Baton::start(host, &config));
-        asked.into_iter().map(|one| one.join().expect("no panic")).collect()
-    });
-    cluster.wait_formed();
-    all_answered(&bed, to, &page, 6);
-    assert_eq!(capture.stop().resets(), 0);
-    assert!(late.iter().all(Result::is_ok), "{late:?}");
-    assert_eq!(pinned(host).lines().count(), 1, "the new daemon has taken the guard over");
-    cluster.stop();
-    assert_eq!(pinned(host), "", "a clean end leaves nothing");
-}
-
+/// Somebody detaches all that a node has attached: each program on each interface, what gives held packets back, what new
+/// sockets begin with. All of it comes back.
 #[test]
-fn a_killed_switch_resets_nobody() {
-    killed(Figure::Seven);
-}
-
-#[test]
-fn a_killed_front_resets_nobody() {
-    killed(Figure::Five);
-}
-
-/// A server whose daemon is killed goes on with the connections that its stack has, and takes no others.
-#[test]
-fn a_killed_server_keeps_its_connections() {
+fn programs_that_somebody_detaches_are_attached_again() {
     let bed = Testbed::builder().figure(Figure::Seven).build();
-    if bed.network().is_routed() {
-        return; // what comes wrapped needs the programs
-    }
     let files = DocRoot::shared();
-    let (mut cluster, page) = running(Figure::Seven, &bed, &files);
-    let mut connections = kept(&bed, cluster.service(), &page);
-    let capture = Capture::start(bed.client(0), 80);
-    cluster.batons.pop().expect("the last node").kill();
-    let until = Instant::now() + Duration::from_secs(3);
-    while Instant::now() < until {
-        for connection in &mut connections {
-            connection.fetch(&page).expect("its server has it still");
+    let (cluster, page) = running(Figure::Seven, &bed, &files);
+    for name in ["b", "a"] {
+        let (baton, before) = (cluster.baton(name), links(cluster.baton(name)));
+        assert!(before.len() >= if name == "a" { 2 } else { 4 }, "{before:?}");
+        for link in &before {
+            baton.host().run("bpftool", ["link", "detach", "id", link]);
         }
+        let all_new = || {
+            let now = links(baton);
+            now.len() == before.len() && now.iter().all(|link| !before.contains(link))
+        };
+        wait_until(SOON, "everything is attached again", all_new);
+        wait_until(SOON, "it is told", || count(baton, "mended") >= 2);
+        wait_until(SOON, "an answer", || {
+            let asked = Dial::new(cluster.service()).patience(Duration::from_secs(2)).open(bed.client(0));
+            asked.and_then(|c| c.fetch_last(&page)).is_ok()
+        });
+        all_answered(&bed, cluster.service(), &page, 9);
+        assert_eq!(pinned(baton.host()).lines().count(), 1, "the guard has its name");
     }
-    assert_eq!(capture.stop().resets(), 0);
+    cluster.stop();
 }
 
-/// Stopped and started under new connections all the time: nobody is reset, because the programs come before the
-/// address and go after it. What a router sends meanwhile by what it remembers, the guard drops.
+/// What a node holds its packets in is set down: requests that need a decision would be lost.
 #[test]
-fn a_start_and_an_end_reset_nobody() {
-    // Clients that give up close before they are answered: their request comes again with the FIN.
-    let away = "conntrack takes a connection's first packet for invalid when it has a FIN";
-    let bed = Testbed::builder().figure(Figure::Seven).unobserved(away).build();
+fn a_hold_device_that_somebody_sets_down_is_set_up() {
+    let bed = Testbed::builder().figure(Figure::Five).build();
     let files = DocRoot::shared();
-    let (mut cluster, page) = running(Figure::Seven, &bed, &files);
-    let to = cluster.service();
-    let config = bed.router().scratch().path().join("cluster.toml");
-    let capture = Capture::start(bed.client(0), 80);
+    let (cluster, page) = running(Figure::Five, &bed, &files);
+    let front = cluster.baton("a");
+    front.host().ip("link set baton-hold down");
+    wait_until(SOON, "it is told", || count(front, "mended") == 1);
+    assert!(front.host().ip("-o link show baton-hold").contains(",UP"));
+    let mut split = Dial::new(cluster.service()).patience(SOON).open(bed.client(0)).expect("answered");
+    split.send(&with_header(&page, 4000)).expect("sent");
+    split.response_of(&page).expect("a head that is held and read");
+    cluster.stop();
+}
+
+/// The programs of somebody else come before Baton's: said, in log, count and status.
+#[test]
+fn programs_that_come_first_are_told() {
+    let bed = Testbed::builder().figure(Figure::Five).build();
+    let files = DocRoot::shared();
+    let (attached, ended) = (mpsc::channel::<()>(), mpsc::channel::<()>());
     thread::scope(|scope| {
-        let asking = scope.spawn(|| {
-            let until = Instant::now() + Duration::from_secs(8);
-            let mut answered = 0;
-            while Instant::now() < until {
-                let asked = Dial::new(to).patience(Duration::from_millis(300)).open(bed.client(0));
-                answered += u32::from(asked.and_then(|c| c.fetch_last(&page)).is_ok());
-            }
-            answered
+        let (tell, node) = (attached.0, bed.node(1));
+        scope.spawn(move || {
+            node.inside(move || {
+                let settings = Settings {
+                    node: NodeId(0),
+                    roles: Roles::default(),
+                    address: [10, 1, 0, 1].into(),
+                    handoff_port: 1,
+                    mtu: 1500,
+                    cluster_ifindex: 1,
+                    hold_ifindex: 0,
+                    has_switch: false,
+                    others: false,
+                };
+                let mut other =
+                    Datapath::load(settings, Sizes { bindings: 1, decisions: 1 }).expect("a kernel");
+                let index = nix::net::if_::if_nametoindex("eth0").expect("an interface");
+                other.attach(index).expect("attached");
+                tell.send(()).expect("a test");
+                let _ = ended.1.recv();
+            });
         });
-        for _ in 0..2 {
-            thread::sleep(Duration::from_secs(1));
-            let switch = cluster.batons.remove(0);
-            let host = switch.host();
-            switch.stop();
-            cluster.batons.insert(0, Baton::start(host, &config));
-        }
-        assert!(asking.join().expect("no panic") > 0);
+        attached.1.recv_timeout(SOON).expect("attached");
+        let (cluster, page) = running(Figure::Five, &bed, &files);
+        let baton = cluster.baton("b");
+        wait_until(SOON, "it is told", || host_of(baton)["in_front"] == serde_json::json!(["eth0"]));
+        assert!(baton.process().log_tail().contains("other programs come before Baton's: ingress"));
+        let verdict = baton.status()["verdict"].clone();
+        assert!(verdict["well"] == true && verdict["warnings"][0]["nodes"][0] == "b", "{verdict}");
+        drop(ended.0);
+        wait_until(SOON, "first again", || host_of(baton)["in_front"] == serde_json::json!([]));
+        all_answered(&bed, cluster.service(), &page, 6);
+        cluster.stop();
     });
-    assert_eq!(capture.stop().from_servers().resets, 0);
+}
+
+/// The MAC address of each node is set to another one in turn, while requests go on: nodes know each other's frames by it.
+#[test]
+fn mac_addresses_that_change_are_followed() {
+    let bed = Testbed::builder().figure(Figure::Seven).build();
+    let files = DocRoot::shared();
+    let (cluster, page) = running(Figure::Seven, &bed, &files);
+    let mut kept = kept(&bed, cluster.service(), &page);
+    for (index, name) in ["a", "b", "c", "d"].into_iter().enumerate() {
+        let baton = cluster.baton(name);
+        let before = count(baton, "followed");
+        baton.host().ip(&format!("link set eth0 address 02:00:0a:01:aa:{index:02x}"));
+        wait_until(SOON, "it is known", || count(baton, "followed") > before);
+        cluster.wait_formed();
+        wait_until(SOON, "an answer", || {
+            let asked = Dial::new(cluster.service()).patience(Duration::from_secs(2)).open(bed.client(0));
+            asked.and_then(|c| c.fetch_last(&page)).is_ok()
+        });
+        all_answered(&bed, cluster.service(), &page, 9);
+        for connection in &mut kept {
+            connection.fetch(&page).unwrap_or_else(|fault| panic!("kept, after {name}: {fault:?}"));
+        }
+    }
+    // Each handshake that comes by the switch is made under its lease: so its frames were known for its.
+    let front = cluster.counted("reset_unknown");
+    all_answered(&bed, cluster.service(), &page, 9);
+    assert_eq!(cluster.counted("reset_unknown"), front);
+    cluster.stop();
+}
+
+/// Somebody gives the VIP of a server to an interface as well: the clients' router may find it there. That is the
+/// operator's, so it is said, and the verdict knows it.
+#[test]
+fn a_vip_on_another_interface_is_told() {
+    let bed = Testbed::builder().figure(Figure::Five).build();
+    let files = DocRoot::shared();
+    let (cluster, _) = running(Figure::Five, &bed, &files);
+    let (baton, vip) = (cluster.baton("b"), cluster.vips[0]);
+    let bits = Family::of(vip).host_bits();
+    baton.host().ip(&format!("addr add {vip}/{bits} dev eth0"));
+    wait_until(SOON, "a verdict", || baton.status()["verdict"]["well"] == false);
+    let command = format!("ip addr del {vip}/{bits} dev eth0");
+    assert!(
+        baton.status()["verdict"]["problems"][0]["what"].as_str().is_some_and(|what| what.contains(&command))
+    );
+    baton.host().ip(&format!("addr del {vip}/{bits} dev eth0"));
+    wait_until(SOON, "well again", || baton.status()["verdict"]["well"] == true);
     cluster.stop();
 }

@@ -115,13 +115,81 @@ fn distributors_whose_answers_leave_by_another_interface() {
     cluster.stop();
 }
 
+/// All nodes' answers leave by the second interface, because rules send packets from the VIP, or from the service's port, to
+/// a table of its own; the main table knows nothing of that interface. Then the rule goes, and comes, while daemons run.
+fn by_rules(figure: Figure, rule: impl Fn(&Testbed) -> String) {
+    let bed = Testbed::builder().figure(figure).build();
+    let rule = rule(&bed);
+    for node in 1..4 {
+        bed.second_network(node);
+        bed.table_by_second(node, &rule);
+    }
+    let files = DocRoot::shared();
+    let page = page(&files);
+    let mut cluster = figure.start(&bed, WebServer::nginx, &files, "policy = \"lard\"");
+    let sent = |by: &str| (1..4).map(|node| bed.node(node).counters(by).tx_bytes).sum::<u64>();
+    let (before, private) = (sent("eth1"), sent("eth0"));
+    assert_eq!(answered_by(&bed, cluster.service(), &page, 30).len(), 1, "one page, one server");
+    all_seen(&cluster, &["b", "c", "d"], 30);
+    assert!(sent("eth1") - before > 30 * 30_000, "answers have left by eth1");
+    assert!(sent("eth0") - private < 10 * 30_000, "and by it alone");
+    // A refusal too: nobody listens any more.
+    cluster.servers.clear();
+    let capture = Capture::start(bed.client(0), 80);
+    let refused =
+        Dial::new(cluster.service()).patience(SOON).open(bed.client(0)).and_then(|c| c.fetch_last(&page));
+    assert!(refused.is_err());
+    assert!(capture.stop().from_servers().resets > 0, "told at once: {refused:?}");
+    cluster.stop();
+}
+
+#[test]
+fn servers_and_a_rule_by_source() {
+    by_rules(Figure::Five, |bed| format!("from {}", bed.vip(0)));
+}
+
+#[test]
+fn distributors_and_a_rule_by_source() {
+    by_rules(Figure::Seven, |bed| format!("from {}", bed.vip(0)));
+}
+
+#[test]
+fn distributors_and_a_rule_by_port() {
+    by_rules(Figure::Seven, |_| "ipproto tcp sport 80".to_owned());
+}
+
+/// No default route matters to the clients' network: a longer one leads there by the other interface. It comes while the
+/// daemons run, and where the default route had led is nothing.
+#[test]
+fn a_longer_route_to_the_clients() {
+    let bed = Testbed::builder().figure(Figure::Seven).build();
+    (1..4).for_each(|node| bed.second_network(node));
+    let files = DocRoot::shared();
+    let page = page(&files);
+    let cluster = Figure::Seven.start(&bed, WebServer::nginx, &files, "policy = \"wrr\"");
+    let before = ["b", "c", "d"].map(|name| host_count(cluster.baton(name), "followed"));
+    (1..4).for_each(|node| bed.clients_by_second(node));
+    wait_until(SOON, "the other interface is attached to", || {
+        let now = ["b", "c", "d"].map(|name| host_count(cluster.baton(name), "followed"));
+        now.iter().zip(&before).all(|(now, before)| now > before)
+    });
+    if !bed.network().is_routed() {
+        let ip = if cluster.vips[0].is_ipv6() { "-6" } else { "-4" };
+        for node in 1..4 {
+            bed.node(node).ip(&format!("{ip} route del default"));
+            bed.node(node).ip(&format!("{ip} route add unreachable default"));
+        }
+    }
+    assert_eq!(answered_by(&bed, cluster.service(), &page, 30).len(), 3);
+    all_seen(&cluster, &["b", "c", "d"], 30);
+    cluster.stop();
+}
+
 /// The node that announces has a second interface on the same link: only the one that holds the VIP answers for it.
 #[test]
 fn two_interfaces_on_one_link() {
-    let bed = Testbed::builder().figure(Figure::Five).build();
-    if bed.network().is_routed() {
-        return;
-    }
+    let network = Network::from_environment().on_one_link();
+    let bed = Testbed::builder().figure(Figure::Five).network(network).build();
     bed.second_on_link(0, 99);
     let files = DocRoot::shared();
     let page = page(&files);
@@ -150,10 +218,8 @@ fn two_interfaces_on_one_link() {
 /// An interface that comes while the daemon runs, on the same link.
 #[test]
 fn an_interface_that_comes_later_on_the_same_link() {
-    let bed = Testbed::builder().figure(Figure::Five).build();
-    if bed.network().is_routed() {
-        return;
-    }
+    let network = Network::from_environment().on_one_link();
+    let bed = Testbed::builder().figure(Figure::Five).network(network).build();
     let files = DocRoot::shared();
     let page = page(&files);
     let cluster = Figure::Five.start(&bed, WebServer::nginx, &files, "policy = \"wrr\"");
@@ -191,5 +257,7 @@ fn a_router_that_answers_for_all() {
     assert_eq!(answered_by(&bed, cluster.service(), &mega, 9).len(), 3);
     assert_eq!(counted(front, "drop_ttl"), circled, "no packet has come back");
     assert!(counted(front, "forwarded_binding") > 0);
+    let told = front.doctor();
+    assert!(told.contains("ok       proxy-arp            b, c, d seem to be on this link"), "{told}");
     cluster.stop();
 }

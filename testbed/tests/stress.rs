@@ -259,12 +259,12 @@ fn stress(figure: Figure, server: StartServer, service: &str, moves: bool, right
     let cluster = figure.start_with(&bed, server, &files, &config);
     let client = bed.client(0);
 
-    let (connections, moved) = run(client, &cluster, Plan::new(150, 80), right);
+    let (connections, moved) = run(client, &cluster, Plan::new(150, 40), right);
     println!("{figure:?}: {connections} connections over a good line, {moved} moved");
     assert_eq!(moved > 0, moves);
     nothing_is_left(&cluster);
 
-    let plan = Plan::new(120, 50);
+    let plan = Plan::new(120, 25);
     let line = bed.disturb(0, Disturb::new(plan.seed).lose(1.0).reorder(2.0).double(1.0));
     let between = bed.lose(1.0, Packets::BetweenNodes);
     let (connections, moved) = run(client, &cluster, plan, right);

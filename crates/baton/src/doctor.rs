@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use baton_cluster::Warning;
+use baton_cluster::{Cluster, Forwarding, Node, Warning};
 use baton_host::{Finding, HostChange, HostError, Merges, Severity, Undo, Wanted};
 use baton_node::wanted;
 use clap::Args;
@@ -54,7 +54,11 @@ impl Doctor {
         let (cluster, node) = self.this.read()?;
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, error))?;
-        let report = runtime.block_on(self.examine(&wanted(&cluster, &node)));
+        let report = runtime.block_on(async {
+            let mut report = self.examine(&wanted(&cluster, &node)).await?;
+            report.findings.extend(answered_for(&cluster, &node).await);
+            Ok::<_, HostError>(report)
+        });
         let report = report.map_err(|error| Failure::new(Exit::Failed, error))?;
         if self.json {
             print_json(&report.as_json())?
@@ -88,6 +92,40 @@ impl Doctor {
         }));
         Ok(Report { node: wanted.node.clone(), findings, changed, fix_error })
     }
+}
+
+/// Nodes that share a MAC address with another one or with the gateway are behind whatever answers ARP for them. Only as far
+/// as this host has asked them: a node that has run here lately has.
+async fn answered_for(cluster: &Cluster, node: &Node) -> Option<Finding> {
+    const ID: &str = "proxy-arp";
+    let others = || cluster.nodes.iter().filter(|other| other.id != node.id);
+    let addresses: Vec<_> = others().map(|other| other.address).collect();
+    let behind = baton_host::answered_for(&addresses).await;
+    let names: Vec<_> = others().filter(|n| behind.contains(&n.address)).map(|n| n.name.as_str()).collect();
+    if names.is_empty() {
+        return None;
+    }
+    let what = format!(
+        "{} seem to be on this link, but answer with one MAC address, or with the gateway's: a router answers for them \
+         (proxy ARP: clouds, private VLANs, Calico)",
+        names.join(", ")
+    );
+    Some(match cluster.forwarding {
+        Forwarding::Direct => Finding {
+            id: ID,
+            severity: Severity::Error,
+            what: format!("{what}, and sends back what is forwarded to them"),
+            mend: Some("forwarding = \"auto\" in [cluster] of the cluster file, on all nodes: packets for them are wrapped".to_owned()),
+            fixable: false,
+        },
+        Forwarding::Auto | Forwarding::Geneve => Finding {
+            id: ID,
+            severity: Severity::Ok,
+            what: format!("{what}; packets for them are wrapped, so they arrive"),
+            mend: None,
+            fixable: false,
+        },
+    })
 }
 
 impl Report {

@@ -6,6 +6,7 @@ mod daemon;
 mod doctor;
 mod init;
 mod log;
+mod measured;
 mod node;
 mod reload;
 mod status;

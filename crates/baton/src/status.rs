@@ -19,7 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 ///
 /// Asks the daemon that runs on this machine, which asks the other nodes. Begins with a verdict: well, or each thing
 /// that is not, and what to do. Not well: a node is down or does not answer, two nodes do not reach each other, cluster
-/// files differ, a server is given nothing. What is only counted since a daemon's start is in the tables.
+/// files differ, a dispatcher is slow or none is there, a server is given nothing or no handoff reaches it, a node is about to
+/// leave its host. What no client suffers from is a warning, and no reason for exit code 3: clocks that differ, links that carry
+/// less than they say, programs that fight a node for its settings. What is only counted since a daemon's start is in the tables.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -28,12 +30,12 @@ Examples:
   baton status > /dev/null || echo 'call somebody'
   baton status --json | jq '.verdict, (.nodes[] | {name, reachable, serving})'
 
-Exit codes: 0 all is well, 1 no daemon runs here or it does not answer, 2 wrong usage,
+Exit codes: 0 all is well (perhaps with warnings), 1 no daemon runs here or it does not answer, 2 wrong usage,
 3 something is not well, 77 missing privileges")]
 pub struct Status {
     #[command(flatten)]
     daemon: DaemonSocket,
-    /// Tell it as JSON: verdict (well, problems), cluster, asked, nodes; error and help if nobody tells it
+    /// Tell it as JSON: verdict (well, problems, warnings), cluster, asked, nodes; error and help if nobody tells it
     #[arg(long)]
     pub json: bool,
 }

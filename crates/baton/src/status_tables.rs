@@ -1,8 +1,8 @@
 //! The tables that `baton status` prints. Pure.
 
 use baton_node::status::{
-    ClusterStatus, ConnectionState, CounterKind, HostStatus, NodeStatus, ReaderStatus, TroubleStatus,
-    UnknownStatus,
+    ClusterStatus, ConnectionState, CounterKind, DispatcherStanding, HostStatus, NodeStatus, ReaderStatus,
+    TroubleStatus, UnknownStatus,
 };
 
 use crate::output::table;
@@ -111,11 +111,18 @@ fn connections(status: &ClusterStatus) -> String {
 fn loads(status: &ClusterStatus) -> String {
     let mut candidates = playing(status, "dispatcher").chain(status.asked_node()).chain(&status.nodes);
     let Some(knower) = candidates.find(|node| !node.loads.is_empty()) else { return String::new() };
+    let doubted =
+        |server: &str| status.nodes.iter().flat_map(|node| &node.doubts).any(|doubt| doubt.server == server);
     let rows = knower.loads.iter().map(|load| {
         let server = status.nodes.iter().find(|node| node.name == load.server && node.reachable);
         [
             load.server.clone(),
-            if load.live { "yes" } else { "no" }.to_owned(),
+            match (load.live, doubted(&load.server)) {
+                (false, _) => "no",
+                (true, true) => "doubted",
+                (true, false) => "yes",
+            }
+            .to_owned(),
             load.weight.to_string(),
             load.serving.to_string(),
             load.assigned.to_string(),
@@ -130,19 +137,38 @@ fn loads(status: &ClusterStatus) -> String {
 fn decisions(status: &ClusterStatus) -> String {
     let rows = playing(status, "distributor").map(|node| {
         let d = &node.decisions;
-        let counts = [d.in_kernel, d.known, d.asked, d.answered, d.batches, d.held_now, d.failed, d.fallback];
-        let [a, b, c, d, e, f, g, h] = counts.map(|n| n.to_string());
-        [node.name.clone(), a, b, c, d, e, f, g, h]
+        let counts = [d.in_kernel, d.known, d.asked, d.answered, d.batches, d.held_now];
+        let [in_kernel, known, asked, answered, batches, held_now] = counts.map(|n| n.to_string());
+        let [again, unreached, failed, fallback] =
+            [d.reasked, d.unreachable, d.failed, d.fallback].map(|n| n.to_string());
+        let asks = or_dash(asks(node).map(str::to_owned));
+        [
+            node.name.clone(),
+            asks,
+            in_kernel,
+            known,
+            asked,
+            again,
+            answered,
+            batches,
+            held_now,
+            unreached,
+            failed,
+            fallback,
+        ]
     });
     table(
         [
             "DISTRIBUTOR",
+            "ASKS",
             "IN KERNEL",
             "KNOWN",
             "ASKED",
+            "AGAIN",
             "ANSWERED",
             "BATCHES",
             "HELD NOW",
+            "UNREACHED",
             "FAILED",
             "FALLBACK",
         ],
@@ -200,9 +226,34 @@ fn decided(status: &ClusterStatus) -> String {
     let rows = playing(status, "dispatcher").map(|node| {
         let d = &node.decisions;
         let targets = or_dash(d.targets.map(|n| n.to_string()));
-        [node.name.clone(), d.decided.to_string(), d.moves.to_string(), targets]
+        [
+            node.name.clone(),
+            if d.ready == Some(false) { "no" } else { "yes" }.to_owned(),
+            or_dash(names(status, &node.name, DispatcherStanding::Asked)),
+            or_dash(names(status, &node.name, DispatcherStanding::Slow)),
+            d.decided.to_string(),
+            d.moves.to_string(),
+            targets,
+            d.learned.to_string(),
+        ]
     });
-    table(["DISPATCHER", "DECIDED", "MOVES", "TARGETS"], rows)
+    table(["DISPATCHER", "READY", "ASKED BY", "SLOW FOR", "DECIDED", "MOVES", "TARGETS", "LEARNED"], rows)
+}
+
+/// The dispatcher that a node asks.
+pub fn asks(node: &NodeStatus) -> Option<&str> {
+    let mut all = node.decisions.dispatchers.iter();
+    all.find(|d| d.standing == DispatcherStanding::Asked).map(|d| d.dispatcher.as_str())
+}
+
+/// The nodes with which a dispatcher stands so.
+pub fn names(status: &ClusterStatus, dispatcher: &str, standing: DispatcherStanding) -> Option<String> {
+    let stands = |node: &&NodeStatus| {
+        let mut all = node.decisions.dispatchers.iter();
+        node.reachable && all.any(|d| d.dispatcher == dispatcher && d.standing == standing)
+    };
+    let names: Vec<&str> = status.nodes.iter().filter(stands).map(|node| node.name.as_str()).collect();
+    (!names.is_empty()).then(|| names.join(", "))
 }
 
 fn handoffs(status: &ClusterStatus) -> String {
@@ -215,11 +266,11 @@ fn handoffs(status: &ClusterStatus) -> String {
 fn host(status: &ClusterStatus) -> String {
     let rows = status.nodes.iter().filter(|node| node.host != HostStatus::default()).map(|node| {
         let h = &node.host;
-        let trouble = match (&h.lost, &h.fought) {
-            (Some(lost), _) => Some(format!("LEAVES SOON: {lost}")),
-            (None, Some(what)) => Some(format!("SOMETHING FIGHTS for {what}")),
-            (None, None) => None,
-        };
+        let lost = h.lost.as_ref().map(|lost| format!("LEAVES SOON: {lost}"));
+        let misplaced = h.misplaced.as_ref().map(|what| format!("MISPLACED: {what}"));
+        let fought = h.fought.as_ref().map(|what| format!("SOMETHING FIGHTS for {what}"));
+        let in_front = (!h.in_front.is_empty()).then(|| format!("NOT FIRST on {}", h.in_front.join(", ")));
+        let trouble = lost.or(misplaced).or(fought).or(in_front);
         [
             node.name.clone(),
             h.mended.to_string(),

@@ -1,11 +1,16 @@
 //! The one sentence with which `baton status` begins: is the cluster well, and if not, what is to be done? By what is
 //! so now, not by what has been counted since the start. Pure.
+//!
+//! A problem is what clients may suffer from. A warning is what somebody should know, and no reason to be called at night.
 
-use baton_node::status::{ClusterStatus, ConnectionState, ConnectionStatus, NodeStatus};
+use baton_node::status::{
+    ClusterStatus, ConnectionState, ConnectionStatus, DispatcherStanding, DoubtStatus, NodeStatus,
+};
 use serde::Serialize;
 
+use crate::measured;
 use crate::output::count;
-use crate::status_tables::duration;
+use crate::status_tables::{asks, duration, names};
 
 /// What to say of a cluster.
 #[derive(Debug, Serialize)]
@@ -14,33 +19,46 @@ pub struct ClusterVerdict {
     pub well: bool,
     /// What does.
     pub problems: Vec<Problem>,
+    /// What is not as it should be, though no client suffers.
+    pub warnings: Vec<Problem>,
 }
 
 /// One thing that is not well.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// The nodes that it is about.
-    nodes: Vec<String>,
-    what: String,
-    help: String,
+    pub(crate) nodes: Vec<String>,
+    pub(crate) what: String,
+    pub(crate) help: String,
 }
 
 impl ClusterVerdict {
     /// Judges a cluster, as the asked node sees it.
     pub fn of(status: &ClusterStatus) -> Self {
         let away = status.nodes.iter().filter(|node| !node.reachable).map(|node| away(status, node));
-        let problems: Vec<_> = away.chain(parted(status)).chain(files(status)).chain(dead(status)).collect();
-        Self { well: problems.is_empty(), problems }
+        let lost = measured::lost_handoffs(status);
+        let parted = parted(status).into_iter();
+        let asked = slow(status).into_iter().chain(unasked(status));
+        let servers = dead(status).into_iter().chain(doubted(status)).chain(lost);
+        let known = away.chain(parted).chain(files(status)).chain(asked).chain(servers);
+        let problems: Vec<_> = known.chain(measured::hosts_lost(status)).collect();
+        Self { well: problems.is_empty(), problems, warnings: measured::warnings(status) }
     }
 
     /// For the end of a line, and the lines after it.
     pub fn describe(&self) -> String {
-        if self.well {
-            return "well\n".to_owned();
+        let mut told = match self.problems.len() {
+            0 => "well".to_owned(),
+            problems => format!("NOT WELL, {}", count(problems, "problem")),
+        };
+        if !self.warnings.is_empty() {
+            told.push_str(&format!(", {}", count(self.warnings.len(), "warning")));
         }
-        let mut told = format!("NOT WELL, {}\n", count(self.problems.len(), "problem"));
-        for Problem { what, help, .. } in &self.problems {
-            told.push_str(&format!("  {what}\n    -> {help}\n"));
+        told.push('\n');
+        let marked = |mark: &'static str| move |problem| (mark, problem);
+        let warnings = self.warnings.iter().map(marked("warning: "));
+        for (mark, Problem { what, help, .. }) in self.problems.iter().map(marked("")).chain(warnings) {
+            told.push_str(&format!("  {mark}{what}\n    -> {help}\n"));
         }
         told
     }
@@ -84,12 +102,64 @@ fn parted(status: &ClusterStatus) -> Vec<Problem> {
                 continue;
             }
             let why = last_error.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
-            let what = format!("{} and {} have no connection{why}", node.name, peer);
+            let what =
+                format!("{} and {} have no connection{why}{}", node.name, peer, around(status, &nodes));
             let help = "the network between the two, or a firewall on one of them, stops the control port";
             found.push(Problem { nodes, what, help: help.to_owned() });
         }
     }
     found
+}
+
+/// How the cluster gets on without a connection between two nodes that both answer.
+fn around(status: &ClusterStatus, nodes: &[String]) -> String {
+    let with = |name: &str| status.nodes.iter().find(|node| node.reachable && node.name == name);
+    let mut told = String::new();
+    for (one, other) in [(0, 1), (1, 0)] {
+        let (Some(one), Some(other)) =
+            (nodes.get(one).and_then(|n| with(n)), nodes.get(other).and_then(|n| with(n)))
+        else {
+            continue;
+        };
+        let plays = |node: &NodeStatus, role: &str| node.roles.iter().any(|name| name == role);
+        let asked = asks(one).filter(|asked| *asked != other.name && plays(other, "dispatcher"));
+        if let Some(asked) = asked {
+            told.push_str(&format!("; {} asks {asked}", one.name));
+        }
+        if plays(one, "distributor") && plays(other, "server") {
+            told.push_str(&format!("; {} gives {} no connections", one.name, other.name));
+        }
+    }
+    told
+}
+
+/// Dispatchers that have not answered in time.
+fn slow(status: &ClusterStatus) -> impl Iterator<Item = Problem> {
+    let dispatchers = status.nodes.iter().filter(|node| node.roles.iter().any(|role| role == "dispatcher"));
+    dispatchers.filter_map(|node| {
+        let by = names(status, &node.name, DispatcherStanding::Slow)?;
+        let what =
+            format!("{} does not answer in time as dispatcher; left alone for a while by {by}", node.name);
+        let help = format!("look at the log of {}, and at how busy its machine is", node.name);
+        Some(Problem { nodes: vec![node.name.clone()], what, help })
+    })
+}
+
+/// Nodes that have nobody to ask.
+fn unasked(status: &ClusterStatus) -> Option<Problem> {
+    let alone =
+        |node: &&NodeStatus| node.reachable && !node.decisions.dispatchers.is_empty() && asks(node).is_none();
+    let nodes: Vec<String> = status.nodes.iter().filter(alone).map(|node| node.name.clone()).collect();
+    if nodes.is_empty() {
+        return None;
+    }
+    let what = format!(
+        "no dispatcher answers {}: requests are spread without regard to what servers hold",
+        nodes.join(", ")
+    );
+    let help =
+        "start a node with the role dispatcher; two or three with it stand in for each other".to_owned();
+    Some(Problem { nodes, what, help })
 }
 
 /// Nodes whose files differ: somebody has to reload, or to restart.
@@ -133,9 +203,22 @@ fn dead(status: &ClusterStatus) -> Vec<Problem> {
     .collect()
 }
 
+/// Servers that packets show not to work, whoever has seen it.
+fn doubted(status: &ClusterStatus) -> Vec<Problem> {
+    let all = status.nodes.iter().flat_map(|node| node.doubts.iter().map(move |doubt| (node, doubt)));
+    all.map(|(node, DoubtStatus { server, pool, seen, count: times, help })| {
+        let place = pool.as_deref().map(|pool| format!(" for {pool}")).unwrap_or_default();
+        let by = if node.name == *server { String::new() } else { format!(", as {} sees", node.name) };
+        let times = count(usize::try_from(*times).unwrap_or(usize::MAX), "time");
+        let what = format!("{server} does not work{place}: {seen} (seen {times}{by})");
+        Problem { nodes: vec![server.clone()], what, help: format!("on {server}: {help}") }
+    })
+    .collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use baton_node::status::LoadStatus;
+    use baton_node::status::{DispatcherStatus, LoadStatus};
 
     use super::*;
 
@@ -199,6 +282,37 @@ mod tests {
     }
 
     #[test]
+    fn dispatchers_that_are_slow_or_gone_are_told() {
+        let stand = |all: &[(&str, DispatcherStanding)]| {
+            let one = |(name, standing): &(&str, DispatcherStanding)| DispatcherStatus {
+                dispatcher: (*name).to_owned(),
+                standing: *standing,
+                late: 0,
+            };
+            all.iter().map(one).collect::<Vec<_>>()
+        };
+        use DispatcherStanding::{Asked, Down, Slow, Standby};
+        let mut status = well();
+        for node in &mut status.nodes[1..] {
+            node.roles = vec!["dispatcher".to_owned()];
+        }
+        status.nodes[0].decisions.dispatchers = stand(&[("b", Asked), ("c", Standby)]);
+        assert_eq!(whats(&status), [""; 0]);
+        status.nodes[0].decisions.dispatchers = stand(&[("b", Slow), ("c", Asked)]);
+        assert_eq!(whats(&status), ["b does not answer in time as dispatcher; left alone for a while by a"]);
+        status.nodes[0].roles = vec!["distributor".to_owned()];
+        status.nodes[1].roles.push("server".to_owned());
+        status.nodes[0].decisions.dispatchers = stand(&[("b", Down), ("c", Asked)]);
+        status.nodes[0].connections[0] = connection("b", Some("no route"));
+        let told = "a and b have no connection: no route; a asks c; a gives b no connections";
+        assert_eq!(whats(&status), [told]);
+        let mut alone = well();
+        alone.nodes[2].decisions.dispatchers = stand(&[("b", Down)]);
+        let told = "no dispatcher answers c: requests are spread without regard to what servers hold";
+        assert_eq!(whats(&alone), [told]);
+    }
+
+    #[test]
     fn servers_that_get_nothing_are_told() {
         let mut status = well();
         let load =
@@ -211,5 +325,26 @@ mod tests {
         status.nodes[1].roles = vec!["dispatcher".to_owned()];
         status.nodes[1].loads = vec![load("b", true), load("c", true)];
         assert_eq!(whats(&status), [""; 0]);
+    }
+
+    #[test]
+    fn servers_that_do_not_work_are_told_with_what_was_seen() {
+        let mut status = well();
+        let doubt = |pool: Option<&str>, seen: &str| DoubtStatus {
+            server: "b".to_owned(),
+            pool: pool.map(str::to_owned),
+            seen: seen.to_owned(),
+            count: 3,
+            help: "look".to_owned(),
+        };
+        status.nodes[1].doubts = vec![doubt(Some("www/site"), "nobody listens on the service's port")];
+        status.nodes[0].doubts = vec![doubt(None, "handoff packets never arrive")];
+        assert_eq!(
+            whats(&status),
+            [
+                "b does not work: handoff packets never arrive (seen 3 times, as a sees)",
+                "b does not work for www/site: nobody listens on the service's port (seen 3 times)",
+            ]
+        );
     }
 }

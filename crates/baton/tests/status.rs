@@ -10,8 +10,8 @@ use std::thread;
 use baton_datapath::Counter;
 use baton_node::status::{
     ClusterStatus, ConnectionState, ConnectionStatus, CounterKind, CounterStatus, DecisionStatus,
-    EndingStatus, HandoffStatus, HostStatus, LoadStatus, NodeStatus, ReaderStatus, Reloaded, TroubleStatus,
-    UnknownStatus,
+    DispatcherStanding, DispatcherStatus, EndingStatus, HandoffStatus, HostStatus, LoadStatus, NodeStatus,
+    ReaderStatus, Reloaded, TroubleStatus, UnknownStatus,
 };
 use common::{Scratch, baton};
 
@@ -70,6 +70,8 @@ fn cluster() -> ClusterStatus {
             in_kernel: 901,
             known: 12,
             asked: 52,
+            reasked: 7,
+            unreachable: 2,
             answered: 51,
             batches: 43,
             held_now: 4,
@@ -78,6 +80,13 @@ fn cluster() -> ClusterStatus {
             decided: 57,
             moves: 8,
             targets: Some(99),
+            learned: 17,
+            ready: Some(true),
+            dispatchers: vec![DispatcherStatus {
+                dispatcher: "front".to_owned(),
+                standing: DispatcherStanding::Asked,
+                late: 0,
+            }],
         },
         reader: ReaderStatus {
             reading_now: 1,
@@ -161,9 +170,11 @@ fn status_is_told_in_tables() {
     let status = baton(&dir, &["status", "--run-dir", "."]).exits(3);
     assert_eq!((daemon.join().expect("no panic"), status.err), ("status\n".to_owned(), String::new()));
     let expected = "\
-cluster web, as front sees it: NOT WELL, 1 problem
+cluster web, as front sees it: NOT WELL, 1 problem, 1 warning
   s2 has been down for 1m 1s: no route to host
     -> does `baton node` run on s2? Its log says more, and so does `baton status` there
+  warning: wall clocks differ: s1 is 2s behind
+    -> set them right (timedatectl set-ntp true); no handoff depends on them, but logs cannot be compared
 
 NODE   ROLES                    STATE  ADDRESS    SINCE  RTT     VERSION
 front  distributor, dispatcher  up     10.1.0.10  1h 1m  -       0.1.0
@@ -178,8 +189,8 @@ SERVER  LIVE  WEIGHT  SERVING  + ASSIGNED  ADOPTED  CLOSED  SERVED
 s1      yes   2       3        1           950      947     1.2 MB
 s2      no    2       3        1           -        -       -
 
-DISTRIBUTOR  IN KERNEL  KNOWN  ASKED  ANSWERED  BATCHES  HELD NOW  FAILED  FALLBACK
-front        901        12     52     51        43       4         5       6
+DISTRIBUTOR  ASKS   IN KERNEL  KNOWN  ASKED  AGAIN  ANSWERED  BATCHES  HELD NOW  UNREACHED  FAILED  FALLBACK
+front        front  901        12     52     7      51        43       4         2          5       6
 
 READER  READING NOW  READ  LEFT  400 / 408 / 431 / 503  ALERTS  REPLAYED  REPEATED  FAILED
 front   1            20    6     2 / 3 / 4 / 5          9       19        7         8
@@ -187,8 +198,8 @@ front   1            20    6     2 / 3 / 4 / 5          9       19        7     
 UNKNOWN  ASKING NOW  ASKED  FOUND  RESET  BEGUN  UNANSWERED  COMING  OVERFLOWED
 front    1           30     20     5      6      3           2       4
 
-DISPATCHER  DECIDED  MOVES  TARGETS
-front       57       8      99
+DISPATCHER  READY  ASKED BY  SLOW FOR  DECIDED  MOVES  TARGETS  LEARNED
+front       yes    front     -         57       8      99       17
 
 HANDED OFF BY  TO  CONNECTIONS
 front          s1  950
@@ -214,6 +225,25 @@ fn status_as_json_is_all_that_the_daemon_said() {
     assert_eq!(status.json()["nodes"][0]["counters"][1]["kind"], "drop");
     let verdict = &status.json()["verdict"];
     assert_eq!((&verdict["well"], &verdict["problems"][0]["nodes"][0]), (&false.into(), &"s2".into()));
+    assert_eq!(verdict["warnings"][0]["nodes"], serde_json::json!(["s1"]));
+}
+
+/// Two nodes, whose clocks and links are not as they should be: no reason to call anybody.
+#[test]
+fn of_warnings_alone_status_says_so_and_exits_with_0() {
+    let dir = Scratch::new("warned");
+    let mut status = cluster();
+    status.nodes.truncate(2);
+    let front = &mut status.nodes[0];
+    (front.link_mtu, front.loads) = (1500, Vec::new());
+    front.connections.truncate(1);
+    let daemon = daemon(&dir.0.join("front.sock"), json(&status));
+    let said = baton(&dir, &["status", "--run-dir", "."]).exits(0);
+    daemon.join().expect("no panic");
+    let begins =
+        "cluster web, as front sees it: well, 2 warnings\n  warning: wall clocks differ: s1 is 2s behind\n";
+    assert!(said.out.starts_with(begins), "{}", said.out);
+    assert!(said.out.contains("warning: packets between front and s1 may have 1400 bytes"), "{}", said.out);
 }
 
 /// One node, which is all right.
@@ -233,7 +263,7 @@ fn of_a_cluster_that_is_well_status_says_so_and_exits_with_0() {
     let second = daemon(&dir.0.join("a.sock"), json(&alone()));
     let status = baton(&dir, &["status", "--run-dir", ".", "--json"]).exits(0);
     second.join().expect("no panic");
-    assert_eq!(status.json()["verdict"], serde_json::json!({ "well": true, "problems": [] }));
+    assert_eq!(status.json()["verdict"], serde_json::json!({ "well": true, "problems": [], "warnings": [] }));
 }
 
 /// Why a connection could not be made before it was is no news.
@@ -338,6 +368,10 @@ fn a_node_of_the_largest_cluster_fits_a_status_message() {
             };
             most
         ],
+        decisions: DecisionStatus {
+            dispatchers: vec![DispatcherStatus { dispatcher: name.clone(), ..Default::default() }; 8],
+            ..DecisionStatus::default()
+        },
         handoffs: vec![HandoffStatus { to: name, count: u64::from(u32::MAX) }; most],
         counters: Counter::all()
             .map(|counter| CounterStatus {
@@ -358,6 +392,8 @@ fn a_node_of_the_largest_cluster_fits_a_status_message() {
             last: Some("h".repeat(HostStatus::TEXT_BYTES_MAX)),
             fought: Some("h".repeat(HostStatus::TEXT_BYTES_MAX)),
             lost: Some("h".repeat(HostStatus::TEXT_BYTES_MAX)),
+            misplaced: Some("h".repeat(HostStatus::TEXT_BYTES_MAX)),
+            in_front: vec!["i".repeat(15); HostStatus::IN_FRONT_MAX],
         },
         ..NodeStatus::default()
     };

@@ -4,7 +4,7 @@
 use crate::draft::{Draft, NodeDraft};
 use crate::read::{Located, Problems};
 use crate::unique::{Seen, unique_names};
-use crate::{NodeId, Roles, ServiceId, pool_check};
+use crate::{Cluster, NodeId, Roles, ServiceId, pool_check};
 
 /// Reports everything that is wrong between parts of the file.
 pub(crate) fn together(draft: &Draft, problems: &mut Problems) {
@@ -82,16 +82,15 @@ fn ports(draft: &Draft, problems: &mut Problems) {
 }
 
 fn roles(nodes: &[NodeDraft], problems: &mut Problems) {
-    let mut dispatchers = nodes.iter().filter_map(|node| node.roles).filter(|roles| roles.value.dispatcher);
-    if let Some(first) = dispatchers.next() {
-        for Located { line, .. } in dispatchers {
-            let what = format!("a second node is dispatcher; the first is on line {}", first.line);
-            problems.add(
-                line,
-                what,
-                "exactly one node decides in this version: take the role from all others",
-            );
-        }
+    let dispatchers: Vec<_> =
+        nodes.iter().filter_map(|node| node.roles).filter(|roles| roles.value.dispatcher).collect();
+    if let Some(Located { line, .. }) = dispatchers.get(Cluster::DISPATCHERS_MAX) {
+        let (count, max) = (dispatchers.len(), Cluster::DISPATCHERS_MAX);
+        problems.add(
+            *line,
+            format_args!("{count} nodes are dispatchers, {max} are the most"),
+            "one decides, and the others stand by: two or three are enough; take the role from the others",
+        );
     }
     // A node whose roles could not be read may be the one that is missed below.
     let all: Option<Vec<Roles>> = nodes.iter().map(|node| node.roles.map(|at| at.value)).collect();

@@ -148,6 +148,9 @@ pub struct Limits {
 }
 
 impl Cluster {
+    /// The most dispatchers: each tells all others what it decides.
+    pub const DISPATCHERS_MAX: usize = 8;
+
     /// The node with this id; `None` if the cluster has fewer nodes.
     pub fn node(&self, id: NodeId) -> Option<&Node> {
         self.nodes.get(id.index())
@@ -187,12 +190,9 @@ impl Cluster {
         self.nodes.iter().filter(move |node| wanted(node.roles))
     }
 
-    /// The node that decides. There is exactly one.
-    ///
-    /// # Panics
-    /// Never for a cluster as parsed: a file without a dispatcher is refused.
-    pub fn dispatcher(&self) -> &Node {
-        self.with_role(|roles| roles.dispatcher).next().expect("parse refuses a file without a dispatcher")
+    /// The nodes that decide, in the order in which they are asked: 1 to [`Cluster::DISPATCHERS_MAX`].
+    pub fn dispatchers(&self) -> impl Iterator<Item = &Node> {
+        self.with_role(|roles| roles.dispatcher)
     }
 
     /// The cluster's VIPs in file order, each once.

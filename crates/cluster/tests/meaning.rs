@@ -95,7 +95,7 @@ fn every_value_arrives() {
     let s1 = cluster.node(NodeId(1)).unwrap();
     assert_eq!((s1.name.as_str(), s1.weight, s1.announce), ("s1", 3, true));
     assert_eq!((cluster.node(NodeId(2)), cluster.node_named("s2")), (None, None));
-    assert_eq!(cluster.dispatcher(), front);
+    assert_eq!(cluster.dispatchers().collect::<Vec<_>>(), [front]);
     assert_eq!(cluster.with_role(|roles| roles.server).collect::<Vec<_>>(), [s1]);
     let www = cluster.service(ServiceId(0)).unwrap();
     assert_eq!((www.name.as_str(), www.port), ("www", 80));

@@ -84,7 +84,7 @@ fn changed(text: &str, changes: Vec<(prop::sample::Index, Change)>) -> String {
 fn judge(text: &str) {
     match Cluster::parse(text) {
         Ok(cluster) => {
-            assert!(cluster.dispatcher().roles.dispatcher);
+            assert!((1..=Cluster::DISPATCHERS_MAX).contains(&cluster.dispatchers().count()));
             assert!((1..=NodeId::MAX_NODES).contains(&cluster.nodes.len()));
             assert!((1..=ServiceId::MAX_SERVICES).contains(&cluster.services.len()));
             for (i, node) in cluster.nodes.iter().enumerate() {

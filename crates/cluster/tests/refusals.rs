@@ -290,12 +290,20 @@ fn bad_roles() {
     );
     let help = format!("give it one; {ROLES_HELP}");
     refused("roles = [\"server\"]", "roles = [] #!", "the node has no role", &help);
-    refused(
-        "roles = [\"server\"]",
-        "roles = [\"server\", \"dispatcher\"] #!",
-        "a second node is dispatcher; the first is on line 9",
-        "exactly one node decides in this version: take the role from all others",
-    );
+}
+
+#[test]
+fn too_many_dispatchers() {
+    let more = |count: usize| {
+        let node =
+            |n| format!("[[node]]\nname = \"p{n}\"\naddress = \"10.7.0.{n}\"\nroles = [\"dispatcher\"]\n");
+        (1..=count).map(node).collect::<String>() + GOOD
+    };
+    let most = Cluster::parse(&more(Cluster::DISPATCHERS_MAX - 1)).expect("one is in it already");
+    assert_eq!(most.dispatchers().count(), Cluster::DISPATCHERS_MAX);
+    let errors = errors_of(&more(Cluster::DISPATCHERS_MAX));
+    let whats: Vec<&str> = errors.iter().map(|error| error.what.as_str()).collect();
+    assert_eq!(whats, ["9 nodes are dispatchers, 8 are the most"]);
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //! unanswered. Under light load each question leaves at once and alone, so gathering adds no
 //! latency; under heavy load batches grow by themselves until the dispatcher keeps up.
 //!
-//! One batcher stands between a distributor and one dispatcher. It owns what waits, knows neither
+//! One batcher stands between a distributor and the dispatchers: a batch that one of them does not answer may be put to
+//! another, and any answer to it counts. It owns what waits, knows neither
 //! connection nor clock, and gives back every token exactly once: with a verdict, or as failed.
 
 use std::collections::VecDeque;
@@ -15,7 +16,7 @@ use crate::message::{Answer, Ask, QUESTIONS_MAX, Question, Verdict};
 pub struct BatchLimits {
     /// The most questions that may be undecided at once, asked or waiting to be asked.
     pub undecided_max: usize,
-    /// A batch that is unanswered for this long has failed, and so has everything behind it.
+    /// A batch that is unanswered for this long, by whomever it was asked, has failed, and so has everything behind it.
     pub answer_timeout: Duration,
 }
 
@@ -59,7 +60,10 @@ pub struct Batcher<T> {
 #[derive(Debug)]
 struct BatchInFlight<T> {
     batch: u32,
+    questions: Vec<Question>,
     tokens: Vec<T>,
+    /// When it was last put to somebody.
+    asked_at: Instant,
     fails_at: Instant,
 }
 
@@ -118,6 +122,18 @@ impl<T> Batcher<T> {
         if self.deadline().is_some_and(|fails_at| fails_at <= now) { self.drain() } else { Vec::new() }
     }
 
+    /// The batch under way once more, for somebody else to answer. It fails when it would have failed.
+    pub fn again(&mut self, now: Instant) -> Option<Ask> {
+        let asked = self.asked.as_mut()?;
+        asked.asked_at = now;
+        Some(Ask { batch: asked.batch, questions: asked.questions.clone() })
+    }
+
+    /// When the batch under way was last put to somebody.
+    pub fn asked_at(&self) -> Option<Instant> {
+        self.asked.as_ref().map(|asked| asked.asked_at)
+    }
+
     /// When the batch under way fails: when to call [`Batcher::expire`].
     pub fn deadline(&self) -> Option<Instant> {
         self.asked.as_ref().map(|asked| asked.fails_at)
@@ -150,8 +166,10 @@ impl<T> Batcher<T> {
         }
         let batch = self.next_batch;
         self.next_batch = batch.wrapping_add(1);
-        let (questions, tokens) = self.waiting.drain(..count).unzip();
-        self.asked = Some(BatchInFlight { batch, tokens, fails_at: now + self.limits.answer_timeout });
+        let (questions, tokens): (Vec<Question>, _) = self.waiting.drain(..count).unzip();
+        let fails_at = now + self.limits.answer_timeout;
+        self.asked =
+            Some(BatchInFlight { batch, questions: questions.clone(), tokens, asked_at: now, fails_at });
         Some(Ask { batch, questions })
     }
 }
@@ -239,6 +257,20 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_may_be_put_to_another_and_the_first_answer_counts() {
+        let (mut batcher, now) = (batcher(100), Instant::now());
+        assert_eq!(batcher.again(now), None);
+        let first = batcher.ask(question(0), 0, now).expect("room").expect("sent at once");
+        assert_eq!(batcher.ask(question(1), 1, now), Ok(None));
+        let later = now + TIMEOUT / 2;
+        assert_eq!(batcher.again(later), Some(first.clone()), "the same questions under the same number");
+        assert_eq!((batcher.asked_at(), batcher.deadline()), (Some(later), Some(now + TIMEOUT)));
+        let (verdicts, next) = batcher.answered(reply(&first), later).expect("the first answer");
+        assert_eq!((verdicts.len(), next.map(|ask| ask.batch)), (1, Some(1)));
+        assert_eq!(batcher.answered(reply(&first), later), Err(BatchError::Stale { batch: 0 }), "the second");
+    }
+
+    #[test]
     fn an_answer_of_the_wrong_length_changes_nothing() {
         let (mut batcher, now) = (batcher(100), Instant::now());
         let ask = batcher.ask(question(0), 0, now).expect("room").expect("sent at once");
@@ -266,6 +298,7 @@ mod tests {
         Ask,
         Answer,
         AnswerWrongBatch,
+        Again,
         Wait(u64),
         Drain,
     }
@@ -275,6 +308,7 @@ mod tests {
             8 => Just(Step::Ask),
             4 => Just(Step::Answer),
             1 => Just(Step::AnswerWrongBatch),
+            1 => Just(Step::Again),
             1 => (1u64..150).prop_map(Step::Wait),
             1 => Just(Step::Drain),
         ]
@@ -339,6 +373,11 @@ mod tests {
                         let batch = last.as_ref().map_or(7, |ask| ask.batch.wrapping_sub(1));
                         let wrong = Answer { batch, answers: Vec::new() };
                         prop_assert_eq!(batcher.answered(wrong, now), Err(BatchError::Stale { batch }));
+                    }
+                    Step::Again => {
+                        let again = batcher.again(now);
+                        prop_assert_eq!(numbers(again.as_ref()), &model.undecided[..model.under_way]);
+                        prop_assert!(again.is_none() || again == last, "what was asked last");
                     }
                     Step::Wait(ms) => {
                         now_ms += ms;

@@ -8,9 +8,10 @@ use serde::de::DeserializeOwned;
 
 use crate::error::Error;
 use crate::message::{
-    Answer, Ask, CHANGES_MAX, Close, ENDS_MAX, Grant, Guidance, Heir, Kind, LOST_MAX, Live, Load,
-    MESSAGE_BYTES_MAX, MOVES_MAX, Message, Owned, PROTOCOL_VERSION, Probed, Push, QUESTIONS_MAX, SERVERS_MAX,
-    STATUS_BYTES_MAX, StatusReply, StatusRequest, Taken, Term, Update, Whose,
+    Answer, Ask, CHANGES_MAX, Close, DOUBTS_MAX, Doubts, ENDS_MAX, Grant, Guidance, Heir, Kind, LOST_MAX,
+    Live, Load, MAPPED_MAX, MESSAGE_BYTES_MAX, MOVES_MAX, Mac, Mapped, MappedTarget, Message, Owned,
+    PROTOCOL_VERSION, Probed, Push, QUESTIONS_MAX, Ready, Recall, Recalled, SERVERS_MAX, STATUS_BYTES_MAX,
+    StatusReply, StatusRequest, Taken, Term, Update, Whose,
 };
 use crate::word::{Bye, Heartbeat, Hello, NAME_BYTES_MAX};
 
@@ -60,6 +61,12 @@ impl Message {
             Message::Grant(body) => put(Kind::Grant, body, out),
             Message::Heir(body) => put(Kind::Heir, body, out),
             Message::Probed(body) => put(Kind::Probed, body, out),
+            Message::Mac(body) => put(Kind::Mac, body, out),
+            Message::Ready(body) => put(Kind::Ready, body, out),
+            Message::Mapped(body) => put(Kind::Mapped, body, out),
+            Message::Recall(body) => put(Kind::Recall, body, out),
+            Message::Recalled(body) => put(Kind::Recalled, body, out),
+            Message::Doubts(body) => put(Kind::Doubts, body, out),
             Message::Whose(body) => put(Kind::Whose, body, out),
             Message::Owned(body) => put(Kind::Owned, body, out),
         }
@@ -122,6 +129,12 @@ impl Word {
             Kind::Grant => Word::Message(Message::Grant(take::<Grant>(kind, body)?)),
             Kind::Heir => Word::Message(Message::Heir(take::<Heir>(kind, body)?)),
             Kind::Probed => Word::Message(Message::Probed(take::<Probed>(kind, body)?)),
+            Kind::Mac => Word::Message(Message::Mac(take::<Mac>(kind, body)?)),
+            Kind::Ready => Word::Message(Message::Ready(take::<Ready>(kind, body)?)),
+            Kind::Mapped => Word::Message(Message::Mapped(take::<Mapped>(kind, body)?)),
+            Kind::Recall => Word::Message(Message::Recall(take::<Recall>(kind, body)?)),
+            Kind::Recalled => Word::Message(Message::Recalled(take::<Recalled>(kind, body)?)),
+            Kind::Doubts => Word::Message(Message::Doubts(take::<Doubts>(kind, body)?)),
             Kind::Whose => Word::Message(Message::Whose(take::<Whose>(kind, body)?)),
             Kind::Owned => Word::Message(Message::Owned(take::<Owned>(kind, body)?)),
         };
@@ -199,12 +212,18 @@ fn check(message: &Message) -> Result<(), Error> {
                 node(kind, moved.from)
             })
         }
+        Message::Doubts(doubts) => {
+            few(kind, doubts.servers.len(), DOUBTS_MAX)?;
+            doubts.servers.iter().try_for_each(|doubted| node(kind, doubted.server))
+        }
         Message::Close(close) => few(kind, close.ends.len(), ENDS_MAX),
         Message::Whose(whose) => few(kind, whose.lost.len(), LOST_MAX),
         Message::Owned(owned) => {
             few(kind, owned.claims.len(), LOST_MAX)?;
             owned.claims.iter().flatten().try_for_each(|claim| node(kind, claim.owner))
         }
+        Message::Mapped(mapped) => targets(kind, &mapped.targets),
+        Message::Recalled(recalled) => targets(kind, &recalled.targets),
         Message::Live(live) => nodes(kind, &live.nodes, NodeId::MAX_NODES),
         Message::StatusReply(reply) => few(kind, reply.body.len(), STATUS_BYTES_MAX),
         Message::Load(load) if load.pressure > PERCENT_MAX => {
@@ -216,8 +235,16 @@ fn check(message: &Message) -> Result<(), Error> {
         | Message::Term(_)
         | Message::Grant(_)
         | Message::Heir(_)
-        | Message::Probed(_) => Ok(()),
+        | Message::Probed(_)
+        | Message::Mac(_)
+        | Message::Ready(_)
+        | Message::Recall(_) => Ok(()),
     }
+}
+
+fn targets(kind: Kind, targets: &[MappedTarget]) -> Result<(), Error> {
+    few(kind, targets.len(), MAPPED_MAX)?;
+    targets.iter().try_for_each(|target| nodes(kind, &target.servers, SERVERS_MAX))
 }
 
 fn check_hello(hello: &Hello) -> Result<(), Error> {

@@ -15,6 +15,7 @@ mod codec;
 pub mod error;
 pub mod frame;
 pub mod link;
+mod mapped;
 pub mod message;
 mod pace;
 pub mod queue;
@@ -26,8 +27,9 @@ pub use clock::{ClusterClock, NodeClocks};
 pub use error::{Error, SendError, SocketError};
 pub use link::{DownReason, Mesh, MeshConfig, MeshEvent, PeerState, PeerStatus};
 pub use message::{
-    Answer, Ask, Change, Claim, Close, End, Grant, Guidance, Heir, Kind, Live, Load, Lost, Message, Move,
-    Owned, Probed, Push, Question, StatusReply, StatusRequest, Taken, Term, Update, Verdict, Whose,
+    Answer, Ask, Change, Claim, Close, Doubted, Doubts, End, Grant, Guidance, Heir, Kind, Live, Load, Lost,
+    Mac, Mapped, MappedTarget, Message, Move, Owned, Probed, Push, Question, Ready, Recall, RecallPlace,
+    Recalled, StatusReply, StatusRequest, Taken, Term, Update, Verdict, Whose,
 };
 pub use pace::Pace;
 pub use word::Hello;

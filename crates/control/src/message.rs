@@ -7,9 +7,13 @@
 
 use std::fmt;
 
+#[cfg(doc)]
+use baton_cluster::Sign;
 use baton_cluster::bounded::{at_most, maybe_at_most};
 use baton_cluster::{Flow, Guide, NodeId, PoolHash, Target};
 use serde::{Deserialize, Serialize};
+
+pub use crate::mapped::{MAPPED_MAX, Mapped, MappedTarget, Ready, Recall, RecallPlace, Recalled};
 
 /// The version of everything on the wire. Two nodes talk only if theirs are equal: a cluster is
 /// upgraded node by node, and a node that is not yet upgraded counts as down to those that are.
@@ -37,6 +41,9 @@ pub const ENDS_MAX: usize = 1280;
 
 /// The most connections of one [`Whose`], hence claims of one [`Owned`].
 pub const LOST_MAX: usize = 1024;
+
+/// The most servers of one [`Doubts`], each once for each pool; further ones are left out.
+pub const DOUBTS_MAX: usize = 1024;
 
 /// The longest body of a [`StatusReply`], in bytes: leaves room for its head in one frame.
 pub const STATUS_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 64;
@@ -118,7 +125,7 @@ pub struct Guidance {
     pub guide: Guide,
 }
 
-/// Server to dispatcher and switch: how busy the sender is. Lost: the next one says it all.
+/// Server to all dispatchers, and to distributors: how busy the sender is. Lost: the next one says it all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Load {
     /// Connections being served now (an idle persistent connection is not load).
@@ -287,7 +294,6 @@ pub struct StatusReply {
     pub body: Vec<u8>,
 }
 
-/// Anything that one component says to another node's.
 /// A probe of the way has arrived: a datagram to the handoff port, of a size that its sender knows by the number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probed {
@@ -298,6 +304,40 @@ pub struct Probed {
     pub least: u16,
 }
 
+/// Any node to any node: the sender's frames come from another MAC address than the one that it has said in its Hello, and
+/// from no other. Lost only with the connection; the next one begins with it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mac {
+    /// The address.
+    pub mac: [u8; 6],
+}
+
+/// A server that the sender doubts, by what packets have shown it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doubted {
+    /// The server.
+    pub server: NodeId,
+    /// In which pool. `None`: in all.
+    pub pool: Option<PoolHash>,
+    /// Why, by [`Sign::number`]; what a later version may say as well is no error.
+    pub sign: u8,
+    /// How often that was seen since the server last worked.
+    pub count: u32,
+}
+
+/// Server or distributor to those who decide, as often as its load: what it has seen of servers, itself included.
+/// Replaces what it said before. Lost: the next one says it all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doubts {
+    /// Handoff packets that the sender has taken from the receiver since its start: by this the receiver knows that
+    /// they arrive.
+    pub taken: u64,
+    /// The servers that it doubts, at most [`DOUBTS_MAX`].
+    #[serde(deserialize_with = "at_most::<DOUBTS_MAX, _, _>")]
+    pub servers: Vec<Doubted>,
+}
+
+/// Anything that one component says to another node's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each variant is its type, described there")]
 pub enum Message {
@@ -318,6 +358,12 @@ pub enum Message {
     Whose(Whose),
     Owned(Owned),
     Probed(Probed),
+    Mac(Mac),
+    Ready(Ready),
+    Mapped(Mapped),
+    Recall(Recall),
+    Recalled(Recalled),
+    Doubts(Doubts),
 }
 
 /// What kind of message: its number is the second byte on the wire and never changes its meaning.
@@ -345,11 +391,17 @@ pub enum Kind {
     Owned = 30,
     Heir = 31,
     Probed = 32,
+    Mac = 33,
+    Doubts = 34,
+    Ready = 40,
+    Mapped = 41,
+    Recall = 42,
+    Recalled = 43,
 }
 
 impl Kind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Kind; 20] = [
+    pub const ALL: [Kind; 26] = [
         Kind::Hello,
         Kind::Heartbeat,
         Kind::Bye,
@@ -370,6 +422,12 @@ impl Kind {
         Kind::Owned,
         Kind::Heir,
         Kind::Probed,
+        Kind::Mac,
+        Kind::Doubts,
+        Kind::Ready,
+        Kind::Mapped,
+        Kind::Recall,
+        Kind::Recalled,
     ];
 
     /// The kind with this number, if there is one.
@@ -379,13 +437,14 @@ impl Kind {
 
     /// Whether the message waits behind everything else: only what may be large and is in no hurry.
     pub fn is_bulk(self) -> bool {
-        matches!(self, Kind::StatusReply)
+        matches!(self, Kind::StatusReply | Kind::Recalled)
     }
 
     /// Whether the receiver would be wrong for ever without it. When its queue is full such a
     /// message is not dropped: the connection is closed, and the next one starts from the truth.
     pub fn is_state(self) -> bool {
-        matches!(self, Kind::Push | Kind::Guide | Kind::Live | Kind::Term | Kind::Grant | Kind::Heir)
+        use Kind::{Grant, Guide, Heir, Live, Mac, Push, Ready, Term};
+        matches!(self, Push | Guide | Live | Term | Grant | Heir | Mac | Ready)
     }
 }
 
@@ -416,6 +475,12 @@ impl Message {
             Message::Whose(_) => Kind::Whose,
             Message::Owned(_) => Kind::Owned,
             Message::Probed(_) => Kind::Probed,
+            Message::Mac(_) => Kind::Mac,
+            Message::Ready(_) => Kind::Ready,
+            Message::Mapped(_) => Kind::Mapped,
+            Message::Recall(_) => Kind::Recall,
+            Message::Recalled(_) => Kind::Recalled,
+            Message::Doubts(_) => Kind::Doubts,
         }
     }
 }

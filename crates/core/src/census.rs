@@ -3,7 +3,7 @@
 
 use std::fmt::Debug;
 
-use baton_cluster::Succession;
+use baton_cluster::{Limits, Succession};
 
 use crate::node::Core;
 
@@ -19,16 +19,15 @@ pub struct Fill {
 }
 
 impl<S: Debug> Core<S> {
-    /// What it keeps of connections, requests and packets.
-    pub fn kept(&self) -> Vec<Fill> {
-        let limits = self.services().cluster().limits;
+    /// What it keeps of connections, requests and packets, beside the most that these limits permit.
+    pub fn kept(&self, limits: &Limits) -> Vec<Fill> {
         let ending = self.services().known().ending.len();
         let mut kept = vec![
             Fill { what: "news of connections", now: self.untold(), most: limits.bindings as usize },
             Fill { what: "services that end", now: ending, most: Succession::SERVICES_MAX },
         ];
         if let Some(placing) = self.placing() {
-            kept.extend(placing.kept(&limits));
+            kept.extend(placing.kept(limits));
         }
         kept
     }

@@ -9,11 +9,12 @@ use baton_control::{Push, message};
 use baton_datapath::constants::MAX_REPLICAS;
 use baton_datapath::{DatapathError, GuideKind};
 use baton_dispatcher::fallback::Ring;
-use baton_dispatcher::{Dispatcher, Loads};
+use baton_dispatcher::{Dispatcher, Loads, Suspects};
 
 use crate::outside::Outside;
 use crate::peers::Peers;
 use crate::services::Services;
+use crate::standing::Standing;
 use crate::trouble::for_all;
 
 /// Guides that are kept of pools that this node's cluster file does not have, yet or any more.
@@ -27,6 +28,10 @@ const RETRY: Duration = Duration::from_secs(1);
 struct Guided {
     pool: Pool,
     ring: Ring,
+    /// Its servers that are given new work.
+    favoured: Vec<NodeId>,
+    /// How often its decisions became void by themselves.
+    voided: u32,
 }
 
 /// What is to be written again.
@@ -37,17 +42,30 @@ struct Stale {
     retry_at: Option<Instant>,
 }
 
+/// What a dispatcher has told.
+#[derive(Clone, Debug, Default)]
+struct Told {
+    guides: BTreeMap<PoolHash, Guide>,
+    /// The servers that it names.
+    live: Option<Vec<NodeId>>,
+}
+
 /// All pools'.
 #[derive(Debug)]
 pub struct Guides {
     pools: BTreeMap<PoolId, Guided>,
-    /// What each pool's requests are decided by, as last told.
+    /// What each dispatcher has told since it came up.
+    heard: BTreeMap<NodeId, Told>,
+    /// The dispatcher that is asked: of several this one's guides are in force.
+    follows: Option<NodeId>,
+    /// What each pool's requests are decided by; while nobody is asked, as it was before.
     told: BTreeMap<PoolHash, Guide>,
-    /// The servers that the dispatcher names; `None` while it is silent.
+    /// The servers that the dispatcher names; `None` while nobody is asked.
     named: Option<Vec<NodeId>>,
     loads: Loads,
     /// Servers that are not to be chosen, of which decisions are remembered still, with since when.
     gone: BTreeMap<NodeId, Instant>,
+    suspects: Suspects,
     least_weight: u16,
     generation: u32,
     /// The tables may not have what this has: they refused something. When they are to be tried again.
@@ -60,11 +78,14 @@ impl Guides {
         let servers: Vec<(NodeId, u16)> = cluster.with_role(|r| r.server).map(|n| (n.id, n.weight)).collect();
         Self {
             pools: guided(services),
+            heard: BTreeMap::new(),
+            follows: None,
             told: BTreeMap::new(),
             named: None,
             loads: Loads::new(servers.iter().copied()),
             least_weight: servers.iter().map(|(_, w)| *w).min().unwrap_or(1),
             gone: BTreeMap::new(),
+            suspects: Suspects::default(),
             generation: 1,
             stale: Stale::default(),
         }
@@ -81,9 +102,49 @@ impl Guides {
     }
 
     /// The server for a request when nobody can be asked: every node chooses alike.
-    pub(crate) fn choose_alone(&self, pool: PoolId, target: Option<Target>) -> Option<NodeId> {
+    /// A doubted server gets one now and then, if the request is a connection's `first`.
+    pub(crate) fn choose_alone(
+        &mut self,
+        pool: PoolId,
+        target: Option<Target>,
+        first: bool,
+        now: Duration,
+    ) -> Option<NodeId> {
         let guided = self.pools.get(&pool)?;
-        guided.ring.choose(target, self.loads.of(&guided.pool.servers))
+        if first && guided.favoured.len() < guided.pool.servers.len() {
+            let due = self.suspects.due(pool, &guided.pool.servers, |node| self.loads.is_live(node), now);
+            if let Some(node) = due {
+                self.suspects.tried(pool, node, now);
+                return Some(node);
+            }
+        }
+        guided.ring.choose(target, self.loads.of(&guided.favoured))
+    }
+
+    /// Some servers are doubted that were not, or the other way round.
+    pub(crate) fn doubts_changed(
+        &mut self,
+        standing: &Standing,
+        outside: &mut impl Outside,
+        now: Duration,
+    ) -> Result<(), DatapathError> {
+        for (id, guided) in &mut self.pools {
+            for server in guided.pool.servers.clone() {
+                let doubted = standing.is_doubted(server, guided.pool.hash);
+                let changed = self.suspects.set(*id, server, doubted, now, outside.random().into());
+                // Decisions may name it: they are asked for again.
+                guided.voided = guided.voided.wrapping_add(u32::from(changed && doubted));
+            }
+        }
+        self.favour();
+        self.tell(outside)
+    }
+
+    fn favour(&mut self) {
+        for (id, guided) in &mut self.pools {
+            let is_live = |node| self.loads.is_live(node);
+            guided.favoured = self.suspects.favoured(*id, &guided.pool.servers, is_live);
+        }
     }
 
     /// Whether a node is one of a pool's servers.
@@ -100,19 +161,21 @@ impl Guides {
         monotonic: Duration,
         outside: &mut impl Outside,
     ) -> Result<(), DatapathError> {
-        let Some(Guided { pool: known, .. }) = self.pools.get(&pool) else { return Ok(()) };
+        let Some(Guided { pool: known, favoured, voided, .. }) = self.pools.get(&pool) else { return Ok(()) };
         let cached = matches!(self.told.get(&known.hash), Some(Guide::Cached { .. }));
         if !cached || servers.is_empty() {
             return Ok(());
         }
         // The dispatcher goes by its own cluster file, which this node may not have yet, or any more.
-        let mut servers: Vec<NodeId> = servers.iter().copied().filter(|node| known.has(*node)).collect();
+        // Nor may it have heard yet who is doubted.
+        let mut servers: Vec<NodeId> =
+            servers.iter().copied().filter(|node| favoured.contains(node)).collect();
         servers.truncate(MAX_REPLICAS as usize);
         if servers.is_empty() {
             return outside.remove_decision(pool, target);
         }
         let expires = (servers.len() > 1).then(|| monotonic + known.policy.k);
-        let generation = self.generation;
+        let generation = self.generation.wrapping_add(*voided);
         outside.set_decision(pool, target, &servers, expires, generation).inspect_err(|_| {
             // Better none than the one before.
             if outside.remove_decision(pool, target).is_err() {
@@ -157,9 +220,39 @@ impl Guides {
         told
     }
 
-    /// The dispatcher says which servers may be chosen; `None`: it is silent.
-    pub(crate) fn named(&mut self, nodes: Option<Vec<NodeId>>) {
-        self.named = nodes;
+    /// A dispatcher says which servers may be chosen.
+    pub(crate) fn named(&mut self, from: NodeId, nodes: Vec<NodeId>) {
+        let live = Some(nodes);
+        if self.follows == Some(from) {
+            self.named.clone_from(&live);
+        }
+        self.heard.entry(from).or_default().live = live;
+    }
+
+    /// Another dispatcher is asked from now on, or none. What is remembered stands, because dispatchers tell each other
+    /// what they decide; unless `anew`: this one may not know it, or news have been missed.
+    pub(crate) fn follow(&mut self, dispatcher: Option<NodeId>, anew: bool) {
+        self.follows = dispatcher;
+        let heard = dispatcher.map(|node| self.heard.get(&node).cloned().unwrap_or_default());
+        self.named = heard.as_ref().and_then(|told| told.live.clone());
+        if anew {
+            self.void();
+            self.told.clear();
+        }
+        if let Some(told) = heard.filter(|told| !told.guides.is_empty()) {
+            self.told = told.guides;
+            self.stale.guides = true;
+        }
+    }
+
+    /// A dispatcher is gone: when it comes back it tells all anew.
+    pub(crate) fn silent(&mut self, dispatcher: NodeId) {
+        self.heard.remove(&dispatcher);
+    }
+
+    /// Whether a server may be given a connection of this node's: the dispatcher may reach one that this node does not.
+    pub(crate) fn may_have(&self, server: NodeId) -> bool {
+        self.loads.is_live(server)
     }
 
     /// Works out which servers may be chosen: those the dispatcher names, of those that are there and known to all. What is remembered
@@ -186,6 +279,7 @@ impl Guides {
                 ended = ended.and(told);
             }
         }
+        self.favour();
         let told = self.tell(outside);
         ended.and(told)
     }
@@ -229,13 +323,21 @@ impl Guides {
         self.stale.guides = true;
     }
 
-    /// How to decide for a pool from now on.
+    /// A dispatcher says how to decide for a pool from now on.
     pub(crate) fn guide(
         &mut self,
+        from: NodeId,
         pool: PoolHash,
         guide: Guide,
         outside: &mut impl Outside,
     ) -> Result<(), DatapathError> {
+        let heard = &mut self.heard.entry(from).or_default().guides;
+        if heard.len() < TOLD_MAX || heard.contains_key(&pool) {
+            heard.insert(pool, guide.clone());
+        }
+        if self.follows != Some(from) {
+            return Ok(());
+        }
         if self.told.len() < TOLD_MAX || self.told.contains_key(&pool) {
             self.told.insert(pool, guide);
         }
@@ -249,14 +351,10 @@ impl Guides {
         outside: &mut impl Outside,
     ) -> Result<(), DatapathError> {
         self.pools = guided(services);
+        self.suspects
+            .retain(Duration::ZERO, |pool, node| self.pools.get(&pool).is_some_and(|g| g.pool.has(node)));
+        self.favour();
         self.void();
-        self.tell(outside)
-    }
-
-    /// Whatever was remembered is void: the dispatcher is another one, or has forgotten.
-    pub(crate) fn forget(&mut self, outside: &mut impl Outside) -> Result<(), DatapathError> {
-        self.void();
-        self.told.clear();
         self.tell(outside)
     }
 
@@ -268,10 +366,10 @@ impl Guides {
 
     /// Writes all pools' guides; they are stale until all have been written.
     fn tell(&mut self, outside: &mut impl Outside) -> Result<(), DatapathError> {
-        let told = for_all(&self.pools, |(id, Guided { pool, .. })| {
-            let everybody = self.loads.of(&pool.servers).live().map(|(node, _)| node);
-            let (guide, rota) = in_force(self.told.get(&pool.hash), pool, everybody);
-            outside.set_guide(*id, &guide, &rota, self.generation)
+        let told = for_all(&self.pools, |(id, Guided { pool, favoured, voided, .. })| {
+            let everybody = self.loads.of(favoured).live().map(|(node, _)| node);
+            let (guide, rota) = in_force(self.told.get(&pool.hash), favoured, everybody);
+            outside.set_guide(*id, &guide, &rota, self.generation.wrapping_add(*voided))
         });
         self.stale.guides = told.is_err();
         told
@@ -279,10 +377,10 @@ impl Guides {
 }
 
 /// What a pool's requests are decided by on this node, and whose turn it is. What was told goes by the dispatcher's cluster
-/// file: where it names servers that the pool does not have here, others of the pool take their turns.
+/// file: where it names servers that the pool does not have here, or that are doubted, others of the pool take their turns.
 fn in_force(
     told: Option<&Guide>,
-    pool: &Pool,
+    favoured: &[NodeId],
     // While user space is silent the kernel goes round all live servers of the pool.
     everybody: impl Iterator<Item = NodeId>,
 ) -> (GuideKind, Vec<NodeId>) {
@@ -292,7 +390,7 @@ fn in_force(
             (GuideKind::Cached { load_limit: *load_limit }, everybody.collect())
         }
         Some(Guide::Rota(turns)) => {
-            let own: Vec<NodeId> = turns.iter().copied().filter(|node| pool.has(*node)).collect();
+            let own: Vec<NodeId> = turns.iter().copied().filter(|node| favoured.contains(node)).collect();
             if own.is_empty() && !turns.is_empty() {
                 (GuideKind::Ask, everybody.collect())
             } else {
@@ -305,7 +403,16 @@ fn in_force(
 fn guided(services: &Services) -> BTreeMap<PoolId, Guided> {
     let weight = |id: NodeId| services.cluster().node(id).map_or(1, |n| n.weight);
     let ring = |pool: &Pool| Ring::new(pool.servers.iter().map(|id| (*id, weight(*id))));
-    services.known().pools().map(|pool| (pool.id, Guided { pool: pool.clone(), ring: ring(pool) })).collect()
+    services
+        .known()
+        .pools()
+        .map(|pool| {
+            (
+                pool.id,
+                Guided { pool: pool.clone(), ring: ring(pool), favoured: pool.servers.clone(), voided: 0 },
+            )
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -346,7 +453,7 @@ policy = "wrr"
         let [one, two, three] = [0, 1, 2].map(NodeId);
         let told = |turns: &[NodeId]| {
             let told = Guide::Rota(turns.to_vec());
-            in_force(Some(&told), &cluster.pools[0], [two, three].into_iter())
+            in_force(Some(&told), &cluster.pools[0].servers, [two, three].into_iter())
         };
         assert_eq!(told(&[two, three, two]), (GuideKind::Rota, vec![two, three, two]));
         assert_eq!(told(&[one, three]), (GuideKind::Rota, vec![three]));

@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
 use baton_cluster::{Node, NodeId, Succession};
-use baton_control::{Grant, Heir, Message, Move, Taken, Term};
+use baton_control::{Message, Move, Taken};
 use baton_datapath::{DatapathError, Event};
 use baton_dispatcher::leases::Leases;
 
@@ -20,10 +20,15 @@ use crate::placing::{Link, Placing};
 use crate::post::Post;
 use crate::server::{Ends, ServerRole};
 use crate::services::{Services, decides};
-use crate::switch::{self, SwitchRole};
+use crate::standing::Standing;
+use crate::switch::SwitchRole;
 use crate::table::Occupancy;
 use crate::tools::Tools;
 use crate::trouble::Troubles;
+use crate::witness::Witness;
+
+mod dispatching;
+mod messages;
 
 /// A switch's table that cannot be written is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
@@ -45,6 +50,9 @@ pub struct Core<S> {
     lease: Option<LeaseRole>,
     /// From when the switch's table is to be written, after it could not be.
     switch_from: Option<Instant>,
+    /// On nodes that have servers, or hand connections to them.
+    witness: Option<Witness>,
+    standing: Standing,
     ends: Ends,
     news: News,
     table: Occupancy,
@@ -69,11 +77,13 @@ impl<S: Debug> Core<S> {
             troubles: Troubles::default(),
             peers: Peers::new(me, cluster.nodes.len()),
             placing: decides(roles).then(|| Placing::new(&services, me, link, now.instant)),
-            dispatcher: roles.dispatcher.then(|| DispatcherRole::new(cluster)),
+            dispatcher: roles.dispatcher.then(|| DispatcherRole::new(cluster, me, now.monotonic)),
             server: roles.server.then(|| ServerRole::new(now.instant)),
             switch: roles.switch.then(|| SwitchRole::new(cluster)),
             lease: roles.distributor.then(leases),
             switch_from: None,
+            witness: decides(roles).then(Witness::default),
+            standing: Standing::default(),
             ends: Ends::default(),
             news: News::default(),
             table: Occupancy::new(cluster.limits.bindings, now.instant),
@@ -109,9 +119,9 @@ impl<S: Debug> Core<S> {
         self.placing.as_ref()
     }
 
-    /// What it has decided as dispatcher, if it is one.
-    pub fn dispatched(&self) -> Option<baton_dispatcher::Stats> {
-        self.dispatcher.as_ref().map(DispatcherRole::stats)
+    /// Which servers are doubted, and by whom.
+    pub fn standing(&self) -> &Standing {
+        &self.standing
     }
 
     /// Connections that its server serves now.
@@ -163,6 +173,12 @@ impl<S: Debug> Core<S> {
     pub fn down(&mut self, id: NodeId, ended: bool, outside: &mut impl Outside<Stream = S>, now: Moment) {
         let Some(node) = self.services.cluster().node(id).cloned() else { return };
         self.peers.went_down(id);
+        if let Some(witness) = &mut self.witness {
+            witness.gone(id);
+        }
+        if self.standing.gone(id) {
+            self.doubts_changed(outside, now);
+        }
         self.went_down(&node, ended, outside, now);
     }
 
@@ -185,10 +201,7 @@ impl<S: Debug> Core<S> {
 
     /// A node is there, this one included: every component that it concerns is told.
     fn came_up(&mut self, node: &Node, outside: &mut impl Outside<Stream = S>, now: Moment) {
-        if let Some(dispatcher) = &mut self.dispatcher {
-            dispatcher.serving(self.services.cluster(), &self.peers, now.monotonic);
-            dispatcher.up(node, &mut self.post);
-        }
+        self.dispatcher_up(node, now);
         if let Some(lease) = self.lease.as_mut().filter(|_| node.id != self.me) {
             lease.up(node.id, node.roles.switch, now.monotonic, outside.random(), &mut self.post);
         }
@@ -197,30 +210,25 @@ impl<S: Debug> Core<S> {
         {
             switch.term(self.me, lease.direct(), now.monotonic);
         }
-        let is_dispatcher = node.roles.dispatcher;
         self.with_placing("guides", outside, now, |placing, tools| {
             placing.owners.came_up(node.id, tools);
-            let forgotten = if is_dispatcher { placing.guides.forget(tools.outside) } else { Ok(()) };
-            forgotten.and(placing.guides.refresh(tools.peers, tools.outside, tools.now))
+            let followed = placing.came_up(node.id, tools);
+            followed.and(placing.guides.refresh(tools.peers, tools.outside, tools.now))
         });
     }
 
     fn went_down(&mut self, node: &Node, ended: bool, outside: &mut impl Outside<Stream = S>, now: Moment) {
-        if let Some(dispatcher) = &mut self.dispatcher {
-            dispatcher.serving(self.services.cluster(), &self.peers, now.monotonic);
-            dispatcher.down(node, &mut self.post);
-        }
+        self.dispatcher_down(node, now);
         if let Some(switch) = &mut self.switch {
             switch.down(node.id, ended, now.monotonic);
         }
         if let Some(lease) = &mut self.lease {
             lease.down(node.id);
         }
-        let is_dispatcher = node.roles.dispatcher;
         self.with_placing("guides", outside, now, |placing, tools| {
             let asked = placing.owners.went_down(node.id, tools);
             let told = placing.guides.refresh(tools.peers, tools.outside, tools.now);
-            let decided = if is_dispatcher { placing.dispatcher_lost(tools) } else { Ok(()) };
+            let decided = placing.went_down(node.id, tools);
             asked.and(told).and(decided)
         });
     }
@@ -228,91 +236,8 @@ impl<S: Debug> Core<S> {
     /// A message could not be sent to a node.
     pub fn unsent(&mut self, to: NodeId, outside: &mut impl Outside<Stream = S>, now: Moment) {
         if self.services.cluster().node(to).is_some_and(|node| node.roles.dispatcher) {
-            self.with_placing("questions", outside, now, |placing, tools| placing.dispatcher_lost(tools));
+            self.with_placing("questions", outside, now, |placing, tools| placing.refuses(to, tools));
         }
-    }
-
-    /// What a node says, this one included; but for what is about the status, which is the daemon's.
-    pub fn message(
-        &mut self,
-        from: NodeId,
-        message: Message,
-        outside: &mut impl Outside<Stream = S>,
-        now: Moment,
-    ) {
-        match message {
-            Message::Ask(ask) => {
-                if let Some(dispatcher) = &mut self.dispatcher {
-                    dispatcher.ask(from, &ask, now.monotonic, &mut self.post);
-                }
-            }
-            Message::Load(load) => {
-                if let Some(dispatcher) = &mut self.dispatcher {
-                    dispatcher.load(from, &load);
-                }
-                self.with_placing("a load", outside, now, |d, tools| {
-                    d.guides.load(from, &load, tools.outside)
-                });
-            }
-            Message::Answer(answer) => {
-                self.with_placing("an answer", outside, now, |d, tools| d.answered(answer, tools));
-            }
-            Message::Push(push) => self.with_placing("a push", outside, now, |d, tools| {
-                d.guides.pushed(&push, tools.monotonic, tools.outside)
-            }),
-            Message::Guide(g) => self.with_placing("a guide", outside, now, |d, tools| {
-                d.guides.guide(g.pool, g.guide, tools.outside)
-            }),
-            Message::Live(live) => self.with_placing("live servers", outside, now, |d, tools| {
-                d.guides.named(Some(live.nodes));
-                d.guides.refresh(tools.peers, tools.outside, tools.now)
-            }),
-            Message::Taken(taken) => {
-                if let Some(placing) = &mut self.placing {
-                    placing.replays.taken(&taken.flow, taken.start_seq);
-                }
-            }
-            Message::Term(Term { term }) => {
-                if let Some(switch) = &mut self.switch {
-                    let granted = switch.term(from, term, now.monotonic);
-                    self.post.send(from, Message::Grant(Grant { term, granted }));
-                }
-            }
-            Message::Grant(grant) => {
-                if let Some(lease) = &mut self.lease {
-                    lease.answered(from, grant, now.monotonic, outside.random(), &mut self.post);
-                }
-                self.refresh_leases(outside, now);
-            }
-            Message::Heir(Heir { term }) => {
-                if let Some(lease) = &mut self.lease {
-                    lease.inherit(from, term, now.monotonic);
-                }
-                self.refresh_leases(outside, now);
-            }
-            Message::Whose(whose) => {
-                self.with_placing("a question", outside, now, |d, tools| d.owners.asked(from, &whose, tools));
-            }
-            Message::Owned(owned) => {
-                self.with_placing("an answer", outside, now, |d, tools| {
-                    d.owners.answered(from, &owned, tools)
-                });
-            }
-            Message::Update(update) => {
-                self.troubles.note(now.monotonic, "an update", switch::updated(outside, &update));
-            }
-            Message::Close(close) => {
-                self.troubles.note(now.monotonic, "a close", switch::closed(outside, &close));
-            }
-            Message::StatusRequest(_) | Message::StatusReply(_) | Message::Probed(_) => {}
-        }
-    }
-
-    /// Takes the next message from this node to itself. Whether there was one.
-    pub fn local_message(&mut self, outside: &mut impl Outside<Stream = S>, now: Moment) -> bool {
-        let Some(message) = self.post.take_local() else { return false };
-        self.message(self.me, message, outside, now);
-        true
     }
 
     /// A packet that the programs hold.
@@ -349,6 +274,11 @@ impl<S: Debug> Core<S> {
             Event::Closed { flow, start_seq, distributor, .. } => {
                 self.ends.add(flow, start_seq, distributor);
             }
+            Event::Failed { flow, sign, spoke } => {
+                let Some(witness) = &mut self.witness else { return };
+                let seen = witness.failed(&flow, (sign, spoke), &self.services, outside, now.monotonic);
+                self.troubles.note(now.monotonic, "a sign of this node's server", seen);
+            }
             Event::TooBig { .. } | Event::Probed { .. } => {}
         }
     }
@@ -358,7 +288,8 @@ impl<S: Debug> Core<S> {
         self.refresh_leases(outside, now);
         self.with_placing("what waits", outside, now, Placing::tick);
         if let Some(dispatcher) = &mut self.dispatcher {
-            dispatcher.tick(now.monotonic);
+            let times = (now.monotonic, outside.cluster_time());
+            dispatcher.tick(self.services.cluster(), times, &mut self.post);
         }
         let mut busy = false;
         if let Some(server) = &mut self.server {
@@ -367,10 +298,15 @@ impl<S: Debug> Core<S> {
             busy = *told.as_ref().unwrap_or(&false);
             self.troubles.note(now.monotonic, "this node's load", told.map(drop));
         }
+        if let Some(witness) = &mut self.witness {
+            let seen = witness.tick(&self.services, &self.peers, outside, &mut self.post, now);
+            self.troubles.note(now.monotonic, "what this node has seen of servers", seen);
+        }
         self.tell_members(outside, now);
         let counted = self.table.tick(now.instant, outside);
         self.troubles.note(now.monotonic, "the table of connections", counted);
-        busy || self.is_busy() || !self.news.is_empty()
+        let takes_over = self.dispatcher.as_ref().is_some_and(DispatcherRole::is_busy);
+        busy || takes_over || self.is_busy() || !self.news.is_empty()
     }
 
     /// Called when all that woke the node has been done: what has gathered is told.
@@ -457,6 +393,7 @@ impl<S: Debug> Core<S> {
         if let Some(dispatcher) = &mut self.dispatcher {
             dispatcher.pools_changed(self.services.cluster(), &mut self.post);
         }
+        self.doubts_changed(outside, now);
     }
 
     /// Removes what no packet can be under way by any more.

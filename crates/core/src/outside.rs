@@ -72,6 +72,9 @@ pub trait Outside {
     fn population(&mut self) -> Result<u64>;
     fn sweep(&mut self) -> Result<Swept>;
     fn counter(&mut self, counter: Counter) -> Result<u64>;
+    fn spoken(&mut self, service: ServiceId) -> Result<u64>;
+    fn handoffs_sent(&mut self, to: NodeId) -> Result<u64>;
+    fn handoffs_taken(&mut self, from: NodeId) -> Result<u64>;
     fn busy(&mut self, silent_since: Duration) -> u64;
     /// And how long it took to count them.
     fn connections_at(&mut self, addresses: &[(IpAddr, u16)], now: Duration) -> (Vec<u64>, Duration);
@@ -137,6 +140,8 @@ pub trait Outside {
     fn pressure(&mut self, now: Instant) -> u8;
     /// For how long a node's connection of this number has not proved that it hears this node; `None`: it never has.
     fn heard_by(&mut self, node: NodeId) -> Option<(u64, Duration)>;
+    /// What the cluster's clock reads.
+    fn cluster_time(&mut self) -> Duration;
     /// A number that nobody can guess.
     fn random(&mut self) -> u32;
 }

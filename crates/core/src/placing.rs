@@ -21,6 +21,7 @@ use feeding::is_early;
 use crate::early::Early;
 use crate::guides::Guides;
 use crate::head::{Head, Refusal};
+use crate::line::{DispatcherLine, SeatState};
 use crate::outside::Outside;
 use crate::owners::Owners;
 use crate::question::{self, Read};
@@ -32,6 +33,8 @@ use crate::waiting::{Ticket, Waiting, Waits, release, up_to_date};
 
 /// A question unanswered for this long is decided by the fallback.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
+/// And one unanswered for this long is put to another dispatcher, if there is one.
+const ANSWER_PATIENCE: Duration = Duration::from_millis(200);
 
 /// What is counted in user space.
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,6 +45,10 @@ pub struct PlacingTally {
     pub answered: u64,
     /// Messages that they were put in.
     pub batches: u64,
+    /// Put to another dispatcher, because the first one was silent or went away.
+    pub reasked: u64,
+    /// Answered by a server's name that this node does not reach.
+    pub unreachable: u64,
     /// Without answer in time, or without a server.
     pub failed: u64,
     /// Decided without the dispatcher.
@@ -67,7 +74,12 @@ pub struct Link {
 #[derive(Debug)]
 pub struct Placing<S> {
     me: NodeId,
-    dispatcher: NodeId,
+    /// The dispatchers, and which of them is asked.
+    pub(crate) line: DispatcherLine,
+    /// Who has the batch under way.
+    put_to: Option<NodeId>,
+    /// Nobody could tell this node what has moved, for a while.
+    lapsed: bool,
     batcher: Batcher<Ticket>,
     waits: Waits<S>,
     early: Early,
@@ -87,7 +99,9 @@ impl<S: Debug> Placing<S> {
         let held_packets_max = cluster.limits.held_packets as usize;
         Self {
             me,
-            dispatcher: cluster.dispatcher().id,
+            line: DispatcherLine::new(cluster.dispatchers().map(|node| node.id), now),
+            put_to: None,
+            lapsed: true,
             batcher: Batcher::new(BatchLimits {
                 undecided_max: held_packets_max,
                 answer_timeout: ANSWER_TIMEOUT,
@@ -127,6 +141,11 @@ impl<S: Debug> Placing<S> {
     /// Packets that wait now.
     pub fn held_now(&self) -> usize {
         self.waits.packets()
+    }
+
+    /// The dispatchers, how they stand with this node, and how often each was late.
+    pub fn dispatchers(&self, now: Instant) -> impl Iterator<Item = (NodeId, SeatState, u64)> {
+        self.line.standings(now)
     }
 
     /// What has been counted.
@@ -298,30 +317,6 @@ impl<S: Debug> Placing<S> {
         self.waits.release(flow, waited.seq, &waited, tools.outside)
     }
 
-    fn decide_alone(
-        &mut self,
-        ticket: Ticket,
-        tools: &mut Tools<'_, impl Outside<Stream = S>>,
-    ) -> Result<(), DatapathError> {
-        let Some(waiting) = self.waits.get(&ticket) else { return Ok(()) };
-        let chosen = self.guides.choose_alone(waiting.pool, waiting.target);
-        // What is here already may as well stay.
-        let stays = waiting.is_ours && self.guides.is_member(waiting.pool, self.me);
-        match chosen.filter(|_| !stays).or(stays.then_some(self.me)) {
-            Some(server) => {
-                self.tally.fallback += 1;
-                self.settle(ticket, server, tools)
-            }
-            None => {
-                self.tally.failed += 1;
-                match self.waits.take(&ticket) {
-                    Some(waited) => self.nobody(ticket.flow, waited, tools),
-                    None => Ok(()),
-                }
-            }
-        }
-    }
-
     /// Nobody is there to have a request. The reader says so, in the protocol of its service, and so it gets
     /// what it has not got yet.
     fn nobody(
@@ -461,7 +456,7 @@ impl<S: Debug> Placing<S> {
         tools: &mut Tools<'_, impl Outside<Stream = S>>,
     ) -> Result<(), DatapathError> {
         let asked = self.owners.tick(tools);
-        let decided = for_all(self.batcher.expire(tools.now), |ticket| self.decide_alone(ticket, tools));
+        let decided = self.ask_in_time(tools);
         for waited in self.waits.expire(tools.now) {
             self.tally.failed += 1;
             self.give_up(Some(waited), tools.outside);

@@ -19,6 +19,11 @@ impl Post {
         Self { me, local: VecDeque::new(), out: Vec::new() }
     }
 
+    /// This node.
+    pub(crate) fn me(&self) -> NodeId {
+        self.me
+    }
+
     /// Sends a message. Every message may be lost (see its description in baton-control).
     pub fn send(&mut self, to: NodeId, message: Message) {
         if to == self.me {

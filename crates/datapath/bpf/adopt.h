@@ -168,6 +168,7 @@ function int adopt(struct __sk_buff *skb, struct packet *p, struct binding *b, _
 		return drop(COUNT_FAULT_REWRITE);
 	struct bpf_sock *sk = socket_of(skb, &p->flow);
 	if (!sk) {
+		tell_failed(&p->flow, b, SIGN_NO_LISTENER, false);
 		close_binding(&p->flow, b);
 		return refuse(skb, p, COUNT_RESET_NO_LISTENER);
 	}
@@ -182,17 +183,25 @@ function int adopt(struct __sk_buff *skb, struct packet *p, struct binding *b, _
 	int refused = assign(skb, p, b, sk, tsval);
 	bpf_sk_release(sk);
 	if (refused) {
+		tell_failed(&p->flow, b, SIGN_REFUSED, false);
 		close_binding(&p->flow, b);
 		return refuse(skb, p, COUNT_RESET_REFUSED);
 	}
 	b->clock = tsval;
 	b->tries = 0;
 	/*
-	 * Repeated, it does not make the binding young again: what the stack says of a connection
-	 * that never comes about (a firewall's RST) has to reach the client in the end.
+	 * Repeated by the client, and there is no socket still: something on this machine keeps the
+	 * packet from it. What that says (a firewall's RST) has to reach the client, see
+	 * is_stray_reset().
 	 */
-	if (!(b->flags & FLAG_ADOPTED))
-		b->since_ns = bpf_ktime_get_ns();
+	__u64 now = bpf_ktime_get_ns();
+	if (!(b->flags & FLAG_ADOPTED)) {
+		b->since_ns = now;
+	} else if ((__s64)(now - b->since_ns) > (__s64)TRIES_MS * MS) {
+		b->since_ns = now;
+		set_flag(b, FLAG_REPEATED);
+		tell_failed(&p->flow, b, SIGN_NEVER_BEGINS, false);
+	}
 	b->snd_end = b->start_ack;
 	set_flag(b, FLAG_ADOPTED);
 	count(COUNT_ADOPTED);

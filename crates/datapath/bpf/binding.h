@@ -139,6 +139,36 @@ inline_always void tell(const struct flow_key *flow, const struct binding *b, en
 		count(COUNT_EVENT_LOST);
 }
 
+/* A sign that this node's server does not work; `spoke`: its socket had said something before. */
+inline_always void tell_failed(const struct flow_key *flow, const struct binding *b, enum sign sign,
+			       bool spoke)
+{
+	struct scratch *s = scratch();
+
+	if (!s)
+		return;
+	struct event *e = &s->event;
+	e->flow = *flow;
+	e->start_seq = b->start_seq;
+	e->kind = EVENT_FAILED;
+	e->node = sign;
+	e->distributor = b->distributor;
+	e->issued = spoke;
+	if (bpf_ringbuf_output(&events, e, sizeof(*e), 0))
+		count(COUNT_EVENT_LOST);
+}
+
+/* The first word of a connection's socket: this node's kernel has taken the connection. */
+inline_always void note_spoken(struct packet *p)
+{
+	struct service *s = service_of(p);
+	__u32 id = s ? s->id : 2 * MAX_SERVICES;
+	__u64 *n = bpf_map_lookup_elem(&spoken, &id);
+
+	if (n)
+		*n += 1;
+}
+
 inline_always void start_serving(struct binding *b)
 {
 	if (!(set_flag(b, FLAG_SERVING) & FLAG_SERVING))
@@ -239,11 +269,17 @@ inline_always void track_in(const struct packet *p, struct binding *b)
 }
 
 /* Owner: a packet from the server. */
-inline_always void track_out(const struct packet *p, struct binding *b)
+inline_always void track_out(struct packet *p, struct binding *b)
 {
 	__u32 end = p->seq + p->payload + (p->flags & FIN ? 1 : 0);
+	bool spoke = set_flag(b, FLAG_CONFIRMED) & FLAG_CONFIRMED;
 
-	set_flag(b, FLAG_CONFIRMED);
+	if (!spoke && !(p->flags & RST))
+		note_spoken(p);
+	/* not when the client has left: then the server may well let it go without an answer */
+	if (p->flags & RST && !(b->flags & (FLAG_CLOSED | FLAG_FIN_IN)) &&
+	    b->snd_end == b->start_ack)
+		tell_failed(&p->flow, b, SIGN_RESET, spoke);
 	if (b->flags & FLAG_REPLAY && (__s32)(p->ack - b->replay_end) >= 0 &&
 	    clear_flag(b, FLAG_REPLAY) & FLAG_REPLAY) {
 		count(COUNT_REPLAY_TAKEN);

@@ -456,6 +456,7 @@ enum binding_flag {
 	FLAG_REPLACED = 16384,	/* its flow's next connection is taking its place */
 	FLAG_FOLLOWED = 262144, /* strict: its first packet has been followed, or is just now */
 	FLAG_ASKED_AGAIN = 65536, /* handed off once more, since since_ns, to a node that is down */
+	FLAG_REPEATED = 524288,	  /* its adoption was repeated: of the one before no socket came */
 };
 
 enum tcp_option {
@@ -519,6 +520,22 @@ enum event_kind {
 	EVENT_TOO_BIG = 5, /* start_seq: of a packet that the way to `node` is too narrow for;
 			      issued: how big it may be, bytes */
 	EVENT_PROBED = 6,  /* start_seq: the number of a probe that `node` has sent */
+	EVENT_FAILED = 7,  /* node: enum sign; issued: 1 if the socket had spoken before */
+};
+
+/* Why this node's server seems not to work: signs that its machine gives, whatever a client says.
+ */
+enum sign {
+	SIGN_NO_LISTENER = 1,  /* nobody listens on the service's port */
+	SIGN_REFUSED = 2,      /* the kernel refused the adoption */
+	SIGN_NEVER_BEGINS = 3, /* the adoption was repeated: no socket has come of the one before */
+	SIGN_RESET = 4, /* reset by this machine before any answer, while the client waited */
+};
+
+/* Handoff packets between this node and another. */
+struct passed {
+	__u64 sent;  /* of connections that this distributor has decided, to that node */
+	__u64 taken; /* from that distributor: each had the right tag, and was not too old */
 };
 
 struct event {
@@ -643,6 +660,7 @@ _Static_assert(sizeof(struct maker) == 8, "maker has no hidden padding");
 _Static_assert(sizeof(struct slot_makers) == 24, "slot_makers has no hidden padding");
 _Static_assert(sizeof(struct spread) == 24, "spread has no hidden padding");
 _Static_assert(sizeof(struct sweep) == 16, "sweep has no hidden padding");
+_Static_assert(sizeof(struct passed) == 16, "passed has no hidden padding");
 _Static_assert(sizeof(struct event) == 56, "event has no hidden padding");
 _Static_assert(sizeof(struct begun) == 52, "begun has no hidden padding");
 _Static_assert(sizeof(struct order) == 64, "order has no hidden padding");

@@ -28,6 +28,11 @@ inline_always __u32 clock_after(const struct packet *p, const struct binding *b)
 	return b->flags & FLAG_MOVED && (__s32)(b->clock - clock) > 0 ? b->clock : clock;
 }
 
+inline_always struct passed *passed_with(__u32 node)
+{
+	return bpf_map_lookup_elem(&handoffs_passed, &node);
+}
+
 /* Wraps the packet and sends it to the server's node. read_options() must have been called. */
 function int send_handoff(struct __sk_buff *skb, const struct packet *p, const struct binding *b)
 {
@@ -49,7 +54,13 @@ function int send_handoff(struct __sk_buff *skb, const struct packet *p, const s
 	w->option.cwnd = bpf_htons(b->cwnd);
 	w->option.flags = bpf_htons(b->flags & (FLAG_REPLAY | FLAG_MOVED));
 	w->option.replay_end = bpf_htonl(b->replay_end);
-	return wrap(skb, p, b->node);
+	int verdict = wrap(skb, p, b->node);
+	if (verdict != TC_ACT_SHOT && b->distributor == settings.self) {
+		struct passed *passed = passed_with(b->node);
+		if (passed)
+			passed->sent++;
+	}
+	return verdict;
 }
 
 /*

@@ -69,6 +69,9 @@ struct guesses {
 TABLE(BPF_MAP_TYPE_PERCPU_ARRAY, 1, __u32, struct guesses, guesses);
 TABLE(BPF_MAP_TYPE_PERCPU_ARRAY, COUNTERS_MAX, __u32, __u64, counters);
 TABLE(BPF_MAP_TYPE_PERCPU_ARRAY, MAX_NODES, __u32, __u64, handed_to);
+TABLE(BPF_MAP_TYPE_PERCPU_ARRAY, MAX_NODES, __u32, struct passed, handoffs_passed);
+/* by service: connections of which this node's socket has spoken */
+TABLE(BPF_MAP_TYPE_PERCPU_ARRAY, 2 * MAX_SERVICES, __u32, __u64, spoken);
 TABLE(BPF_MAP_TYPE_PERCPU_ARRAY, POPULATION_MAX, __u32, __u64, population);
 TABLE(BPF_MAP_TYPE_ARRAY, MAX_POOLS, __u32, __u32, turns);
 TABLE(BPF_MAP_TYPE_LRU_HASH, 262144, struct flow_key, struct exchange, exchanges);

@@ -6,11 +6,12 @@
 
 /*
  * A RST without ACK answers a packet that found no socket. Just after an adoption that is a packet
- * which overtook the adopting one on another CPU; its RST would kill the connection.
+ * which overtook the adopting one on another CPU; its RST would kill the connection. When the
+ * client has repeated its first packet, that one has passed long ago: it is a firewall's word.
  */
 inline_always bool is_stray_reset(__u8 flags, const struct binding *b)
 {
-	return (flags & (RST | ACK)) == RST &&
+	return (flags & (RST | ACK)) == RST && !(b->flags & FLAG_REPEATED) &&
 	       bpf_ktime_get_ns() - b->since_ns < (__u64)YOUNG_MS * MS;
 }
 

@@ -27,6 +27,9 @@ inline_always int handoff(struct __sk_buff *skb, struct packet *p, struct scratc
 
 	if (!(settings.roles & ROLE_SERVER))
 		return drop(COUNT_DROP_NO_ROLE);
+	struct passed *passed = passed_with(p->from);
+	if (passed)
+		passed->taken++;
 	__u32 start_seq = bpf_ntohl(o->start_seq);
 	struct binding *b = binding_of(&p->flow);
 	bool later = b && is_later(issued_of(o), b);

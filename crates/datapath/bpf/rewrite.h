@@ -194,20 +194,22 @@ inline_always bool resize(struct __sk_buff *skb, __u32 length)
 }
 
 /*
- * The interface by which the node's own routes lead to the client: not always the one that the
- * packet came by. The kernel tells that only to whoever forwards from the interface that it is
- * asked about; user space has made `lo` one (see baton-host), whose routes are those of the node's
- * own packets.
+ * Sends an answer by the node's own route to the client, which may be another one than the packet
+ * came by, and depend on who answers (rules by source address, port or protocol). The kernel tells
+ * that only to whoever forwards from the interface that it is asked about; user space has made `lo`
+ * one (see baton-host), whose rules and routes are those of the node's own packets. The next hop is
+ * named as well: looked up again, for one interface and without ports, it would be another one.
  */
-global __u32 way_to_client(struct __sk_buff *skb, const struct packet *p)
+global int send_to_client(struct __sk_buff *skb, const struct packet *p)
 {
+	struct bpf_redir_neigh hop = {};
 	struct live *l = live_values();
 	struct scratch *s = scratch();
 	__u32 came_by = skb->ifindex;
 
 	opaque(came_by); /* verifier: clang would share the address */
 	if (!l || !l->own_routes || !s || !p)
-		return came_by;
+		return bpf_redirect_neigh(came_by, 0, 0, 0);
 	struct bpf_fib_lookup *to = &s->way;
 	__builtin_memset(to, 0, sizeof(*to));
 	to->ifindex = LOOPBACK;
@@ -223,8 +225,16 @@ global __u32 way_to_client(struct __sk_buff *skb, const struct packet *p)
 		to->ipv4_src = p->flow.vip.w[3];
 		to->ipv4_dst = p->flow.client.w[3];
 	}
-	long found = bpf_fib_lookup(skb, to, sizeof(*to), BPF_FIB_LOOKUP_SKIP_NEIGH);
-	return found == BPF_FIB_LKUP_RET_SUCCESS ? to->ifindex : came_by;
+	if (bpf_fib_lookup(skb, to, sizeof(*to), BPF_FIB_LOOKUP_SKIP_NEIGH) !=
+	    BPF_FIB_LKUP_RET_SUCCESS)
+		return bpf_redirect_neigh(came_by, 0, 0, 0);
+	/* the gateway is where the destination was; it may be of the other family */
+	hop.nh_family = to->family;
+	if (to->family == FAMILY_IPV4)
+		hop.ipv4_nh = to->ipv4_dst;
+	else
+		__builtin_memcpy(hop.ipv6_nh, to->ipv6_dst, sizeof(hop.ipv6_nh));
+	return bpf_redirect_neigh(to->ifindex, &hop, sizeof(hop), 0);
 }
 
 /*
@@ -260,7 +270,7 @@ global int answer(struct __sk_buff *skb, struct packet *p, const struct reply *r
 	    store_ip(skb, p, length) || bpf_skb_store_bytes(skb, l4, &a, length, 0))
 		return drop(COUNT_FAULT_REWRITE);
 	set_mark(skb, MARK_ANSWER);
-	return bpf_redirect_neigh(way_to_client(skb, p), 0, 0, 0);
+	return send_to_client(skb, p);
 }
 
 /* Refuses a SYN, as at a port where nobody listens (RFC 9293 3.10.7.1). */
@@ -333,5 +343,5 @@ global int refuse(struct __sk_buff *skb, struct packet *p, __u32 why)
 			return drop(COUNT_FAULT_REWRITE);
 	}
 	set_mark(skb, MARK_ANSWER);
-	return bpf_redirect_neigh(way_to_client(skb, p), 0, 0, 0);
+	return send_to_client(skb, p);
 }

@@ -1,6 +1,6 @@
 //! Which program is where: `ingress` and `egress` on the interfaces of the cluster, the guard behind them and on all
 //! others. A guard's link has a name in the BPF file system, so it stays when the daemon is killed; the next daemon
-//! takes it over, and a clean end removes it (docs/decisions/0022).
+//! takes it over, and a clean end removes it (docs/decisions/0022). Without that file system a filter stays in its place.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,15 +9,18 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::{Path, PathBuf};
 
 use libbpf_rs::Link;
-use libbpf_rs::query::LinkTypeInfo;
+use libbpf_rs::query::{LinkTypeInfo, ProgInfoIter};
 
 use crate::error::DatapathError;
-use crate::programs::{Datapath, attach_tcx};
+use crate::filter;
+use crate::programs::{Datapath, attach_tcx, chain};
 
 /// The links of one interface.
 #[derive(Debug, Default)]
 pub(crate) struct OnInterface {
     guard: Option<Link>,
+    /// A filter stands for the guard when the daemon is gone.
+    filter: bool,
     inward: Option<Link>,
     outward: Option<Link>,
 }
@@ -26,6 +29,10 @@ pub(crate) struct OnInterface {
 #[derive(Debug, Default)]
 pub(crate) struct Attached {
     interfaces: BTreeMap<u32, OnInterface>,
+    /// The hold device's number, and what lets packets come back from there.
+    pub(crate) hold: Option<(u32, Link)>,
+    /// At the root of the control groups.
+    pub(crate) sockets: Option<Link>,
     names: Option<PathBuf>,
     nameless: Option<String>,
 }
@@ -37,6 +44,10 @@ pub struct Newly {
     pub programs: Vec<u32>,
     /// The same of the guard.
     pub guards: Vec<u32>,
+    /// The program on the hold device is there again.
+    pub hold: bool,
+    /// The program for new sockets is there again.
+    pub sockets: bool,
 }
 
 impl Datapath {
@@ -44,6 +55,11 @@ impl Datapath {
     /// is attached.
     pub fn name_guards(&mut self, folder: &Path) {
         self.attached.names = Some(folder.to_owned());
+    }
+
+    /// Whether filters outlive this process, and not guards: there is no BPF file system.
+    pub fn has_filters(&self) -> bool {
+        self.attached.interfaces.values().any(|on| on.filter)
     }
 
     /// Why guards will not outlive this process, if they will not.
@@ -61,9 +77,26 @@ impl Datapath {
 
     /// Whether something that was attached is not any more: detached by others, or gone with its interface.
     pub fn is_detached(&self) -> bool {
-        let links =
-            |on: &OnInterface| [&on.guard, &on.inward, &on.outward].into_iter().flatten().all(is_there);
-        !self.attached.interfaces.values().all(links)
+        let guard = &self.skel.progs.guard;
+        let links = |(index, on): (&u32, &OnInterface)| {
+            let filter = !on.filter || filter::is_there(guard, *index);
+            filter && [&on.guard, &on.inward, &on.outward].into_iter().flatten().all(is_there)
+        };
+        let hold = self.attached.hold.as_ref().map(|(_, link)| link);
+        let mut others = hold.into_iter().chain(&self.attached.sockets);
+        !self.attached.interfaces.iter().all(links) || !others.all(is_there)
+    }
+
+    /// Programs of others that see an interface's packets before `ingress`, by interface: what these keep to themselves,
+    /// or give to the node's own stack, Baton never sees.
+    pub fn in_front(&self) -> BTreeMap<u32, Vec<u32>> {
+        let before = |(index, on): (&u32, &OnInterface)| {
+            let own = on.inward.as_ref()?.info().ok()?.prog_id;
+            let chain = chain(*index);
+            let place = chain.iter().position(|id| *id == own)?;
+            (place > 0).then(|| (*index, chain.into_iter().take(place).collect()))
+        };
+        self.attached.interfaces.iter().filter_map(before).collect()
     }
 
     /// Attaches the programs to the interfaces `watched`, and the guard to those and to `others`, as far as they are not
@@ -98,6 +131,14 @@ impl Datapath {
                 Err(error) => first = first.and(Err(error)),
             }
         }
+        if let Some((index, _)) = self.attached.hold.take_if(|(_, link)| !is_there(link)) {
+            newly.hold = true;
+            first = first.and(self.attach_hold(index));
+        }
+        if self.attached.sockets.take_if(|link| !is_there(link)).is_some() {
+            newly.sockets = true;
+            first = first.and(self.attach_sockets());
+        }
         self.attached.forget_strangers();
         first.map(|()| newly)
     }
@@ -105,11 +146,15 @@ impl Datapath {
     /// The guard comes before the programs, which are put before it in the chain: so nothing gets past both.
     fn keep_guard(&mut self, ifindex: u32) -> Result<bool, DatapathError> {
         let on = self.attached.interfaces.entry(ifindex).or_default();
+        let guard = &self.skel.progs.guard;
+        let refilter = on.filter && !filter::is_there(guard, ifindex);
+        if refilter {
+            self.attached.nameless = filter::put(guard, ifindex).err().map(|error| error.to_string());
+        }
         if on.guard.as_ref().is_some_and(is_there) {
-            return Ok(false);
+            return Ok(refilter);
         }
         on.guard = None;
-        let guard = &self.skel.progs.guard;
         let name = self.attached.names.as_ref().map(|folder| folder.join(format!("guard-{ifindex}")));
         if let Some(name) = &name {
             // Left by a daemon that was killed: it has been dropping since, and goes on without a gap.
@@ -127,7 +172,12 @@ impl Datapath {
         if let Some(name) = &name {
             let named = name.parent().map_or(Ok(()), fs::create_dir_all);
             let named = named.and_then(|()| link.pin(name).map_err(io::Error::other));
-            self.attached.nameless = named.err().map(|error| format!("{}: {error}", name.display()));
+            if let Err(error) = named {
+                let filtered = filter::put(guard, ifindex);
+                on.filter = filtered.is_ok();
+                let why = |also| format!("{}: {error}; a filter: {also}", name.display());
+                self.attached.nameless = filtered.err().map(why);
+            }
         }
         on.guard = Some(link);
         Ok(true)
@@ -177,6 +227,12 @@ impl Attached {
     }
 }
 
+/// A program's name, as its owner has given it; empty, if nobody says.
+pub fn program_name(id: u32) -> String {
+    let found = ProgInfoIter::default().find(|info| info.id == id);
+    found.map(|info| info.name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
 /// Removes the names of guards: those that no process holds are detached by that.
 ///
 /// # Errors
@@ -192,6 +248,7 @@ pub fn remove_guards(folder: &Path) -> io::Result<()> {
 fn is_there(link: &Link) -> bool {
     match link.info().map(|info| info.info) {
         Ok(LinkTypeInfo::Tcx(tcx)) => tcx.ifindex != 0,
+        Ok(LinkTypeInfo::Cgroup(group)) => group.cgroup_id != 0,
         // What cannot be asked is not attached a second time.
         Ok(_) | Err(_) => true,
     }

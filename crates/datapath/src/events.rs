@@ -6,10 +6,13 @@ use std::fmt;
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
 
-use baton_cluster::{Flow, NodeId};
+use baton_cluster::{Flow, NodeId, Sign};
 use libbpf_rs::{MapCore, RingBuffer, RingBufferBuilder};
 
-use crate::constants::{EVENT_BOUND, EVENT_CLOSED, EVENT_IDLE, EVENT_PROBED, EVENT_TAKEN, EVENT_TOO_BIG};
+use crate::constants::{
+    EVENT_BOUND, EVENT_CLOSED, EVENT_FAILED, EVENT_IDLE, EVENT_PROBED, EVENT_TAKEN, EVENT_TOO_BIG,
+    SIGN_NEVER_BEGINS, SIGN_NO_LISTENER, SIGN_REFUSED, SIGN_RESET,
+};
 use crate::error::DatapathError;
 use crate::shared::{flow_of, from_bytes, types};
 
@@ -60,6 +63,15 @@ pub enum Event {
         from: NodeId,
         /// Its number.
         number: u32,
+    },
+    /// A sign that this node's server does not work.
+    Failed {
+        /// Which connection showed it.
+        flow: Flow,
+        /// What was seen.
+        sign: Sign,
+        /// The connection's socket had said something before.
+        spoke: bool,
     },
     /// A connection that this node served has ended.
     Closed {
@@ -136,6 +148,16 @@ fn decode(e: &types::event) -> Option<Event> {
             Some(Event::TooBig { flow, seq: start_seq, mtu, node: NodeId(e.node) })
         }
         EVENT_PROBED => Some(Event::Probed { from: NodeId(e.node), number: start_seq }),
+        EVENT_FAILED => {
+            let sign = match u32::from(e.node) {
+                SIGN_NO_LISTENER => Sign::NobodyListens,
+                SIGN_REFUSED => Sign::Refused,
+                SIGN_NEVER_BEGINS => Sign::NeverBegins,
+                SIGN_RESET => Sign::ResetFirst,
+                _ => return None,
+            };
+            Some(Event::Failed { flow, sign, spoke: e.issued != 0 })
+        }
         EVENT_TAKEN => Some(Event::Taken { flow, start_seq, distributor: NodeId(e.distributor) }),
         EVENT_CLOSED => Some(Event::Closed { flow, start_seq, distributor: NodeId(e.distributor) }),
         _ => None,

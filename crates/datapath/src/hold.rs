@@ -50,11 +50,28 @@ impl Hold {
         request.ifr_ifru.ifru_metric = QUEUE_LEN;
         // SAFETY: SIOCSIFTXQLEN reads one ifreq with the length in the place of ifru_metric (ifr_qlen).
         check(unsafe { libc::ioctl(any_socket.as_raw_fd(), libc::SIOCSIFTXQLEN, &raw mut request) })?;
+        let index = nix::net::if_::if_nametoindex(name)?;
+        let hold = Self { file, index };
+        hold.try_set_up(name)?;
+        Ok(hold)
+    }
+
+    /// Sets the device up, after somebody has set it down: what is held would be lost.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or the device is gone.
+    pub fn set_up(&self) -> Result<(), DatapathError> {
+        let name = nix::net::if_::if_indextoname(self.index).map(|name| name.to_string_lossy().into_owned());
+        let name = name.unwrap_or_default();
+        self.try_set_up(&name).map_err(|source| DatapathError::Hold { name, source })
+    }
+
+    fn try_set_up(&self, name: &str) -> io::Result<()> {
+        let any_socket = UdpSocket::bind("0.0.0.0:0")?;
+        let mut request = request(name)?;
         request.ifr_ifru.ifru_flags = i16::try_from(libc::IFF_UP).map_err(io::Error::other)?;
         // SAFETY: SIOCSIFFLAGS reads one ifreq with ifru_flags set.
-        check(unsafe { libc::ioctl(any_socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) })?;
-        let index = nix::net::if_::if_nametoindex(name)?;
-        Ok(Self { file, index })
+        check(unsafe { libc::ioctl(any_socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) })
     }
 
     /// The device's interface number.

@@ -71,6 +71,16 @@ pub(crate) fn sum_over_cpus(
     table: &'static str,
     index: u32,
 ) -> Result<u64, DatapathError> {
+    sum_parts(map, table, index, |value: &u64| *value)
+}
+
+/// The sum over CPUs of a part of their values.
+pub(crate) fn sum_parts<V: Shared>(
+    map: &impl MapCore,
+    table: &'static str,
+    index: u32,
+    part: impl Fn(&V) -> u64,
+) -> Result<u64, DatapathError> {
     let per_cpu = map.lookup_percpu(as_bytes(&index), MapFlags::ANY).map_err(failed(table))?;
-    Ok(per_cpu.unwrap_or_default().iter().filter_map(|b| from_bytes::<u64>(b)).sum())
+    Ok(per_cpu.unwrap_or_default().iter().filter_map(|b| from_bytes::<V>(b)).map(|v| part(&v)).sum())
 }

@@ -64,7 +64,6 @@ pub(crate) fn role_bits(roles: Roles) -> u32 {
 /// The loaded programs with their maps. Dropping it detaches them.
 pub struct Datapath {
     pub(crate) skel: BatonSkel<'static>,
-    links: Vec<Link>,
     pub(crate) attached: Attached,
     pub(crate) speaks: bool,
     pub(crate) target_secret: Cell<u64>,
@@ -112,7 +111,6 @@ impl Datapath {
         let skel = open.load().map_err(failed)?;
         let datapath = Self {
             skel,
-            links: Vec::new(),
             attached: Attached::default(),
             speaks,
             target_secret: Cell::new(0),
@@ -127,8 +125,7 @@ impl Datapath {
     /// # Errors
     /// As for [`Datapath::attach`].
     pub fn attach_hold(&mut self, ifindex: u32) -> Result<(), DatapathError> {
-        let link = attach_tcx(&self.skel.progs.release, "release", ifindex, None)?;
-        self.links.push(link);
+        self.attached.hold = Some((ifindex, attach_tcx(&self.skel.progs.release, "release", ifindex, None)?));
         Ok(())
     }
 
@@ -143,7 +140,7 @@ impl Datapath {
         let root = cgroup2(&mounts).ok_or_else(|| failed(std::io::Error::other("no cgroup2 is mounted")))?;
         let root = std::fs::File::open(root).map_err(failed)?;
         let link = self.skel.progs.carry_cwnd.attach_cgroup(root.as_raw_fd());
-        self.links.push(link.map_err(|e| failed(std::io::Error::other(e.to_string())))?);
+        self.attached.sockets = Some(link.map_err(|e| failed(std::io::Error::other(e.to_string())))?);
         Ok(())
     }
 
@@ -170,6 +167,28 @@ fn cgroup2(mounts: &str) -> Option<&str> {
         (line.next() == Some("cgroup2")).then_some(place)
     })
 }
+
+/// The numbers of the programs on an interface's way in, in the order in which they see a packet; none where the kernel does
+/// not say.
+pub(crate) fn chain(ifindex: u32) -> Vec<u32> {
+    let mut ids = [0_u32; CHAIN_MAX];
+    let mut asked = libbpf_sys::bpf_prog_query_opts {
+        sz: size_of::<libbpf_sys::bpf_prog_query_opts>() as libbpf_sys::size_t,
+        prog_ids: ids.as_mut_ptr(),
+        ..Default::default()
+    };
+    asked.__bindgen_anon_1.count = CHAIN_MAX as u32;
+    let Ok(index) = i32::try_from(ifindex) else { return Vec::new() };
+    // SAFETY: the options name an array of as many numbers as they say, both alive for the call, which writes no more.
+    let failed =
+        unsafe { libbpf_sys::bpf_prog_query_opts(index, libbpf_sys::BPF_TCX_INGRESS, &raw mut asked) };
+    // SAFETY: both fields of the union are the same number.
+    let count = unsafe { asked.__bindgen_anon_1.count };
+    if failed != 0 { Vec::new() } else { ids.into_iter().take(count as usize).collect() }
+}
+
+/// The kernel allows no more (BPF_MPROG_MAX).
+const CHAIN_MAX: usize = 64;
 
 /// `before`: another link of the same interface and direction, which comes after this one; else it comes last.
 pub(crate) fn attach_tcx(

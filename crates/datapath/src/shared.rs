@@ -57,6 +57,7 @@ shared! {
     begun: 36 + 3 * 4 + 2 * 2,
     budget: 8,
     sweep: 16,
+    passed: 2 * 8,
 }
 
 // SAFETY: integers.

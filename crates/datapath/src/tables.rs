@@ -3,14 +3,14 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use baton_cluster::{NodeId, PoolId, Roles, Target};
+use baton_cluster::{NodeId, PoolId, Roles, ServiceId, Target};
 
 use crate::constants::{
     GUIDE_ASK, GUIDE_CACHED, GUIDE_ROTA, MAX_REPLICAS, POPULATION_MADE, POPULATION_REMOVED, ROTA_SLOTS,
 };
 use crate::counters::{Counter, Counters};
 use crate::error::DatapathError;
-use crate::map::{get, nanoseconds, put, remove, sum_over_cpus};
+use crate::map::{get, nanoseconds, put, remove, sum_over_cpus, sum_parts};
 use crate::programs::{Datapath, role_bits};
 use crate::shared::{addr_of, types};
 
@@ -296,6 +296,35 @@ impl Datapath {
     /// When the map refuses.
     pub fn handed_to(&self, node: NodeId) -> Result<u64, DatapathError> {
         sum_over_cpus(&self.skel.maps.handed_to, "handed_to", u32::from(node.0))
+    }
+
+    /// Connections of a service of which this node's socket has spoken: the kernel had taken them.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn spoken(&self, service: ServiceId) -> Result<u64, DatapathError> {
+        sum_over_cpus(&self.skel.maps.spoken, "spoken", u32::from(service.0))
+    }
+
+    /// Handoff packets that this distributor has sent to a node, repeated ones included.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn handoffs_sent(&self, to: NodeId) -> Result<u64, DatapathError> {
+        self.passed(to, |passed| passed.sent)
+    }
+
+    /// Handoff packets that this node has taken from a distributor, repeated ones included.
+    ///
+    /// # Errors
+    /// When the map refuses.
+    pub fn handoffs_taken(&self, from: NodeId) -> Result<u64, DatapathError> {
+        self.passed(from, |passed| passed.taken)
+    }
+
+    fn passed(&self, with: NodeId, of: impl Fn(&types::passed) -> u64) -> Result<u64, DatapathError> {
+        let map = &self.skel.maps.handoffs_passed;
+        sum_parts(map, "handoffs_passed", u32::from(with.0), of)
     }
 }
 

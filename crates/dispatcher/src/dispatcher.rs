@@ -9,7 +9,8 @@ use baton_cluster::{Cluster, Consult, Guide, NodeId, PHttp, PolicyConfig, Pool, 
 use thiserror::Error;
 
 use crate::pushes::Pushes;
-use crate::{Decision, DistributorPush, Loads, Policy, PushedChange, policy};
+use crate::shared::SharedChanges;
+use crate::{Decision, DistributorPush, Loads, Policy, PushedChange, Remembered, Replicas, Suspects, policy};
 
 /// Decides which server serves what.
 ///
@@ -46,9 +47,12 @@ pub struct Dispatcher {
     /// Servers that went down and whose targets are remembered still, with when they did.
     gone: BTreeMap<NodeId, Duration>,
     pools: BTreeMap<PoolId, PoolDispatcher>,
+    suspects: Suspects,
     /// How many targets each pool remembers.
     targets_max: usize,
     pushes: Pushes,
+    shared: SharedChanges,
+    learned: u64,
     asked: u64,
     refused: u64,
     moved: u64,
@@ -109,7 +113,9 @@ pub struct Stats {
     pub refused: u64,
     /// Decisions that changed a known target's servers.
     pub moved: u64,
-    /// Moves that distributors were not told of, because too many waited.
+    /// Mappings that other dispatchers have made.
+    pub learned: u64,
+    /// Changes that distributors or other dispatchers were not told of, because too many waited.
     pub changes_dropped: u64,
     /// Targets remembered now, over all pools.
     pub targets: usize,
@@ -121,6 +127,10 @@ pub struct Stats {
 struct PoolDispatcher {
     /// Its servers in ascending order, each once.
     rule: PoolRule,
+    /// Those that are given new work.
+    favoured: Vec<NodeId>,
+    /// Distributors are to ask, so that a doubted server can be tried.
+    asking: bool,
     policy: Box<dyn Policy>,
 }
 
@@ -186,8 +196,11 @@ impl Dispatcher {
             loads: Loads::new(servers),
             gone: BTreeMap::new(),
             pools: pools.collect(),
+            suspects: Suspects::default(),
             targets_max,
             pushes: Pushes::default(),
+            shared: SharedChanges::default(),
+            learned: 0,
             asked: 0,
             refused: 0,
             moved: 0,
@@ -207,6 +220,7 @@ impl Dispatcher {
             (id, pool)
         });
         self.pools = after.collect();
+        self.favour();
         self.pushes.pools_changed(|id, mapping| {
             let pool = self.pools.get(&id);
             pool.is_some_and(|pool| mapping.servers.as_slice().iter().all(|server| pool.has(*server)))
@@ -216,7 +230,7 @@ impl Dispatcher {
     /// Node `from` (a distributor, or the server that has the connection) asks who is to serve a
     /// request; the server in the answer counts as busier by one from now on. If a target's servers
     /// change by this, the other nodes that decide are told with the next
-    /// [`Dispatcher::take_pushes`]. `now` is the time since any fixed start.
+    /// [`Dispatcher::take_pushes`]. `now` is the time by the cluster's clock; of a dispatcher alone any will do.
     ///
     /// # Errors
     /// [`NoDecision`] when there is no such pool, or none of its servers is up.
@@ -229,7 +243,10 @@ impl Dispatcher {
         self.asked += 1;
         let decided = self.decide(question, now);
         match decided {
-            Ok(decision) => self.account(from, question, &decision),
+            Ok(decision) => {
+                self.account(from, question, &decision);
+                self.share(question, now);
+            }
             Err(_) => self.refused += 1,
         }
         decided
@@ -245,6 +262,7 @@ impl Dispatcher {
     pub fn server_up(&mut self, node: NodeId) {
         if self.loads.set_live(node, true) {
             self.gone.remove(&node);
+            self.favour();
             for pool in self.pools.values_mut().filter(|pool| pool.has(node)) {
                 pool.policy.server_joined(node);
             }
@@ -259,10 +277,45 @@ impl Dispatcher {
             return;
         }
         self.gone.insert(node, now);
+        self.favour();
         self.pushes.server_left(node);
         for pool in self.pools.values_mut().filter(|pool| pool.has(node)) {
             pool.policy.server_down(node);
         }
+    }
+
+    /// A server of a pool is doubted, or not any more: while it is, and some other server of the pool is not, it is given
+    /// nothing but a request now and then, and its targets go to others. `chance`: a number that nobody can guess.
+    pub fn doubt(&mut self, pool: PoolId, node: NodeId, doubted: bool, now: Duration, chance: u64) {
+        if !self.suspects.set(pool, node, doubted, now, chance) {
+            return;
+        }
+        self.favour();
+        if let Some(known) = self.pools.get_mut(&pool).filter(|known| known.has(node)) {
+            if doubted {
+                known.policy.server_down(node);
+            } else {
+                known.policy.server_joined(node);
+            }
+        }
+        if doubted {
+            self.pushes.server_left(node);
+        } else {
+            self.pushes.server_joined();
+        }
+    }
+
+    /// To be called often: distributors are told to ask when a doubted server is to be tried.
+    pub fn tick(&mut self, now: Duration) {
+        let Self { pools, suspects, loads, pushes, .. } = self;
+        for (id, pool) in pools.iter_mut().filter(|(_, pool)| pool.has_suspects() || pool.asking) {
+            let due = suspects.due(*id, &pool.rule.servers, |node| loads.is_live(node), now).is_some();
+            if due != pool.asking {
+                pool.asking = due;
+                pushes.guides_changed();
+            }
+        }
+        suspects.retain(now, |pool, node| pools.get(&pool).is_some_and(|pool| pool.has(node)));
     }
 
     /// The targets of servers that have been down for [`Dispatcher::REMEMBERS_FOR`] count as never assigned from now on.
@@ -310,9 +363,60 @@ impl Dispatcher {
         taken
     }
 
+    /// Whether other dispatchers are there, to be told what is remembered of targets. One that comes has to ask for what
+    /// was so before ([`Dispatcher::piece`]).
+    pub fn set_shared(&mut self, wanted: bool) {
+        self.shared.wanted = wanted;
+        if !wanted {
+            self.shared.take();
+        }
+    }
+
+    /// Takes what other dispatchers have to be told: targets that were given other servers, or their first ones.
+    pub fn take_shared(&mut self) -> impl Iterator<Item = (PoolId, Target, Remembered)> + use<> {
+        self.shared.take().into_iter().map(|((pool, target), remembered)| (pool, target, remembered))
+    }
+
+    /// Another dispatcher has told a target's servers, and since when, by the cluster's clock; `now` is by it, too. Servers
+    /// that the pool does not have here count as not told. Whether that was news.
+    pub fn learn(
+        &mut self,
+        pool: PoolId,
+        target: Target,
+        (servers, changed): (&[NodeId], Duration),
+        now: Duration,
+    ) -> bool {
+        let Some(pool) = self.pools.get_mut(&pool) else { return false };
+        let mut own = servers.iter().copied().filter(|server| pool.has(*server));
+        let Some(first) = own.next() else { return false };
+        let mut servers = Replicas::one(first);
+        for server in own {
+            servers.add(server);
+        }
+        let news = pool.policy.learn(target, Remembered { servers, changed }, now);
+        self.learned += u64::from(news);
+        news
+    }
+
+    /// What is remembered of a pool's targets, from a place on (0 is the first), at most `most` of them; and the place of the
+    /// next, if there are more. Places move when targets are forgotten: what is missed then is asked for anew.
+    pub fn piece(
+        &self,
+        pool: PoolId,
+        from: usize,
+        most: usize,
+    ) -> (Vec<(Target, Remembered)>, Option<usize>) {
+        self.pools.get(&pool).map(|pool| pool.policy.piece(from, most)).unwrap_or_default()
+    }
+
     /// The loads as known now.
     pub fn loads(&self) -> &Loads {
         &self.loads
+    }
+
+    /// A pool's servers; none if there is no such pool.
+    pub fn servers(&self, pool: PoolId) -> &[NodeId] {
+        self.pools.get(&pool).map_or(&[], |pool| &pool.rule.servers)
     }
 
     /// A pool's policy, to look at; `None` if there is no such pool.
@@ -328,7 +432,8 @@ impl Dispatcher {
             asked: self.asked,
             refused: self.refused,
             moved: self.moved,
-            changes_dropped: self.pushes.dropped(),
+            learned: self.learned,
+            changes_dropped: self.pushes.dropped() + self.shared.dropped(),
             targets,
             targets_evicted,
         }
@@ -337,7 +442,21 @@ impl Dispatcher {
     fn decide(&mut self, question: PoolQuestion, now: Duration) -> Result<Decision, NoDecision> {
         let id = question.pool;
         let pool = self.pools.get_mut(&id).ok_or(NoDecision::UnknownPool(id))?;
+        if question.at.is_none() && pool.has_suspects() {
+            let is_live = |node| self.loads.is_live(node);
+            if let Some(node) = self.suspects.due(id, &pool.rule.servers, is_live, now) {
+                self.suspects.tried(id, node, now);
+                return Ok(Decision::unmapped(node));
+            }
+        }
         pool.decide(question, &self.loads, now).ok_or(NoDecision::NoServer(id))
+    }
+
+    fn favour(&mut self) {
+        for (id, pool) in &mut self.pools {
+            let is_live = |node| self.loads.is_live(node);
+            pool.favoured = self.suspects.favoured(*id, &pool.rule.servers, is_live);
+        }
     }
 
     fn account(&mut self, from: NodeId, question: PoolQuestion, decision: &Decision) {
@@ -348,6 +467,16 @@ impl Dispatcher {
         self.moved += 1;
         if let (Some(target), Some(mapping)) = (question.target, decision.mapping) {
             self.pushes.target_moved(question.pool, target, mapping, from);
+        }
+    }
+
+    /// A decision may have changed what is remembered of its target: then other dispatchers are to remember it, too.
+    fn share(&mut self, question: PoolQuestion, now: Duration) {
+        let (Some(target), true) = (question.target, self.shared.wanted) else { return };
+        let pool = self.pools.get(&question.pool);
+        let remembered = pool.and_then(|pool| pool.policy.remembers(target));
+        if let Some(remembered) = remembered.filter(|remembered| remembered.changed >= now) {
+            self.shared.add(question.pool, target, remembered);
         }
     }
 
@@ -363,7 +492,8 @@ impl Dispatcher {
 impl PoolDispatcher {
     fn new(rule: PoolRule, targets_max: usize) -> Self {
         let rule = rule.sorted();
-        Self { policy: policy::build(&rule, targets_max), rule }
+        let favoured = rule.servers.clone();
+        Self { policy: policy::build(&rule, targets_max), rule, favoured, asking: false }
     }
 
     /// The same pool by another rule.
@@ -372,7 +502,7 @@ impl PoolDispatcher {
         if (PoolRule { servers: rule.servers.clone(), consult: rule.consult, ..self.rule.clone() }) != rule {
             return Self::new(rule, targets_max);
         }
-        let Self { rule: before, mut policy } = self;
+        let Self { rule: before, favoured, asking, mut policy } = self;
         for server in before.servers.iter().filter(|server| !rule.servers.contains(server)) {
             policy.server_down(*server);
             policy.server_left(*server);
@@ -380,19 +510,24 @@ impl PoolDispatcher {
         for server in rule.servers.iter().filter(|server| !before.servers.contains(server)) {
             policy.server_joined(*server);
         }
-        Self { rule, policy }
+        Self { rule, favoured, asking, policy }
     }
 
     fn has(&self, node: NodeId) -> bool {
         self.rule.servers.binary_search(&node).is_ok()
     }
 
+    fn has_suspects(&self) -> bool {
+        self.favoured.len() < self.rule.servers.len()
+    }
+
     fn decide(&mut self, question: PoolQuestion, loads: &Loads, now: Duration) -> Option<Decision> {
         let PoolQuestion { target, at, .. } = question;
-        let loads = loads.of(&self.rule.servers);
-        if let (PHttp::Stay, Some(here)) = (self.rule.p_http, loads.keeper(at)) {
+        // Who has a connection already has taken it.
+        if let (PHttp::Stay, Some(here)) = (self.rule.p_http, loads.of(&self.rule.servers).keeper(at)) {
             return Some(Decision::unmapped(here));
         }
+        let loads = loads.of(&self.favoured);
         let decision = self.policy.decide(target, at, loads, now)?;
         Some(match self.rule.consult {
             Consult::Cached => decision,
@@ -401,10 +536,11 @@ impl PoolDispatcher {
     }
 
     fn guide(&self, loads: &Loads) -> Guide {
-        let servers = &self.rule.servers;
+        let servers = &self.favoured;
         match self.rule.consult {
+            Consult::Cached if self.asking => Guide::AskAlways,
             // There is nothing to ask when there is nothing to choose.
-            Consult::Cached if servers.len() == 1 => {
+            Consult::Cached if self.rule.servers.len() == 1 => {
                 Guide::Rota(loads.of(servers).live().map(|(node, _)| node).collect())
             }
             Consult::Cached => self.policy.guide(loads.of(servers)),

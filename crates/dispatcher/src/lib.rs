@@ -15,20 +15,27 @@
 mod dispatcher;
 pub mod fallback;
 mod hash;
+mod judge;
 pub mod leases;
 mod loads;
 pub mod maglev;
 mod mapping;
 mod policy;
 mod pushes;
+mod remembered;
+mod shared;
 pub mod spread;
+mod suspects;
 mod targets;
 
 pub use dispatcher::{Dispatcher, NoDecision, PoolQuestion, PoolRule, Stats, Welcome};
+pub use judge::{Doubt, Judge};
 pub use loads::{Loads, View, load_limit};
 pub use mapping::{Mapping, Replicas};
 pub use policy::{
     Decision, ExtendedLard, Lard, LardReplicated, LeastLoaded, Policy, WeightedRoundRobin, build,
 };
 pub use pushes::{DistributorPush, PushedChange};
+pub use remembered::Remembered;
+pub use suspects::Suspects;
 pub use targets::Targets;

@@ -82,6 +82,11 @@ impl Pushes {
         debug_assert!(self.moved.len() <= Self::MOVED_MAX, "more moved targets than there is room for");
     }
 
+    /// Pools are decided in another way.
+    pub(crate) fn guides_changed(&mut self) {
+        self.outline_changed = true;
+    }
+
     /// A server came up.
     pub(crate) fn server_joined(&mut self) {
         self.outline_changed = true;

@@ -95,6 +95,11 @@ impl<V> Targets<V> {
         before - self.slots.len()
     }
 
+    /// What is remembered, in the order of its places, from one on. Places change only when something is forgotten.
+    pub(crate) fn iter_from(&self, from: usize) -> impl Iterator<Item = (Target, &V)> {
+        self.slots.iter().skip(from).map(|slot| (slot.target, &slot.value))
+    }
+
     /// How many targets are remembered.
     pub fn len(&self) -> usize {
         self.slots.len()

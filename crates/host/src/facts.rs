@@ -111,8 +111,10 @@ pub struct Interface {
     pub ethernet: bool,
     /// It is a bridge, or a port of one.
     pub bridged: bool,
-    /// It is a part of another interface (of a bridge, a bond, a VRF), to which its packets go.
+    /// It is a part of another interface (of a bridge, a bond), to which its packets go.
     pub part: bool,
+    /// It belongs to a VRF: its packets are its own, but its routes are those of the VRF.
+    pub in_vrf: bool,
     /// How long the packets are that the kernel merges from those that arrive there, if it says so.
     pub merges: Option<Merges>,
 }
@@ -147,10 +149,14 @@ pub struct Net {
     pub interfaces: Vec<Interface>,
     /// All addresses.
     pub addresses: Vec<Held>,
-    /// The interfaces that IPv4 default routes leave by.
+    /// The interfaces that IPv4 default routes leave by, of any table: rules choose among those.
     pub default_routes: Vec<String>,
     /// Those that IPv6 default routes leave by.
     pub default_routes_v6: Vec<String>,
+    /// Those that any route through a gateway leaves by: clients may be behind it.
+    pub gateways: Vec<String>,
+    /// Rules choose routes by marks of packets.
+    pub marks_matter: bool,
 }
 
 impl Net {

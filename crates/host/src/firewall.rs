@@ -2,6 +2,8 @@
 //! Such a connection begins, for this host, with a data packet; a rule that wants each new connection
 //! to begin with a SYN drops it. Pure; `read` runs the tools.
 
+use std::net::IpAddr;
+
 /// A firewall's rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Firewall {
@@ -46,6 +48,29 @@ impl Rule {
             || text.contains("--syn")
             || text.contains("--tcp-flags fin,syn,rst,ack syn");
         self.meets_incoming() && text.contains("accept") && syn && !excludes_syn(&text)
+    }
+
+    /// Whether it sends packets to this port on to another port or address, as far as the text tells: a rule with a named set
+    /// or no port at all may. Rules for another address than these do not.
+    pub fn translates_port(&self, port: u16, addresses: &[IpAddr]) -> bool {
+        let text = self.bare();
+        let comes = !matches!(self.hook.as_deref(), Some("output" | "postrouting" | "input" | "forward"));
+        let translates = ["dnat", "redirect"].iter().any(|word| text.contains(word));
+        // What follows is where it is sent to.
+        let matches =
+            ["dnat", "redirect"].iter().filter_map(|word| text.split_once(word)).map(|(before, _)| before);
+        let matches = matches.min_by_key(|before| before.len()).unwrap_or_default();
+        let names = || {
+            matches
+                .split(|c: char| !c.is_ascii_alphanumeric() && c != '-')
+                .any(|word| word == port.to_string() || spans(word, port))
+        };
+        let other_port = matches.contains("dport") && !matches.contains("dport @") && !names();
+        let elsewhere = ["daddr ", "-d "].iter().filter_map(|word| word_after(matches, word.trim_end()));
+        let elsewhere = elsewhere.filter_map(|word| word.split('/').next()?.parse::<IpAddr>().ok());
+        let other_address = elsewhere.into_iter().any(|address| !addresses.contains(&address));
+        let other_protocol = matches.contains("udp") && !matches.contains("tcp");
+        comes && translates && !(other_port || other_address || other_protocol)
     }
 
     /// Whether it looks at the state of connections.

@@ -69,6 +69,24 @@ fn links(wanted: &Wanted, facts: &Facts, findings: &mut Vec<Finding>) -> Vec<Int
     if !interfaces.is_empty() && wanted.is_server {
         findings.extend(way_out(facts, &interfaces));
     }
+    if facts.net.marks_matter && (wanted.decides || wanted.is_switch) {
+        findings.push(Finding::warning(
+            "answer-marks",
+            "rules choose routes by marks (ip rule fwmark): handshakes and refusals, which Baton answers itself, carry none",
+            "choose by the VIP instead: ip rule add from VIP lookup TABLE",
+        ));
+    }
+    for interface in interfaces.iter().filter(|interface| interface.in_vrf) {
+        let what = format!(
+            "{} belongs to a VRF: Baton goes by the routes and sockets outside of VRFs, and was never tried within one",
+            interface.name
+        );
+        let mend = format!(
+            "ip link set {} nomaster, and choose routes by rules (ip rule add from VIP lookup TABLE)",
+            interface.name
+        );
+        findings.push(Finding::warning("vrf", what, mend));
+    }
     interfaces
 }
 

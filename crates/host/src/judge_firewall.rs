@@ -28,6 +28,9 @@ pub(crate) fn firewall(wanted: &Wanted, facts: &Facts, findings: &mut Vec<Findin
         if wanted.adopts() {
             findings.extend(new_not_syn(wanted, rules));
         }
+        if wanted.is_server {
+            findings.extend(translated(wanted, rules));
+        }
         findings.extend(closed_ports(wanted, rules));
         findings.extend(deaf_to_neighbours(wanted, rules));
     }
@@ -65,6 +68,27 @@ fn new_not_syn(wanted: &Wanted, firewall: &Firewall) -> Vec<Finding> {
     } else {
         found
     }
+}
+
+/// A web server that is reached by translation alone (docker -p, REDIRECT) is no listener of the VIP: what is adopted for it
+/// is translated away.
+fn translated(wanted: &Wanted, firewall: &Firewall) -> Vec<Finding> {
+    let vips: Vec<_> = wanted.vips().collect();
+    let rules = firewall.rules.iter().filter(|rule| meets_clients(wanted, &rule.table));
+    let by = |rule: &Rule| wanted.ports.iter().copied().find(|port| rule.translates_port(*port, &vips));
+    let found = rules.filter_map(|rule| Some((rule, by(rule)?))).map(|(rule, port)| {
+        let what = format!(
+            "the rule `{}` in {} {} sends packets to TCP port {port} on to another port or address: no connection can be \
+             adopted for what is behind it",
+            rule.text, rule.table, rule.chain
+        );
+        let mend = format!(
+            "let the web server listen on port {port} of this machine itself (docker run --network host), then: {}",
+            rule.delete
+        );
+        Finding::error("firewall-nat", what, mend)
+    });
+    found.collect()
 }
 
 /// Whether clients' packets of this node meet the rules of this table.

@@ -10,8 +10,8 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::SocketAddr;
 use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
 
-use crate::facts::{Interface, Net};
-use crate::link::{Links, is_default, refused};
+use crate::facts::{Held, Interface, Net};
+use crate::link::{Links, refused, route_matters};
 use crate::setup::{Mended, change, is_right, settings_are_right};
 use crate::undo::Undo;
 use crate::{HostError, Wanted, plan};
@@ -55,9 +55,38 @@ impl HostSeen {
         settings_are_right(wanted, &self.net, &self.watched)
     }
 
-    /// The numbers of all interfaces that there are.
+    /// Interfaces by which no answer to a client is known to leave, by number; a route by one of them changes that. None,
+    /// where the cluster file names the interfaces.
+    pub fn unused(&self, wanted: &Wanted) -> Vec<u32> {
+        let others = self.others.iter().filter(|_| wanted.interfaces.is_empty());
+        others.map(|interface| interface.index).collect()
+    }
+
+    /// A VIP that is where it must not be, with the command that takes it away: whose neighbours find it there do not find
+    /// Baton.
+    pub fn misplaced(&self, wanted: &Wanted) -> Option<String> {
+        let unseen = |held: &&Held| {
+            held.interface != "lo"
+                && (wanted.on_loopback.contains(&held.address)
+                    || (wanted.on_interface.contains(&held.address)
+                        && self.watched.iter().all(|watched| watched.name != held.interface)))
+        };
+        let Held { interface, address, prefix, .. } = self.net.addresses.iter().find(unseen)?;
+        Some(format!("{interface} holds {address} (ip addr del {address}/{prefix} dev {interface})"))
+    }
+
+    /// Whether an interface is up, by number; none: there is no such interface.
+    pub fn is_up(&self, index: u32) -> Option<bool> {
+        self.net.interfaces.iter().find(|interface| interface.index == index).map(|interface| interface.up)
+    }
+
+    /// The numbers of all interfaces that programs may be on. Not of one that is a part of another by now: its packets would
+    /// be seen twice.
     pub fn present(&self) -> Vec<u32> {
-        self.net.interfaces.iter().map(|interface| interface.index).collect()
+        let watched = |index| self.watched.iter().any(|watched| watched.index == index);
+        let whole =
+            self.net.interfaces.iter().filter(|interface| !interface.part || watched(interface.index));
+        whole.map(|interface| interface.index).collect()
     }
 }
 
@@ -90,7 +119,7 @@ fn place(interface: &Interface) -> (u32, [u8; 6], bool) {
     (interface.index, interface.mac, interface.up)
 }
 
-/// The kernel's word of changes of interfaces, addresses and default routes.
+/// The kernel's word of changes of interfaces, addresses, routes and rules.
 #[derive(Debug)]
 pub struct HostWatch {
     messages: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
@@ -104,18 +133,19 @@ impl HostWatch {
     /// # Errors
     /// [`HostError::Netlink`] when the kernel refuses.
     pub fn listen() -> Result<Self, HostError> {
-        use MulticastGroup::{Ipv4Ifaddr, Ipv4Route, Ipv6Ifaddr, Ipv6Route, Link};
-        let groups = [Link, Ipv4Ifaddr, Ipv6Ifaddr, Ipv4Route, Ipv6Route];
+        use MulticastGroup::{Ipv4Ifaddr, Ipv4Route, Ipv4Rule, Ipv6Ifaddr, Ipv6Route, Ipv6Rule, Link};
+        let groups = [Link, Ipv4Ifaddr, Ipv6Ifaddr, Ipv4Route, Ipv6Route, Ipv4Rule, Ipv6Rule];
         let opened = new_multicast_connection(&groups);
         let (connection, handle, messages) = opened.map_err(refused("tell of changes of links"))?;
         tokio::spawn(connection);
         Ok(Self { messages, _handle: handle })
     }
 
-    /// Waits until something has changed that may matter to a node; false: nothing will be told any more.
-    pub async fn next(&mut self) -> bool {
+    /// Waits until something has changed that may matter to a node; false: nothing will be told any more. `unused`:
+    /// whether a number is that of an interface of [`HostSeen::unused`].
+    pub async fn next(&mut self, unused: impl Fn(u32) -> bool) -> bool {
         while let Some((message, _)) = self.messages.next().await {
-            if matters(&message) {
+            if matters(&message, &unused) {
                 return true;
             }
         }
@@ -123,12 +153,12 @@ impl HostWatch {
     }
 }
 
-/// Routes to somewhere come and go by the thousand on some routers: only default ones matter.
-fn matters(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
+/// Routes to somewhere come and go by the thousand on some routers: of those only the first by an interface matters.
+fn matters(message: &NetlinkMessage<RouteNetlinkMessage>, unused: impl Fn(u32) -> bool) -> bool {
     match &message.payload {
         NetlinkPayload::InnerMessage(
             RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),
-        ) => is_default(&route.header),
+        ) => route_matters(route, unused),
         _ => true,
     }
 }

@@ -30,6 +30,8 @@
 //! | `ipv6-keep-address` | the announced VIP is lost once its interface has been down |
 //! | `arp-ignore`, `arp-announce` | a server answers ARP for a VIP that another node announces, or an interface for one that another interface holds |
 //! | `answer-routes` | with several interfaces, refusals and handshakes leave by the wrong one |
+//! | `answer-marks` | rules choose routes by marks that Baton's own answers do not carry |
+//! | `vrf` | an interface of the cluster belongs to a VRF |
 //! | `way-out` | answers leave by an interface that is not named, so connections are not seen to end |
 //! | `send-redirects` | a forwarding node tells clients to go round it |
 //! | `rp-filter` | packets of clients are dropped because replies leave elsewhere |
@@ -41,6 +43,7 @@
 //! | `mptcp-listener` | the listener speaks MPTCP; connections cannot be adopted into it |
 //! | `firewall` | the firewall could not be read |
 //! | `firewall-new-not-syn` | a rule drops connections that do not begin with a SYN: all handed-off ones |
+//! | `firewall-nat` | a rule sends packets to a service's port on to elsewhere, so nothing can be adopted there |
 //! | `firewall-port` | the firewall drops by default and no rule names a port that Baton needs |
 //! | `firewall-neighbours` | the firewall drops by default and no rule lets ICMPv6 in, which IPv6 lives by |
 //! | `conntrack-loose` | connection tracking calls handed-off connections invalid |
@@ -52,6 +55,7 @@ mod address;
 mod announce;
 mod error;
 mod facts;
+mod filter;
 mod finding;
 mod firewall;
 mod judge;
@@ -73,6 +77,7 @@ use std::net::{IpAddr, SocketAddr};
 pub use announce::announce;
 pub use error::HostError;
 pub use facts::{Capabilities, Clock, Facts, Held, Interface, Kernel, Listener, Merges, Net, NoTun};
+pub use filter::forget_filters;
 pub use finding::{Finding, Severity};
 pub use firewall::{Firewall, Rule};
 pub use judge::judge;

@@ -1,6 +1,7 @@
 //! Interfaces, addresses and default routes of the thread's network namespace, by rtnetlink. Used by
 //! `read`, `setup` and `undo`. A socket stays in the namespace in which it was opened.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -14,8 +15,9 @@ use rtnetlink::packet_route::link::{
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
-use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
-use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, RouteMessageBuilder};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteType};
+use rtnetlink::packet_route::rule::{RuleAttribute, RuleMessage};
+use rtnetlink::{AddressMessageBuilder, Handle, IpVersion, LinkUnspec, RouteMessageBuilder};
 
 use crate::facts::{Held, Interface, Merges, Net};
 use crate::{HostError, Wanted, address, plan};
@@ -45,6 +47,10 @@ impl Links {
         Ok(Self { handle })
     }
 
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
     /// All interfaces, addresses and default routes.
     pub(crate) async fn read(&self) -> Result<Net, HostError> {
         let links = all(self.handle.link().get().execute(), "list interfaces").await?;
@@ -67,14 +73,36 @@ impl Links {
 
         let every_route = RouteMessageBuilder::<Ipv4Addr>::new().build();
         let routes = all(self.handle.route().get(every_route).execute(), "list routes").await?;
-        let by = |index: &u32| name_of(*index);
-        let default_routes = routes.iter().flat_map(default_route).filter_map(|i| by(&i)).collect();
         let every_route = RouteMessageBuilder::<Ipv6Addr>::new().build();
         // A kernel without IPv6 has no such routes.
-        let routes =
+        let routes_v6 =
             all(self.handle.route().get(every_route).execute(), "list routes").await.unwrap_or_default();
-        let default_routes_v6 = routes.iter().flat_map(default_route).filter_map(|i| by(&i)).collect();
-        Ok(Net { interfaces, addresses, default_routes, default_routes_v6 })
+        let names = |routes: &[RouteMessage], of: fn(&RouteMessage) -> bool| {
+            let indices: BTreeSet<u32> =
+                routes.iter().filter(|route| of(route)).flat_map(leaves_by).collect();
+            indices.into_iter().filter_map(name_of).collect::<Vec<_>>()
+        };
+        let (default_routes, default_routes_v6) = (names(&routes, is_default), names(&routes_v6, is_default));
+        let gateways = names(&[routes, routes_v6].concat(), has_gateway);
+        let marks_matter = self.marks_matter().await;
+        Ok(Net { interfaces, addresses, default_routes, default_routes_v6, gateways, marks_matter })
+    }
+
+    /// Whether a rule chooses routes by marks of packets; not, where rules cannot be listed.
+    async fn marks_matter(&self) -> bool {
+        let by_mark = |rule: &RuleMessage| {
+            rule.attributes
+                .iter()
+                .any(|attribute| matches!(attribute, RuleAttribute::FwMark(mark) if *mark != 0))
+        };
+        for family in [IpVersion::V4, IpVersion::V6] {
+            let rules: Vec<RuleMessage> =
+                self.handle.rule().get(family).execute().try_collect().await.unwrap_or_default();
+            if rules.iter().any(by_mark) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Adds a VIP so that the kernel does not pick it as the source of the host's own connections: an
@@ -115,10 +143,14 @@ impl Links {
         removed.map_err(refused(format!("remove {vip}/{prefix} from {}", interface.name)))
     }
 
-    /// The route that a packet to a host would take.
-    pub(crate) async fn route_to(&self, host: IpAddr) -> Result<RouteMessage, HostError> {
+    /// The route that a packet to a host would take; `from`: if it has this source, which has to be one of this host's.
+    pub(crate) async fn route_to(
+        &self,
+        host: IpAddr,
+        from: Option<IpAddr>,
+    ) -> Result<RouteMessage, HostError> {
         let what = format!("look up the route to {host}");
-        let routes = all(self.handle.route().get(route_question(host)).execute(), &what).await?;
+        let routes = all(self.handle.route().get(route_question(host, from)).execute(), &what).await?;
         let none = || HostError::Netlink { what, source: "there is none".into() };
         routes.into_iter().next().ok_or_else(none)
     }
@@ -174,16 +206,28 @@ fn neighbour(message: NeighbourMessage) -> Option<Neighbour> {
     Some(Neighbour { address: address?, interface: message.header.ifindex, mac: mac? })
 }
 
-/// The question for the way to a host.
-fn route_question(host: IpAddr) -> RouteMessage {
+/// The question for the way to a host: rules may go by the source, too.
+fn route_question(host: IpAddr, from: Option<IpAddr>) -> RouteMessage {
     let prefix = address::host_prefix(host);
-    match host {
-        IpAddr::V4(host) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(host, prefix).build(),
-        IpAddr::V6(host) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(host, prefix).build(),
+    match (host, from) {
+        (IpAddr::V4(host), Some(IpAddr::V4(from))) => RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(host, prefix)
+            .source_prefix(from, prefix)
+            .build(),
+        (IpAddr::V6(host), Some(IpAddr::V6(from))) => RouteMessageBuilder::<Ipv6Addr>::new()
+            .destination_prefix(host, prefix)
+            .source_prefix(from, prefix)
+            .build(),
+        (IpAddr::V4(host), _) => {
+            RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(host, prefix).build()
+        }
+        (IpAddr::V6(host), _) => {
+            RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(host, prefix).build()
+        }
     }
 }
 
-async fn all<T>(
+pub(crate) async fn all<T>(
     stream: impl TryStream<Ok = T, Error = rtnetlink::Error>,
     what: &str,
 ) -> Result<Vec<T>, HostError> {
@@ -200,7 +244,7 @@ pub(crate) fn refused<E: Into<Box<dyn Error + Send + Sync>>>(
 fn interface(message: LinkMessage) -> Option<Interface> {
     let mut name = None;
     let (mut mac, mut mtu, mut bridged, mut part) = ([0; 6], 0, false, false);
-    let (mut ipv6, mut ipv4) = (None, None);
+    let (mut ipv6, mut ipv4, mut in_vrf) = (None, None, false);
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(text) => name = Some(text),
@@ -209,7 +253,10 @@ fn interface(message: LinkMessage) -> Option<Interface> {
             LinkAttribute::Controller(_) => part = true,
             LinkAttribute::GroMaxSize(bytes) => ipv6 = Some(bytes),
             LinkAttribute::GroIpv4MaxSize(bytes) => ipv4 = Some(bytes),
-            LinkAttribute::LinkInfo(infos) => bridged = infos.iter().any(in_bridge),
+            LinkAttribute::LinkInfo(infos) => {
+                bridged = infos.iter().any(in_bridge);
+                in_vrf = infos.iter().any(|info| matches!(info, LinkInfo::PortKind(InfoPortKind::Vrf)));
+            }
             _ => {}
         }
     }
@@ -224,7 +271,8 @@ fn interface(message: LinkMessage) -> Option<Interface> {
         up,
         ethernet,
         bridged,
-        part,
+        part: part && !in_vrf,
+        in_vrf,
         merges,
     })
 }
@@ -254,13 +302,8 @@ fn is_duplicate(message: &AddressMessage) -> bool {
     })
 }
 
-/// The interfaces that this route leaves by, if it is a default route of the main table: several, if it has several
-/// next hops.
-fn default_route(message: &RouteMessage) -> Vec<u32> {
-    let header = &message.header;
-    if !is_default(header) {
-        return Vec::new();
-    }
+/// The interfaces that this route leaves by: several, if it has several next hops.
+fn leaves_by(message: &RouteMessage) -> Vec<u32> {
     let by = |attribute: &RouteAttribute| match attribute {
         RouteAttribute::Oif(index) => vec![*index],
         RouteAttribute::MultiPath(hops) => hops.iter().map(|hop| hop.interface_index).collect(),
@@ -269,8 +312,23 @@ fn default_route(message: &RouteMessage) -> Vec<u32> {
     message.attributes.iter().flat_map(by).collect()
 }
 
-pub(crate) fn is_default(header: &RouteHeader) -> bool {
-    header.destination_prefix_length == 0
-        && header.table == RouteHeader::RT_TABLE_MAIN
-        && header.kind == RouteType::Unicast
+/// Of any table: which one is asked is a matter of rules.
+fn is_default(message: &RouteMessage) -> bool {
+    message.header.destination_prefix_length == 0 && message.header.kind == RouteType::Unicast
+}
+
+fn has_gateway(message: &RouteMessage) -> bool {
+    let gateway = |attribute: &RouteAttribute| match attribute {
+        RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => true,
+        RouteAttribute::MultiPath(hops) => hops.iter().any(|hop| !hop.attributes.is_empty()),
+        _ => false,
+    };
+    message.header.kind == RouteType::Unicast && message.attributes.iter().any(gateway)
+}
+
+/// Whether a route that comes or goes may matter to a node: a default one; or a way by one of these interfaces, by which
+/// nothing is known to leave yet.
+pub(crate) fn route_matters(message: &RouteMessage, unused: impl Fn(u32) -> bool) -> bool {
+    message.header.destination_prefix_length == 0
+        || (has_gateway(message) && leaves_by(message).into_iter().any(unused))
 }

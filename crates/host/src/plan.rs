@@ -59,8 +59,9 @@ pub(crate) struct NeededAddress {
     pub(crate) address: IpAddr,
 }
 
-/// The interfaces of the cluster on this host: those named; or the one that holds the node's address, and those that
-/// default routes leave by, for that is where answers to clients go.
+/// The interfaces of the cluster on this host: those named; or the one that holds the node's address, those by which clients
+/// may be reached (of default routes in any table, and of routes through gateways), for that is where answers go, and those
+/// that hold a VIP which this node announces, for that is where packets come.
 pub(crate) fn interfaces(wanted: &Wanted, net: &Net) -> Result<Vec<Interface>, HostError> {
     std::iter::once(wanted.address).chain(wanted.vips()).try_for_each(address::check)?;
     if wanted.interfaces.is_empty() {
@@ -71,9 +72,15 @@ pub(crate) fn interfaces(wanted: &Wanted, net: &Net) -> Result<Vec<Interface>, H
             have: list(nameable(net).map(|h| format!("{}/{} on {}", h.address, h.prefix, h.interface))),
         })?;
         let holder = with_ethernet(holder)?;
-        let routes = net.default_routes.iter().chain(&net.default_routes_v6);
+        let routes = net.default_routes.iter().chain(&net.default_routes_v6).chain(&net.gateways);
+        let vips = wanted.on_interface.iter().flat_map(|vip| net.holders(*vip));
         let mut found = vec![holder];
-        for interface in routes.filter_map(|name| net.interface(name)).filter(|other| other.ethernet) {
+        for interface in routes
+            .map(String::as_str)
+            .chain(vips)
+            .filter_map(|name| net.interface(name))
+            .filter(|other| other.ethernet && other.name != "lo")
+        {
             if !found.contains(interface) {
                 found.push(interface.clone());
             }
@@ -216,14 +223,14 @@ fn adopting() -> [Setting; 5] {
     ]
 }
 
-/// A server whose default route is not on the interface that clients' packets arrive by must not be
+/// A server whose routes to clients do not all leave by the interface that clients' packets arrive by must not be
 /// strict about reverse paths. `rp_filter` 2 (loose) on the interface overrules 1 on `all`.
 fn loose_reverse_path(net: &Net, interface: &Interface) -> Option<Setting> {
-    if net.default_routes.is_empty() || net.default_routes.contains(&interface.name) {
+    if net.default_routes.iter().chain(&net.gateways).all(|by| *by == interface.name) {
         return None;
     }
     let sysctl = Sysctl::of_interface(&interface.name, "rp_filter");
-    let otherwise = "packets of clients are dropped, because the default route leaves by another interface";
+    let otherwise = "packets of clients are dropped whose way back leaves by another interface";
     let setting = Setting::new("rp-filter", sysctl, |v| v != 1, "2", otherwise);
     Some(Setting { or_greater: Some(Sysctl::of_interface("all", "rp_filter")), ..setting })
 }

@@ -21,12 +21,12 @@ pub struct Way {
 }
 
 impl Way {
-    /// As the kernel would send a packet now.
+    /// As the kernel would send a packet now that has this source, an address of this host.
     ///
     /// # Errors
     /// [`HostError::Netlink`] when there is no way.
-    pub async fn to(host: IpAddr) -> Result<Self, HostError> {
-        let route = Links::open()?.route_to(host).await?;
+    pub async fn to(host: IpAddr, from: IpAddr) -> Result<Self, HostError> {
+        let route = Links::open()?.route_to(host, Some(from)).await?;
         Ok(Self::of(&route))
     }
 
@@ -37,7 +37,7 @@ impl Way {
     /// [`HostError::Netlink`] when there is no way, or the kernel refuses.
     pub async fn doubt(host: IpAddr) -> Result<(), HostError> {
         let links = Links::open()?;
-        let way = Self::of(&links.route_to(host).await?);
+        let way = Self::of(&links.route_to(host, None).await?);
         if way.routed { Ok(()) } else { links.doubt(way.interface, host).await }
     }
 
@@ -85,7 +85,7 @@ const ELSEWHERE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 
 /// The default gateway. A router's link-local address says nothing: it has another one, by which it may be a node.
 async fn gateway(links: &Links, elsewhere: IpAddr) -> Option<IpAddr> {
-    let route = links.route_to(elsewhere).await.ok()?;
+    let route = links.route_to(elsewhere, None).await.ok()?;
     route.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Gateway(RouteAddress::Inet(address)) => Some(IpAddr::from(*address)),
         RouteAttribute::Gateway(RouteAddress::Inet6(address)) if !address.is_unicast_link_local() => {

@@ -41,6 +41,7 @@ fn interface(name: &str, index: u32, mtu: u32) -> Interface {
         ethernet: true,
         bridged: false,
         part: false,
+        in_vrf: false,
         merges: None,
     }
 }
@@ -89,6 +90,8 @@ fn good() -> Facts {
             ],
             default_routes: vec!["eth0".into()],
             default_routes_v6: vec![],
+            gateways: vec![],
+            marks_matter: false,
         },
         sysctls: sysctls.iter().map(|(name, value)| (Sysctl::new(*name), (*value).into())).collect(),
         listeners: Some(Ok(vec![listener("0.0.0.0:80", false)])),
@@ -106,6 +109,26 @@ fn rule(text: &str) -> Rule {
         text: text.into(),
         delete: "nft delete rule inet f in handle 2".into(),
     }
+}
+
+#[test]
+fn rules_that_translate_something_else_are_no_matter() {
+    for text in [
+        "tcp dport 8081 dnat to 172.17.0.2:80",
+        "ip daddr 10.1.0.9 tcp dport 80 dnat to 172.17.0.2:80",
+        "-d 10.1.0.9/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 172.17.0.2:80",
+        "udp dport 80 redirect to :8080",
+        "tcp dport 22-79 redirect to :80",
+    ] {
+        let mut facts = good();
+        facts.firewall = rule_at("prerouting", text);
+        assert!(judge(&wanted(), &facts).iter().all(|finding| finding.id != "firewall-nat"), "{text}");
+    }
+}
+
+fn rule_at(hook: &str, text: &str) -> Option<Result<Firewall, String>> {
+    let rules = vec![Rule { hook: Some(hook.into()), ..rule(text) }];
+    Some(Ok(Firewall { rules, drop_by_default: vec![] }))
 }
 
 fn rules(texts: &[&str], drop_by_default: bool) -> Option<Result<Firewall, String>> {
@@ -255,6 +278,14 @@ fn each_spoiled_fact_is_told_by_its_own_finding() {
             "add \"eth1\" to `interfaces`",
         ),
         (
+            |w, f| (w.decides, f.net.marks_matter) = (true, true),
+            "answer-marks",
+            Warning,
+            MANUAL,
+            "ip rule add from VIP",
+        ),
+        (|_, f| f.net.interfaces[1].in_vrf = true, "vrf", Warning, MANUAL, "ip link set eth0 nomaster"),
+        (
             |_, f| f.net.addresses.retain(|h| h.address != VIP),
             "vip-loopback",
             Error,
@@ -304,6 +335,23 @@ fn each_spoiled_fact_is_told_by_its_own_finding() {
             Warning,
             MANUAL,
             "handle 2",
+        ),
+        (
+            |_, f| {
+                f.firewall =
+                    rule_at("prerouting", "fib daddr type local tcp dport 80 counter dnat to 172.17.0.2:80")
+            },
+            "firewall-nat",
+            Error,
+            MANUAL,
+            "--network host",
+        ),
+        (
+            |_, f| f.firewall = rule_at("prerouting", "-p tcp -m tcp --dport 80 -j REDIRECT --to-ports 8080"),
+            "firewall-nat",
+            Error,
+            MANUAL,
+            "--network host",
         ),
         (
             |_, f| f.firewall = rules(&["tcp dport 80 accept"], true),

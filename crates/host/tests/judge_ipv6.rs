@@ -48,6 +48,7 @@ fn good() -> Facts {
         ethernet: true,
         bridged: false,
         part: false,
+        in_vrf: false,
         merges: None,
     };
     let sysctls = [
@@ -85,6 +86,8 @@ fn good() -> Facts {
             ],
             default_routes: vec!["eth1".into()],
             default_routes_v6: vec![],
+            gateways: vec![],
+            marks_matter: false,
         },
         sysctls: sysctls.iter().map(|(name, value)| (Sysctl::new(*name), (*value).into())).collect(),
         listeners: Some(Ok(vec![listener("[::]:80", true)])),

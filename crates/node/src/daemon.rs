@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use baton_cluster::{Cluster, Node, NodeId, Succession};
-use baton_control::{Mesh, MeshConfig, MeshEvent, Message, NodeClocks, Probed};
+use baton_control::{Mac, Mesh, MeshConfig, MeshEvent, Message, NodeClocks, Probed};
 use baton_core::{Core, Link, Services, decides, for_all};
 use baton_datapath::{Counter, Event, Events, LiveValues, probe};
 use nix::errno::Errno;
@@ -56,6 +56,8 @@ pub(crate) struct Daemon {
     pub(crate) more_events: bool,
     pub(crate) mesh: Mesh,
     pub(crate) mesh_events: mpsc::Receiver<MeshEvent>,
+    /// The MAC address that control connections begin with.
+    told_mac: [u8; 6],
     pub(crate) socket: StatusSocket,
     pub(crate) too_big: TooBig,
     pub(crate) listeners: Option<Listeners>,
@@ -79,7 +81,8 @@ impl Daemon {
         let known = Succession::new(options.cluster.clone());
         let cluster = known.cluster.clone();
         let node = cluster.node(options.node).ok_or(NodeError::UnknownNode(options.node))?.clone();
-        let (host, clocks) = (Host::new(setup.seen.clone())?, ProgramClock::begin());
+        let host = Host::new(setup.seen.clone(), &wanted_by(&known, &node))?;
+        let clocks = ProgramClock::begin();
         let at = &setup.seen.cluster;
         let link = Link {
             mac: at.mac,
@@ -98,6 +101,7 @@ impl Daemon {
             raw: Raw::default(),
             sockets: shell::sockets(node.roles.server),
             pressure: Pressure::new(&node),
+            clock: clocks.clone(),
             mesh: None,
         };
         core.furnish(&mut outside)?;
@@ -129,6 +133,7 @@ impl Daemon {
             more_events: false,
             mesh,
             mesh_events,
+            told_mac: at.mac,
             host,
             paths: setup.paths.clone(),
             to_paths,
@@ -174,6 +179,10 @@ impl Daemon {
                 self.note("the cluster's clock", promised);
                 self.tell_paths(PathNews::Up(node));
                 let nodes = hello.nodes.len();
+                let mac = self.host.seen.cluster.mac;
+                if mac != self.told_mac {
+                    self.core.post.send(node, Message::Mac(Mac { mac }));
+                }
                 self.core.up(node, (hello.mac, nodes), &mut self.outside, clock::moment());
             }
             MeshEvent::Down { node, reason } => {

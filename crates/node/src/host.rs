@@ -1,19 +1,22 @@
 //! This node's host while the node runs: who changes it is noticed within a second, and the change is put back or
 //! followed. What can be neither makes the node leave: it would take connections and lose them.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use baton_control::{Mac, Message};
 use baton_core::for_all;
-use baton_datapath::DatapathError;
-use baton_host::{HostSeen, HostWatch, Interface, Mended};
-use tokio::sync::mpsc;
+use baton_datapath::{DatapathError, program_name};
+use baton_host::{HostSeen, HostWatch, Interface, Mended, Wanted};
+use tokio::sync::{mpsc, watch};
 
 use crate::daemon::{Daemon, largest};
 use crate::host_work::Look;
 use crate::mends::Mends;
 use crate::path::{PathNews, Paths};
 use crate::setup::{peer_entry, wanted_by};
+use crate::status::HostStatus;
 use crate::{NodeError, clock};
 
 /// Several changes that belong together come within this.
@@ -31,6 +34,12 @@ pub(crate) struct Host {
     pub(crate) seen: HostSeen,
     pub(crate) mends: Mends,
     told: mpsc::Receiver<()>,
+    /// Interfaces of which a new route is news.
+    unused: watch::Sender<Vec<u32>>,
+    /// Programs of others that see packets before Baton's, by interface.
+    in_front: BTreeMap<u32, Vec<u32>>,
+    /// A VIP that is where it must not be.
+    misplaced: Option<String>,
     /// When to look next.
     look_at: Instant,
     sweep_at: Instant,
@@ -40,11 +49,12 @@ pub(crate) struct Host {
 
 impl Host {
     /// As it was `seen` at the start.
-    pub(crate) fn new(seen: HostSeen) -> Result<Self, NodeError> {
+    pub(crate) fn new(seen: HostSeen, wanted: &Wanted) -> Result<Self, NodeError> {
         let mut changes = HostWatch::listen()?;
         let (tell, told) = mpsc::channel(1);
+        let (unused, known) = watch::channel(seen.unused(wanted));
         tokio::spawn(async move {
-            while changes.next().await {
+            while changes.next(|interface| known.borrow().contains(&interface)).await {
                 // One that nobody has looked at yet stands for all.
                 if let Err(mpsc::error::TrySendError::Closed(())) = tell.try_send(()) {
                     return;
@@ -53,12 +63,34 @@ impl Host {
         });
         let now = Instant::now();
         // What has changed since the start is seen at once.
-        Ok(Self { seen, mends: Mends::default(), told, look_at: now, sweep_at: now + SWEEP, lost: None })
+        Ok(Self {
+            seen,
+            mends: Mends::default(),
+            told,
+            unused,
+            in_front: BTreeMap::new(),
+            misplaced: None,
+            look_at: now,
+            sweep_at: now + SWEEP,
+            lost: None,
+        })
     }
 
     /// Why the node cannot be on this host, if it cannot.
     pub(crate) fn lost(&self) -> Option<&str> {
         self.lost.as_ref().map(|(_, why)| why.as_str())
+    }
+
+    /// For the status.
+    pub(crate) fn status(&self) -> HostStatus {
+        let name = |index: &u32| {
+            let interface = self.seen.watched.iter().find(|interface| interface.index == *index)?;
+            Some(interface.name.clone())
+        };
+        let mut status = self.mends.status(self.lost(), clock::monotonic());
+        status.in_front = self.in_front.keys().filter_map(name).take(HostStatus::IN_FRONT_MAX).collect();
+        status.misplaced.clone_from(&self.misplaced);
+        status
     }
 
     /// Whether there are several ways for answers to clients.
@@ -85,6 +117,7 @@ impl Daemon {
             if self.outside.datapath.is_detached() || !self.settings_are_right() {
                 self.host.look_at = now;
             }
+            self.look_in_front();
         }
         if now < self.host.look_at || self.host_work.is_busy() {
             return;
@@ -138,10 +171,13 @@ impl Daemon {
         let now = clock::monotonic();
         mended.iter().for_each(|one| self.host.mends.mended(one, now));
         let before = std::mem::replace(&mut self.host.seen, seen);
+        self.look_at_vips();
         for change in changes(&before.cluster, &self.host.seen.cluster) {
             self.host.mends.followed(&change);
         }
         self.link_changed(&before.cluster);
+        let held = self.keep_hold_up();
+        self.note("the hold device", held);
         let attached = self.keep_attached(&before);
         self.note("programs that were detached", attached);
         // How large packets may be is found by the task that probes.
@@ -154,6 +190,45 @@ impl Daemon {
         self.note("what changes while the programs run", promised);
     }
 
+    /// VIPs that somebody has given to an interface where they must not be; and what the watch is to tell of.
+    fn look_at_vips(&mut self) {
+        let known = self.core.services().known();
+        let Some(wanted) = known.cluster.node(self.core.me()).map(|node| wanted_by(known, node)) else {
+            return;
+        };
+        let unused = self.host.seen.unused(&wanted);
+        self.host.unused.send_if_modified(|before| std::mem::replace(before, unused.clone()) != unused);
+        let misplaced = self.host.seen.misplaced(&wanted);
+        if misplaced != self.host.misplaced {
+            match &misplaced {
+                Some(what) => {
+                    tracing::error!("who finds a VIP there does not find Baton; take it away: {what}")
+                }
+                None => tracing::info!("VIPs are where they belong again"),
+            }
+            self.host.misplaced = misplaced;
+        }
+    }
+
+    /// Says which programs of others have come before Baton's. They are the operator's, and stay.
+    fn look_in_front(&mut self) {
+        let in_front = self.outside.datapath.in_front();
+        for (index, programs) in
+            in_front.iter().filter(|(index, now)| self.host.in_front.get(index) != Some(now))
+        {
+            let interface = self.host.seen.watched.iter().find(|interface| interface.index == *index);
+            let interface = interface.map_or("an interface", |interface| interface.name.as_str());
+            let names: Vec<_> = programs.iter().map(|id| format!("{} ({id})", program_name(*id))).collect();
+            let what = format!("on {interface} other programs come before Baton's: {}", names.join(", "));
+            tracing::warn!("{what}; what these keep, or pass to the kernel, Baton does not see: bpftool net");
+            self.host.mends.followed(&what);
+        }
+        if in_front.is_empty() && !self.host.in_front.is_empty() {
+            self.host.mends.followed("Baton's programs are the first again");
+        }
+        self.host.in_front = in_front;
+    }
+
     /// The interface to the other nodes may be another one, or carry other packets.
     fn link_changed(&mut self, before: &Interface) {
         let now = self.host.seen.cluster.clone();
@@ -162,6 +237,12 @@ impl Daemon {
         }
         self.core.link_changed(now.mac, largest(&self.paths, &self.host).into());
         self.tell_paths(PathNews::Host(self.host.mtu()));
+        if now.mac != before.mac {
+            let peers: Vec<_> = self.core.peers().others(self.cluster(), |_| true).collect();
+            for peer in peers {
+                self.core.post.send(peer, Message::Mac(Mac { mac: now.mac }));
+            }
+        }
         if now.index == before.index {
             return;
         }
@@ -172,19 +253,42 @@ impl Daemon {
         self.note("the interface to other nodes", told);
     }
 
+    /// A hold device that is down loses what is held.
+    fn keep_hold_up(&mut self) -> Result<(), DatapathError> {
+        let Some(hold) = &self.outside.hold else { return Ok(()) };
+        let hold = hold.get();
+        if self.host.seen.is_up(hold.index()) != Some(false) {
+            return Ok(());
+        }
+        hold.set_up()?;
+        let one =
+            Mended { what: "the hold device".to_owned(), found: "down".to_owned(), now: "up".to_owned() };
+        self.host.mends.mended(&one, clock::monotonic());
+        Ok(())
+    }
+
     /// Attaches what is missing.
     fn keep_attached(&mut self, before: &HostSeen) -> Result<(), DatapathError> {
         let numbers = |of: &[Interface]| of.iter().map(|interface| interface.index).collect::<Vec<_>>();
         let seen = &self.host.seen;
         let (watched, others) = (numbers(&seen.watched), numbers(&seen.others));
         let newly = self.outside.datapath.keep_attached(&watched, &others, &seen.present())?;
+        let put_back = |what: &str| Mended {
+            what: what.to_owned(),
+            found: "detached".to_owned(),
+            now: "attached".to_owned(),
+        };
+        if newly.hold {
+            self.host.mends.mended(&put_back("the program on the hold device"), clock::monotonic());
+        }
+        if newly.sockets {
+            self.host.mends.mended(&put_back("the program for new sockets"), clock::monotonic());
+        }
         let was_watched = numbers(&before.watched);
         for interface in seen.watched.iter().filter(|interface| newly.programs.contains(&interface.index)) {
             let name = &interface.name;
             if was_watched.contains(&interface.index) {
-                let what = format!("the programs on {name}");
-                let one = Mended { what, found: "detached".to_owned(), now: "attached".to_owned() };
-                self.host.mends.mended(&one, clock::monotonic());
+                self.host.mends.mended(&put_back(&format!("the programs on {name}")), clock::monotonic());
             } else {
                 self.host.mends.followed(&format!("attached to {name} too"));
             }
@@ -192,8 +296,7 @@ impl Daemon {
         let was_other = numbers(&[&before.watched[..], &before.others].concat());
         for interface in seen.watched.iter().chain(&seen.others) {
             if newly.guards.contains(&interface.index) && was_other.contains(&interface.index) {
-                let what = format!("the guard on {}", interface.name);
-                let one = Mended { what, found: "detached".to_owned(), now: "attached".to_owned() };
+                let one = put_back(&format!("the guard on {}", interface.name));
                 self.host.mends.mended(&one, clock::monotonic());
             }
         }
@@ -225,7 +328,7 @@ fn changes(before: &Interface, now: &Interface) -> Vec<String> {
 
 /// What a look brings: the ways to other nodes go with the interfaces.
 pub(crate) async fn look(
-    wanted: &baton_host::Wanted,
+    wanted: &Wanted,
     run_dir: Option<&Path>,
     before: &HostSeen,
     cluster: &baton_cluster::Cluster,

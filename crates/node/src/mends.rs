@@ -63,6 +63,7 @@ impl Mends {
             last: self.last.clone(),
             fought: fought.map(|(what, _)| cut(what)),
             lost: lost.map(cut),
+            ..HostStatus::default()
         }
     }
 

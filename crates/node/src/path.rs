@@ -33,7 +33,7 @@ pub(crate) struct Paths {
     pub(crate) interfaces: Vec<(NodeId, u32)>,
     /// How large packets may be by a route, or because a router has said so, bytes.
     pub(crate) claims: BTreeMap<NodeId, u16>,
-    /// The largest packet that each node has acknowledged, bytes.
+    /// The largest packet that each node has acknowledged, and does still, bytes.
     pub(crate) proved: BTreeMap<NodeId, u16>,
     /// The largest packet that gets from this node to all others, bytes, where that is less than the interface's MTU.
     pub(crate) mine: Option<u16>,
@@ -63,8 +63,10 @@ impl Paths {
     /// As they are now, by the routes; a node without route counts as one on the link.
     pub(crate) async fn look(cluster: &Cluster, me: NodeId) -> Self {
         let mut paths = Self::default();
+        // Rules may go by the source, which is this node's own address.
+        let own = cluster.node(me).map(|node| node.address);
         for peer in cluster.nodes.iter().filter(|peer| peer.id != me) {
-            let way = match Way::to(peer.address).await {
+            let way = match Way::to(peer.address, own.unwrap_or(peer.address)).await {
                 Ok(way) => way,
                 Err(error) => {
                     tracing::debug!(peer = peer.name, %error, "no way");
@@ -259,7 +261,8 @@ impl Watch {
     fn paths(&self, routes: &Paths) -> Paths {
         let usable = self.searches.values().map(MtuSearch::usable).min();
         let mine = usable.filter(|mtu| *mtu < self.interface_mtu);
-        let proved = self.searches.iter().filter_map(|(node, search)| Some((*node, search.proved()?)));
+        let now = self.now();
+        let proved = self.searches.iter().filter_map(|(node, search)| Some((*node, search.confirmed(now)?)));
         let told = self.told.values().copied().filter(|mtu| *mtu < self.interface_mtu);
         let mtu = mine.into_iter().chain(told).min();
         Paths { mine, mtu, proved: proved.collect(), ..routes.clone() }

@@ -3,17 +3,19 @@
 use std::fmt::Display;
 use std::time::Instant;
 
+use baton_cluster::Sign;
 use baton_control::{PeerState, PeerStatus};
-use baton_core::UnknownTally;
+use baton_core::{SeatState, Suspicion, UnknownTally};
 use baton_datapath::{Counter, CounterKind};
 
+use crate::NodeError;
 use crate::daemon::Daemon;
 use crate::reader::Reader;
 use crate::status::{
-    ConnectionState, ConnectionStatus, CounterStatus, DecisionStatus, EndingStatus, HandoffStatus,
-    LoadStatus, NodeStatus, ReaderStatus, TroubleStatus, UnknownStatus,
+    ConnectionState, ConnectionStatus, CounterStatus, DecisionStatus, DispatcherStanding, DispatcherStatus,
+    DoubtStatus, EndingStatus, HandoffStatus, LoadStatus, NodeStatus, ReaderStatus, TroubleStatus,
+    UnknownStatus,
 };
-use crate::{NodeError, clock};
 
 impl Daemon {
     /// What this node says of itself now.
@@ -39,8 +41,10 @@ impl Daemon {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             file: short(&self.cluster().digest()),
             ending: self.ending(),
+            link_mtu: self.host.mtu(),
             connections: self.mesh.peers().iter().map(|p| self.connection(p)).collect(),
             loads,
+            doubts: self.doubts(),
             decisions: self.decisions(&counters),
             unknown: self.unknown(),
             reader: self.reader(),
@@ -51,7 +55,7 @@ impl Daemon {
             closed: counters.get(Counter::Closed),
             bytes_served: counters.get(Counter::BytesServed),
             troubles,
-            host: self.host.mends.status(self.host.lost(), clock::monotonic()),
+            host: self.host.status(),
         }
     }
 
@@ -128,6 +132,23 @@ impl Daemon {
         Ok(out)
     }
 
+    /// What this node has seen itself.
+    fn doubts(&self) -> Vec<DoubtStatus> {
+        let own = self.core.standing().suspicions().filter(|suspicion| suspicion.by == self.core.me());
+        own.map(|Suspicion { server, pool, sign, count, .. }| DoubtStatus {
+            server: self.name_of(server),
+            pool: pool.and_then(|hash| {
+                let pool = self.cluster().pools.iter().find(|pool| pool.hash == hash)?;
+                let service = self.cluster().services.iter().find(|service| service.id == pool.service)?;
+                Some(format!("{}/{}", service.name, pool.name))
+            }),
+            seen: sign.map_or("it does not work", Sign::text).to_owned(),
+            count: u64::from(count),
+            help: sign.map_or("look at its log", Sign::help).to_owned(),
+        })
+        .collect()
+    }
+
     fn decisions(&self, counters: &baton_datapath::Counters) -> DecisionStatus {
         let tally = self.core.placing().map(|placing| placing.tally()).unwrap_or_default();
         let decided = self.core.dispatched();
@@ -138,6 +159,8 @@ impl Daemon {
                 .sum(),
             known: tally.known,
             asked: tally.asked,
+            reasked: tally.reasked,
+            unreachable: tally.unreachable,
             answered: tally.answered,
             batches: tally.batches,
             held_now: self.core.placing().map_or(0, |placing| placing.held_now() as u64),
@@ -146,7 +169,27 @@ impl Daemon {
             decided: decided.map_or(0, |s| s.asked - s.refused),
             moves: decided.map_or(0, |s| s.moved),
             targets: decided.map(|s| s.targets as u64),
+            learned: decided.map_or(0, |s| s.learned),
+            ready: self.core.is_ready(),
+            dispatchers: self.dispatchers(),
         }
+    }
+
+    fn dispatchers(&self) -> Vec<DispatcherStatus> {
+        let Some(placing) = self.core.placing() else { return Vec::new() };
+        let all = placing.dispatchers(Instant::now());
+        all.map(|(node, standing, late)| DispatcherStatus {
+            dispatcher: self.name_of(node),
+            standing: match standing {
+                SeatState::Asked => DispatcherStanding::Asked,
+                SeatState::Standby => DispatcherStanding::Standby,
+                SeatState::Cold => DispatcherStanding::Cold,
+                SeatState::Slow => DispatcherStanding::Slow,
+                SeatState::Down => DispatcherStanding::Down,
+            },
+            late,
+        })
+        .collect()
     }
 
     fn handoffs(&self) -> Result<Vec<HandoffStatus>, NodeError> {

@@ -19,6 +19,8 @@ const EVERY: Duration = Duration::from_secs(3);
 const RAISE: Duration = Duration::from_secs(60);
 /// What did not arrive so often is too large.
 const TRIES: u8 = 3;
+/// What was known and has not been confirmed for so long is not shown any more: probes do not get through.
+const CONFIRMED: Duration = Duration::from_secs(15);
 /// Sizes of one round of a search.
 const AT_ONCE: u16 = 8;
 
@@ -46,6 +48,8 @@ pub(crate) struct MtuSearch {
     sizes: Vec<u16>,
     next: Duration,
     raised: Duration,
+    /// When a round was judged in which something had arrived.
+    confirmed: Option<Duration>,
 }
 
 impl MtuSearch {
@@ -61,6 +65,7 @@ impl MtuSearch {
             sizes: Vec::new(),
             next: now,
             raised: now,
+            confirmed: None,
         }
     }
 
@@ -89,6 +94,11 @@ impl MtuSearch {
             SearchStage::Unknown => None,
             SearchStage::Known(mtu) | SearchStage::Between(mtu, _) => Some(mtu.min(self.claimed)),
         }
+    }
+
+    /// The same, as far as it is confirmed still.
+    pub(crate) fn confirmed(&self, now: Duration) -> Option<u16> {
+        self.proved().filter(|_| self.confirmed.is_some_and(|at| now < at + CONFIRMED))
     }
 
     /// A probe of this size has arrived.
@@ -148,6 +158,9 @@ impl MtuSearch {
     /// What a round has told.
     fn judge(&mut self, now: Duration) {
         let arrived = self.arrived;
+        if arrived > 0 {
+            self.confirmed = Some(now);
+        }
         let above = self.sizes.iter().copied().find(|size| *size > arrived);
         let as_known = matches!(self.stage, SearchStage::Known(mtu) if arrived == mtu.min(self.claimed));
         self.tries += 1;

@@ -1,6 +1,7 @@
 //! Before the first packet and after the last: the programs and the hold device, then the host's settings and addresses;
 //! at the end first the addresses go, then the guards that have dropped packets for them meanwhile.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs::{File, Metadata, TryLockError};
 use std::io::{self, Read as _, Write as _};
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use baton_cluster::{Cluster, Node, Succession};
 use baton_core::{decides, may_own};
-use baton_datapath::{Datapath, DatapathError, Hold, Peer, Settings, Sizes};
+use baton_datapath::{Datapath, DatapathError, GUARD_FILTER, Hold, Peer, Settings, Sizes};
 use baton_host::{HostSeen, Interface, Undo, Wanted};
 
 use crate::path::Paths;
@@ -31,6 +32,8 @@ pub(crate) struct Setup {
     configure: Option<(Wanted, PathBuf)>,
     /// Where the guards have their names.
     guards: PathBuf,
+    /// Filters stand for guards that have no names.
+    filters: Cell<bool>,
     files: RunFiles,
 }
 
@@ -50,7 +53,7 @@ impl Setup {
         let here = |source| NodeError::System { what: "this network namespace", source };
         let namespace = std::fs::metadata("/proc/thread-self/ns/net").map_err(here)?.ino();
         let guards = Path::new(BPFFS).join("baton").join(format!("net-{namespace}"));
-        Ok(Self { seen, paths, configure, guards, files })
+        Ok(Self { seen, paths, configure, guards, filters: Cell::new(false), files })
     }
 
     /// Makes the host what the node needs. The programs are attached by then: where packets for a VIP arrive before,
@@ -59,7 +62,17 @@ impl Setup {
         if let Some((wanted, run_dir)) = &self.configure {
             baton_host::apply(wanted, run_dir).await?;
         }
+        if !self.filters.get() {
+            // Of a daemon that was killed, and had no file system for its guards.
+            self.forget_filters().await;
+        }
         Ok(())
+    }
+
+    async fn forget_filters(&self) {
+        if let Err(error) = baton_host::forget_filters(GUARD_FILTER).await {
+            tracing::warn!(%error, "filters of a guard may be left: tc filter show dev DEV ingress");
+        }
     }
 
     /// Attaches the programs to the interfaces of the cluster, and guards behind them and everywhere else.
@@ -74,6 +87,7 @@ impl Setup {
                  no BPF file system can be used ({why}); mount -t bpf bpf {BPFFS}"
             );
         }
+        self.filters.set(datapath.has_filters());
         for interface in &self.seen.watched {
             tracing::info!(interface = interface.name, "attached");
         }
@@ -137,6 +151,7 @@ impl Setup {
         if let Err(error) = baton_datapath::remove_guards(&self.guards) {
             tracing::error!(%error, "guards are left; remove them: rm -r {}", self.guards.display());
         }
+        self.forget_filters().await;
         // The lock goes last, with the rest of this: from then on another one may be this node.
     }
 }

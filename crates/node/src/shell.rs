@@ -15,6 +15,7 @@ use baton_datapath::{
 use baton_host::{SocketState, Sockets};
 use tokio::net::TcpStream;
 
+use crate::clock::ProgramClock;
 use crate::pressure::Pressure;
 use crate::raw::Raw;
 use crate::reader::{self, Reader};
@@ -33,6 +34,7 @@ pub(crate) struct Shell {
     /// To look for sockets whose bindings are gone; on servers.
     pub(crate) sockets: Option<Sockets>,
     pub(crate) pressure: Pressure,
+    pub(crate) clock: ProgramClock,
     /// As soon as the node has joined it.
     pub(crate) mesh: Option<Mesh>,
 }
@@ -135,6 +137,18 @@ impl Outside for Shell {
 
     fn counter(&mut self, counter: Counter) -> Result<u64> {
         self.datapath.counter(counter)
+    }
+
+    fn spoken(&mut self, service: ServiceId) -> Result<u64> {
+        self.datapath.spoken(service)
+    }
+
+    fn handoffs_sent(&mut self, to: NodeId) -> Result<u64> {
+        self.datapath.handoffs_sent(to)
+    }
+
+    fn handoffs_taken(&mut self, from: NodeId) -> Result<u64> {
+        self.datapath.handoffs_taken(from)
     }
 
     fn busy(&mut self, silent_since: Duration) -> u64 {
@@ -286,6 +300,10 @@ impl Outside for Shell {
     fn heard_by(&mut self, node: NodeId) -> Option<(u64, Duration)> {
         let (session, at) = self.mesh.as_ref()?.heard_by(node)?;
         Some((session, Instant::now().saturating_duration_since(at)))
+    }
+
+    fn cluster_time(&mut self) -> Duration {
+        Duration::from_nanos(self.clock.cluster_ns())
     }
 
     fn random(&mut self) -> u32 {

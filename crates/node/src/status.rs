@@ -50,10 +50,15 @@ pub struct NodeStatus {
     pub file: String,
     /// Services that its cluster file has no more, or that have lost a VIP, and that end.
     pub ending: Vec<EndingStatus>,
+    /// The largest packet that its interface to the other nodes carries, in bytes.
+    pub link_mtu: u16,
     /// Its control connections, one for each other node, in the order of the cluster file.
     pub connections: Vec<ConnectionStatus>,
     /// The servers' loads as this node knows them.
     pub loads: Vec<LoadStatus>,
+    /// The servers that it doubts, by what packets have shown it: they are given a request now and then, and else nothing,
+    /// while the pool has others.
+    pub doubts: Vec<DoubtStatus>,
     /// How its requests were decided, and what it decided for others.
     pub decisions: DecisionStatus,
     /// Connections whose first packet did not hold a whole request head.
@@ -91,11 +96,17 @@ pub struct HostStatus {
     pub fought: Option<String>,
     /// Why the node cannot stay on its host; it leaves soon.
     pub lost: Option<String>,
+    /// A VIP that is where it must not be now, and the command that takes it away.
+    pub misplaced: Option<String>,
+    /// Interfaces on which programs of others see packets before Baton's now: at most [`HostStatus::IN_FRONT_MAX`].
+    pub in_front: Vec<String>,
 }
 
 impl HostStatus {
     /// The most bytes of each text.
     pub const TEXT_BYTES_MAX: usize = 160;
+    /// The most interfaces that it names.
+    pub const IN_FRONT_MAX: usize = 8;
 }
 
 /// What went wrong in a daemon that went on.
@@ -152,7 +163,7 @@ pub struct ConnectionStatus {
     /// By how much the other node's wall clock is ahead of this one's, in microseconds, within half a round trip; none
     /// before the first measurement. Nothing depends on it but people who compare logs.
     pub clock_ahead_us: Option<i64>,
-    /// The largest packet on the way to the other node that it has acknowledged, in bytes; none while nothing is known.
+    /// The largest packet on the way to the other node that it has acknowledged, in bytes; none while it acknowledges none.
     pub path_mtu: Option<u16>,
     /// Messages received.
     pub messages_in: u64,
@@ -201,6 +212,49 @@ pub struct LoadStatus {
     pub weight: u16,
 }
 
+/// How a dispatcher stands with a node that asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DispatcherStatus {
+    /// Its name.
+    pub dispatcher: String,
+    /// Whether it is asked.
+    pub standing: DispatcherStanding,
+    /// Times that it has not answered in time.
+    pub late: u64,
+}
+
+/// Whether a dispatcher is asked, and if not, why.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DispatcherStanding {
+    /// It is.
+    Asked,
+    /// Another one comes before it, or it has just come back.
+    Standby,
+    /// It has not got yet what the others have decided.
+    Cold,
+    /// It has not answered in time, and is left alone for a while.
+    Slow,
+    /// There is no control connection to it.
+    #[default]
+    Down,
+}
+
+/// A server that a node doubts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DoubtStatus {
+    /// The server's name.
+    pub server: String,
+    /// In which pool, as `service/pool`; none: in all.
+    pub pool: Option<String>,
+    /// What was seen, as the end of a sentence about the server.
+    pub seen: String,
+    /// How often, since the server last worked.
+    pub count: u64,
+    /// What to look at.
+    pub help: String,
+}
+
 /// How requests were decided. A distributor counts what it needed, a dispatcher what it decided.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DecisionStatus {
@@ -210,6 +264,10 @@ pub struct DecisionStatus {
     pub known: u64,
     /// Questions put to the dispatcher.
     pub asked: u64,
+    /// Questions that were put to another dispatcher, because the first one was silent or went away.
+    pub reasked: u64,
+    /// Answers with a server that this node does not reach, so that it chose another one.
+    pub unreachable: u64,
     /// Questions that the dispatcher answered.
     pub answered: u64,
     /// Batches in which they were asked.
@@ -226,6 +284,12 @@ pub struct DecisionStatus {
     pub moves: u64,
     /// As dispatcher: targets that it has mapped now; none for policies that are blind to content.
     pub targets: Option<u64>,
+    /// As dispatcher: mappings that it has learned from other dispatchers.
+    pub learned: u64,
+    /// As dispatcher: it remembers what the dispatchers have decided; none on nodes without the role.
+    pub ready: Option<bool>,
+    /// How each dispatcher stands with this node, in the order in which they are asked; none if it asks nobody.
+    pub dispatchers: Vec<DispatcherStatus>,
 }
 
 /// The reader: request heads that do not fit one packet are read by this node, which then hands the

@@ -1,6 +1,6 @@
 //! Bindings: what is known of a connection, when it counts as forgotten, and how the owner follows it.
 
-use baton_cluster::{Flow, NodeId};
+use baton_cluster::{Flow, NodeId, Sign};
 
 use crate::egress::Sent;
 use crate::packet::flag::{FIN, RST};
@@ -237,6 +237,19 @@ impl Run<'_> {
         p.has(RST) || (p.has(FIN) && !b.has(FLAG_FIN_IN)) || begins
     }
 
+    /// A sign that this node's server does not work.
+    pub(super) fn failed(&mut self, flow: Flow, sign: Sign, spoke: bool) {
+        self.events.push(Event::Failed { flow, sign, spoke });
+    }
+
+    /// The first word of a connection's socket.
+    fn spoke(&mut self, flow: &Flow) {
+        let service = self.model.tables.services.get(&(flow.vip, flow.vip_port)).map(|service| service.id);
+        if let Some(service) = service {
+            *self.model.tables.evidence.spoken.entry(service).or_default() += 1;
+        }
+    }
+
     /// The owner hears from the client.
     pub(super) fn track_in(&mut self, p: &Packet, b: &mut Binding) {
         b.seen_ns = self.clock.kernel_ns;
@@ -261,7 +274,14 @@ impl Run<'_> {
         let (flow, payload) = (s.flow, s.payload.len() as u32);
         let fin = s.flags & FIN != 0;
         let end = s.seq.wrapping_add(payload).wrapping_add(u32::from(fin));
+        let (spoke, resets) = (b.has(FLAG_CONFIRMED), s.flags & RST != 0);
         b.flags |= FLAG_CONFIRMED;
+        if !spoke && !resets {
+            self.spoke(&flow);
+        }
+        if resets && !b.has(FLAG_CLOSED | FLAG_FIN_IN) && b.snd_end == b.start_ack {
+            self.failed(flow, Sign::ResetFirst, spoke);
+        }
         if b.has(FLAG_REPLAY) && s.ack.wrapping_sub(b.replay_end).cast_signed() >= 0 {
             b.flags &= !FLAG_REPLAY;
             self.count(Counter::ReplayTaken);

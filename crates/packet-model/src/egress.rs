@@ -6,7 +6,9 @@ use crate::binding::age_ns;
 use crate::packet::flag::{ACK, RST};
 use crate::packet::{be16, be32, ip, l4};
 use crate::{Run, Verdict};
-use baton_datapath::constants::{FLAG_ADOPTED, FLAG_CLOSED, FLAG_FROZEN, OPTION_TIMESTAMPS, YOUNG_MS};
+use baton_datapath::constants::{
+    FLAG_ADOPTED, FLAG_CLOSED, FLAG_FROZEN, FLAG_REPEATED, OPTION_TIMESTAMPS, YOUNG_MS,
+};
 use baton_datapath::{Counter, State};
 
 /// A packet of the server.
@@ -57,7 +59,8 @@ impl Run<'_> {
         }
         // A packet that overtook the adopting one finds no socket: its RST would kill the connection.
         let young = age_ns(self.clock.kernel_ns, b.since_ns) < u64::from(YOUNG_MS) * 1_000_000;
-        let stray = |flags: u8| young && flags & (RST | ACK) == RST;
+        // When the client has repeated its first packet, that one has passed long ago: it is a firewall's.
+        let stray = |flags: u8| young && !b.has(FLAG_REPEATED) && flags & (RST | ACK) == RST;
         if b.state == State::Reading && stray(tcp.get(13).copied().unwrap_or(0)) {
             return self.drop(Counter::DropOvertakenReset);
         }

@@ -1,7 +1,8 @@
 //! The order of decisions for what arrives at a node: the story at the head of `bpf/baton.bpf.c`.
 
-use baton_cluster::{NodeId, Protocol};
+use baton_cluster::{NodeId, Protocol, Sign};
 
+use crate::binding::age_ns;
 use crate::cookie::Offer;
 use crate::decide::Choice;
 use crate::packet::flag::{ACK, FIN, RST, SYN, URG};
@@ -13,8 +14,8 @@ use crate::{
 };
 use baton_datapath::constants::{
     DEAF_MS, FLAG_ADOPTED, FLAG_ASKED, FLAG_ASKED_AGAIN, FLAG_CLOSED, FLAG_CONFIRMED, FLAG_FOLLOWED,
-    FLAG_HANDED, FLAG_LEFT, FLAG_MOVED, FLAG_REPLAY, FLAG_SYN_SEEN, HANDOFF_AGE_MS, OPTION_WSCALE,
-    RCV_WSCALE, RTT_CAP_MS, RTT_UNKNOWN, SYN_REACH, SYNACK_WINDOW, TRIES_MAX, TRIES_MS,
+    FLAG_HANDED, FLAG_LEFT, FLAG_MOVED, FLAG_REPEATED, FLAG_REPLAY, FLAG_SYN_SEEN, HANDOFF_AGE_MS,
+    OPTION_WSCALE, RCV_WSCALE, RTT_CAP_MS, RTT_UNKNOWN, SYN_REACH, SYNACK_WINDOW, TRIES_MAX, TRIES_MS,
 };
 use baton_datapath::{Counter, Event, State};
 
@@ -267,10 +268,12 @@ impl Run<'_> {
             return self.end_stale_socket(p, b, socket);
         }
         if !self.model.stack.listeners.contains(&(p.flow.vip, p.flow.vip_port)) {
+            self.failed(p.flow, Sign::NobodyListens, false);
             self.close(p.flow, b);
             return self.refuse(p, Counter::ResetNoListener);
         }
         if !self.model.stack.adopts {
+            self.failed(p.flow, Sign::Refused, false);
             self.close(p.flow, b);
             return self.refuse(p, Counter::ResetRefused);
         }
@@ -285,6 +288,10 @@ impl Run<'_> {
         b.tries = 0;
         if !b.has(FLAG_ADOPTED) {
             b.since_ns = self.clock.kernel_ns;
+        } else if age_ns(self.clock.kernel_ns, b.since_ns) > u64::from(TRIES_MS) * 1_000_000 {
+            b.since_ns = self.clock.kernel_ns;
+            b.flags |= FLAG_REPEATED;
+            self.failed(p.flow, Sign::NeverBegins, false);
         }
         b.snd_end = b.start_ack;
         b.flags |= FLAG_ADOPTED;

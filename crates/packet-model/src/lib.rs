@@ -125,11 +125,24 @@ pub struct Load {
     pub gone: bool,
 }
 
+/// What the programs count of servers that work.
+#[derive(Clone, Debug, Default)]
+pub struct Evidence {
+    /// Connections of each service of which this node's socket has spoken.
+    pub spoken: HashMap<ServiceId, u64>,
+    /// Handoff packets of this distributor's connections to each node.
+    pub sent: HashMap<NodeId, u64>,
+    /// Handoff packets from each distributor.
+    pub taken: HashMap<NodeId, u64>,
+}
+
 /// The maps, as the programs see them.
 #[derive(Clone)]
 pub struct Tables {
     /// Services by address and port.
     pub services: HashMap<(IpAddr, u16), Service>,
+    /// What shows that servers work.
+    pub evidence: Evidence,
     /// Pools.
     pub pools: HashMap<PoolId, Pool>,
     /// What may be decided without asking, and the rota.

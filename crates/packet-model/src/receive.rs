@@ -96,6 +96,7 @@ impl Run<'_> {
         if !self.model.settings.roles.server {
             return self.drop(Counter::DropNoRole);
         }
+        *self.model.tables.evidence.taken.entry(NodeId(h.distributor)).or_default() += 1;
         let known = self.binding_of(&p.flow);
         let now = self.clock.cluster_ns;
         let not_later = |b: &Binding| !b.is_before(h.issued, now);

@@ -277,7 +277,11 @@ impl Run<'_> {
             flags: (b.flags & (FLAG_REPLAY | FLAG_MOVED)) as u16,
             replay_end: b.replay_end,
         };
-        self.wrap(&handoff, &p.flow, to)
+        let verdict = self.wrap(&handoff, &p.flow, to);
+        if verdict != Verdict::Drop && NodeId(b.distributor) == self.model.settings.node {
+            *self.model.tables.evidence.sent.entry(to).or_default() += 1;
+        }
+        verdict
     }
 
     /// A handoff packet goes on to the node that its connection was decided for since: what it says

@@ -10,6 +10,8 @@ use crate::tcp::End;
 
 /// A user waits so long for an answer, nanoseconds.
 const PATIENCE: u64 = 30_000 * MS;
+/// And so long when it has an alternative.
+const IMPATIENCE: u64 = 6_000 * MS;
 /// SYNs that a client sends before it gives up: the last one after about a minute (RFC 1122 4.2.3.5 asks for more).
 const SYNS: u32 = 6;
 /// A client that waits for an answer for so long asks whether anybody is there, and again, nanoseconds.
@@ -306,6 +308,15 @@ impl Client {
             self.stage = Stage::Reset;
         }
         gives_up
+    }
+
+    /// Nothing of its first answer has come for so long that its user tries something else.
+    pub(crate) fn leaves(&mut self, now: u64) -> bool {
+        let leaves = self.stage == Stage::Open && self.answered == 0 && now > self.got + IMPATIENCE;
+        if leaves {
+            self.stage = Stage::Reset;
+        }
+        leaves
     }
 
     pub(crate) fn is_over(&self) -> bool {

@@ -16,7 +16,7 @@ mod tcp;
 mod world;
 
 pub use plan::{
-    ClientPlan, Clog, File, Mishap, Place, Plan, PoolPlan, RequestPlan, Rollout, ServicePlan, Upload,
+    ClientPlan, Clog, File, Mishap, Place, Plan, PoolPlan, RequestPlan, Rollout, ServicePlan, Sick, Upload,
 };
 pub use planted::Planted;
 

@@ -7,6 +7,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 mod files;
+mod sick;
 
 use files::P_HTTP;
 pub use files::{File, PoolPlan, Rollout, ServicePlan};
@@ -24,6 +25,13 @@ const FIGURES: [&[&str]; 5] = [
     &["distributor,server,dispatcher", "distributor,server"],
     &["switch,distributor,server,dispatcher", "distributor,server", "distributor,server"],
     &["switch", "distributor,dispatcher", "distributor,server", "server"],
+];
+
+/// And those with several dispatchers, of every fourth seed.
+const STANDBYS: [&[&str]; 3] = [
+    &["switch,dispatcher", "distributor,server", "distributor,server,dispatcher", "dispatcher"],
+    &["distributor,server,dispatcher", "server,dispatcher", "server"],
+    &["distributor", "dispatcher", "dispatcher", "server", "server"],
 ];
 
 /// One seed's plan.
@@ -57,6 +65,17 @@ pub struct Plan {
     pub strictly: bool,
     /// What happens to nodes, in order.
     pub mishaps: Vec<(u64, Mishap)>,
+    /// A web server that does not work, though its node is well.
+    pub sick: Option<Sick>,
+}
+
+/// A web server that does not work, from the beginning to the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sick {
+    /// Whose.
+    pub node: usize,
+    /// Its kernel makes no sockets: its queue is full, or a firewall is before it. Else nobody listens.
+    pub hangs: bool,
 }
 
 /// What happens to a node.
@@ -185,9 +204,14 @@ impl Plan {
     /// What a seed stands for.
     pub fn new(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
+        if seed % 10 == 3 {
+            return sick::plan(seed, &mut rng);
+        }
         // In every tenth a distributor stops while a request is undecided, and others may decide it.
         let two_deciders = seed % 10 == 7;
         let figure = if two_deciders { FIGURES[1] } else { FIGURES[rng.random_range(0..FIGURES.len())] };
+        let several = seed % 4 == 1 && !two_deciders;
+        let figure = if several { STANDBYS[rng.random_range(0..STANDBYS.len())] } else { figure };
         let servers: Vec<usize> = (0..figure.len()).filter(|node| figure[*node].contains("server")).collect();
         let strict = rng.random_ratio(2, 3) && servers.len() > 1 && !two_deciders;
         let mut cluster = lasting(figure);
@@ -246,6 +270,7 @@ impl Plan {
             clients,
             strictly: false,
             mishaps,
+            sick: None,
         }
     }
 

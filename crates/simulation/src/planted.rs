@@ -25,11 +25,25 @@ pub enum Planted {
     SilentIsHeard,
     /// Each node goes by its own wall clock.
     WallClocks,
+    /// Dispatchers do not tell each other what they decide.
+    ChangesAreNotShared,
+    /// What a dispatcher remembers does not reach one that asks for it.
+    NothingIsRecalled,
+    /// A connection is handed to a server that its distributor does not reach.
+    UnreachedServer,
+    /// An upload counts as read when its head is.
+    BodiesAreNotFollowed,
+    /// A node keeps as many packets as come.
+    NoLimits,
+    /// Once all clients are content a node looks at no deadline.
+    NothingTimesOut,
+    /// What shows that a server does not work user space does not hear.
+    SignsAreNotTold,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 18] = [
         Self::NewsOutOfOrder,
         Self::WrongServer,
         Self::TakesTooLittle,
@@ -41,5 +55,12 @@ impl Planted {
         Self::TakenIsNotTold,
         Self::SilentIsHeard,
         Self::WallClocks,
+        Self::ChangesAreNotShared,
+        Self::NothingIsRecalled,
+        Self::UnreachedServer,
+        Self::BodiesAreNotFollowed,
+        Self::NoLimits,
+        Self::NothingTimesOut,
+        Self::SignsAreNotTold,
     ];
 }

@@ -90,6 +90,8 @@ pub(crate) struct Shell {
     pub(crate) cluster_clock: ClusterClock,
     pub(crate) random: StdRng,
     pub(crate) planted: Option<Planted>,
+    /// A server that a connection was decided for, and that the node does not reach.
+    pub(crate) unreached: Option<NodeId>,
 }
 
 impl Shell {
@@ -104,6 +106,22 @@ impl Shell {
 
     fn has(&self, fault: Planted) -> bool {
         self.planted == Some(fault)
+    }
+
+    fn reaches(&self, node: NodeId) -> bool {
+        node == self.model.settings.node || self.sessions.get(&node).is_some_and(|session| session.is_up)
+    }
+
+    /// A connection is decided for a server.
+    fn decides(&mut self, server: NodeId) -> NodeId {
+        let peers = &self.model.tables.nodes;
+        let unreached = || peers.iter().find(|(id, peer)| peer.roles.server && !self.reaches(**id));
+        let planted = self.has(Planted::UnreachedServer).then(unreached).flatten();
+        let server = planted.map_or(server, |(id, _)| *id);
+        if !self.reaches(server) {
+            self.unreached = Some(server);
+        }
+        server
     }
 
     fn raw(&self, flow: &Flow) -> Option<&baton_packet_model::Binding> {
@@ -136,7 +154,7 @@ impl Outside for Shell {
     fn asked(&mut self, flow: &Flow) -> Result<Option<Progress>> {
         let Some(f) = self.model.tables.exchanges.get(flow) else { return Ok(None) };
         let (m, requests) = (f.messages(), f.messages.requests());
-        let between = requests.is_between_messages();
+        let between = requests.is_between_messages() || self.has(Planted::BodiesAreNotFollowed);
         let is_idle = m.asked != 0
             && m.asked == m.answered
             && between
@@ -210,7 +228,7 @@ impl Outside for Shell {
     }
 
     fn bind_held(&mut self, flow: &Flow, start_seq: u32, server: NodeId) -> Result<Option<u64>> {
-        let clock = self.clock();
+        let (clock, server) = (self.clock(), self.decides(server));
         Ok(self.model.bind_held(flow, start_seq, server, clock).then_some(clock.cluster_ns))
     }
 
@@ -225,6 +243,7 @@ impl Outside for Shell {
 
     fn decide_asked(&mut self, flow: &Flow, seq: u32, server: NodeId) -> Result<Option<u32>> {
         let clock = self.clock();
+        let server = self.decides(server);
         let server = if self.has(Planted::WrongServer) { self.model.settings.node } else { server };
         Ok(self.model.decide_asked(flow, seq, server, clock))
     }
@@ -242,7 +261,7 @@ impl Outside for Shell {
         server: NodeId,
         replay_end: u32,
     ) -> Result<Option<u64>> {
-        let clock = self.clock();
+        let (clock, server) = (self.clock(), self.decides(server));
         let bound = self.model.bind_read(flow, start_seq, server, replay_end, clock);
         Ok(bound.then_some(clock.cluster_ns))
     }
@@ -296,6 +315,18 @@ impl Outside for Shell {
 
     fn counter(&mut self, counter: Counter) -> Result<u64> {
         Ok(self.counters.get(&counter).copied().unwrap_or(0))
+    }
+
+    fn spoken(&mut self, service: ServiceId) -> Result<u64> {
+        Ok(self.model.tables.evidence.spoken.get(&service).copied().unwrap_or(0))
+    }
+
+    fn handoffs_sent(&mut self, to: NodeId) -> Result<u64> {
+        Ok(self.model.tables.evidence.sent.get(&to).copied().unwrap_or(0))
+    }
+
+    fn handoffs_taken(&mut self, from: NodeId) -> Result<u64> {
+        Ok(self.model.tables.evidence.taken.get(&from).copied().unwrap_or(0))
     }
 
     fn busy(&mut self, silent_since: Duration) -> u64 {
@@ -520,6 +551,10 @@ impl Outside for Shell {
         let ago = silent_since.map_or(0, |since| self.now.saturating_sub(since)) + lag;
         let ago = if self.has(Planted::SilentIsHeard) { 0 } else { ago };
         Some((number, Duration::from_nanos(ago)))
+    }
+
+    fn cluster_time(&mut self) -> Duration {
+        Duration::from_nanos(self.clock().cluster_ns)
     }
 
     fn random(&mut self) -> u32 {

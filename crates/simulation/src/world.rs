@@ -15,6 +15,7 @@ use rand::{Rng as _, SeedableRng as _};
 
 mod bounds;
 mod clogs;
+mod dispatchers;
 mod machine;
 mod mishaps;
 mod reload;
@@ -291,7 +292,8 @@ impl<'a> World<'a> {
         }
         self.summary.took_ms = self.now / MS;
         let is_judged = self.clients.iter().all(Client::is_over);
-        if let Some(what) = is_judged.then(|| self.calms_down().err()).flatten() {
+        let ended = self.sick_was_avoided();
+        if let Some(what) = is_judged.then(|| ended.and_then(|()| self.calms_down()).err()).flatten() {
             return Err(Box::new(Failure { what, story: self.story.into() }));
         }
         self.summary.mark = self.mark.finish();
@@ -373,6 +375,7 @@ impl<'a> World<'a> {
         if errors > 0 {
             return Err(format!("node {node}: {last:?}"));
         }
+        self.reaches(node)?;
         for (to, message) in out {
             self.send_message(node, to.index(), message);
         }
@@ -389,6 +392,9 @@ impl<'a> World<'a> {
             if self.planted == Some(Planted::TakenIsNotTold) && matches!(event, Event::Taken { .. }) {
                 continue;
             }
+            if self.planted == Some(Planted::SignsAreNotTold) && matches!(event, Event::Failed { .. }) {
+                continue;
+            }
             self.soon(5 * MS, Happening::Told { node, life, event });
         }
     }
@@ -400,7 +406,7 @@ impl<'a> World<'a> {
         else {
             return;
         };
-        if self.is_deaf(from, to) {
+        if self.is_deaf(from, to) || self.is_swallowed(&message) {
             return; // the connection will break
         }
         // In order: what happens at one time happens as it was ordered.
@@ -485,7 +491,10 @@ impl<'a> World<'a> {
             }),
             Happening::Tick { node, life } => {
                 let mut busy = false;
+                let stands_still = self.is_calm && self.planted == Some(Planted::NothingTimesOut);
+                let began = stands_still.then_some(self.started);
                 self.core(node, |core, shell, now| {
+                    let now = began.map_or(now, |instant| Moment { instant, ..now });
                     let until = now.monotonic + Duration::from_secs(2);
                     shell.model.tables.daemon_until_ns = until.as_nanos() as u64;
                     shell.model.tables.follows = core.services().follow();

@@ -7,7 +7,7 @@ use baton_cluster::{Flow, Target};
 use proptest::prelude::*;
 
 use super::*;
-use crate::message::{Change, Claim, End, Lost, Move, Question, Verdict};
+use crate::message::{Change, Claim, Doubted, End, Lost, Move, Question, RecallPlace, Verdict};
 use crate::word::{Clocks, Echo};
 
 /// One line for each message below: its name and its bytes. Lines are added, never changed: bytes
@@ -46,6 +46,11 @@ fn samples() -> Vec<(&'static str, Word)> {
     let (pool, target) = (PoolHash(0xd00f_beef), Target(0xfeed_beef));
     let verdict = |server, keep| Verdict { server, keep };
     let guide = |guide| Message::Guide(Guidance { pool, guide });
+    let mapped = |servers: &[u16]| MappedTarget {
+        target,
+        servers: servers.iter().copied().map(NodeId).collect(),
+        changed: 1_700_000_000_000_000_000,
+    };
     let messages = vec![
         (
             "ask",
@@ -115,6 +120,18 @@ fn samples() -> Vec<(&'static str, Word)> {
         ("grant-refused", Message::Grant(Grant { term: 1, granted: false })),
         ("heir", Message::Heir(Heir { term: 0xdead_beef })),
         ("probed", Message::Probed(Probed { number: 0xdead_beef, least: 1400 })),
+        ("mac", Message::Mac(Mac { mac: [2, 0, 0, 0, 0, 7] })),
+        (
+            "doubts",
+            Message::Doubts(Doubts {
+                taken: 1_000_000,
+                servers: vec![
+                    Doubted { server: NodeId(2), pool: Some(pool), sign: 1, count: 300 },
+                    Doubted { server: NodeId(255), pool: None, sign: 5, count: 3 },
+                ],
+            }),
+        ),
+        ("doubts-none", Message::Doubts(Doubts { taken: 0, servers: Vec::new() })),
         (
             "whose",
             Message::Whose(Whose {
@@ -139,6 +156,26 @@ fn samples() -> Vec<(&'static str, Word)> {
                     None,
                     Some(Claim { owner: NodeId(1), start_seq: 7, issued: 0, ended: true }),
                 ],
+            }),
+        ),
+        ("ready", Message::Ready(Ready { ready: true })),
+        ("ready-not", Message::Ready(Ready { ready: false })),
+        ("mapped", Message::Mapped(Mapped { pool, targets: vec![mapped(&[2, 255]), mapped(&[])] })),
+        ("recall", Message::Recall(Recall { place: RecallPlace { pool, from: 0 } })),
+        (
+            "recalled",
+            Message::Recalled(Recalled {
+                place: RecallPlace { pool, from: 0 },
+                next: Some(1024),
+                targets: vec![mapped(&[1])],
+            }),
+        ),
+        (
+            "recalled-last",
+            Message::Recalled(Recalled {
+                place: RecallPlace { pool, from: 1024 },
+                next: None,
+                targets: Vec::new(),
             }),
         ),
     ];
@@ -202,6 +239,9 @@ fn the_largest_messages_fit() {
     let moved = Move { flow: wide, server: far, start_seq: u32::MAX, issued: u64::MAX, from: far };
     let end = End { flow: wide, start_seq: u32::MAX };
     let pool = PoolHash(u32::MAX);
+    let mapped =
+        MappedTarget { target: Target(u64::MAX), servers: vec![far; SERVERS_MAX], changed: u64::MAX };
+    let place = RecallPlace { pool, from: u32::MAX };
     let largest = [
         ask(QUESTIONS_MAX),
         Message::Answer(Answer { batch: u32::MAX, answers: vec![verdict; QUESTIONS_MAX] }),
@@ -222,6 +262,18 @@ fn the_largest_messages_fit() {
         Message::Grant(Grant { term: u32::MAX, granted: true }),
         Message::Heir(Heir { term: u32::MAX }),
         Message::Probed(Probed { number: u32::MAX, least: u16::MAX }),
+        Message::Mac(Mac { mac: [0xff; 6] }),
+        Message::Ready(Ready { ready: true }),
+        Message::Mapped(Mapped { pool, targets: vec![mapped.clone(); MAPPED_MAX] }),
+        Message::Recall(Recall { place }),
+        Message::Recalled(Recalled { place, next: Some(u32::MAX), targets: vec![mapped; MAPPED_MAX] }),
+        Message::Doubts(Doubts {
+            taken: u64::MAX,
+            servers: vec![
+                Doubted { server: far, pool: Some(pool), sign: u8::MAX, count: u32::MAX };
+                DOUBTS_MAX
+            ],
+        }),
         Message::Whose(Whose {
             batch: u32::MAX,
             lost: vec![Lost { flow: wide, seq: u32::MAX, ack: u32::MAX }; LOST_MAX],
@@ -283,6 +335,11 @@ fn each_fault_is_named() {
             Error::BadNode { kind: Kind::Update, id: 256 },
         ),
         (&[PROTOCOL_VERSION, 23, 1, 0x80, 2], Error::BadNode { kind: Kind::Live, id: 256 }),
+        (&[PROTOCOL_VERSION, 41, 0, 1, 0, 1, 0x80, 2, 0], Error::BadNode { kind: Kind::Mapped, id: 256 }),
+        (
+            &[PROTOCOL_VERSION, 40, 2],
+            Error::Field { kind: Kind::Ready, source: postcard::Error::DeserializeBadBool },
+        ),
         (&[PROTOCOL_VERSION, 30, 0, 1, 1, 0x80, 2, 0, 0, 0], Error::BadNode { kind: Kind::Owned, id: 256 }),
         (
             &[PROTOCOL_VERSION, 30, 0, 1, 1, 0, 0, 0, 2],
@@ -322,8 +379,15 @@ fn a_claimed_length_sets_no_memory_aside() {
         Kind::StatusReply,
         Kind::Whose,
         Kind::Owned,
+        Kind::Mapped,
+        Kind::Recalled,
+        Kind::Doubts,
     ] {
-        let first: &[u8] = if matches!(kind, Kind::Update | Kind::Close | Kind::Live) { &[] } else { &[0] };
+        let first: &[u8] = match kind {
+            Kind::Update | Kind::Close | Kind::Live => &[],
+            Kind::Recalled => &[0, 0, 0],
+            _ => &[0],
+        };
         let bytes = [&[PROTOCOL_VERSION, kind as u8], first, &claim[..]].concat();
         let refused = Message::decode(&bytes);
         assert!(matches!(refused, Err(Error::Field { .. } | Error::TooMany { .. })), "{kind}: {refused:?}");
@@ -376,7 +440,17 @@ fn a_message() -> impl Strategy<Value = Message> {
         issued,
         ended,
     });
+    let mapped = (any::<u64>(), some_nodes(SERVERS_MAX), any::<u64>())
+        .prop_map(|(target, servers, changed)| MappedTarget { target: Target(target), servers, changed })
+        .boxed();
+    let place = (a_pool(), any::<u32>()).prop_map(|(pool, from)| RecallPlace { pool, from }).boxed();
     prop_oneof![
+        any::<bool>().prop_map(|ready| Message::Ready(Ready { ready })),
+        (a_pool(), prop::collection::vec(mapped.clone(), 0..50))
+            .prop_map(|(pool, targets)| Message::Mapped(Mapped { pool, targets })),
+        place.clone().prop_map(|place| Message::Recall(Recall { place })),
+        (place, any::<Option<u32>>(), prop::collection::vec(mapped, 0..50))
+            .prop_map(|(place, next, targets)| Message::Recalled(Recalled { place, next, targets })),
         (any::<u32>(), prop::collection::vec(question, 0..50))
             .prop_map(|(batch, questions)| Message::Ask(Ask { batch, questions })),
         (any::<u32>(), prop::collection::vec(verdict, 0..50))
@@ -394,6 +468,7 @@ fn a_message() -> impl Strategy<Value = Message> {
         any::<(u32, bool)>().prop_map(|(term, granted)| Message::Grant(Grant { term, granted })),
         any::<u32>().prop_map(|term| Message::Heir(Heir { term })),
         any::<(u32, u16)>().prop_map(|(number, least)| Message::Probed(Probed { number, least })),
+        any::<[u8; 6]>().prop_map(|mac| Message::Mac(Mac { mac })),
         (any::<u32>(), prop::collection::vec(lost, 0..50))
             .prop_map(|(batch, lost)| Message::Whose(Whose { batch, lost })),
         (any::<u32>(), prop::collection::vec(prop::option::of(claim), 0..50))
@@ -428,7 +503,7 @@ proptest! {
 
     /// Whatever the bytes are: no panic, and what is understood can be said again.
     #[test]
-    fn arbitrary_bytes(number in 0u8..32, body in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn arbitrary_bytes(number in 0u8..48, body in prop::collection::vec(any::<u8>(), 0..200)) {
         let bytes = [&[PROTOCOL_VERSION, number], &body[..]].concat();
         if let Ok(word) = Word::decode(&bytes) {
             prop_assert_eq!(Word::decode(&encoded(&word)), Ok(word));

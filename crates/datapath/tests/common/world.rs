@@ -15,8 +15,8 @@ use baton_datapath::{
 use baton_http::parse_request;
 use baton_packet_model::test_run::TestRun;
 use baton_packet_model::{
-    Binding, Clock, Decision, Followed, Guided, Handoff, Load, Messages, Model, Outcome, Parsed, Spread,
-    Stack, Tables, Verdict, prefix_slot,
+    Binding, Clock, Decision, Evidence, Followed, Guided, Handoff, Load, Messages, Model, Outcome, Parsed,
+    Spread, Stack, Tables, Verdict, prefix_slot,
 };
 use nix::time::{ClockId, clock_gettime};
 
@@ -162,6 +162,7 @@ impl World {
         let programs = TestRun(Datapath::load(settings, Sizes { bindings: 32_768, decisions: 4096 })?);
         let tables = Tables {
             services: HashMap::new(),
+            evidence: Evidence::default(),
             pools: HashMap::new(),
             guides: HashMap::new(),
             nodes: HashMap::new(),

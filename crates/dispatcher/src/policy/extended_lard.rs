@@ -29,8 +29,10 @@ use std::time::Duration;
 
 use baton_cluster::{Guide, NodeId, PolicyConfig, Target};
 
+use super::lard_replicated::ServerSet;
 use super::{Decision, Policy, without_dead};
-use crate::{Mapping, Replicas, Targets, View};
+use crate::remembered::{self, Placed, stamp};
+use crate::{Mapping, Remembered, Replicas, Targets, View};
 
 /// Extended LARD: its constants, and the servers that have each target.
 #[derive(Debug)]
@@ -39,7 +41,7 @@ pub struct ExtendedLard {
     /// T_high less one: up to this load a server that has the target costs no more than any other.
     load_limit: u32,
     pressure_low: u8,
-    holders: Targets<Replicas>,
+    holders: Targets<ServerSet>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -63,11 +65,11 @@ impl ExtendedLard {
     /// The first request of a connection.
     fn first(&mut self, target: Target, loads: View<'_>) -> Option<Decision> {
         let all = loads.live().map(|(node, _)| node);
-        let known = self.holders.get(target);
+        let known = self.holders.get(target).map(|set| &mut set.servers);
         let was_elsewhere = known.is_some();
         let Some(holders) = known.filter(|holders| any_live(holders, loads)) else {
             let server = self.costs.cheapest(all, &[], None, loads)?;
-            self.holders.insert(target, Replicas::one(server));
+            self.insert(target, server);
             return Some(held(server, Replicas::one(server), was_elsewhere));
         };
         let lost = without_dead(holders, loads);
@@ -89,11 +91,11 @@ impl ExtendedLard {
     /// A later request of a connection that `here` has.
     fn later(&mut self, target: Target, here: NodeId, loads: View<'_>) -> Option<Decision> {
         let calm = loads.is_calm(here, self.pressure_low);
-        let known = self.holders.get(target);
+        let known = self.holders.get(target).map(|set| &mut set.servers);
         let was_elsewhere = known.is_some();
         let Some(holders) = known.filter(|holders| any_live(holders, loads)) else {
             if calm {
-                self.holders.insert(target, Replicas::one(here));
+                self.insert(target, here);
                 return Some(held(here, Replicas::one(here), was_elsewhere));
             }
             return Some(Decision::unmapped(here));
@@ -113,6 +115,20 @@ impl ExtendedLard {
         let server = self.costs.cheapest(among.chain([here]), holders.as_slice(), Some(here), loads)?;
         Some(held(server, *holders, lost))
     }
+
+    /// A target is with one server alone; since when, `note` says.
+    fn insert(&mut self, target: Target, server: NodeId) {
+        self.holders.insert(target, ServerSet::one(server, Duration::ZERO, Duration::ZERO));
+    }
+
+    /// Notes the time of a change, if a decision has made one.
+    fn note(&mut self, target: Target, before: Option<Remembered>, now: Duration) {
+        let Some(set) = self.holders.get(target) else { return };
+        set.stamp = match before {
+            Some(before) if before.servers == set.servers => before.changed,
+            before => stamp(before.map(|before| before.changed), now),
+        };
+    }
 }
 
 impl Policy for ExtendedLard {
@@ -121,14 +137,19 @@ impl Policy for ExtendedLard {
         target: Option<Target>,
         at: Option<NodeId>,
         loads: View<'_>,
-        _now: Duration,
+        now: Duration,
     ) -> Option<Decision> {
         let here = loads.keeper(at);
-        match (target, here) {
-            (Some(target), None) => self.first(target, loads),
-            (Some(target), Some(here)) => self.later(target, here, loads),
-            (None, here) => here.or_else(|| loads.least_loaded()).map(Decision::unmapped),
-        }
+        let Some(target) = target else {
+            return here.or_else(|| loads.least_loaded()).map(Decision::unmapped);
+        };
+        let before = self.remembers(target);
+        let decided = match here {
+            None => self.first(target, loads),
+            Some(here) => self.later(target, here, loads),
+        };
+        self.note(target, before, now);
+        decided
     }
 
     fn guide(&self, _loads: View<'_>) -> Guide {
@@ -136,14 +157,26 @@ impl Policy for ExtendedLard {
     }
 
     fn server_left(&mut self, node: NodeId) -> usize {
-        self.holders.retain(|holders| {
-            holders.remove(node);
-            !holders.is_empty()
+        self.holders.retain(|set| {
+            set.servers.remove(node);
+            !set.servers.is_empty()
         })
     }
 
     fn mapping(&self, target: Target, _now: Duration) -> Option<Mapping> {
-        self.holders.peek(target).map(|holders| Mapping { servers: *holders, expires: None })
+        self.holders.peek(target).map(|set| Mapping { servers: set.servers, expires: None })
+    }
+
+    fn remembers(&self, target: Target) -> Option<Remembered> {
+        self.holders.peek(target).map(Placed::remembered)
+    }
+
+    fn learn(&mut self, target: Target, told: Remembered, now: Duration) -> bool {
+        remembered::learn(&mut self.holders, target, told, now)
+    }
+
+    fn piece(&self, from: usize, most: usize) -> (Vec<(Target, Remembered)>, Option<usize>) {
+        remembered::piece(&self.holders, from, most)
     }
 
     fn remembered(&self) -> (usize, u64) {

@@ -16,7 +16,8 @@ use std::time::Duration;
 use baton_cluster::{Guide, NodeId, PolicyConfig, Target};
 
 use super::{Decision, Policy, Thresholds, without_dead};
-use crate::{Mapping, Replicas, Targets, View};
+use crate::remembered::{self, Placed, settled, stamp};
+use crate::{Mapping, Remembered, Replicas, Targets, View};
 
 /// LARD/R: its constants, and each target's set of servers.
 #[derive(Debug)]
@@ -26,11 +27,22 @@ pub struct LardReplicated {
     sets: Targets<ServerSet>,
 }
 
-/// A target's servers, and when the policy last changed them.
+/// A target's servers, when the policy last changed them, and when anything did: a death, too.
 #[derive(Clone, Copy, Debug)]
-struct ServerSet {
-    servers: Replicas,
-    changed: Duration,
+pub(super) struct ServerSet {
+    pub(super) servers: Replicas,
+    pub(super) changed: Duration,
+    pub(super) stamp: Duration,
+}
+
+impl Placed for ServerSet {
+    fn of(told: Remembered) -> Self {
+        Self { servers: told.servers, changed: told.changed, stamp: told.changed }
+    }
+
+    fn remembered(&self) -> Remembered {
+        Remembered { servers: self.servers, changed: self.stamp }
+    }
 }
 
 impl LardReplicated {
@@ -52,18 +64,22 @@ impl Policy for LardReplicated {
             return loads.keeper(at).or_else(|| loads.least_loaded()).map(Decision::unmapped);
         };
         let known = self.sets.get(target);
-        let was_elsewhere = known.is_some();
+        let before = known.as_ref().map(|set| set.stamp);
         let held = known.and_then(|set| {
+            set.changed = settled(set.changed, now);
             let lost = without_dead(&mut set.servers, loads);
             let (server, changed) = set.choose(self.thresholds, self.k, loads, now)?;
+            if lost || changed {
+                set.stamp = stamp(before, now);
+            }
             Some(Decision { server, mapping: Some(set.mapping(self.k, now)), moved: lost || changed })
         });
         if held.is_some() {
             return held;
         }
         let server = loads.least_loaded()?;
-        self.sets.insert(target, ServerSet { servers: Replicas::one(server), changed: now });
-        Some(Decision { server, mapping: Some(Mapping::to_one(server)), moved: was_elsewhere })
+        self.sets.insert(target, ServerSet::one(server, now, stamp(before, now)));
+        Some(Decision { server, mapping: Some(Mapping::to_one(server)), moved: before.is_some() })
     }
 
     fn guide(&self, _loads: View<'_>) -> Guide {
@@ -81,12 +97,28 @@ impl Policy for LardReplicated {
         self.sets.peek(target).map(|set| set.mapping(self.k, now))
     }
 
+    fn remembers(&self, target: Target) -> Option<Remembered> {
+        self.sets.peek(target).map(Placed::remembered)
+    }
+
+    fn learn(&mut self, target: Target, told: Remembered, now: Duration) -> bool {
+        remembered::learn(&mut self.sets, target, told, now)
+    }
+
+    fn piece(&self, from: usize, most: usize) -> (Vec<(Target, Remembered)>, Option<usize>) {
+        remembered::piece(&self.sets, from, most)
+    }
+
     fn remembered(&self) -> (usize, u64) {
         (self.sets.len(), self.sets.evicted())
     }
 }
 
 impl ServerSet {
+    pub(super) fn one(server: NodeId, changed: Duration, stamp: Duration) -> Self {
+        Self { servers: Replicas::one(server), changed, stamp }
+    }
+
     /// The server of the set, as changed by this request, that takes it, and whether the set has
     /// changed; `None` when no server of the set is up.
     fn choose(

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use baton_cluster::{Guide, NodeId, PHttp, PolicyConfig, PolicyKind, Target};
 
-use crate::{Mapping, PoolRule, Replicas, View};
+use crate::{Mapping, PoolRule, Remembered, Replicas, View};
 pub use extended_lard::ExtendedLard;
 pub use lard::Lard;
 pub use lard_replicated::LardReplicated;
@@ -58,6 +58,24 @@ pub trait Policy: Send + Debug {
     fn mapping(&self, target: Target, now: Duration) -> Option<Mapping> {
         let _ = (target, now);
         None
+    }
+
+    /// What other dispatchers are to remember of a target.
+    fn remembers(&self, target: Target) -> Option<Remembered> {
+        let _ = target;
+        None
+    }
+
+    /// Takes over what another dispatcher has told of a target, unless something later is known here. Whether it did.
+    fn learn(&mut self, target: Target, told: Remembered, now: Duration) -> bool {
+        let _ = (target, told, now);
+        false
+    }
+
+    /// All that is remembered, from a place on, at most so much of it; and where the next piece begins.
+    fn piece(&self, from: usize, most: usize) -> (Vec<(Target, Remembered)>, Option<usize>) {
+        let _ = (from, most);
+        (Vec::new(), None)
     }
 
     /// How many targets are remembered, and how many gave way to others since the start.

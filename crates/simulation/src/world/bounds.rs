@@ -13,6 +13,8 @@ const LOOK_EVERY: u64 = 16;
 const CALM: u64 = 130_000 * MS;
 /// What a core says of bindings that it will hear of again.
 const GIVEN_BACK: &str = "connections whose packets are given back";
+/// Clients of a cluster with a server that does not work which are not served, at most.
+const UNSERVED: usize = 10;
 /// A daemon's tick while nothing happens.
 pub(super) const CALM_TICK: u64 = 2000 * MS;
 
@@ -24,7 +26,8 @@ impl World<'_> {
         else {
             return Ok(());
         };
-        match core.kept().iter().find(|kept| kept.now > kept.most) {
+        let limits = &self.files[self.nodes[node].goes_by].limits;
+        match core.kept(limits).iter().find(|kept| kept.now > kept.most) {
             Some(kept) => Err(format!("n{node} has {} {}, {} are the most", kept.now, kept.what, kept.most)),
             None => Ok(()),
         }
@@ -47,11 +50,23 @@ impl World<'_> {
         self.nothing_is_left()
     }
 
+    /// Of a pool with a server that works nearly all clients are served, whatever another one does: but for those by which
+    /// it shows, and those that are tried.
+    pub(super) fn sick_was_avoided(&self) -> Ended {
+        let Some(sick) = self.plan.sick else { return Ok(()) };
+        let unserved = self.clients.iter().filter(|client| client.stage != Stage::Done).count();
+        if unserved > UNSERVED {
+            return Err(format!("{unserved} clients are not served because of n{}: {sick:?}", sick.node));
+        }
+        Ok(())
+    }
+
     fn last_file(&self) -> u64 {
         self.plan.rollouts.iter().map(|rollout| rollout.at).max().unwrap_or(0)
     }
 
     fn nothing_is_left(&self) -> Ended {
+        self.dispatchers_agree()?;
         for (number, node) in self.nodes.iter().enumerate() {
             let Some(core) = &node.core else { continue };
             // A connection whose end a node was not told it counts for minutes; and for as long as a binding says that
@@ -62,7 +77,8 @@ impl World<'_> {
                 GIVEN_BACK => node.shell.model.tables.bindings.values().filter(gives_back).count(),
                 _ => 0,
             };
-            if let Some(kept) = core.kept().iter().find(|kept| kept.now > lasts(kept.what)) {
+            let limits = &core.services().cluster().limits;
+            if let Some(kept) = core.kept(limits).iter().find(|kept| kept.now > lasts(kept.what)) {
                 return Err(format!("n{number} has {} {} for ever", kept.now, kept.what));
             }
             let is_done = |number: usize| self.clients.get(number).is_some_and(|c| c.stage == Stage::Done);

@@ -92,6 +92,11 @@ impl World<'_> {
         let flow = Flow { client, client_port, vip: to, vip_port: port };
         let now = self.now;
         let shell = &mut self.nodes[node].shell;
+        if adopted == Some(Holder::Server) && self.plan.sick.is_some_and(|sick| sick.node == node) {
+            // The packet never gets to the socket that it was meant to make.
+            shell.model.stack.sockets.remove(&flow);
+            return Ok(());
+        }
         if let Some(holder) = adopted {
             let Some(b) = shell.model.tables.bindings.get(&flow) else {
                 return Err("adopted without binding".into());

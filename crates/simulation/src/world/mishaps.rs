@@ -123,9 +123,11 @@ impl World<'_> {
         let peer =
             |n: &baton_cluster::Node| Peer { address: n.address, roles: n.roles, routed: false, ifindex: 2 };
         let addresses = [(vip(1), 80), (vip(2), 80), (vip(3), 81)];
-        let listeners = if me.roles.server { addresses.into() } else { Default::default() };
+        let is_deserted = self.plan.sick.is_some_and(|sick| sick.node == node && !sick.hangs);
+        let listeners = if me.roles.server && !is_deserted { addresses.into() } else { Default::default() };
         let tables = model::Tables {
             services: Default::default(),
+            evidence: model::Evidence::default(),
             pools: Default::default(),
             guides: Default::default(),
             nodes: all.iter().map(|n| (n.id, peer(n))).collect(),
@@ -160,6 +162,7 @@ impl World<'_> {
             cluster_clock: ClusterClock::alone(self.now + booted, self.now + wall),
             random: StdRng::seed_from_u64(self.rng.random()),
             planted: self.planted,
+            unreached: None,
         }
     }
 
@@ -170,7 +173,7 @@ impl World<'_> {
         self.tell(format!("n{node} starts"));
         let chance = self.rng.random();
         let file = self.nodes[node].file;
-        let known = Succession::new(self.files[file].clone());
+        let known = Succession::new(self.as_read(file));
         let link = Link { mac: mac(node), mtu: 1600, ipv6_nodes: false };
         let now = self.moment(node);
         let core = Core::new(known, NodeId(node as u16), link, now, chance);

@@ -1,11 +1,12 @@
 //! Other cluster files while the nodes run: an operator gives them to one node after the other, as `baton reload` does, and
 //! meanwhile nodes go by different ones. Which node may serve a request then is judged by the plan's files.
 
-use baton_cluster::Succession;
+use baton_cluster::{Cluster, Succession};
 
 use super::{Ended, Happening, World};
 use crate::message::RequestId;
 use crate::plan::MS;
+use crate::planted::Planted;
 
 impl World<'_> {
     /// Another file is on a node's disk, and its daemon is to read it.
@@ -21,16 +22,16 @@ impl World<'_> {
 
     /// The daemon reads the file on its disk, and has its host prepared for it.
     pub(super) fn reload(&mut self, node: usize) -> Ended {
-        let n = &mut self.nodes[node];
+        let n = &self.nodes[node];
         let (life, file) = (n.life, n.file);
         let Some(core) = &n.core else { return Ok(()) };
         if n.is_changing {
             self.soon(50 * MS, Happening::Reload { node, life });
             return Ok(());
         }
-        let known = core.services().known().reload(self.files[file].clone());
+        let known = core.services().known().reload(self.as_read(file));
         let (known, _) = known.map_err(|error| format!("n{node} refuses file {file}: {error}"))?;
-        n.is_changing = true;
+        self.nodes[node].is_changing = true;
         self.soon(100 * MS, Happening::GoesBy { node, life, file, known: Box::new(known) });
         Ok(())
     }
@@ -62,6 +63,15 @@ impl World<'_> {
             left = if is_changing { None } else { core.count_ending(shell, now) };
         })?;
         left.map_or(Ok(()), |known| self.take_over(node, known))
+    }
+
+    /// A file, as a daemon reads it.
+    pub(super) fn as_read(&self, file: usize) -> Cluster {
+        let mut cluster = self.files[file].clone();
+        if self.planted == Some(Planted::NoLimits) {
+            cluster.limits.held_packets = u32::MAX;
+        }
+        cluster
     }
 
     /// A node goes by a file from now on.

@@ -69,7 +69,8 @@ impl World<'_> {
             self.summary.lost += 1;
             // A distributor that has lost the right to decide cannot give back what its reader has acknowledged.
             let begins = before == Stage::Opening && self.may_be_refused(number);
-            let forgiven = begins || self.plan.crashes() || (answered == 0 && !self.plan.mishaps.is_empty());
+            let meets = !self.plan.mishaps.is_empty() || self.plan.sick.is_some();
+            let forgiven = begins || self.plan.crashes() || (answered == 0 && meets);
             if !forgiven {
                 let answered = self.clients[number].answered;
                 return Err(format!("client {number} is reset after {answered} answers"));
@@ -110,9 +111,9 @@ impl World<'_> {
             }
             return Ok(());
         }
-        if client.gives_up(now) {
+        if client.gives_up(now) || (self.plan.sick.is_some() && client.leaves(now)) {
             self.summary.lost += 1;
-            if !self.plan.crashes() {
+            if !self.plan.crashes() && self.plan.sick.is_none() {
                 return Err(format!("client {number} waits for answer {} for ever", client.answered));
             }
         }
