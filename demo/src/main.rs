@@ -54,6 +54,9 @@ struct Demo {
     /// How long each of the two phases runs
     #[arg(long, value_name = "S", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
+    /// After how many milliseconds a silent node counts as dead; more than usual where the machine is very slow
+    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(200..=60_000))]
+    failure_timeout: u64,
     /// Leave the cluster running at the end, tell how to use it, and wait for Ctrl-C
     #[arg(long)]
     keep: bool,
@@ -84,7 +87,8 @@ impl Demo {
         }
         let failed = |error: std::io::Error| Failure::new(Exit::Failed, error);
         let stop = Stop::on_signals().map_err(failed)?;
-        caught(|| self.play(&Site::build(), &stop))
+        let failure_timeout = Duration::from_millis(self.failure_timeout);
+        caught(|| self.play(&Site::build().with_failure_timeout(failure_timeout), &stop))
     }
 
     /// The whole story, on a site.

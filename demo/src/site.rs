@@ -41,6 +41,7 @@ pub struct Site {
     bed: Testbed,
     sources: Vec<IpAddr>,
     secret: String,
+    failure_timeout: Duration,
 }
 
 impl Site {
@@ -58,9 +59,14 @@ impl Site {
         let sources = (0..CLIENTS).map(|i| bed.client(0).extra_address(10 + i)).collect();
         let origin = Origin::start_limited(bed.node(NODES.len() + 1), 80, ORIGIN_DELAY, ORIGIN_AT_ONCE);
         let secret = format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
-        let site = Self { origin, bed, sources, secret };
+        let site = Self { origin, bed, sources, secret, failure_timeout: Duration::from_secs(1) };
         site.bed.route_vip(VIP, site.switch());
         site
+    }
+
+    /// Nodes that are silent for so long count as dead, instead of the usual second.
+    pub fn with_failure_timeout(self, failure_timeout: Duration) -> Self {
+        Self { failure_timeout, ..self }
     }
 
     /// The machine that clients run on.
@@ -127,7 +133,11 @@ impl Site {
     }
 
     fn config(&self, policy: PolicyKind) -> String {
-        let mut text = format!("[cluster]\nname = \"demo\"\nsecret = \"{}\"\n", self.secret);
+        let mut text = format!(
+            "[cluster]\nname = \"demo\"\nsecret = \"{}\"\nfailure_timeout_ms = {}\n",
+            self.secret,
+            self.failure_timeout.as_millis()
+        );
         // Writing to a string cannot fail.
         let mut node = |host: &Host, roles: &str, more: &str| {
             let _ = write!(

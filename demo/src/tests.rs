@@ -16,7 +16,7 @@ fn a_wrong_byte_in_the_origin_fails_the_demo() {
     site.origin().spoil();
     let folder = Scratch::new("demo");
     let json = folder.path().join("summary.json");
-    let demo = Demo { seconds: 2, keep: false, json: json.clone(), capture: None };
+    let demo = Demo { seconds: 2, failure_timeout: 1000, keep: false, json: json.clone(), capture: None };
     let failure = demo.play(&site, &Stop::default()).expect_err("bodies were wrong");
     assert!(format!("{failure:?}").contains("exit: Failed"), "{failure:?}");
     let text = fs::read_to_string(json).expect("a summary all the same");

@@ -16,8 +16,11 @@ use baton_datapath::constants::SYNACK_WINDOW;
 use baton_datapath::{Known, Numbers, State};
 use baton_host::SocketState;
 
-/// Nodes that have not answered after this long are not waited for: the client's repetition asks again.
+/// After this long the claim of a living connection is good enough, though not all have answered.
 const PATIENCE: Duration = Duration::from_millis(300);
+/// Nodes that have not answered after this long are not waited for: the client's repetition asks again. Nodes that are
+/// so busy that they answer late must be heard all the same, or nobody would ever decide what a distributor has left.
+const PATIENCE_MAX: Duration = Duration::from_secs(2);
 /// A node that cannot be asked may own a connection for this long; after that its connections count as lost, and
 /// their clients are told. It is also how long a node that was just started waits for the others to come up.
 pub(crate) const ABSENCE: Duration = Duration::from_secs(10);
@@ -108,7 +111,8 @@ impl Other {
 /// Connections that were asked about together.
 #[derive(Debug)]
 struct Batch {
-    flows: Vec<Flow>,
+    /// `None`: settled meanwhile.
+    flows: Vec<Option<Flow>>,
     /// The strongest claim for each.
     claims: Vec<Option<Claim>>,
     asked: Instant,
@@ -216,7 +220,7 @@ impl<F> Search<F> {
 
     /// Panics in debug and test builds when what must always hold does not.
     fn check_invariants(&self) {
-        let asked: usize = self.batches.values().map(|batch| batch.flows.len()).sum();
+        let asked = self.batches.values().flat_map(|batch| &batch.flows).flatten().count();
         debug_assert_eq!(self.questions.len(), self.fresh.len() + asked, "a question that nobody is asked");
         debug_assert!(self.questions.len() <= FLOWS_MAX, "more questions than there is room for");
         let waits = |batch: &Batch| !batch.waiting.is_empty() && batch.claims.len() == batch.flows.len();
@@ -230,7 +234,7 @@ impl<F> Search<F> {
 
     /// Called on every tick: asks about what has gathered, and gives up waiting.
     pub(crate) fn tick(&mut self, now: Instant) -> Vec<Step<F>> {
-        let late = |batch: &Batch| now.saturating_duration_since(batch.asked) >= PATIENCE;
+        let late = |batch: &Batch| now.saturating_duration_since(batch.asked) >= PATIENCE_MAX;
         let ended: Vec<u32> =
             self.batches.iter().filter(|(_, b)| late(b)).map(|(number, _)| *number).collect();
         self.coming.retain(|_, since| now.saturating_duration_since(*since) < COMING_FOR);
@@ -241,8 +245,28 @@ impl<F> Search<F> {
             }
             steps.extend(self.finish(number));
         }
+        steps.extend(self.settle(now));
         steps.extend(self.ask(now));
         self.check_invariants();
+        steps
+    }
+
+    /// Goes by the claims of living connections where others let this node wait.
+    fn settle(&mut self, now: Instant) -> Vec<Step<F>> {
+        let (me, mut steps) = (self.me, Vec::new());
+        let late = |batch: &&mut Batch| now.saturating_duration_since(batch.asked) >= PATIENCE;
+        for batch in self.batches.values_mut().filter(late) {
+            for (asked, claim) in batch.flows.iter_mut().zip(&batch.claims) {
+                if let Some(claim) = claim.filter(|claim| !claim.ended && claim.owner != me)
+                    && let Some(flow) = asked.take()
+                    && let Some(question) = self.questions.remove(&flow)
+                {
+                    self.tally.found += 1;
+                    steps.push(Step::Bind { flow, claim, frames: question.frames });
+                }
+            }
+        }
+        self.batches.retain(|_, batch| batch.flows.iter().any(Option::is_some));
         steps
     }
 
@@ -272,7 +296,7 @@ impl<F> Search<F> {
             self.next = number.wrapping_add(1);
             let batch = Batch {
                 claims: vec![None; flows.len()],
-                flows,
+                flows: flows.into_iter().map(Some).collect(),
                 asked: now,
                 waiting: to.iter().copied().collect(),
                 incomplete: false,
@@ -298,7 +322,8 @@ impl<F> Search<F> {
         }
         for ((best, claim), flow) in batch.claims.iter_mut().zip(&owned.claims).zip(&batch.flows) {
             let Some(theirs) = claim else { continue };
-            if self.questions.get(flow).is_some_and(|question| !question.is_about(theirs)) {
+            let question = flow.and_then(|flow| self.questions.get(&flow));
+            if question.is_some_and(|question| !question.is_about(theirs)) {
                 continue;
             }
             // Nobody speaks for a third node: what cannot be right is no "no" either.
@@ -318,6 +343,7 @@ impl<F> Search<F> {
         let mut steps = Vec::new();
         let complete = !batch.incomplete && !batch.absent;
         for (flow, claim) in batch.flows.into_iter().zip(batch.claims) {
+            let Some(flow) = flow else { continue };
             let Some(question) = self.questions.remove(&flow) else { continue };
             match claim {
                 Some(claim)

@@ -386,32 +386,6 @@ enum over {
 	OVER_TOLD = 2, /* what it made cookies for is its heirs', in each slot another's */
 };
 
-/* Who made cookies of one term, as a switch knows it. */
-struct maker {
-	__u32 term;
-	__u16 node;
-	__u8 over; /* enum over */
-	__u8 pad;
-};
-
-/* Who made the cookies of one slot's flows: the maker in force, then those before it. */
-struct slot_makers {
-	__u16 makers[SLOT_MAKERS]; /* numbers; NO_NODE: none */
-	__u8 heirs[SLOT_MAKERS];   /* of those that are over: the heir's place here, or NO_HEIR */
-};
-
-struct spread_page {
-	struct slot_makers slots[SPREAD_PAGE];
-};
-
-/* What the switch spreads by. */
-struct spread {
-	__u64 unsettled_ns; /* until then a cookie may be of a maker that is not in force */
-	__u64 refuse_ns;    /* without a distributor, SYNs are refused from then on */
-	__u32 table;	    /* the one in use; NO_SPREAD: none yet */
-	__u32 pad;
-};
-
 struct keys {
 	__u64 cookie[2];
 	__u64 clock[2];
@@ -656,9 +630,6 @@ _Static_assert(sizeof(struct live) == 32, "live has no hidden padding");
 _Static_assert(sizeof(struct keys) == 64, "keys has no hidden padding");
 _Static_assert(sizeof(struct budget) == 8, "budget has no hidden padding");
 _Static_assert(sizeof(struct lease) == 16, "lease has no hidden padding");
-_Static_assert(sizeof(struct maker) == 8, "maker has no hidden padding");
-_Static_assert(sizeof(struct slot_makers) == 24, "slot_makers has no hidden padding");
-_Static_assert(sizeof(struct spread) == 24, "spread has no hidden padding");
 _Static_assert(sizeof(struct sweep) == 16, "sweep has no hidden padding");
 _Static_assert(sizeof(struct passed) == 16, "passed has no hidden padding");
 _Static_assert(sizeof(struct event) == 56, "event has no hidden padding");

@@ -4,6 +4,7 @@
 
 #include "kernel.h"
 #include "datapath.h"
+#include "spread.h"
 
 /* Set by user space before load. */
 const volatile struct {

@@ -113,14 +113,14 @@ struct Earlier {
 
 /// Who made the cookies of flows, the same for all slots with this line.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-struct Line {
+struct Lineage {
     /// To whom SYNs go.
     in_force: Option<u16>,
     /// The latest first. Whoever inherits comes before those that it has inherited from: it had the slots later.
     earlier: Vec<Earlier>,
 }
 
-impl Line {
+impl Lineage {
     /// Another maker takes a slot.
     fn take(&mut self, maker: Option<u16>, until: u32) {
         let before = std::mem::replace(&mut self.in_force, maker);
@@ -156,7 +156,7 @@ pub struct Spread {
     in_force: BTreeMap<NodeId, u16>,
     /// For each slot its line.
     slots: Vec<u32>,
-    lines: Vec<Line>,
+    lines: Vec<Lineage>,
     /// The number of the table that the programs use.
     table: u8,
     made: Option<Duration>,
@@ -188,7 +188,7 @@ impl Spread {
             makers: BTreeMap::new(),
             in_force: BTreeMap::new(),
             slots: vec![0; size],
-            lines: vec![Line::default()],
+            lines: vec![Lineage::default()],
             table: 0,
             made: None,
             kept: 0,
@@ -259,7 +259,7 @@ impl Spread {
         if is_new {
             self.until = now + COOKIE_LIFE;
             self.table ^= 1;
-            let lines = self.lines.iter().map(Line::told).collect();
+            let lines = self.lines.iter().map(Lineage::told).collect();
             let spread = SpreadTable { slots: self.slots.clone(), lines };
             changes.push(SpreadChange::Table { table: self.table, spread });
             changes.push(SpreadChange::Use { table: self.table, until: self.until, refuse: self.refuse });
@@ -343,7 +343,7 @@ impl Spread {
     fn take(&mut self, makers: impl Iterator<Item = Option<u16>>, now: Duration) {
         let second = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
         let mut lines = BTreeMap::new();
-        let mut line_of = |line: &Line, maker| {
+        let mut line_of = |line: &Lineage, maker| {
             let mut line = line.clone();
             line.earlier.retain(|earlier| second(now) < earlier.until);
             line.take(maker, second(now + COOKIE_LIFE).saturating_add(1));
@@ -362,7 +362,7 @@ impl Spread {
                 *others.entry((at, maker)).or_insert_with(|| line_of(line, maker))
             };
         }
-        let mut lines: Vec<(u32, Line)> = lines.into_iter().map(|(line, number)| (number, line)).collect();
+        let mut lines: Vec<(u32, Lineage)> = lines.into_iter().map(|(line, number)| (number, line)).collect();
         lines.sort_unstable();
         self.lines = lines.into_iter().map(|(_, line)| line).collect();
         self.kept = self.lines.iter().map(|line| line.earlier.len()).max().unwrap_or(0);

@@ -126,7 +126,7 @@ fn what_nobody_has_is_decided_by_its_heir() {
         assert_eq!(bound, [Step::Bind { flow: flow(0), claim: mine(B), frames: vec![10] }], "B has it");
         search.packet(flow(0), numbers(1, 2), inherited, 10);
         asked(&search.flush(now), &[B]);
-        assert_eq!(search.tick(now + PATIENCE), [], "silence is no answer");
+        assert_eq!(search.tick(now + PATIENCE_MAX), [], "silence is no answer");
     }
 }
 
@@ -168,11 +168,34 @@ fn who_comes_back_meanwhile_has_not_said_no() {
     assert_eq!(search.answered(B, &answer(batch, &[None])), []);
 }
 
+/// Nodes that are busy answer late. A claim need not wait for them, but a "no" does.
+#[test]
+fn late_answers_count() {
+    let now = Instant::now();
+    let mut search = search(now);
+    for of_b in [None, Some(mine(B))] {
+        search.packet(flow(0), numbers(1, 2), true, 10);
+        search.packet(flow(1), numbers(1, 2), true, 11);
+        let batch = asked(&search.flush(now), &[B, C]);
+        assert_eq!(search.answered(B, &answer(batch, &[of_b, None])), []);
+        let bound = of_b.map(|claim| Step::Bind { flow: flow(0), claim, frames: vec![10] });
+        assert_eq!(search.tick(now + PATIENCE), Vec::from_iter(bound.clone()));
+        // The same client once more, before the old question is over.
+        search.packet(flow(0), numbers(1, 2), true, 12);
+        let frames = if bound.is_some() { vec![vec![11]] } else { vec![vec![10, 12], vec![11]] };
+        let decided = frames.into_iter().map(|frames| Step::Decide { frames }).collect::<Vec<_>>();
+        assert_eq!(search.answered(C, &answer(batch, &[None, None])), decided);
+        search.tick(now + 2 * PATIENCE_MAX);
+        search.tick(now + 4 * PATIENCE_MAX);
+        assert_eq!(search.in_question(), 0);
+    }
+}
+
 /// Each way in which a node can fail to say no.
 #[test]
 fn silence_is_no_answer() {
     let now = Instant::now();
-    let late = now + PATIENCE;
+    let late = now + PATIENCE_MAX;
     type Silence<'a> = &'a dyn Fn(&mut Search<u32>, u32) -> Vec<Step<u32>>;
     let of_c: [Silence<'_>; 4] = [
         &|search, _| search.tick(late),
@@ -311,7 +334,7 @@ fn questions_gather_and_are_bounded() {
     let Some(Step::Ask { whose, .. }) = search.flush(now).pop() else { panic!("a question") };
     assert_eq!(whose.lost.len(), FLOWS_MAX.min(LOST_MAX));
     // Nothing stays, whatever becomes of the answers.
-    search.tick(now + PATIENCE);
+    search.tick(now + PATIENCE_MAX);
     assert_eq!((search.in_question(), search.batches.len(), search.fresh.len()), (0, 0, 0));
 }
 
@@ -631,7 +654,7 @@ impl Small {
                 Step::Reset { .. } => {
                     let lives = self.owner.is_some_and(|owner| !self.is_gone(owner))
                         || self.coming.is_some_and(|(from, to)| !self.is_gone(from) && !self.is_gone(to));
-                    let is_lost = self.brought_back.is_some_and(|at| self.passed - at <= PATIENCE);
+                    let is_lost = self.brought_back.is_some_and(|at| self.passed - at <= PATIENCE_MAX);
                     prop_assert!(
                         !lives || is_lost,
                         "reset, while {:?} owns it, or {:?}",
@@ -671,7 +694,7 @@ proptest! {
             small.apply(event)?;
         }
         small.messages.clear();
-        for event in [Event::Arrive, Event::Hear, Event::Hear, Event::Pass { ms: 400 }] {
+        for event in [Event::Arrive, Event::Hear, Event::Hear, Event::Pass { ms: 2100 }] {
             small.apply(&event)?;
         }
         prop_assert_eq!((small.search.in_question(), small.search.batches.len()), (0, 0));
