@@ -37,8 +37,8 @@ impl ClusterVerdict {
     pub fn of(status: &ClusterStatus) -> Self {
         let away = status.nodes.iter().filter(|node| !node.reachable).map(|node| away(status, node));
         let lost = measured::lost_handoffs(status);
-        let parted = parted(status).into_iter();
-        let asked = slow(status).into_iter().chain(unasked(status));
+        let parted = parted(status);
+        let asked = slow(status).chain(unasked(status));
         let servers = dead(status).into_iter().chain(doubted(status)).chain(lost);
         let known = away.chain(parted).chain(files(status)).chain(asked).chain(servers);
         let problems: Vec<_> = known.chain(measured::hosts_lost(status)).collect();
