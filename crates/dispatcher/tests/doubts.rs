@@ -27,11 +27,11 @@ fn dispatcher(kind: PolicyKind) -> Dispatcher {
 fn told(dispatcher: &mut Dispatcher) -> Option<Guide> {
     let pushes = dispatcher.take_pushes();
     let changes = pushes.into_iter().flat_map(|push| push.changes);
-    let guides = changes.filter_map(|change| match change {
+    let mut guides = changes.filter_map(|change| match change {
         PushedChange::Guide { guide, .. } => Some(guide),
         PushedChange::Live(_) | PushedChange::Mapping { .. } => None,
     });
-    guides.last()
+    guides.next_back()
 }
 
 fn ask(dispatcher: &mut Dispatcher, target: u64, now: Duration) -> NodeId {
