@@ -11,13 +11,21 @@ use crate::site::{NODES, Site, VIP};
 const COUNTERS: [(&str, Place, &str); 5] = [
     // A node sends from the VIP: a response, a handshake's answer.
     ("served", Place::FromNodes, "ip saddr @VIP@"),
-    ("resets", Place::FromNodes, "ip saddr @VIP@ tcp flags & rst == rst"),
+    ("resets", Place::FromNodes, "ip saddr @VIP@ tcp flags & rst == rst ip daddr . tcp dport != @closed"),
     // Something from the VIP goes to where it has no business.
     ("through_switch", Place::ToSwitch, "ip saddr @VIP@"),
     ("through_distributors", Place::ToNodes, "ip saddr @VIP@"),
     // What the switch is there for: requests and acknowledgements.
     ("requests_through_switch", Place::ToSwitch, "ip daddr @VIP@"),
 ];
+
+/// The clients' ends of connections that they have closed: nothing that comes then is a client's. Frames that are late on a
+/// slow machine find the servers' sockets gone, and their kernels answer them with a RST (RFC 9293 3.10.7.1).
+const CLOSED: &str =
+    "set closed { type ipv4_addr . inet_service; flags dynamic,timeout; size 65536; timeout 2m; }; ";
+/// A port that is used again is not closed any more.
+const CLOSES: &str = "ip daddr @VIP@ tcp flags & syn == syn delete @closed { ip saddr . tcp sport }; \
+    ip daddr @VIP@ tcp flags & fin == fin update @closed { ip saddr . tcp sport }; ";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
@@ -37,7 +45,7 @@ pub struct Reading {
     pub through_distributors: u64,
     /// For the VIP, to the switch.
     pub requests_through_switch: u64,
-    /// RST packets from the VIP.
+    /// RST packets from the VIP to clients that have not closed their connections.
     pub resets: u64,
 }
 
@@ -84,11 +92,12 @@ fn rules(switch: &str) -> String {
         });
         rules.collect()
     };
+    let closes = CLOSES.replace("@VIP@", &VIP.to_string());
     let arriving = chain(&|place| place == Place::FromNodes);
     let leaving = chain(&|place| place != Place::FromNodes);
     format!(
-        "table bridge account {{ {counters}\
-         chain arriving {{ type filter hook prerouting priority 0; {arriving} }}; \
+        "table bridge account {{ {CLOSED}{counters}\
+         chain arriving {{ type filter hook prerouting priority 0; {closes}{arriving} }}; \
          chain leaving {{ type filter hook postrouting priority 0; {leaving} }}; }}"
     )
 }
