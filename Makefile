@@ -25,7 +25,8 @@ AS_ROOT := $(if $(SUDO),env "CARGO_TARGET_$(HOST)_RUNNER=$(SUDO)")
 #   pipelining                                counts what clients repeat, so nothing else may keep a CPU from the daemons;
 #   standby                                   is about who is asked, which the simulation plays, too; on a machine that lets a
 #                                             daemon wait for half a second nodes rightly decide alone;
-#   undisturbed growing clocks                are about daemons, whatever the network;
+#   undisturbed growing clocks evidence       are about daemons, whatever the network;
+#   first_hour                                is about what an operator types;
 #   direct                                    has no Baton: it tries the testbed;
 #   daemon h1spec                             have no cluster, or run only when asked for.
 # Over IPv6 with each node behind a router: what is least like the first. IPv6 on one link and IPv4 behind routers are

@@ -17,7 +17,8 @@ use crate::output::{count, print, print_json};
 ///
 /// Looks at the kernel, privileges, interfaces, kernel settings, VIPs, the web server and the
 /// firewall, as this node needs them. Changes nothing without --fix. What `baton node` does itself
-/// at its start (VIPs, ARP, kernel settings) is an error here as long as it is not done.
+/// at its start (VIPs, ARP, kernel settings) is an error here as long as it is not done; a VIP that this node announces is a
+/// warning, for it comes with `baton node` alone.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -29,7 +30,7 @@ Exit codes: 0 no error (perhaps warnings), 1 errors remain, 2 wrong usage,
 pub struct Doctor {
     #[command(flatten)]
     this: ThisNode,
-    /// Mend what can be mended safely: VIPs, ARP and kernel settings. `baton node` undoes it at its end
+    /// Mend what can be mended safely: VIPs that are not announced, ARP and kernel settings. `baton node` undoes it at its end
     #[arg(long)]
     fix: bool,
     /// Where the journal of changes is kept, as for `baton node`
@@ -76,7 +77,7 @@ impl Doctor {
         let (mut changed, mut fix_error) = (Vec::new(), None);
         if self.fix {
             let before = Undo::at(&self.run_dir, &wanted.node).changes()?;
-            match baton_host::apply(wanted, &self.run_dir).await {
+            match baton_host::prepare(wanted, &self.run_dir).await {
                 Ok(undo) => changed = undo.changes()?,
                 Err(error) => fix_error = Some(error),
             }

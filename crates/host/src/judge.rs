@@ -177,7 +177,16 @@ fn addresses(wanted: &Wanted, facts: &Facts, interfaces: &[Interface], findings:
             Finding::ok(id, format!("{name} holds {vip}; programs on this node that ask it reach {own}"))
         } else {
             let what = format!("{name} does not hold {vip}, so this node does not take its packets");
-            Finding::error(id, what, add_command(vip, name)).fixable()
+            if name == "lo" {
+                Finding::error(id, what, add_command(vip, name)).fixable()
+            } else {
+                // Without programs this host would answer clients itself.
+                Finding::warning(
+                    id,
+                    what,
+                    "start `baton node`: it takes the VIP once its programs are attached",
+                )
+            }
         });
         let refused = |held: &&Held| held.interface == *name && held.address == vip && held.duplicate;
         if let Some(held) = facts.net.addresses.iter().find(refused) {

@@ -12,7 +12,7 @@ use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
 
 use crate::facts::{Held, Interface, Net};
 use crate::link::{Links, refused, route_matters};
-use crate::setup::{Mended, change, is_right, settings_are_right};
+use crate::setup::{Announcing, Mended, change, is_right, settings_are_right};
 use crate::undo::Undo;
 use crate::{HostError, Wanted, plan};
 
@@ -110,7 +110,8 @@ pub async fn keep(
     }
     let undo = Undo::at(run_dir, &wanted.node);
     let _lock = undo.lock().await?;
-    let mended = change(wanted, &undo, moved).await?;
+    let announcing = if moved { Announcing::All } else { Announcing::New };
+    let mended = change(wanted, &undo, announcing).await?;
     Ok((HostSeen::look(wanted).await?, mended))
 }
 

@@ -85,7 +85,7 @@ pub use judge_start::obstacle;
 pub use keep::{HostSeen, HostWatch, keep};
 pub use link::cluster_interfaces;
 pub use read::{essentials, read, web_server};
-pub use setup::{Mended, apply, update};
+pub use setup::{Mended, apply, prepare, update};
 pub use sockets::{SocketState, Sockets};
 pub use sysctl::Sysctl;
 pub use undo::{HostChange, Undo, Undone};

@@ -1,5 +1,6 @@
 //! Makes a host what its node needs, as far as that is safe: kernel settings of this network namespace,
-//! the VIPs, the announcement of them. The daemon calls it at start, `doctor --fix` when asked.
+//! the VIPs, the announcement of them. The daemon calls it at start, `doctor --fix` when asked
+//! (but for the VIPs that bring clients' packets).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,9 +22,22 @@ use crate::{HostError, Wanted};
 /// # Errors
 /// When something cannot be read or changed; then all that was changed is undone as far as possible.
 pub async fn apply(wanted: &Wanted, run_dir: &Path) -> Result<Undo, HostError> {
+    apply_and(wanted, run_dir, Announcing::All).await
+}
+
+/// The same for a host without Baton's programs: announced VIPs are left as they are, for to whoever has one of these clients'
+/// packets come, and without programs the host's own stack would answer them with a RST.
+///
+/// # Errors
+/// As [`apply`].
+pub async fn prepare(wanted: &Wanted, run_dir: &Path) -> Result<Undo, HostError> {
+    apply_and(wanted, run_dir, Announcing::Nothing).await
+}
+
+async fn apply_and(wanted: &Wanted, run_dir: &Path, announcing: Announcing) -> Result<Undo, HostError> {
     let undo = Undo::at(run_dir, &wanted.node);
     let _lock = undo.lock().await?;
-    match change(wanted, &undo, true).await {
+    match change(wanted, &undo, announcing).await {
         Ok(_) => Ok(undo),
         Err(error) => {
             // The first error is the one to tell; what cannot be undone stays in the journal.
@@ -42,7 +56,7 @@ pub async fn update(wanted: &Wanted, run_dir: &Path) -> Result<(), HostError> {
     let undo = Undo::at(run_dir, &wanted.node);
     let _lock = undo.lock().await?;
     let before = undo.changes()?;
-    if let Err(error) = change(wanted, &undo, true).await {
+    if let Err(error) = change(wanted, &undo, Announcing::All).await {
         drop(undo.revert(|change| !before.contains(change)).await);
         return Err(error);
     }
@@ -67,12 +81,22 @@ impl fmt::Display for Mended {
     }
 }
 
-/// Changes what is not right; what that was. `announce_all`: neighbours hear of every announced VIP, else of those that
-/// were not there.
+/// Which announced VIPs neighbours hear of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Announcing {
+    /// Every one.
+    All,
+    /// Those that were not there.
+    New,
+    /// None, and none comes.
+    Nothing,
+}
+
+/// Changes what is not right; what that was.
 pub(crate) async fn change(
     wanted: &Wanted,
     undo: &Undo,
-    announce_all: bool,
+    announcing: Announcing,
 ) -> Result<Vec<Mended>, HostError> {
     let links = Links::open()?;
     let net = links.read().await?;
@@ -91,11 +115,13 @@ pub(crate) async fn change(
         mended.extend(limit(&links, interface, undo).await?);
     }
     let before = mended.len();
-    for place in &places {
+    let comes = |place: &&NeededAddress| place.interface == "lo" || announcing != Announcing::Nothing;
+    for place in places.iter().filter(comes) {
         mended.extend(hold(&links, &net, place, undo).await?);
     }
     if let Some(first) = interfaces.first()
-        && (announce_all || mended.len() > before)
+        && announcing != Announcing::Nothing
+        && (announcing == Announcing::All || mended.len() > before)
     {
         wanted.on_interface.iter().try_for_each(|vip| announce_if_up(first, *vip))?;
     }

@@ -295,9 +295,9 @@ fn each_spoiled_fact_is_told_by_its_own_finding() {
         (
             |w, _| w.on_interface = vec![IpAddr::from([10, 1, 0, 80])],
             "vip-interface",
-            Error,
-            FIXABLE,
-            "ip addr add 10.1.0.80/32 dev eth0",
+            Warning,
+            MANUAL,
+            "start `baton node`",
         ),
         (
             |_, f| f.net.addresses.push(held("eth0", VIP, 24)),

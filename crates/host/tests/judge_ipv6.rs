@@ -184,9 +184,9 @@ fn each_spoiled_fact_is_told_by_its_own_finding() {
         (
             |_, f| f.net.addresses.retain(|h| h.address != ON_LINK),
             "vip-interface",
-            Error,
-            FIXABLE,
-            "ip addr add fd00:99::2/128 dev eth0 nodad preferred_lft 0",
+            Warning,
+            MANUAL,
+            "start `baton node`",
         ),
         (
             |_, f| f.net.addresses[3].duplicate = true,

@@ -190,7 +190,8 @@ impl Log {
 
     fn ended(&mut self, from: SocketAddr, error: &Error) {
         match error {
-            Error::Duplicate | Error::Stopping | Error::Closed | Error::Restarted => {
+            // Who accepts is the one that refuses another secret. The other end hangs up when both have dialled at once, or when it stops.
+            Error::Duplicate | Error::Stopping | Error::Closed | Error::Restarted | Error::HungUp => {
                 debug!(%from, "control connection ended: {error}");
             }
             Error::WrongSecret => self.say(|| warn!(%from, "control connection refused: {error}")),
