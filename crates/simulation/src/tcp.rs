@@ -6,6 +6,8 @@ use crate::segment::{ACK, FIN, PSH, RST, Segment};
 /// The least timeout, nanoseconds (what Linux has; RFC 6298 2.4 asks for more).
 const TIMEOUT: u64 = 200_000_000;
 const TIMEOUT_MAX: u64 = 5_000_000_000;
+/// FINs that are sent again before a kernel gives a closed socket up: for 90 s or so.
+const FINS_MAX: u8 = 20;
 /// Bytes that may be under way.
 const FLIGHT: usize = 14_000;
 
@@ -39,6 +41,8 @@ pub(crate) struct End {
     pub(crate) is_reset: bool,
     /// An acknowledgement is owed.
     owes: bool,
+    /// How often nothing but its FIN was sent again.
+    fins: u8,
 }
 
 impl End {
@@ -61,6 +65,7 @@ impl End {
             due: None,
             is_reset: false,
             owes: true,
+            fins: 0,
         }
     }
 
@@ -103,9 +108,11 @@ impl End {
         self.fin_wanted || self.their_fin.is_some()
     }
 
-    /// Whether both directions have ended and all is acknowledged.
+    /// Whether both directions have ended and all is acknowledged, or nobody has acknowledged the end of a socket that no
+    /// program has any more for as long as a kernel waits (Linux: tcp_orphan_retries).
     pub(crate) fn is_over(&self) -> bool {
-        self.they_ended() && self.fin_sent && self.snd_una == self.snd_nxt
+        let is_heard = self.snd_una == self.snd_nxt || self.fins >= FINS_MAX;
+        self.they_ended() && self.fin_sent && is_heard
     }
 
     fn reads(&self, now: u64) -> u32 {
@@ -241,7 +248,8 @@ impl End {
         let sent = (self.snd_nxt.wrapping_sub(self.snd_una) as usize).min(self.out.len());
         if sent == 0 {
             let is_fin = self.snd_nxt != self.snd_una;
-            if !is_fin {
+            self.fins = self.fins.saturating_add(u8::from(is_fin));
+            if !is_fin || self.is_over() {
                 self.due = None;
             }
             return is_fin.then(|| self.segment(self.snd_una, FIN | ACK, b"", now));
