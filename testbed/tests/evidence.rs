@@ -232,6 +232,18 @@ fn a_web_server_hangs_or_handoffs_are_lost() {
     cluster.stop();
 }
 
+/// The web server hangs, and its queue has room: its kernel takes whoever comes.
+#[test]
+fn a_web_server_hangs_and_its_queue_has_room() {
+    let (bed, files, page) = bed();
+    let cluster = Figure::Five.start(&bed, WebServer::nginx, &files, "policy = \"wrr\"");
+    signal(bed.node(1), cluster.servers[0].process(), Signal::SIGSTOP);
+    avoided(&bed, &cluster, &page, &[("b", "takes none")]);
+    signal(bed.node(1), cluster.servers[0].process(), Signal::SIGCONT);
+    shared(&bed, &cluster, &page);
+    cluster.stop();
+}
+
 /// All servers of the pool are sick: who asks is served as soon as one works, and until then all are tried.
 #[test]
 fn when_all_are_doubted_all_are_tried() {

@@ -13,12 +13,20 @@ pub enum Sign {
     ResetFirst,
     /// Handoff packets that a distributor has sent do not arrive there, or are refused.
     HandoffsLost,
+    /// Connections wait in the accept queue of the service's port, and nobody takes them out.
+    QueueStands,
 }
 
 impl Sign {
     /// Every sign.
-    pub const ALL: [Self; 5] =
-        [Self::NobodyListens, Self::Refused, Self::NeverBegins, Self::ResetFirst, Self::HandoffsLost];
+    pub const ALL: [Self; 6] = [
+        Self::NobodyListens,
+        Self::Refused,
+        Self::NeverBegins,
+        Self::ResetFirst,
+        Self::HandoffsLost,
+        Self::QueueStands,
+    ];
 
     /// Its number on the wire, which never changes its meaning.
     pub fn number(self) -> u8 {
@@ -28,6 +36,7 @@ impl Sign {
             Self::NeverBegins => 3,
             Self::ResetFirst => 4,
             Self::HandoffsLost => 5,
+            Self::QueueStands => 6,
         }
     }
 
@@ -44,6 +53,7 @@ impl Sign {
             Self::NeverBegins => "connections are adopted and never begin: clients repeat their first packet",
             Self::ResetFirst => "connections are reset before any answer",
             Self::HandoffsLost => "handoff packets never arrive",
+            Self::QueueStands => "connections wait, and the web server takes none",
         }
     }
 
@@ -63,6 +73,9 @@ impl Sign {
             Self::ResetFirst => {
                 "a firewall that rejects with a reset (`nft list ruleset`), another program on the port \
                  (`ss -ltnp`), or a web server that ends (its own log)"
+            }
+            Self::QueueStands => {
+                "a web server that hangs, or has no worker free (`ss -ltn`: Recv-Q; its own log and state)"
             }
             Self::HandoffsLost => {
                 "a firewall or a switch between the two nodes that drops UDP to the handoff port, or packets as \

@@ -73,6 +73,8 @@ pub trait Outside {
     fn sweep(&mut self) -> Result<Swept>;
     fn counter(&mut self, counter: Counter) -> Result<u64>;
     fn spoken(&mut self, service: ServiceId) -> Result<u64>;
+    /// Connections that wait for this node's web server on a port at the last look, and that look's number; `None`: unknown.
+    fn waiting(&mut self, port: u16) -> Option<(u64, u32)>;
     fn handoffs_sent(&mut self, to: NodeId) -> Result<u64>;
     fn handoffs_taken(&mut self, from: NodeId) -> Result<u64>;
     fn busy(&mut self, silent_since: Duration) -> u64;

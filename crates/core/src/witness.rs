@@ -10,7 +10,7 @@ use baton_cluster::{Flow, NodeId, ServiceId, Sign};
 use baton_control::message::DOUBTS_MAX;
 use baton_control::{Doubted, Doubts, Message};
 use baton_datapath::DatapathError;
-use baton_dispatcher::Judge;
+use baton_dispatcher::{AcceptQueue, Judge};
 
 use crate::outside::{Moment, Outside};
 use crate::peers::Peers;
@@ -39,6 +39,9 @@ pub(crate) struct Witness {
 #[derive(Debug, Default)]
 struct Port {
     judge: Judge,
+    queue: AcceptQueue,
+    /// The number of the last look at the queue.
+    looked: u64,
     spoken: u64,
 }
 
@@ -114,7 +117,9 @@ impl Witness {
         let mut looked = Ok(());
         self.ports.retain(|id, _| services.cluster().services.iter().any(|service| service.id == *id));
         for service in &services.cluster().services {
-            looked = looked.and(self.ports.entry(service.id).or_default().look(service.id, outside, now));
+            let port = self.ports.entry(service.id).or_default();
+            looked = looked.and(port.look(service.id, outside, now));
+            port.look_at_queue(service.port, outside, now);
         }
         let doubted = self.doubted(services, post.me());
         if doubted == self.last && self.told.is_some_and(|at| now.saturating_sub(at) < REPEAT_EVERY) {
@@ -131,7 +136,8 @@ impl Witness {
 
     fn doubted(&self, services: &Services, me: NodeId) -> Vec<Doubted> {
         let cluster = services.cluster();
-        let ports = self.ports.iter().filter_map(|(id, port)| Some((id, port.judge.doubt()?)));
+        let ports =
+            self.ports.iter().filter_map(|(id, port)| Some((id, port.judge.doubt().or(port.queue.doubt())?)));
         let own = ports.flat_map(|(id, doubt)| {
             let pools = cluster.pools_of(*id).filter(|pool| pool.has(me));
             pools.map(move |pool| Doubted {
@@ -163,5 +169,12 @@ impl Port {
         let more = spoken.saturating_sub(std::mem::replace(&mut self.spoken, spoken));
         self.judge.taken(more, now);
         Ok(())
+    }
+
+    fn look_at_queue(&mut self, port: u16, outside: &mut impl Outside, now: Duration) {
+        if let Some((look, waiting)) = outside.waiting(port).filter(|(look, _)| *look != self.looked) {
+            self.looked = look;
+            self.queue.look(waiting, self.spoken, now);
+        }
     }
 }

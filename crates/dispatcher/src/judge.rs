@@ -145,7 +145,7 @@ impl Judge {
         let Doubt { sign, count, since } = signs.last;
         match sign {
             // The kernel's own word, whoever asks.
-            Sign::NobodyListens => true,
+            Sign::NobodyListens | Sign::QueueStands => true,
             Sign::HandoffsLost => count >= SIGNS,
             Sign::Refused | Sign::NeverBegins | Sign::ResetFirst => {
                 let Fresh { before, present, reset, .. } = self.fresh;

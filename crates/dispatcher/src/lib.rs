@@ -23,6 +23,7 @@ mod mapping;
 mod policy;
 mod pool;
 mod pushes;
+mod queue;
 mod remembered;
 mod shared;
 pub mod spread;
@@ -38,6 +39,7 @@ pub use policy::{
 };
 pub use pool::PoolRule;
 pub use pushes::{DistributorPush, PushedChange};
+pub use queue::AcceptQueue;
 pub use remembered::Remembered;
 pub use suspects::Suspects;
 pub use targets::Targets;

@@ -185,6 +185,8 @@ pub struct Listener {
     pub only_v6: bool,
     /// It speaks MPTCP. The kernel tells this only to CAP_NET_ADMIN.
     pub mptcp: bool,
+    /// Connections that are established and wait for it.
+    pub waiting: u32,
 }
 
 impl Listener {
@@ -237,7 +239,7 @@ mod tests {
     }
 
     fn listener(address: &str, only_v6: bool) -> Listener {
-        Listener { address: address.parse().expect("an address"), only_v6, mptcp: false }
+        Listener { address: address.parse().expect("an address"), only_v6, mptcp: false, waiting: 0 }
     }
 
     #[test]

@@ -84,7 +84,7 @@ pub use judge::judge;
 pub use judge_start::obstacle;
 pub use keep::{HostSeen, HostWatch, keep};
 pub use link::cluster_interfaces;
-pub use read::{essentials, read, web_server};
+pub use read::{essentials, read, waiting, web_server};
 pub use setup::{Mended, apply, prepare, update};
 pub use sockets::{SocketState, Sockets};
 pub use sysctl::Sysctl;

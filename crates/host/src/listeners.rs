@@ -56,6 +56,7 @@ fn listener(response: &InetResponse) -> Listener {
         address: SocketAddr::new(id.source_address, id.source_port),
         only_v6: response.nlas.iter().any(|nla| matches!(nla, Nla::SkV6Only(true))),
         mptcp: response.nlas.iter().any(is_mptcp),
+        waiting: response.header.recv_queue,
     }
 }
 

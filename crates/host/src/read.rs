@@ -59,6 +59,19 @@ pub async fn web_server(wanted: &Wanted) -> Vec<Finding> {
     findings
 }
 
+/// How many connections wait for the web server on each of the node's ports.
+///
+/// # Errors
+/// Why listeners cannot be seen, for people.
+pub async fn waiting(wanted: &Wanted) -> Result<BTreeMap<u16, u32>, String> {
+    let listeners = listeners().await?;
+    let of = |port: u16| -> u32 {
+        let its = listeners.iter().filter(|listener| wanted.vips().any(|vip| listener.takes(vip, port)));
+        its.map(|listener| listener.waiting).sum()
+    };
+    Ok(wanted.ports.iter().map(|port| (*port, of(*port))).collect())
+}
+
 fn capabilities() -> Capabilities {
     Capabilities::parse(&fs::read_to_string("/proc/thread-self/status").unwrap_or_default())
 }

@@ -51,7 +51,7 @@ fn held(interface: &str, address: IpAddr, prefix: u8) -> Held {
 }
 
 fn listener(address: &str, mptcp: bool) -> Listener {
-    Listener { address: address.parse().expect("an address"), only_v6: false, mptcp }
+    Listener { address: address.parse().expect("an address"), only_v6: false, mptcp, waiting: 0 }
 }
 
 fn good() -> Facts {

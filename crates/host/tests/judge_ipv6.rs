@@ -35,7 +35,7 @@ fn held(interface: &str, address: IpAddr, prefix: u8) -> Held {
 }
 
 fn listener(address: &str, only_v6: bool) -> Listener {
-    Listener { address: address.parse().expect("an address"), only_v6, mptcp: false }
+    Listener { address: address.parse().expect("an address"), only_v6, mptcp: false, waiting: 0 }
 }
 
 fn good() -> Facts {

@@ -13,7 +13,7 @@ use baton_core::{Core, Link, Services, decides, for_all};
 use baton_datapath::{Counter, Event, Events, LiveValues, probe};
 use nix::errno::Errno;
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::clock::{Apart, ProgramClock};
 use crate::gone::Gone;
@@ -100,6 +100,7 @@ impl Daemon {
             reader,
             raw: Raw::default(),
             sockets: shell::sockets(node.roles.server),
+            queues: watch::Sender::default(),
             pressure: Pressure::new(&node),
             clock: clocks.clone(),
             mesh: None,
@@ -141,7 +142,10 @@ impl Daemon {
             paths_seen,
             socket: StatusSocket::listen(setup.socket())?,
             too_big: TooBig::new(),
-            listeners: node.roles.server.then(|| Listeners::watch(wanted_by(core.services().known(), &node))),
+            listeners: node
+                .roles
+                .server
+                .then(|| Listeners::watch(wanted_by(core.services().known(), &node), outside.queues.clone())),
             clocks,
             apart: Apart::default(),
             gone: Gone::default(),

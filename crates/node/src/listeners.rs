@@ -1,15 +1,22 @@
-//! The web server's listening sockets, looked at now and then: one that speaks MPTCP resets every client, and whoever
-//! runs the node should not have to find out by himself. Sockets of programs in Go do by default.
+//! The web server's listening sockets, looked at now and then. One that speaks MPTCP resets every client, and whoever
+//! runs the node should not have to find out by himself: sockets of programs in Go do by default. One of which nobody takes
+//! the connections is that of a program that hangs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use baton_host::{Finding, Severity, Wanted, web_server};
+use baton_host::{Finding, Severity, Wanted, waiting, web_server};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, spawn};
 use tokio::time::sleep;
 
-/// Between two looks.
-const EVERY: Duration = Duration::from_secs(20);
+/// Between two looks at what the sockets are.
+const EVERY: u64 = 20;
+/// Between two looks at what waits for them.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The number of a look, and the connections that waited then, by port.
+pub(crate) type Queues = (u64, BTreeMap<u16, u32>);
 
 /// Looks until it is dropped.
 #[derive(Debug)]
@@ -17,8 +24,8 @@ pub(crate) struct Listeners(AbortHandle);
 
 impl Listeners {
     /// Those of a node that is to be so.
-    pub(crate) fn watch(wanted: Wanted) -> Self {
-        Self(spawn(look_for_ever(wanted)).abort_handle())
+    pub(crate) fn watch(wanted: Wanted, queues: watch::Sender<Queues>) -> Self {
+        Self(spawn(look_for_ever(wanted, queues)).abort_handle())
     }
 }
 
@@ -28,9 +35,16 @@ impl Drop for Listeners {
     }
 }
 
-async fn look_for_ever(wanted: Wanted) {
+async fn look_for_ever(wanted: Wanted, queues: watch::Sender<Queues>) {
     let mut said = BTreeSet::new();
-    loop {
+    for look in 0_u64.. {
+        if let Ok(now) = waiting(&wanted).await {
+            queues.send_modify(|(number, last)| (*number, *last) = (*number + 1, now));
+        }
+        sleep(LOOK).await;
+        if !look.is_multiple_of(EVERY) {
+            continue;
+        }
         let found = web_server(&wanted).await;
         let wrong = found.into_iter().filter(|f| f.id == "mptcp-listener" && f.severity == Severity::Error);
         let now: BTreeSet<(String, Option<String>)> =
@@ -41,6 +55,5 @@ async fn look_for_ever(wanted: Wanted) {
         }
         // One that has gone and comes again is said again.
         said = now;
-        sleep(EVERY).await;
     }
 }

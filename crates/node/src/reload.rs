@@ -104,7 +104,7 @@ impl Daemon {
         if let Some(listeners) = &mut self.listeners
             && let Some(node) = services.cluster().node(me)
         {
-            *listeners = Listeners::watch(wanted_by(services.known(), node));
+            *listeners = Listeners::watch(wanted_by(services.known(), node), self.outside.queues.clone());
         }
         let listens = match &mut self.outside.reader {
             Some(reader) => reader.listen_as_needed(services.cluster()),

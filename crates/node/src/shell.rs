@@ -14,8 +14,10 @@ use baton_datapath::{
 };
 use baton_host::{SocketState, Sockets};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 
 use crate::clock::ProgramClock;
+use crate::listeners::Queues;
 use crate::pressure::Pressure;
 use crate::raw::Raw;
 use crate::reader::{self, Reader};
@@ -33,6 +35,8 @@ pub(crate) struct Shell {
     pub(crate) raw: Raw,
     /// To look for sockets whose bindings are gone; on servers.
     pub(crate) sockets: Option<Sockets>,
+    /// What waits for the web server; `Listeners` writes it.
+    pub(crate) queues: watch::Sender<Queues>,
     pub(crate) pressure: Pressure,
     pub(crate) clock: ProgramClock,
     /// As soon as the node has joined it.
@@ -141,6 +145,11 @@ impl Outside for Shell {
 
     fn spoken(&mut self, service: ServiceId) -> Result<u64> {
         self.datapath.spoken(service)
+    }
+
+    fn waiting(&mut self, port: u16) -> Option<(u64, u32)> {
+        let queues = self.queues.borrow();
+        queues.1.get(&port).map(|waiting| (queues.0, *waiting))
     }
 
     fn handoffs_sent(&mut self, to: NodeId) -> Result<u64> {

@@ -321,6 +321,10 @@ impl Outside for Shell {
         Ok(self.model.tables.evidence.spoken.get(&service).copied().unwrap_or(0))
     }
 
+    fn waiting(&mut self, _port: u16) -> Option<(u64, u32)> {
+        None
+    }
+
     fn handoffs_sent(&mut self, to: NodeId) -> Result<u64> {
         Ok(self.model.tables.evidence.sent.get(&to).copied().unwrap_or(0))
     }
