@@ -172,9 +172,13 @@ impl Port {
     }
 
     fn look_at_queue(&mut self, port: u16, outside: &mut impl Outside, now: Duration) {
-        if let Some((look, waiting)) = outside.waiting(port).filter(|(look, _)| *look != self.looked) {
-            self.looked = look;
-            self.queue.look(waiting, self.spoken, now);
+        match outside.waiting(port) {
+            Some((look, _)) if look == self.looked => {}
+            Some((look, waiting)) => {
+                self.looked = look;
+                self.queue.look(waiting, self.spoken, now);
+            }
+            None => self.queue = AcceptQueue::default(),
         }
     }
 }

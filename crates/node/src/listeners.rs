@@ -10,10 +10,10 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, spawn};
 use tokio::time::sleep;
 
-/// Between two looks at what the sockets are.
-const EVERY: u64 = 20;
-/// Between two looks at what waits for them.
+/// Between two looks at what waits for the sockets.
 const LOOK: Duration = Duration::from_secs(1);
+/// Of so many looks one is also at what the sockets are.
+const EVERY: u64 = 20;
 
 /// The number of a look, and the connections that waited then, by port.
 pub(crate) type Queues = (u64, BTreeMap<u16, u32>);
@@ -38,9 +38,9 @@ impl Drop for Listeners {
 async fn look_for_ever(wanted: Wanted, queues: watch::Sender<Queues>) {
     let mut said = BTreeSet::new();
     for look in 0_u64.. {
-        if let Ok(now) = waiting(&wanted).await {
-            queues.send_modify(|(number, last)| (*number, *last) = (*number + 1, now));
-        }
+        // Who sees nothing doubts nobody.
+        let now = waiting(&wanted).await.unwrap_or_default();
+        queues.send_modify(|(number, last)| (*number, *last) = (*number + 1, now));
         sleep(LOOK).await;
         if !look.is_multiple_of(EVERY) {
             continue;
